@@ -1,4 +1,4 @@
-"""Shared set-up of the tests: eight fake CPU devices, one compile cache, no accidental broadcasting."""
+"""Shared set-up of the tests: eight fake CPU devices, one compile cache, strict broadcasting."""
 
 import os
 import pathlib
