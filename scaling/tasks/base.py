@@ -1,0 +1,114 @@
+"""The seam between a learning problem and everything that trains, sweeps, plans or serves it.
+
+A task is made of pure functions over plain pytrees, so that all of them compose with `jit`, `grad`,
+`vmap` over a population of runs, and ahead-of-time compilation:
+
+    init(rng) -> variables                       boxed, with logical axis names; {"params": ..., ...}
+    loss(variables, batch, rng, train) -> Loss   sums and weights, never means
+    summarize(totals) -> metrics                 on the host, in float64
+
+Sums and weights are what make padding, masks, accumulation and any number of devices give the same
+loss: sums add, and the one division happens after the last of them.
+
+How the families of DESIGN.md come through it (a sketch that the interface was checked against):
+
+* image classifiers with batch statistics: `Loss.state` carries the new statistics; the step averages
+  it over microbatches. (Here: `classification`.)
+* recurrent language model: the carry between windows of a document is mutable state too, one lane a
+  batch row; the loader deals lanes instead of a permutation.
+* masked LM, diffusion, augmentation: `rng` is a function of (seed, step), so masks and noise are.
+* encoder-decoder, CTC: more keys in the batch (lengths, second sequence); evaluation that generates
+  is an evaluator beside `score` which calls `apply` through the same variables.
+* mixture of experts: auxiliary losses are added to `Loss.sum` times `Loss.weight`, and reported under
+  their own names in `Loss.metrics`.
+* GAN: one loss, the sum of both players' with `stop_gradient` where they meet; parameters live under
+  `generator` and `discriminator`, and the optimizer labels them by path.
+* ranking, contrastive: negatives come from the global batch, which the step sees whole (global view
+  of a sharded array); full-ranking evaluation accumulates arrays, as the confusion matrix does here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from scaling.configs import build, component
+from scaling.tasks import EXTERNAL, TASKS
+from scaling.tasks.flops import FlopCounts, ParamCounts
+
+Variables = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+Total = tuple[jax.Array, jax.Array]  # (sum, weight); the sum may be an array, e.g. a confusion matrix
+
+
+class Loss(NamedTuple):
+    """What one (micro)batch contributes.
+
+    Attributes:
+      sum: the objective that is differentiated, summed over the batch; scalar float32.
+      weight: what to divide the sum by (number of target tokens, of images); scalar float32.
+      metrics: name -> (sum, weight) to report beside it; `loss` is always there, in nats.
+      state: the mutable collections after this batch, like `variables` without `params`.
+    """
+
+    sum: jax.Array
+    weight: jax.Array
+    metrics: dict[str, Total]
+    state: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One learning problem; see the module's docstring.
+
+    Attributes:
+      init: random key -> boxed variables.
+      loss: (variables, batch, rng, train) -> Loss.
+      summarize: {name: (float64 sum, float64 weight)} of a whole evaluation -> reported values.
+      unit: what the examples are counted in, "tokens" or "examples".
+      units_per_example: target tokens in a sequence, or 1.
+      params: parameter counts under several conventions.
+      flops: FLOPs of one unit (token or example), forward and backward, under several conventions.
+    """
+
+    init: Callable[[jax.Array], Variables]
+    loss: Callable[[Variables, Batch, jax.Array | None, bool], Loss]
+    summarize: Callable[[Mapping[str, tuple[np.ndarray, np.ndarray]]], dict[str, Any]]
+    unit: str
+    units_per_example: int
+    params: ParamCounts
+    flops: FlopCounts
+
+
+def build_task(config: Any, info: Any, platform: str) -> Task:
+    """The task of a resolved config.
+
+    Args:
+      config: the resolved experiment config.
+      info: `scaling.data.describe(config)`.
+      platform: "cpu", "gpu" or "tpu": where the step will run; decides what `auto` means for
+        compute types and attention kernels.
+    """
+    return build(config.task, TASKS, config=config, info=info, platform=platform)
+
+
+def compute_dtype(name: str, platform: str) -> str:
+    """Resolves `auto`: bfloat16 where the matrix units have it, float32 on CPU."""
+    if name != "auto":
+        return name
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
+__all__ = [
+    "EXTERNAL",
+    "Batch",
+    "Loss",
+    "Task",
+    "Total",
+    "Variables",
+    "build_task",
+    "component",
+    "compute_dtype",
+]

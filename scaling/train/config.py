@@ -1,0 +1,82 @@
+"""The fixed config sections `train`, `eval` and `checkpoint`: every key, its type and its default."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Section `train`: how long, how much a step, and what to do when a step goes wrong.
+
+    Attributes:
+      steps: optimizer updates in the whole run.
+      batch_size: examples (sequences, images) in one update, over all devices.
+      accumulate: microbatches that one update is split into; the result is the same, the
+        activations need `1 / accumulate` of the memory.
+      ema_decay: also keep an exponential moving average of the parameters, and evaluate it.
+      on_bad_step: what follows a step whose loss or gradient is not finite, or whose gradient
+        norm is a spike. The parameters are never touched by such a step. `stop` ends the run
+        (status `diverged`), `skip` goes on with the next batch, `rollback` returns to the last
+        checkpoint and leaves the bad batch out on the way back.
+      spike_factor: a gradient norm above this many times its running average is a spike;
+        None means that only non-finite values are bad.
+      max_bad_steps: the run ends as diverged after this many bad steps, under any policy.
+      init_from: run or checkpoint directory whose parameters start this run. Used only when
+        this run has no checkpoint of its own.
+      init_from_map: (regular expression, replacement) pairs applied to the parameter paths of
+        `init_from`.
+      audit_bytes: arrays of at least this many bytes must not be replicated over a mesh axis
+        that could shard them (see `mesh.waivers`).
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    accumulate: int = 1
+    ema_decay: float | None = None
+    on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
+    spike_factor: float | None = None
+    max_bad_steps: int = 10
+    init_from: str | None = None
+    init_from_map: tuple[tuple[str, str], ...] = ()
+    audit_bytes: int = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Section `eval`: scoring held-out examples during the run and at its end.
+
+    Attributes:
+      every: steps between evaluations; 0 means only after the last step.
+      batches: evaluate on this many batches; None means the whole held-out split. The
+        evaluation after the last step always uses the whole split.
+      batch_size: examples in a batch; None means `train.batch_size`.
+      stop_metric: key of the metric that early stopping and `checkpoint.keep_best` watch.
+      stop_mode: whether a smaller (`min`) or a larger (`max`) value is better.
+      patience: end the run after this many evaluations without improvement; None never does.
+      min_delta: what counts as an improvement.
+    """
+
+    every: int = 0
+    batches: int | None = None
+    batch_size: int | None = None
+    stop_metric: str = "eval/loss"
+    stop_mode: Literal["min", "max"] = "min"
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Section `checkpoint`: what survives a kill.
+
+    Attributes:
+      every: steps between checkpoints; 0 means only after the last step (and on SIGTERM).
+      keep_last: how many of the newest to keep.
+      keep_best: how many of the best by `eval.stop_metric` to keep besides.
+      asynchronous: write in the background while training goes on.
+    """
+
+    every: int = 500
+    keep_last: int = 2
+    keep_best: int = 0
+    asynchronous: bool = True
