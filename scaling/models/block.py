@@ -1,0 +1,196 @@
+"""One pre-norm Transformer block: attention and feed-forward, each added to the residual stream.
+
+Legend: B batch, T time, D model width, H query heads, G key/value heads, K head width, F hidden width
+of the feed-forward block.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from scaling.models import dims
+from scaling.models.layers import Dense, fan_in, rotate
+from scaling.models.norm import LayerNorm, RMSNorm
+from scaling.parallel.attention import Implementation, attention
+from scaling.parallel.logical import constrain
+
+Activation = Literal["gelu", "relu2", "swiglu", "geglu"]
+Remat = Literal["none", "full", "dots", "save_attention", "save_mlp", "save_attention_mlp"]
+
+# Values that `remat="save_..."` keeps; everything else in a block is computed again.
+SAVED: dict[str, tuple[str, ...]] = {
+    "save_attention": ("attention_out",),
+    "save_mlp": ("mlp_hidden",),
+    "save_attention_mlp": ("attention_out", "mlp_hidden"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """Sizes and choices of a block, all resolved; fields mean what they mean in `Transformer`.
+
+    Attributes:
+      residual_scale: the init scale of the two matrices that write to the residual stream.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    norm: Literal["rmsnorm", "layernorm"]
+    norm_epsilon: float
+    mlp: Activation
+    qk_norm: bool
+    bias: bool
+    attention_softcap: float | None
+    dropout: float
+    dtype: str
+    init_scale: float
+    residual_scale: float
+    attention: Implementation
+    platform: str
+
+
+def remat_policy(remat: Remat) -> Any:
+    """What `jax.checkpoint` may keep under a policy's name.
+
+    `dots` keeps the results of the dense layers but not of attention's batched products, which are
+    quadratic in the length.
+    """
+    policies = jax.checkpoint_policies
+    if remat == "full":
+        return policies.nothing_saveable
+    if remat == "dots":
+        return policies.dots_with_no_batch_dims_saveable
+    return policies.save_only_these_names(*SAVED[remat])
+
+
+def make_norm(config: BlockConfig, name: str | None = None) -> nn.Module:
+    """The norm that a block config asks for."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.norm_epsilon, config.dtype, name=name)
+    return LayerNorm(config.norm_epsilon, config.bias, config.dtype, name=name)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); shaped as `nn.scan` wants its body."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, segments_BT: jax.Array | None, tables: Any, train: bool
+    ) -> tuple[jax.Array, None]:
+        """Returns (new x_BTD, None).
+
+        Args:
+          x_BTD: the residual stream.
+          segments_BT: documents that attention stays inside of, or None.
+          tables: rotary cosines and sines, or None.
+          train: whether dropout is on.
+        """
+        config = self.config
+        drop = nn.Dropout(config.dropout, deterministic=not train)
+        y_BTD = make_norm(config, "attention_norm")(x_BTD)
+        y_BTD = Attention(config, name="attention")(y_BTD, segments_BT, tables)
+        x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
+        y_BTD = make_norm(config, "mlp_norm")(x_BTD)
+        y_BTD = FeedForward(config, name="mlp")(y_BTD)
+        x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
+        return x_BTD, None
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped key/value heads."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, segments_BT: jax.Array | None, tables: Any) -> jax.Array:
+        """[B, T, D] to [B, T, D]; see `Block`."""
+        config = self.config
+        q_BTHK = self._heads("query", x_BTD, config.num_heads, "heads")
+        k_BTGK = self._heads("key", x_BTD, config.num_kv_heads, "kv_heads")
+        v_BTGK = self._heads("value", x_BTD, config.num_kv_heads, "kv_heads")
+        if config.qk_norm:
+            q_BTHK = RMSNorm(config.norm_epsilon, config.dtype, name="query_norm")(q_BTHK)
+            k_BTGK = RMSNorm(config.norm_epsilon, config.dtype, name="key_norm")(k_BTGK)
+        if tables is not None:
+            q_BTHK, k_BTGK = rotate(q_BTHK, tables), rotate(k_BTGK, tables)
+        out_BTHK = attention(
+            q_BTHK,
+            k_BTGK,
+            v_BTGK,
+            causal=True,
+            segments_BT=segments_BT,
+            softcap=config.attention_softcap,
+            implementation=config.attention,
+            platform=config.platform,
+        )
+        out_BTHK = checkpoint_name(out_BTHK, "attention_out")
+        return Dense(
+            x_BTD.shape[-1],
+            ("heads", "embed"),
+            fan_in(config.residual_scale),
+            config.bias,
+            config.dtype,
+            name="out",
+        )(out_BTHK.reshape(*x_BTD.shape[:2], -1))
+
+    def _heads(self, name: str, x_BTD: jax.Array, heads: int, axis: str) -> jax.Array:
+        config = self.config
+        y_BTJ = Dense(
+            heads * config.head_dim,
+            ("embed", axis),
+            fan_in(config.init_scale),
+            config.bias,
+            config.dtype,
+            name=name,
+        )(x_BTD)
+        y_BTHK = y_BTJ.reshape(*x_BTD.shape[:2], heads, config.head_dim)
+        return constrain(y_BTHK, ("batch", "length", axis, None))
+
+
+class FeedForward(nn.Module):
+    """Two matrices around an activation, or three for the gated forms."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, D] to [B, T, D]."""
+        config = self.config
+        up_BTF = self._wide("up", x_BTD)
+        if config.mlp in dims.GATED:
+            gate_BTF = self._wide("gate", x_BTD)
+            act = nn.silu if config.mlp == "swiglu" else nn.gelu
+            hidden_BTF = act(gate_BTF) * up_BTF
+        elif config.mlp == "relu2":
+            hidden_BTF = jnp.square(nn.relu(up_BTF))
+        else:
+            hidden_BTF = nn.gelu(up_BTF)
+        hidden_BTF = constrain(hidden_BTF, ("batch", "length", "mlp"))
+        return Dense(
+            x_BTD.shape[-1],
+            ("mlp", "embed"),
+            fan_in(config.residual_scale),
+            config.bias,
+            config.dtype,
+            name="down",
+        )(hidden_BTF)
+
+    def _wide(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        config = self.config
+        y_BTF = Dense(
+            config.mlp_dim,
+            ("embed", "mlp"),
+            fan_in(config.init_scale),
+            config.bias,
+            config.dtype,
+            name=name,
+        )(x_BTD)
+        return checkpoint_name(y_BTF, "mlp_hidden")

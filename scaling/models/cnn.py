@@ -1,0 +1,80 @@
+"""A small convolutional network with batch norm, for small images.
+
+Legend: B batch, H height, W width, C channels, K classes.
+"""
+
+from typing import Annotated, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling.configs.types import PositiveFloat, PositiveInt, Probability, Range
+from scaling.models.layers import Dense, compute_dtype, fan_in
+from scaling.models.norm import GroupedBatchNorm
+
+
+class CNN(nn.Module):
+    """Stages of [convolution, batch norm, ReLU], each halving the image; mean over the rest; head.
+
+    The batch statistics are mutable state beside the parameters (`batch_stats`).
+
+    Attributes:
+      num_classes: K; None takes the data's.
+      channels: output channels of each stage.
+      kernel_size: side of the square kernels.
+      batch_norm_group: rows that share batch statistics; see `GroupedBatchNorm`. None normalises over
+        the whole (micro)batch, and then the result depends on the accumulation.
+      batch_norm_momentum: share of the old running statistics that a step keeps.
+      dropout: rate before the head.
+      dtype: type of the computation; parameters, statistics and logits are float32. `auto` is
+        bfloat16 on accelerators.
+      init_scale: multiplies the standard deviation of the initial matrices; sqrt(2 / fan in) before
+        ReLU (He et al. 2015, 1502.01852), sqrt(1 / fan in) for the head.
+      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
+    """
+
+    num_classes: PositiveInt | None = None
+    channels: tuple[PositiveInt, ...] = (32, 64, 64)
+    kernel_size: PositiveInt = 3
+    batch_norm_group: PositiveInt | None = None
+    batch_norm_momentum: Probability = 0.9
+    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    init_scale: PositiveFloat = 1.0
+    platform: str = "cpu"
+
+    @nn.compact
+    def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
+        """Logits float32 [B, K] of images with values in [0, 1]."""
+        if self.num_classes is None:
+            raise ValueError("model.num_classes is not set and the data gave none")
+        dtype = compute_dtype(self.dtype, self.platform)
+        x_BHWC = images_BHWC.astype(dtype)
+        for i, channels in enumerate(self.channels):
+            x_BHWC = nn.Conv(
+                channels,
+                (self.kernel_size, self.kernel_size),
+                use_bias=False,  # batch norm takes the mean away again
+                dtype=dtype,
+                kernel_init=nn.with_partitioning(
+                    fan_in(self.init_scale * 2**0.5), (None, None, "conv_in", "conv_out")
+                ),
+                name=f"conv_{i}",
+            )(x_BHWC)
+            x_BHWC = nn.max_pool(x_BHWC, (2, 2), strides=(2, 2), padding="SAME")
+            norm = GroupedBatchNorm(
+                self.batch_norm_group, self.batch_norm_momentum, dtype=dtype, name=f"norm_{i}"
+            )
+            x_BHWC = nn.relu(norm(x_BHWC, train=train))
+        x_BC = jnp.mean(x_BHWC.astype(jnp.float32), axis=(1, 2)).astype(dtype)
+        x_BC = nn.Dropout(self.dropout, deterministic=not train)(x_BC)
+        head = Dense(
+            self.num_classes,
+            ("conv_out", "classes"),
+            fan_in(self.init_scale),
+            use_bias=True,
+            dtype=dtype,
+            name="head",
+        )
+        return head(x_BC).astype(jnp.float32)

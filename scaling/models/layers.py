@@ -1,0 +1,127 @@
+"""Small layers that the families share: dense, embedding, rotary positions.
+
+Legend: B batch, T time, N flattened leading dimensions, D model width, F features out, H heads,
+K head width, R half of the head width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., Any]
+Names = tuple[str | None, ...]
+
+# A table of at most this many rows takes its gradient as a matmul with the one-hot tokens; above it,
+# as a scatter-add. XLA's CPU scatter is a scalar loop, and a matmul shards over the vocabulary.
+ONE_HOT_ROWS = 1024
+
+
+def compute_dtype(dtype: str, platform: str) -> str:
+    """Resolves `auto`: bfloat16 where the matrix units have it, float32 on CPU."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
+def fan_in(scale: float = 1.0) -> Initializer:
+    """Truncated normal with standard deviation scale / sqrt(fan in) (LeCun et al. 1998, sec. 4.6)."""
+    return nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
+
+
+class Dense(nn.Module):
+    """y_xF = x_xD @ kernel_DF (+ bias_F), computed on the flattened leading dimensions.
+
+    XLA on CPU runs one (N, D) matmul faster than a batch of (T, D) ones, and TPU and GPU do not mind.
+
+    Attributes:
+      features: F.
+      axes: logical names of (D, F).
+      kernel_init: initialiser of the kernel; zeros for the bias.
+      use_bias: whether to add a bias.
+      dtype: type of the computation; parameters are float32.
+    """
+
+    features: int
+    axes: tuple[str | None, str | None]
+    kernel_init: Initializer = fan_in()
+    use_bias: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x_xD: jax.Array) -> jax.Array:
+        """Maps [..., D] to [..., F] of `dtype`."""
+        shape = (x_xD.shape[-1], self.features)
+        kernel_DF = self.param(
+            "kernel", nn.with_partitioning(self.kernel_init, self.axes), shape, jnp.float32
+        )
+        x_ND = x_xD.reshape(-1, shape[0]).astype(self.dtype)
+        y_NF = x_ND @ kernel_DF.astype(self.dtype)
+        if self.use_bias:
+            bias_F = self.param(
+                "bias",
+                nn.with_partitioning(nn.initializers.zeros, self.axes[1:]),
+                shape[1:],
+                jnp.float32,
+            )
+            y_NF = y_NF + bias_F.astype(self.dtype)[None]
+        return y_NF.reshape(*x_xD.shape[:-1], self.features)
+
+
+@jax.custom_vjp
+def lookup(table_VD: jax.Array, tokens_N: jax.Array) -> jax.Array:
+    """Rows of a table, [N, D]; out-of-range tokens clamp, as everywhere in JAX."""
+    return jnp.take(table_VD, tokens_N, axis=0, mode="clip")
+
+
+def _lookup_forward(table_VD: jax.Array, tokens_N: jax.Array) -> tuple[jax.Array, Any]:
+    # The empty slice carries the table's shape and type to the backward pass without keeping it.
+    return lookup(table_VD, tokens_N), (tokens_N, table_VD[:, :0])
+
+
+def _lookup_backward(residuals: Any, grad_ND: jax.Array) -> tuple[jax.Array, None]:
+    tokens_N, table_V0 = residuals
+    rows = table_V0.shape[0]
+    if rows <= ONE_HOT_ROWS:
+        one_hot_NV = jax.nn.one_hot(tokens_N, rows, dtype=grad_ND.dtype)
+        grad_VD = jnp.dot(one_hot_NV.T, grad_ND, preferred_element_type=jnp.float32)
+    else:
+        zeros_VD = jnp.zeros((rows, grad_ND.shape[1]), jnp.float32)
+        grad_VD = zeros_VD.at[tokens_N].add(grad_ND.astype(jnp.float32), mode="clip")
+    return grad_VD.astype(table_V0.dtype), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def rotary_tables(
+    positions_xT: jax.Array, head_dim: int, theta: float
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of rotary embedding (Su et al. 2021, 2104.09864, eq. 15), float32 [..., T, R].
+
+    Args:
+      positions_xT: int32 positions, [T] or [B, T].
+      head_dim: even width of a head.
+      theta: base of the wavelengths, which run from 2 pi to 2 pi theta.
+    """
+    if head_dim % 2:
+        raise ValueError(f"rotary positions rotate pairs: the head width {head_dim} must be even")
+    powers_R = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    angles_xTR = (
+        positions_xT.astype(jnp.float32)[..., None]
+        * (theta**-powers_R)[(None,) * positions_xT.ndim]
+    )
+    return jnp.cos(angles_xTR), jnp.sin(angles_xTR)
+
+
+def rotate(x_BTHK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates queries or keys by their positions; pairs are (i, i + K/2), as in Llama and GPT-NeoX."""
+    cos_xTR, sin_xTR = tables
+    if cos_xTR.ndim == 2:
+        cos_xTR, sin_xTR = cos_xTR[None], sin_xTR[None]
+    cos_BT1R, sin_BT1R = cos_xTR[:, :, None], sin_xTR[:, :, None]
+    left, right = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    rotated = [left * cos_BT1R - right * sin_BT1R, right * cos_BT1R + left * sin_BT1R]
+    return jnp.concatenate(rotated, axis=-1).astype(x_BTHK.dtype)

@@ -1,0 +1,229 @@
+"""Decoder Transformer: pre-norm, causal, the variations that language-model scaling work uses.
+
+Legend: B batch, T time, D model width, H query heads, G key/value heads, K head width, F hidden width
+of the feed-forward block, L layers, V vocabulary, N = B * T.
+
+Parameters of the blocks are stacked over layers ("layers" is their first axis), whether the layers
+run as a loop (`nn.scan`, whose compile time does not grow with depth) or unrolled (faster on CPU):
+one tree, one checkpoint, one output.
+
+Initialisation: matrices are truncated normal with variance init_scale^2 / fan in; the two matrices of
+a block that write to the residual stream are scaled down by a further sqrt(2 L), which keeps the
+stream's variance independent of depth (Radford et al. 2019, GPT-2, sec. 2.3). Token embeddings have
+standard deviation init_scale / sqrt(D), so that a tied head starts with logits of order one. Biases
+and shifts are zero, norm scales one.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.models import dims
+from scaling.models.block import Activation, Block, BlockConfig, Remat, make_norm, remat_policy
+from scaling.models.layers import compute_dtype, fan_in, lookup, rotary_tables
+from scaling.parallel.attention import Implementation
+from scaling.parallel.logical import constrain
+
+
+class Transformer(nn.Module):
+    """Decoder-only language model.
+
+    Attributes:
+      vocab_size: V; None takes the data's.
+      num_layers: L.
+      model_dim: D.
+      num_heads: H.
+      num_kv_heads: G, each serving H / G query heads (Ainslie et al. 2023, 2305.13245); None is H.
+      head_dim: K; None is D / H.
+      mlp_dim: F; None is 4 D, or 8/3 D rounded up to a multiple of 64 for gated forms.
+      max_len: longest sequence accepted; also the rows of the learned position table.
+      norm: before each half block, and before the head.
+      norm_epsilon: added to the variance.
+      position: rotary (2104.09864), a learned table added to the embeddings, or none.
+      rope_theta: base of the rotary wavelengths.
+      mlp: activation of the feed-forward block; `swiglu` and `geglu` are gated (2002.05202), `relu2`
+        is the squared ReLU (2109.08668). GELU is the tanh form, as in GPT-2.
+      qk_norm: RMS-normalise queries and keys of each head, with a learned scale (2302.05442).
+      bias: biases in every dense layer but the head, and in LayerNorm.
+      tie_embeddings: the head is the transposed embedding table.
+      logit_softcap: c in c * tanh(logits / c) (2408.00118); None leaves logits alone.
+      attention_softcap: the same for attention scores.
+      dropout: rate after the embedding and after each half block, as in GPT-2, but not on attention
+        weights, which flash kernels never hold.
+      dtype: type of the computation; parameters, norms, softmax and logits are float32. `auto` is
+        bfloat16 on accelerators.
+      remat: what a block keeps for the backward pass: `none` keeps all, `full` only its input, `dots`
+        matmul results, `save_...` the named values.
+      unroll: layers that run inside one turn of the loop; `auto` unrolls all on CPU, none elsewhere.
+      init_scale: multiplies the standard deviation of every initial matrix.
+      attention: kernel, see `scaling.parallel.attention`.
+      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
+    """
+
+    vocab_size: PositiveInt | None = None
+    num_layers: PositiveInt = 4
+    model_dim: PositiveInt = 128
+    num_heads: PositiveInt = 4
+    num_kv_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
+    mlp_dim: PositiveInt | None = None
+    max_len: PositiveInt = 2048
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_epsilon: PositiveFloat = 1e-6
+    position: Literal["rope", "learned", "none"] = "rope"
+    rope_theta: PositiveFloat = 10_000.0
+    mlp: Activation = "swiglu"
+    qk_norm: bool = False
+    bias: bool = False
+    tie_embeddings: bool = False
+    logit_softcap: PositiveFloat | None = None
+    attention_softcap: PositiveFloat | None = None
+    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    remat: Remat = "none"
+    unroll: PositiveInt | Literal["auto"] = "auto"
+    init_scale: PositiveFloat = 1.0
+    attention: Implementation = "auto"
+    platform: str = "cpu"
+
+    def setup(self) -> None:
+        if self.vocab_size is None:
+            raise ValueError("model.vocab_size is not set and the data gave none")
+        self.embedding = self.param(
+            "embedding",
+            nn.with_partitioning(self._embedding_init(), ("vocab", "embed")),
+            (self.vocab_size, self.model_dim),
+            jnp.float32,
+        )
+        if self.position == "learned":
+            self.positions = self.param(
+                "positions",
+                nn.with_partitioning(self._embedding_init(), (None, "embed")),
+                (self.max_len, self.model_dim),
+                jnp.float32,
+            )
+        self.input_dropout = nn.Dropout(self.dropout)
+        self.layers = self._stack()(config=self._block_config())
+        self.final_norm = make_norm(self._block_config())
+        if not self.tie_embeddings:
+            self.head = self.param(
+                "head",
+                nn.with_partitioning(fan_in(self.init_scale), ("embed", "vocab")),
+                (self.model_dim, self.vocab_size),
+                jnp.float32,
+            )
+
+    def __call__(
+        self,
+        inputs_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        *,
+        train: bool,
+    ) -> jax.Array:
+        """Logits of the next token, float32 [B, T, V].
+
+        Args:
+          inputs_BT: int32 tokens.
+          segments_BT: int32 document of each token; attention stays inside a document. None: one.
+          positions_BT: int32 position of each token; None counts from the start of the row.
+          train: whether dropout is on; it draws from the `dropout` random stream.
+        """
+        x_BTD = self.hidden(inputs_BT, segments_BT, positions_BT, train=train)
+        return self.unembed(x_BTD)
+
+    def hidden(
+        self,
+        inputs_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        *,
+        train: bool,
+    ) -> jax.Array:
+        """What the head reads, [B, T, D] of the compute type, after the final norm; see `__call__`."""
+        length = inputs_BT.shape[1]
+        if length > self.max_len:
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than model.max_len={self.max_len}"
+            )
+        if positions_BT is None:
+            positions_xT = jnp.arange(length, dtype=jnp.int32)
+        else:
+            positions_xT = positions_BT
+        x_BTD = lookup(self.embedding, inputs_BT.reshape(-1)).reshape(*inputs_BT.shape, -1)
+        tables = None
+        if self.position == "learned":
+            rows_xTD = lookup(self.positions, positions_xT.reshape(-1))
+            x_BTD = x_BTD + rows_xTD.reshape(-1, *x_BTD.shape[1:])
+        elif self.position == "rope":
+            tables = rotary_tables(positions_xT, self._block_config().head_dim, self.rope_theta)
+        x_BTD = self.input_dropout(x_BTD.astype(self._dtype()), deterministic=not train)
+        x_BTD = constrain(x_BTD, ("batch", "length", "embed"))
+        x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train)
+        return self.final_norm(x_BTD)
+
+    def unembed(self, x_BTD: jax.Array) -> jax.Array:
+        """Logits float32 [..., V] of hidden states [..., D]."""
+        head_DV = self.embedding.T if self.tie_embeddings else self.head
+        x_ND = x_BTD.reshape(-1, self.model_dim).astype(self._dtype())
+        logits_NV = jnp.dot(x_ND, head_DV.astype(self._dtype()), preferred_element_type=jnp.float32)
+        if self.logit_softcap is not None:
+            logits_NV = jnp.tanh(logits_NV / self.logit_softcap) * self.logit_softcap
+        logits_BTV = logits_NV.reshape(*x_BTD.shape[:-1], -1)
+        return constrain(logits_BTV, ("batch", "length", "vocab"))
+
+    def _dtype(self) -> str:
+        return compute_dtype(self.dtype, self.platform)
+
+    def _embedding_init(self) -> Any:
+        return nn.initializers.normal(self.init_scale / math.sqrt(self.model_dim))
+
+    def _block_config(self) -> "BlockConfig":
+        return BlockConfig(
+            num_heads=self.num_heads,
+            num_kv_heads=dims.num_kv_heads(self.num_heads, self.num_kv_heads),
+            head_dim=dims.head_dim(self.model_dim, self.num_heads, self.head_dim),
+            mlp_dim=dims.mlp_dim(self.model_dim, self.mlp, self.mlp_dim),
+            norm=self.norm,
+            norm_epsilon=self.norm_epsilon,
+            mlp=self.mlp,
+            qk_norm=self.qk_norm,
+            bias=self.bias,
+            attention_softcap=self.attention_softcap,
+            dropout=self.dropout,
+            dtype=self._dtype(),
+            init_scale=self.init_scale,
+            residual_scale=self.init_scale / math.sqrt(2 * self.num_layers),
+            attention=self.attention,
+            platform=self.platform,
+        )
+
+    def _stack(self) -> Any:
+        """The block, rematerialised as asked, lifted over layers."""
+        unroll = self.unroll
+        if unroll == "auto":
+            unroll = self.num_layers if self.platform == "cpu" else 1
+        unroll = min(unroll, self.num_layers)
+        block: Any = Block
+        if self.remat != "none":
+            # In a loop the compiler cannot merge the second computation with the first; in
+            # straight-line code it would, and nothing would be saved.
+            block = nn.remat(
+                Block,
+                policy=remat_policy(self.remat),
+                prevent_cse=unroll == self.num_layers,
+                static_argnums=(4,),
+            )
+        return nn.scan(
+            block,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            length=self.num_layers,
+            unroll=unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
