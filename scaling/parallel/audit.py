@@ -1,0 +1,143 @@
+"""The sharding audit: what is large, where it lives, and whether anybody decided that.
+
+A model that compiles can still waste a cluster: one big array without a rule is copied to every
+device. The audit lists large arrays and refuses such copies unless `mesh.waivers` allows them.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from scaling.parallel import logical
+from scaling.parallel.mesh import MODEL_AXES, MeshConfig
+from scaling.parallel.sharding import ShardingError, path_name, waived
+
+PyTree = Any
+
+
+class Row(NamedTuple):
+    """One large array.
+
+    Attributes:
+      path: where in the tree, `params/block/kernel`.
+      shape: global shape.
+      dtype: its type.
+      spec: its PartitionSpec, as text.
+      bytes: of the whole array.
+      bytes_per_device: of one device's part.
+      problem: what is wrong with it; empty if nothing.
+      waived: whether a pattern of `mesh.waivers` covers it.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    spec: str
+    bytes: int
+    bytes_per_device: int
+    problem: str
+    waived: bool
+
+
+def audit(
+    tree: PyTree, shardings: PyTree, mesh: jax.sharding.Mesh, config: MeshConfig, large_bytes: int
+) -> list[Row]:
+    """Checks every array of a state and lists the large ones, largest share of a device first.
+
+    Args:
+      tree: abstract arrays.
+      shardings: NamedShardings, shaped like `tree`.
+      mesh: the device mesh.
+      config: section `mesh`, for its waivers.
+      large_bytes: from this size on an array is listed and must not be copied to all devices.
+
+    Raises:
+      ShardingError: some array (of any size) does not divide its mesh axes, or a large one is
+        replicated over `fsdp` or `tensor` though no rule says so, and no waiver covers it. All
+        such arrays are named.
+    """
+    rows, failed = [], []
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    for (path, x), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
+        row = _row(path_name(path), x, sharding, mesh, config, large_bytes)
+        if row.problem and not row.waived:
+            failed.append(row)
+        if row.bytes >= large_bytes:
+            rows.append(row)
+    if failed:
+        lines = [f"  {row.path} {row.shape} {row.spec}: {row.problem}" for row in failed]
+        raise ShardingError(
+            f"sharding audit: {len(failed)} arrays on mesh {dict(mesh.shape)}\n"
+            + "\n".join(lines)
+            + "\nGive their dimensions names with rules (mesh.rules), change the mesh, or allow "
+            "them: mesh.waivers=('pattern of paths',)"
+        )
+    return sorted(rows, key=lambda row: (-row.bytes_per_device, row.path))
+
+
+def format_rows(rows: list[Row]) -> str:
+    """The rows as an aligned table, with their sum."""
+    cells = [("array", "shape", "type", "spec", "MiB", "MiB/device", "")]
+    for row in rows:
+        shape = "x".join(map(str, row.shape))
+        sizes = (f"{row.bytes / 2**20:.1f}", f"{row.bytes_per_device / 2**20:.1f}")
+        note = f"waived: {row.problem}" if row.problem else ""
+        cells.append((row.path, shape, row.dtype, row.spec, *sizes, note))
+    total = sum(row.bytes for row in rows) / 2**20
+    per_device = sum(row.bytes_per_device for row in rows) / 2**20
+    cells.append(("sum", "", "", "", f"{total:.1f}", f"{per_device:.1f}", ""))
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i in (4, 5) else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _row(
+    name: str,
+    x: Any,
+    sharding: jax.sharding.NamedSharding,
+    mesh: jax.sharding.Mesh,
+    config: MeshConfig,
+    large_bytes: int,
+) -> Row:
+    shape, partition = tuple(x.shape), sharding.spec
+    size = math.prod(shape) * np.dtype(x.dtype).itemsize
+    split = math.prod(logical.parts(entry, mesh) for entry in partition)
+    bad = logical.indivisible(shape, partition, mesh)
+    problem = ""
+    if bad:
+        problem = f"dimension {bad[0]} is not divisible by {logical.parts(partition[bad[0]], mesh)}"
+    elif size >= large_bytes and split == 1:
+        problem = _copy_problem(partition, mesh)
+    return Row(
+        path=name,
+        shape=shape,
+        dtype=str(np.dtype(x.dtype)),
+        spec=f"({', '.join('+'.join(logical.axes_of(e)) or '-' for e in partition)})",
+        bytes=size,
+        bytes_per_device=-(-size // split),
+        problem=problem,
+        waived=bool(problem) and waived(name, config.waivers),
+    )
+
+
+def _copy_problem(partition: jax.sharding.PartitionSpec, mesh: jax.sharding.Mesh) -> str:
+    """Why a large array that is whole on every device is a problem, if it is.
+
+    Under `fsdp` no large array should be whole. Without it, `tensor` splits only what has a rule:
+    an array that a rule gives to an axis of size 1 (`embed` to `fsdp`) is whole by the choice of
+    mesh, one that no rule places is whole by oversight.
+    """
+    fsdp, tensor = (mesh.shape[axis] for axis in MODEL_AXES)
+    if fsdp > 1:
+        return f"large and copied to all devices, though mesh.fsdp={fsdp}"
+    placed = any(logical.axes_of(entry) for entry in partition)
+    if tensor > 1 and not placed:
+        return f"large and copied to all devices, though mesh.tensor={tensor}; no rule places it"
+    return ""

@@ -1,0 +1,172 @@
+"""Logical axis names: what an array's dimensions mean, and which mesh axes split them.
+
+Models name dimensions (`nn.with_partitioning(init, ("embed", "mlp"))`, `constrain(x, ("batch",
+"length", "embed"))`); one table says where each name goes. A model never sees the mesh.
+"""
+
+import contextlib
+import contextvars
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from scaling.parallel.mesh import AXES, MeshConfig
+
+Names = Sequence[str | None]
+Rules = Mapping[str, tuple[str, ...]]
+
+DEFAULT_RULES: Rules = {
+    # Batches and activations.
+    "batch": ("replica", "data", "fsdp"),
+    "length": (),
+    "head_dim": (),
+    # Parameters. Activations reuse the names: with `batch` on fsdp, `embed` is free of it there.
+    "layers": (),
+    "embed": ("fsdp",),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "vocab": ("tensor",),
+    "conv_in": (),
+    "conv_out": ("fsdp",),
+    "classes": (),
+    "norm": (),
+}
+
+_active: contextvars.ContextVar[tuple[jax.sharding.Mesh, Rules] | None] = contextvars.ContextVar(
+    "scaling_logical_rules", default=None
+)
+
+
+def rules(config: MeshConfig | None = None) -> Rules:
+    """The rule table: the defaults with `mesh.rules` on top.
+
+    Raises:
+      ValueError: a rule of the config names an axis that the mesh does not have.
+    """
+    table = dict(DEFAULT_RULES)
+    for name, axes in config.rules if config is not None else ():
+        axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        for axis in axes:
+            if axis not in AXES:
+                near = difflib.get_close_matches(axis, AXES, n=1, cutoff=0) or AXES
+                raise ValueError(
+                    f"mesh.rules: {name!r} -> {axis!r} is no mesh axis; axes are {AXES}, "
+                    f"nearest {near[0]!r}"
+                )
+        table[name] = axes
+    return table
+
+
+def spec(names: Names, rules: Rules) -> PartitionSpec:
+    """The partition of an array whose dimensions have these names.
+
+    A mesh axis splits one dimension of an array at most; the first that asks gets it.
+
+    Args:
+      names: one a dimension; None is never split.
+      rules: name -> mesh axes.
+
+    Raises:
+      ValueError: a name that is not in the table.
+    """
+    taken: set[str] = set()
+    entries: list[str | tuple[str, ...] | None] = []
+    for name in names:
+        if name is not None and name not in rules:
+            near = difflib.get_close_matches(name, rules, n=1)
+            raise ValueError(
+                f"logical axis {name!r} of {tuple(names)} has no rule"
+                + (f"; nearest is {near[0]!r}" if near else "")
+                + f". Add (({name!r}, None),) or a mesh axis to mesh.rules"
+            )
+        axes = tuple(axis for axis in rules[name] if axis not in taken) if name else ()
+        taken.update(axes)
+        entries.append(None if not axes else axes[0] if len(axes) == 1 else axes)
+    return PartitionSpec(*entries)
+
+
+@contextlib.contextmanager
+def logical_rules(mesh: jax.sharding.Mesh, rules: Rules) -> Iterator[None]:
+    """Within it (while tracing), `constrain` acts and `active_rules` answers."""
+    token = _active.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+@contextlib.contextmanager
+def no_rules() -> Iterator[None]:
+    """Within it `constrain` does nothing: for code that sees one shard (`jax.shard_map`)."""
+    token = _active.set(None)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def active_rules() -> tuple[jax.sharding.Mesh, Rules] | None:
+    """The mesh and rules of the surrounding `logical_rules`, for kernels that split by hand."""
+    return _active.get()
+
+
+def constrain(x: jax.Array, names: Names) -> jax.Array:
+    """Tells the compiler how an activation is split; without `logical_rules` returns `x`.
+
+    Args:
+      x: any array, also under `vmap`.
+      names: one logical name (or None) a dimension.
+
+    Raises:
+      ValueError: the wrong number of names, an unknown name, or a dimension that does not divide
+        the mesh axes of its name.
+    """
+    active = _active.get()
+    if active is None:
+        return x
+    mesh, table = active
+    if len(names) != x.ndim:
+        raise ValueError(f"constrain: {len(names)} names {tuple(names)} for shape {x.shape}")
+    partition = spec(names, table)
+    check_divides(f"activation {tuple(names)}", x.shape, partition, mesh)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition))
+
+
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def parts(entry: Any, mesh: jax.sharding.Mesh) -> int:
+    """Into how many parts one entry of a PartitionSpec splits its dimension."""
+    count = 1
+    for axis in axes_of(entry):
+        count *= mesh.shape[axis]
+    return count
+
+
+def indivisible(
+    shape: Sequence[int], partition: PartitionSpec, mesh: jax.sharding.Mesh
+) -> list[int]:
+    """Dimensions that their mesh axes do not divide."""
+    return [
+        dim
+        for dim, (size, entry) in enumerate(zip(shape, partition, strict=False))
+        if size % parts(entry, mesh)
+    ]
+
+
+def check_divides(
+    what: str, shape: Sequence[int], partition: PartitionSpec, mesh: jax.sharding.Mesh
+) -> None:
+    """Raises ValueError naming the array, the dimension, its size and the mesh axes."""
+    for dim in indivisible(shape, partition, mesh):
+        axes = "*".join(axes_of(partition[dim]))
+        raise ValueError(
+            f"{what}: dimension {dim} of {tuple(shape)} is {shape[dim]}, which mesh axis {axes} "
+            f"of size {parts(partition[dim], mesh)} does not divide; change the size or the mesh"
+        )
