@@ -1,7 +1,7 @@
 """One pre-norm Transformer block: attention and feed-forward, each added to the residual stream.
 
-Legend: B batch, T time, D model width, H query heads, G key/value heads, K head width, F hidden width
-of the feed-forward block.
+Legend: B batch, T time, D model width, H query heads, G key/value heads, K head width, F hidden
+width of the feed-forward block.
 """
 
 import dataclasses

@@ -23,8 +23,8 @@ class CNN(nn.Module):
       num_classes: K; None takes the data's.
       channels: output channels of each stage.
       kernel_size: side of the square kernels.
-      batch_norm_group: rows that share batch statistics; see `GroupedBatchNorm`. None normalises over
-        the whole (micro)batch, and then the result depends on the accumulation.
+      batch_norm_group: rows that share batch statistics; see `GroupedBatchNorm`. None normalises
+        over the whole (micro)batch, and then the result depends on the accumulation.
       batch_norm_momentum: share of the old running statistics that a step keeps.
       dropout: rate before the head.
       dtype: type of the computation; parameters, statistics and logits are float32. `auto` is

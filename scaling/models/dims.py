@@ -1,4 +1,4 @@
-"""Sizes that follow from other sizes; shared by the modules and by the FLOP counts. No JAX in here."""
+"""Sizes that follow from other sizes; shared by the modules and by the FLOP counts. No JAX."""
 
 GATED = ("swiglu", "geglu")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 Initializer = Callable[..., Any]
 Names = tuple[str | None, ...]
 
-# A table of at most this many rows takes its gradient as a matmul with the one-hot tokens; above it,
+# A table of at most this many rows takes its gradient as a matmul with the one-hot tokens, above it
 # as a scatter-add. XLA's CPU scatter is a scalar loop, and a matmul shards over the vocabulary.
 ONE_HOT_ROWS = 1024
 
@@ -27,14 +27,14 @@ def compute_dtype(dtype: str, platform: str) -> str:
 
 
 def fan_in(scale: float = 1.0) -> Initializer:
-    """Truncated normal with standard deviation scale / sqrt(fan in) (LeCun et al. 1998, sec. 4.6)."""
+    """Truncated normal with standard deviation scale / sqrt(fan in) (LeCun et al. 1998)."""
     return nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
 
 
 class Dense(nn.Module):
     """y_xF = x_xD @ kernel_DF (+ bias_F), computed on the flattened leading dimensions.
 
-    XLA on CPU runs one (N, D) matmul faster than a batch of (T, D) ones, and TPU and GPU do not mind.
+    XLA on CPU runs one (N, D) matmul faster than a batch of (T, D) ones; TPU and GPU do not mind.
 
     Attributes:
       features: F.
@@ -99,7 +99,7 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 def rotary_tables(
     positions_xT: jax.Array, head_dim: int, theta: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of rotary embedding (Su et al. 2021, 2104.09864, eq. 15), float32 [..., T, R].
+    """Cosines and sines of rotary embedding (Su et al. 2021, 2104.09864), float32 [..., T, R].
 
     Args:
       positions_xT: int32 positions, [T] or [B, T].
@@ -117,7 +117,7 @@ def rotary_tables(
 
 
 def rotate(x_BTHK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates queries or keys by their positions; pairs are (i, i + K/2), as in Llama and GPT-NeoX."""
+    """Rotates queries or keys by their positions; pairs are (i, i + K/2), as in GPT-NeoX."""
     cos_xTR, sin_xTR = tables
     if cos_xTR.ndim == 2:
         cos_xTR, sin_xTR = cos_xTR[None], sin_xTR[None]

@@ -13,7 +13,7 @@ from scaling.configs.types import PositiveInt
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last dimension (Zhang and Sennrich 2019, 1910.07467), in float32."""
+    """x / rms(x) * scale over the last dimension (Zhang and Sennrich 2019), in float32."""
 
     epsilon: float = 1e-6
     dtype: str = "float32"
@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / deviation * scale (+ bias) over the last dimension (Ba et al. 2016), in float32."""
+    """(x - mean) / deviation * scale (+ bias) over the last dimension (Ba et al. 2016)."""
 
     epsilon: float = 1e-6
     use_bias: bool = True
@@ -52,15 +52,14 @@ class LayerNorm(nn.Module):
 
 
 class GroupedBatchNorm(nn.Module):
-    """Batch norm over strided groups of the batch ("ghost batches", Hoffer et al. 2017, 1705.08741).
+    """Batch norm over strided groups of the batch ("ghost batches", Hoffer et al. 2017).
 
     With B rows and groups of S, group g holds rows g, g + B/S, g + 2B/S, ...: each group is
     normalised by its own mean and variance over its rows and all middle dimensions. A train step
     that accumulates over k microbatches gives microbatch i the rows i, i + k, ...; as long as k
     divides B/S, its groups are then the very same sets of rows as those of the whole batch, so the
-    result depends neither on the accumulation nor on how rows lie on devices. The running statistics
-    move by the mean over groups, so the average of the microbatches' updates is the whole batch's
-    update.
+    result depends neither on the accumulation nor on how rows lie on devices. Running statistics move
+    by the mean over groups, so the average of the microbatches' updates is the whole batch's update.
 
     Attributes:
       group_size: S; None normalises over the whole (micro)batch, and then accumulation matters.

@@ -1,14 +1,14 @@
 """Decoder Transformer: pre-norm, causal, the variations that language-model scaling work uses.
 
-Legend: B batch, T time, D model width, H query heads, G key/value heads, K head width, F hidden width
-of the feed-forward block, L layers, V vocabulary, N = B * T.
+Legend: B batch, T time, D model width, H query heads, G key/value heads, K head width, F hidden
+width of the feed-forward block, L layers, V vocabulary, N = B * T.
 
 Parameters of the blocks are stacked over layers ("layers" is their first axis), whether the layers
 run as a loop (`nn.scan`, whose compile time does not grow with depth) or unrolled (faster on CPU):
 one tree, one checkpoint, one output.
 
-Initialisation: matrices are truncated normal with variance init_scale^2 / fan in; the two matrices of
-a block that write to the residual stream are scaled down by a further sqrt(2 L), which keeps the
+Initialisation: matrices are truncated normal with variance init_scale^2 / fan in; the two matrices
+of a block that write to the residual stream are scaled down by a further sqrt(2 L), which keeps the
 stream's variance independent of depth (Radford et al. 2019, GPT-2, sec. 2.3). Token embeddings have
 standard deviation init_scale / sqrt(D), so that a tied head starts with logits of order one. Biases
 and shifts are zero, norm scales one.
@@ -45,8 +45,8 @@ class Transformer(nn.Module):
       norm_epsilon: added to the variance.
       position: rotary (2104.09864), a learned table added to the embeddings, or none.
       rope_theta: base of the rotary wavelengths.
-      mlp: activation of the feed-forward block; `swiglu` and `geglu` are gated (2002.05202), `relu2`
-        is the squared ReLU (2109.08668). GELU is the tanh form, as in GPT-2.
+      mlp: activation of the feed-forward block; `swiglu` and `geglu` are gated (2002.05202),
+        `relu2` is the squared ReLU (2109.08668). GELU is the tanh form, as in GPT-2.
       qk_norm: RMS-normalise queries and keys of each head, with a learned scale (2302.05442).
       bias: biases in every dense layer but the head, and in LayerNorm.
       tie_embeddings: the head is the transposed embedding table.
@@ -56,9 +56,9 @@ class Transformer(nn.Module):
         weights, which flash kernels never hold.
       dtype: type of the computation; parameters, norms, softmax and logits are float32. `auto` is
         bfloat16 on accelerators.
-      remat: what a block keeps for the backward pass: `none` keeps all, `full` only its input, `dots`
-        matmul results, `save_...` the named values.
-      unroll: layers that run inside one turn of the loop; `auto` unrolls all on CPU, none elsewhere.
+      remat: what a block keeps for the backward pass: `none` keeps all, `full` only its input,
+        `dots` matmul results, `save_...` the named values.
+      unroll: layers that run inside one turn of the loop; `auto` is all on CPU, one elsewhere.
       init_scale: multiplies the standard deviation of every initial matrix.
       attention: kernel, see `scaling.parallel.attention`.
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
@@ -90,7 +90,7 @@ class Transformer(nn.Module):
     attention: Implementation = "auto"
     platform: str = "cpu"
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         if self.vocab_size is None:
             raise ValueError("model.vocab_size is not set and the data gave none")
         self.embedding = self.param(
@@ -144,7 +144,7 @@ class Transformer(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        """What the head reads, [B, T, D] of the compute type, after the final norm; see `__call__`."""
+        """What the head reads, after the final norm: [B, T, D] of the compute type; see `__call__`."""
         length = inputs_BT.shape[1]
         if length > self.max_len:
             raise ValueError(

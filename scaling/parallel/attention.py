@@ -3,8 +3,8 @@
 Legend: B batch, T time, H query heads, G key/value heads, R = H / G query heads of a group, K head
 width, S key positions that a block of queries can see.
 
-All of them scale scores by 1 / sqrt(K), take the softmax in float32, and let query t see keys 0..t of
-its own segment. Weights have no dropout: flash kernels never hold them.
+All of them scale scores by 1 / sqrt(K), take the softmax in float32, and let query t see keys 0..t
+of its own segment. Weights have no dropout: flash kernels never hold them.
 """
 
 import math
