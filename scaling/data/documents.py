@@ -1,0 +1,94 @@
+"""Which documents are trained on and which are held out."""
+
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+
+from scaling.data.errors import DataError
+
+Holdout = Literal["auto", "documents", "tail"]
+
+
+class TextSource(Protocol):
+    """Text that is read document by document."""
+
+    kind: ClassVar[str]
+
+    def documents(self) -> Iterator[str]:
+        """The documents, always in the same order."""
+        ...
+
+    def fingerprint(self, cache: pathlib.Path) -> str:
+        """Stands for the documents: other text, another fingerprint."""
+        ...
+
+    def held_out(self) -> "TextSource | None":
+        """The evaluation text that the source names itself, if it does."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The whole of a source, or one side of its split.
+
+    Attributes:
+      source: where the documents come from.
+      side: which side of the split; `all` when nothing is split off.
+      holdout: how it is split, `data.holdout`.
+      fraction: how much is held out, `data.eval_fraction`.
+    """
+
+    source: TextSource
+    side: Literal["all", "train", "eval"] = "all"
+    holdout: Holdout = "auto"
+    fraction: float = 0.0
+
+    def key(self, cache: pathlib.Path) -> list[str | float]:
+        """JSON-able; stands for the documents of this part."""
+        split: list[str | float] = [self.holdout, self.fraction] if self.side != "all" else []
+        return [self.source.fingerprint(cache), self.side, *split]
+
+    def documents(self) -> Iterator[str]:
+        """The documents of this part.
+
+        Raises:
+          DataError: `tail` is asked of a source with several documents.
+        """
+        if self.side == "all":
+            yield from self.source.documents()
+        elif self.is_tail():
+            (text,) = self.source.documents()
+            cut = int(len(text) * (1.0 - self.fraction))  # as nanoGPT: the first 90 % train
+            yield text[:cut] if self.side == "train" else text[cut:]
+        else:
+            limit = int(self.fraction * 2.0**64)
+            for text in self.source.documents():
+                if (document_hash(text) < limit) == (self.side == "eval"):
+                    yield text
+
+    def is_tail(self) -> bool:
+        """Whether this is one side of a single document; such a stream has no separators."""
+        if self.side == "all" or self.holdout == "documents":
+            return False
+        single = len(list(itertools.islice(self.source.documents(), 2))) == 1
+        if self.holdout == "tail" and not single:
+            raise DataError(
+                "data.holdout=tail splits a single document, and this source has several: use "
+                "data.holdout=documents"
+            )
+        return single
+
+
+def document_hash(text: str) -> int:
+    """64 bits that stand for the text of a document."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def hashes(texts: list[str]) -> np.ndarray:
+    """uint64[n]."""
+    return np.array([document_hash(text) for text in texts], np.uint64)

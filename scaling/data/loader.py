@@ -1,0 +1,144 @@
+"""Batches as a pure function of (data, order, step): there is no iterator, so none to lose.
+
+A *dataset* is random access to examples of one shape. The `Loader` says which examples make up the
+global batch of a step; a host asks for the rows it holds and sees the same examples whatever the
+number of hosts, workers or files.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from scaling.data.order import Order
+
+Spec = dict[str, tuple[tuple[int, ...], Any]]  # key -> (shape of one example, numpy dtype)
+Batch = dict[str, np.ndarray]
+
+
+class Dataset(Protocol):
+    """Random access to examples of one shape."""
+
+    spec: Spec
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        ...
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """Examples by index: int64[n] -> {key: [n, ...]}, `weights` among them."""
+        ...
+
+
+class Concat:
+    """Datasets one after the other, as one; they must have the same spec."""
+
+    def __init__(self, members: Sequence[Dataset]) -> None:
+        self.spec = members[0].spec
+        self._members = members
+        self._offsets = np.cumsum([0, *(len(member) for member in members)])
+
+    def __len__(self) -> int:
+        return int(self._offsets[-1])
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """Examples by index: int64[n] -> {key: [n, ...]}."""
+        out = {
+            k: np.empty((len(indices), *shape), dtype) for k, (shape, dtype) in self.spec.items()
+        }
+        member = np.searchsorted(self._offsets, indices, side="right") - 1
+        for m in np.unique(member):
+            rows = np.flatnonzero(member == m)
+            part = self._members[m].gather(indices[rows] - self._offsets[m])
+            for key, values in part.items():
+                out[key][rows] = values
+        return out
+
+
+class Loader:
+    """The global batch of every step.
+
+    Attributes:
+      spec: shape and dtype of one example under each key.
+      batch_size: examples in the global batch.
+      num_steps: steps until the data ends under policy `stop` (the last batch may be padded with
+        rows of weight 0), None when it never does.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: Order,
+        batch_size: int,
+        on_end: Literal["repeat", "stop"] = "repeat",
+    ) -> None:
+        self.spec = dataset.spec
+        self.batch_size = batch_size
+        self.num_steps = -(-order.length // batch_size) if on_end == "stop" else None
+        self._dataset = dataset
+        self._order = order
+
+    def indices(self, step: int) -> np.ndarray:
+        """The examples of a step's global batch: int64[batch_size]; -1 is padding.
+
+        Raises:
+          IndexError: the step is negative, or behind the end of the data under policy `stop`.
+        """
+        return self._rows(step, 0, self.batch_size)
+
+    def batch(self, step: int, start: int, stop: int) -> Batch:
+        """Rows start:stop of a step's global batch: {key: [stop - start, ...]}.
+
+        Raises:
+          IndexError: as for `indices`.
+        """
+        return gather_padded(self._dataset, self._rows(step, start, stop))
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training data before this step."""
+        return self._order.epoch(step * self.batch_size)
+
+    def _rows(self, step: int, start: int, stop: int) -> np.ndarray:
+        if step < 0 or (self.num_steps is not None and step >= self.num_steps):
+            raise IndexError(
+                f"there is no batch for step {step}: the data ends after {self.num_steps} steps "
+                "of this batch size (data.on_end=stop)"
+            )
+        positions = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
+        if self.num_steps is None:
+            return self._order(positions)
+        inside = positions < self._order.length
+        rows = np.full(positions.shape, -1, np.int64)
+        rows[inside] = self._order(positions[inside])
+        return rows
+
+
+class EvalSet:
+    """Held-out examples in a fixed order, each of them once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.spec = dataset.spec
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches in the whole split; the last one may be padded."""
+        return -(-len(self._dataset) // batch_size)
+
+    def batch(self, i: int, batch_size: int, start: int, stop: int) -> Batch:
+        """Rows start:stop of batch i: {key: [stop - start, ...]}; padding has weight 0."""
+        rows = i * batch_size + np.arange(start, stop, dtype=np.int64)
+        rows[rows >= len(self._dataset)] = -1
+        return gather_padded(self._dataset, rows)
+
+
+def gather_padded(dataset: Dataset, indices: np.ndarray) -> Batch:
+    """Examples by index, where -1 is padding: a real example (the first), with weight 0.
+
+    Real, so that statistics over a batch (batch normalisation) see nothing odd.
+    """
+    batch = dataset.gather(np.maximum(indices, 0))
+    batch["weights"][indices < 0] = 0.0
+    return batch

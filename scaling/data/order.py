@@ -1,0 +1,133 @@
+"""In which order training visits the examples: position in the run -> example, in closed form.
+
+Position p counts the examples of a run from its start. Both orders answer for any position without
+the ones before it, so resuming, replaying a step and asking for some rows of a batch are the same
+thing.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from scaling.data.errors import DataError
+from scaling.data.feistel import derive_key, permute, subkeys
+
+MAX_SLOTS = 10_000
+
+
+class Order(Protocol):
+    """Where each position of a run leads.
+
+    Attributes:
+      length: positions until an example would come a second time; what policy `stop` stops at.
+    """
+
+    length: int
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Examples at the positions: int64[n] -> int64[n]."""
+        ...
+
+    def epoch(self, position: int) -> float:
+        """Passes over the data before this position."""
+        ...
+
+
+class ShuffledOrder:
+    """Every example once an epoch, each epoch in another permutation."""
+
+    def __init__(self, size: int, seed: int, label: str = "") -> None:
+        """Orders `size` >= 1 examples; orders of other seeds and labels are independent."""
+        self.length = size
+        self._key = derive_key(seed, "order", label)
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Examples at the positions: int64[n] -> int64[n]."""
+        epochs, index = np.divmod(np.asarray(positions, np.int64), self.length)
+        return permute(index, self.length, subkeys(self._key, epochs))
+
+    def epoch(self, position: int) -> float:
+        """Passes over the data before this position."""
+        return position / self.length
+
+
+class MixtureOrder:
+    """Several data sets in fixed shares, each walked in permutations of its own.
+
+    Positions come in blocks. Every block holds each member exactly `slots[m]` times, in an order
+    that is shuffled for each block, so position p of block b leads to occurrence
+    `b * slots[m] + rank` of member m: a closed form. Examples are numbered through the members
+    one after the other, in the order of their names in the config.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> None:
+        """Mixes members of the given sizes by weight (of any sum).
+
+        Raises:
+          DataError: a weight is so small that the member would never be seen.
+        """
+        self.slots = slots(weights)
+        self._orders = [ShuffledOrder(size, seed, name) for name, size in sizes.items()]
+        self._offsets = np.cumsum([0, *sizes.values()])
+        self._bounds = np.cumsum([0, *(self.slots[name] for name in sizes)])
+        self._block = int(self._bounds[-1])
+        self._key = derive_key(seed, "mixture")
+        whole_blocks = min(sizes[name] // self.slots[name] for name in sizes)
+        self.length = whole_blocks * self._block
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Examples at the positions: int64[n] -> int64[n]."""
+        blocks, place = np.divmod(np.asarray(positions, np.int64), self._block)
+        place = permute(place, self._block, subkeys(self._key, blocks))
+        member = np.searchsorted(self._bounds, place, side="right") - 1
+        out = np.empty_like(place)
+        for m, order in enumerate(self._orders):
+            mine = np.flatnonzero(member == m)
+            count = self._bounds[m + 1] - self._bounds[m]
+            occurrence = blocks[mine] * count + place[mine] - self._bounds[m]
+            out[mine] = self._offsets[m] + order(occurrence)
+        return out
+
+    def epoch(self, position: int) -> float:
+        """Passes over the member that was repeated most before this position."""
+        counts = np.diff(self._bounds)
+        return max(
+            order.epoch(1) * position * int(count) / self._block
+            for order, count in zip(self._orders, counts, strict=True)
+        )
+
+
+def slots(weights: Mapping[str, float]) -> dict[str, int]:
+    """How often each member occurs in a block: the weights as whole numbers.
+
+    Exact where the normalised weights are fractions with a common denominator of at most
+    `MAX_SLOTS`; else the nearest that sum to `MAX_SLOTS` (largest remainder), so that no share is
+    off by more than 1 / MAX_SLOTS.
+
+    Raises:
+      DataError: a weight is not positive, or too small to get a slot.
+    """
+    for name, weight in weights.items():
+        if not 0 < weight < float("inf"):
+            raise DataError(f"data.mixture.{name}.weight is {weight}: it must be above 0")
+    parts = {name: Fraction(w).limit_denominator(MAX_SLOTS) for name, w in weights.items()}
+    total = sum(parts.values())
+    if total:
+        shares = {name: part / total for name, part in parts.items()}
+        denominator = int(np.lcm.reduce([share.denominator for share in shares.values()]))
+        if all(shares.values()) and denominator <= MAX_SLOTS:
+            return {name: int(share * denominator) for name, share in shares.items()}
+    scale = MAX_SLOTS / sum(weights.values())
+    counts = {name: int(weight * scale) for name, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda name: counts[name] - weights[name] * scale)
+    for name in by_remainder[: MAX_SLOTS - sum(counts.values())]:
+        counts[name] += 1
+    missing = [name for name, count in counts.items() if count == 0]
+    if missing:
+        raise DataError(
+            f"data.mixture.{missing[0]}.weight is less than 1/{MAX_SLOTS} of the sum of weights, "
+            "too little to be mixed in: raise it, or leave the member out"
+        )
+    return counts

@@ -1,0 +1,117 @@
+"""Text that every Python install has: the standard library's sources and the `help()` topics.
+
+The default of the quickstart, because it needs no download. It differs between Python versions and
+installs, so losses on it compare only on one machine.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from typing import ClassVar
+
+from absl import logging
+
+from scaling.configs.types import PositiveInt
+from scaling.data.errors import DataError
+
+# Not part of every install (distributions split them off), or not text that a person wrote.
+_LEFT_OUT = frozenset(
+    {
+        "__pycache__",
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "ensurepip",
+        "pydoc_data",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stdlib:
+    """The `help()` topics and the .py files of the standard library, one document each.
+
+    Attributes:
+      max_bytes: about how much text to take (the whole is about 10 MB). Files are chosen by a hash
+        of their names, so that a smaller corpus is a subset of a larger one.
+    """
+
+    kind: ClassVar[str] = "text"
+
+    max_bytes: PositiveInt = 4_000_000
+
+    def documents(self) -> Iterator[str]:
+        """Topics in the order of their names, then files in the order of their paths."""
+        yield from self._chosen
+
+    def fingerprint(self, cache: pathlib.Path) -> str:
+        """A hash of the text itself; the cache is not needed."""
+        digest = hashlib.sha256()
+        for text in self._chosen:
+            digest.update(f"{len(text)}:".encode())
+            digest.update(text.encode())
+        return digest.hexdigest()
+
+    def held_out(self) -> None:
+        """Names no part of its own for evaluation."""
+        return
+
+    @functools.cached_property
+    def _chosen(self) -> tuple[str, ...]:
+        names = {f"topics/{name}": text for name, text in _topics().items()}
+        root = pathlib.Path(sysconfig.get_path("stdlib"))
+        for path in _python_files(root):
+            text = _read(path)
+            if text:
+                names[f"lib/{path.relative_to(root).as_posix()}"] = text
+        if not names:
+            raise DataError(
+                f"this Python has no standard library text under {root}: name your own files with "
+                "data.source={'name': 'files', 'paths': (...)}"
+            )
+        taken: dict[str, str] = {}
+        total = 0
+        for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()):
+            if total and total + len(names[name]) > self.max_bytes:
+                break
+            taken[name] = names[name]
+            total += len(names[name])
+        return tuple(taken[name] for name in sorted(taken, key=lambda n: (n[:4] == "lib/", n)))
+
+
+def _topics() -> dict[str, str]:
+    try:
+        from pydoc_data import topics
+    except ImportError:  # split off by some distributions
+        logging.info("this Python has no pydoc_data.topics: taking the .py files alone")
+        return {}
+    return dict(topics.topics)
+
+
+def _python_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.name not in _LEFT_OUT:
+                yield from _python_files(path)
+        elif path.suffix == ".py":
+            yield path
+
+
+def _read(path: pathlib.Path) -> str:
+    """The text of a source file in the encoding that it declares; "" if it does not keep to it."""
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (SyntaxError, UnicodeDecodeError, OSError) as error:
+        logging.warning("left out %s: %s", path, error)
+        return ""

@@ -1,0 +1,242 @@
+"""Documents -> one stream of tokens on disk -> examples of fixed length.
+
+The stream of n documents is  S d1 S d2 S ... dn S  with S the separator, which is both what comes
+after the end of a document (a target to predict) and what stands before the beginning of the next
+(the first input of its segment). Example i has the inputs [i T, i T + T) of the stream, and the same
+shifted by one as targets, so every token but the first is a target exactly once; with the segments
+of `mask_documents` no target depends on another document.
+A single document that is split into a head and a tail has no separators at all.
+
+The stream does not depend on T: other lengths of example share it.
+"""
+
+import io
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from scaling.data.cache import Entry, cached, key_of
+from scaling.data.documents import Part, hashes
+from scaling.data.errors import DataError
+from scaling.data.loader import Batch, Spec
+from scaling.data.tokenizers import Fitted
+
+_CHUNK = 1 << 20  # characters handed to the tokenizer at once
+
+
+def token_stream(
+    part: Part, tokenizer: Fitted, cache: pathlib.Path, exclude: Sequence[Entry] = ()
+) -> Entry:
+    """The tokens of a part, from the cache or made now.
+
+    Args:
+      part: which documents.
+      tokenizer: how they are encoded.
+      cache: the cache directory.
+      exclude: streams of held-out text: documents that are also there are left out, and counted.
+
+    Returns:
+      An entry with `tokens.npy` (unsigned integers), `documents.npy` (a hash of each document) and
+      notes: tokens, bytes, documents, excluded.
+
+    Raises:
+      DataError: no document is left, or the cache cannot be written.
+    """
+    key = key_of(
+        {
+            "part": part.key(cache),
+            "tokenizer": tokenizer.key,
+            "exclude": [entry.path.name for entry in exclude],
+        }
+    )
+
+    def build(work: pathlib.Path) -> Mapping[str, Any]:
+        held_out = [np.load(entry.path / "documents.npy") for entry in exclude]
+        empty = np.empty(0, np.uint64)
+        return _write_stream(part, tokenizer, np.concatenate([empty, *held_out]), work)
+
+    entry = cached(cache, f"tokens-{key}", build)
+    if entry.meta["excluded"]:
+        logging.warning(
+            "%d training documents are left out, because the held-out text has them too",
+            entry.meta["excluded"],
+        )
+    return entry
+
+
+def _write_stream(
+    part: Part, tokenizer: Fitted, held_out: np.ndarray, work: pathlib.Path
+) -> dict[str, int]:
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    separator = np.array([tokenizer.vocab_size - 1], dtype)
+    separate = not part.is_tail()
+    seen: list[np.ndarray] = []
+    notes = {"tokens": 0, "bytes": 0, "documents": 0, "excluded": 0}
+    with _NpyWriter(work / "tokens.npy", dtype) as out:
+        if separate:
+            out.write(separator)
+        for texts in _chunks(part.documents()):
+            ids = hashes(texts)
+            keep = ~np.isin(ids, held_out)
+            texts = [text for text, kept in zip(texts, keep, strict=True) if kept]
+            notes["excluded"] += int((~keep).sum())
+            notes["documents"] += len(texts)
+            seen.append(ids[keep])
+            for tokens in tokenizer.encode(texts):
+                out.write(tokens.astype(dtype, copy=False))
+                notes["bytes"] += int(tokenizer.token_bytes[tokens].sum())
+                if separate:
+                    out.write(separator)
+        notes["tokens"] = out.length
+    if not notes["documents"]:
+        raise DataError(_nothing_left(part, notes["excluded"]))
+    np.save(work / "documents.npy", np.concatenate(seen))
+    return notes
+
+
+def _nothing_left(part: Part, excluded: int) -> str:
+    if excluded:
+        return "every training document is also in the held-out text: name other files for one"
+    if part.side == "all":
+        return f"there is no text in {part.source}"
+    which = "held out for evaluation" if part.side == "eval" else "left to train on"
+    return (
+        f"data.holdout=documents with data.eval_fraction={part.fraction} leaves no document {which}"
+        " (documents are drawn by a hash of their text): change data.eval_fraction, or name"
+        " held-out text with data.eval_source"
+    )
+
+
+def _chunks(documents: Iterator[str]) -> Iterator[list[str]]:
+    texts: list[str] = []
+    size = 0
+    for text in documents:
+        texts.append(text)
+        size += len(text)
+        if size >= _CHUNK:
+            yield texts
+            texts, size = [], 0
+    if texts:
+        yield texts
+
+
+class _NpyWriter:
+    """Writes a one-dimensional .npy file whose length is known only at the end.
+
+    Not a memory map: on a full disk that would kill the process instead of raising.
+    """
+
+    def __init__(self, path: pathlib.Path, dtype: np.dtype) -> None:
+        self.length = 0
+        self._dtype = dtype
+        self._file: io.BufferedWriter = path.open("wb")
+        self._header(0)
+        self._start = self._file.tell()
+
+    def write(self, values: np.ndarray) -> None:
+        self._file.write(values.data)
+        self.length += len(values)
+
+    def _header(self, length: int) -> None:
+        # numpy pads the header so that a longer length still fits in its place.
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def __enter__(self) -> "_NpyWriter":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with self._file:
+            if kind is None:
+                self._file.seek(0)
+                self._header(self.length)
+                assert self._file.tell() == self._start, "the header grew into the data"
+
+
+class Windows:
+    """Examples of `seq_len` targets cut from a stream; see the module's docstring.
+
+    The last one may be shorter: its padding has weight 0.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        seq_len: int,
+        separator: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """Cuts a stream.
+
+        Args:
+          tokens: the stream, an integer array [L] (memory-mapped).
+          seq_len: targets in an example.
+          separator: with it, examples carry `segments` and `positions`.
+          limit: use only about the first `limit` targets, in whole examples.
+
+        Raises:
+          DataError: the stream has no target.
+        """
+        if len(tokens) < 2:
+            raise DataError(f"{len(tokens)} tokens are too few: an example needs at least two")
+        self.spec = text_spec(seq_len, separator is not None)
+        self._tokens = tokens
+        self._seq_len = seq_len
+        self._separator = separator
+        self._length = -(-(len(tokens) - 1) // seq_len)
+        if limit is not None:
+            self._length = min(self._length, max(1, limit // seq_len))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """Examples by index: int64[n] -> {inputs, targets: int32[n, T], weights: float32, ...}."""
+        offsets = np.asarray(indices)[:, None] * self._seq_len + np.arange(self._seq_len + 1)
+        last = len(self._tokens) - 1
+        window = self._tokens[np.minimum(offsets, last)].astype(np.int32)
+        batch = {
+            "inputs": window[:, :-1],
+            "targets": window[:, 1:],
+            "weights": (offsets[:, 1:] <= last).astype(np.float32),
+        }
+        if self._separator is not None:
+            batch |= segments_and_positions(batch["inputs"], self._separator)
+        return batch
+
+
+def text_spec(seq_len: int, mask_documents: bool) -> Spec:
+    """Shapes and dtypes of an example of text."""
+    keys = ["inputs", "targets", *(["segments", "positions"] if mask_documents else [])]
+    spec: Spec = {key: ((seq_len,), np.dtype(np.int32)) for key in keys}
+    return spec | {"weights": ((seq_len,), np.dtype(np.float32))}
+
+
+def segments_and_positions(inputs: np.ndarray, separator: int) -> Batch:
+    """Which document each input belongs to, and its place in it as far as the window shows it.
+
+    A separator belongs to the document that it begins. Segments count from 1, positions from 0.
+
+    Args:
+      inputs: int32[n, T].
+      separator: the token that begins a document.
+
+    Returns:
+      {segments, positions: int32[n, T]}.
+    """
+    begins = inputs == separator
+    begins[:, 0] = True
+    place = np.arange(inputs.shape[1], dtype=np.int32)
+    start = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+    return {
+        "segments": np.cumsum(begins, axis=1, dtype=np.int32),
+        "positions": (place - start).astype(np.int32),
+    }
+
+
+def open_tokens(entry: Entry) -> np.ndarray:
+    """The stream of an entry, memory-mapped."""
+    return np.load(entry.path / "tokens.npy", mmap_mode="r")
