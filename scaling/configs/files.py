@@ -1,0 +1,160 @@
+"""Config files: python files with `get_config(arg)`, or the `config.json` of a run."""
+
+import importlib.util
+import inspect
+import pathlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from ml_collections import config_dict
+
+from scaling.configs import dump, overrides, resolution, rules
+from scaling.configs.errors import ConfigError, suggest
+from scaling.configs.schema import SCHEMA, Schema
+
+
+def load(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA) -> Any:
+    """What a config file states, with overrides laid over it; defaults are not filled in.
+
+    Args:
+      spec: "experiments/gpt2.py:124m" (file and argument of its `get_config`), or a `config.json`.
+      tokens: overrides, "train.steps=100" with or without "--config." before; see `overrides`.
+      schema: the table of sections.
+
+    Returns:
+      ConfigDict. Where the file gives no `name`, it is the file's own (`gpt2-124m`).
+
+    Raises:
+      ConfigError: the file cannot be read or fails, or an override does not fit.
+    """
+    path, argument = split_spec(spec)
+    if path.suffix == ".json":
+        config = dump.from_json(_read(path))
+    else:
+        config = _call_get_config(import_file(path), path, argument)
+        if "name" not in config:
+            with config.unlocked():
+                config.name = path.stem + (f"-{argument}" if argument else "")
+    overrides.apply(config, tokens, schema)
+    return config
+
+
+def load_resolved(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA) -> Any:
+    """`load`, `resolve`, `validate`: the complete config that a run is made from.
+
+    Raises:
+      ConfigError: whatever is wrong with it.
+    """
+    config = resolution.resolve(load(spec, tokens, schema), schema)
+    rules.validate(config)
+    return config
+
+
+def split_spec(spec: str) -> tuple[pathlib.Path, str]:
+    """ "dir/file.py:arg" -> (path, arg); arg is "" where there is none."""
+    head, suffix, argument = spec.partition(".py:")
+    path = pathlib.Path(head + ".py" if suffix else spec)
+    if path.suffix not in (".py", ".json"):
+        with_suffix = path.with_name(path.name + ".py") if path.name else path
+        hint = f"did you mean {with_suffix}?" if with_suffix.exists() else "name a .py file"
+        raise ConfigError("--config", f"{spec!r} is no config file", hint)
+    if not path.is_file():
+        folder = path.parent
+        others = sorted(one.name for one in folder.glob(f"*{path.suffix}"))
+        there = f"{folder}/" if folder != pathlib.Path() else ""
+        hint = suggest(path.name, others, prefix=there, what=f"files in {folder.resolve()}")
+        raise ConfigError(
+            "--config", f"there is no file {path}", hint or f"looked in {folder.resolve()}"
+        )
+    return path, argument
+
+
+def variants(path: pathlib.Path) -> list[str] | None:
+    """Arguments that a config file takes: its `VARIANTS`, or [""]; None if it is no config file."""
+    module = import_file(path)
+    if not hasattr(module, "get_config"):
+        return None
+    return list(getattr(module, "VARIANTS", ("",)))
+
+
+def variant(argument: str, choices: Mapping[str, Any] | Sequence[str], default: str = "") -> str:
+    """The variant of a config file that its argument names; for use inside `get_config`.
+
+    Raises:
+      ConfigError: there is no such variant; names the nearest.
+    """
+    chosen = argument or default
+    if chosen not in choices:
+        what = (
+            f"there is no variant {chosen!r}"
+            if chosen
+            else "a variant is required, FILE.py:VARIANT"
+        )
+        raise ConfigError("--config", what, suggest(chosen, list(choices), what="variants"))
+    return chosen
+
+
+def import_file(path: pathlib.Path) -> ModuleType:
+    """Run a python file as a module of its own.
+
+    Raises:
+      ConfigError: the file raises; says on which line.
+    """
+    name = f"_scaling_config_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are made
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise _failed(path, error) from error
+    finally:
+        sys.modules.pop(name, None)
+    return module
+
+
+def _call_get_config(module: ModuleType, path: pathlib.Path, argument: str) -> Any:
+    get_config = getattr(module, "get_config", None)
+    if get_config is None:
+        raise ConfigError(
+            "--config", f"{path} has no function get_config", "define `def get_config(arg='')`"
+        )
+    takes = len(inspect.signature(get_config).parameters)
+    if argument and not takes:
+        raise ConfigError(
+            "--config", f"{path} takes no argument, and got {argument!r}", f"write --config={path}"
+        )
+    try:
+        config = get_config(argument) if takes else get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise _failed(path, error) from error
+    if not isinstance(config, (config_dict.ConfigDict, Mapping)):
+        raise ConfigError(
+            "--config",
+            f"get_config of {path} returned {type(config).__name__}",
+            "return an ml_collections.ConfigDict",
+        )
+    if isinstance(config, config_dict.FrozenConfigDict):
+        return config.as_configdict()
+    return config if isinstance(config, config_dict.ConfigDict) else config_dict.ConfigDict(config)
+
+
+def _failed(path: pathlib.Path, error: Exception) -> ConfigError:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [one.lineno for one in frames if pathlib.Path(one.filename).name == path.name]
+    where = f"{path} line {lines[-1]}" if lines else str(path)
+    return ConfigError("--config", f"{where}: {type(error).__name__}: {error}", "correct the file")
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("--config", f"{path} cannot be read: {error}") from error
