@@ -1,0 +1,31 @@
+"""The fixed config section `track`: what a run tells the world, every key with its default."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackConfig:
+    """Section `track`. Nothing here changes the result of a run.
+
+    Attributes:
+      every: steps between lines of metrics.jsonl (train/*, perf/*, optim/*).
+      progress: `bar` is a live bar, `lines` one plain line an update, `off` nothing; `auto` is the
+        bar on a terminal and lines elsewhere.
+      progress_seconds: at least this long between two plain lines.
+      tensorboard: also write TensorBoard event files into the run directory.
+      wandb: also log to Weights & Biases; `offline` needs no network (`wandb sync` sends it later).
+      wandb_project: the project there.
+      fsync_seconds: metrics reach the disk (fsync) at least this often; they survive a killed
+        process in any case, this is for power cuts.
+      compile_cache: keep compiled programs on disk, so that a second launch compiles nothing.
+    """
+
+    every: int = 10
+    progress: Literal["auto", "bar", "lines", "off"] = "auto"
+    progress_seconds: float = 5.0
+    tensorboard: bool = True
+    wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = "scaling"
+    fsync_seconds: float = 10.0
+    compile_cache: bool = True

@@ -1,0 +1,120 @@
+"""A lock on a run directory: two processes must not train in one.
+
+The lock is the kernel's (`flock`), so it vanishes with its holder, however that died, also across a
+reboot. What the file says (process, host, boot) is there for the message, and for file systems
+without locks, where it decides alone.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from typing import Any
+
+import psutil
+
+from scaling.track import files, provenance
+
+NAME = "lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class LockedError(RuntimeError):
+    """Another process trains in this run directory."""
+
+
+class Lock:
+    """Held from construction to `release`, or to the end of the process.
+
+    Attributes:
+      notes: says so when the lock of a dead process was taken over.
+    """
+
+    def __init__(self, workdir: pathlib.Path) -> None:
+        """Takes the lock at once or not at all.
+
+        Raises:
+          LockedError: naming the process that has it.
+        """
+        self.path = workdir / NAME
+        self.notes: list[str] = []
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._file)
+            self._file = -1
+            raise
+
+    def _take(self) -> None:
+        holder = self._holder()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS or _lives(holder):
+                raise LockedError(self._message(holder)) from error
+        if holder:
+            told = f"process {holder.get('pid')} on {holder.get('hostname')}"
+            self.notes.append(
+                f"took over the run directory from {told}, which ended without notice"
+            )
+        text = files.to_json(_identity() | {"since": provenance.now()})
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, text.encode(), 0)
+
+    def _holder(self) -> dict[str, Any]:
+        """What the file says, empty for a released lock or a torn text."""
+        with contextlib.suppress(ValueError):
+            value = json.loads(os.pread(self._file, 1 << 16, 0) or b"{}")
+            return value if isinstance(value, dict) else {}
+        return {}
+
+    def _message(self, holder: dict[str, Any]) -> str:
+        who = (
+            f"process {holder.get('pid')} on {holder.get('hostname')} (since {holder.get('since')})"
+        )
+        if _lives(holder):
+            remedy = "wait for it, stop it, or use another --workdir"
+        else:
+            remedy = f"that process is gone but a child of it holds on: see `fuser -v {self.path}`"
+        return f"{self.path.parent} is in use by {who}: {remedy}"
+
+    def release(self) -> None:
+        """Gives the directory back; may be called twice."""
+        if self._file >= 0:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)
+            self._file = -1
+
+
+def _identity() -> dict[str, Any]:
+    process = psutil.Process()
+    return {
+        "pid": process.pid,
+        "started": process.create_time(),
+        "hostname": socket.gethostname(),
+        "boot": _boot(),
+    }
+
+
+def _boot() -> str:
+    path = pathlib.Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else str(int(psutil.boot_time()))
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether the process named in the file may still run; of another host we cannot tell."""
+    if not holder:
+        return False
+    if holder.get("hostname") != socket.gethostname():
+        return True
+    if holder.get("boot") != _boot():
+        return False
+    try:
+        created = psutil.Process(holder["pid"]).create_time()
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+    return abs(created - float(holder.get("started", created))) < 2.0

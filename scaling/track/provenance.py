@@ -1,0 +1,97 @@
+"""Where a run comes from: code version, libraries, machine, command line."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PACKAGES = (
+    "scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain",
+    "tensorflow-datasets", "tokenizers", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin",
+)  # fmt: skip
+_ENVIRONMENT = re.compile(
+    r"^(JAX_|XLA_|LIBTPU_|TPU_|CUDA_|NVIDIA_|NCCL_|SCALING_|OMP_|SLURM_(JOB|NTASKS|NODE|PROC)|"
+    r"CLOUD_TPU|MEGASCALE_|TF_GPU|PYTHONHASHSEED)"
+)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+
+
+def collect(argv: Sequence[str] | None = None, devices: Sequence[Any] = ()) -> dict[str, Any]:
+    """Facts about this process, as plain JSON data.
+
+    Args:
+      argv: the command line; None means `sys.argv`.
+      devices: `jax.devices()` where a backend runs; this function never starts one.
+
+    Returns:
+      {time, argv, hostname, pid, python, platform, versions, git, environment, devices}.
+    """
+    kinds: dict[str, int] = {}
+    for device in devices:
+        kinds[device.device_kind] = kinds.get(device.device_kind, 0) + 1
+    return {
+        "time": now(),
+        "argv": list(sys.argv if argv is None else argv),
+        "hostname": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        "git": git_state(pathlib.Path(__file__).resolve().parent),
+        "environment": environment(os.environ),
+        "devices": {"platform": devices[0].platform if devices else None, "kinds": kinds},
+    }
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a result."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that steer JAX, XLA, the accelerator or the scheduler; no secrets."""
+    return {
+        name: variables[name]
+        for name in sorted(variables)
+        if _ENVIRONMENT.match(name) and not _SECRET.search(name)
+    }
+
+
+def git_state(folder: pathlib.Path, timeout: float = 10.0) -> dict[str, Any] | None:
+    """{commit, dirty, diff_sha256} of the checkout around `folder`; None outside of one.
+
+    `dirty` covers tracked files and untracked ones that git does not ignore; `diff_sha256` is the
+    hash of the difference to the commit (None when clean), so equal hashes mean equal edits.
+    """
+
+    def git(*arguments: str) -> bytes:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, check=True, timeout=timeout).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").decode().strip()
+        status = git("status", "--porcelain")
+        edits = git("diff", "HEAD") if status else b""
+    except (OSError, subprocess.SubprocessError):
+        return None
+    changed = hashlib.sha256(status + edits).hexdigest() if status else None
+    return {"commit": commit, "dirty": bool(status), "diff_sha256": changed}

@@ -1,0 +1,156 @@
+"""The run directory: whose it is, what it records, who may write."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+from ml_collections import ConfigDict
+
+from scaling import configs
+from scaling.track import files, provenance
+from scaling.track import lock as lock_lib
+from scaling.track.lock import Lock, LockedError
+from scaling.track.run_dir import RunDir, RunDirError, read_summary
+
+
+def config_text(**changes: object) -> str:
+    return configs.to_json(ConfigDict({"name": "x", "optim": {"learning_rate": 0.1}, **changes}))
+
+
+def test_layout_and_attempts(tmp_path: pathlib.Path) -> None:
+    work = tmp_path / "a" / "run"
+    start = provenance.collect(["prog", "--x"])
+    with RunDir(work, config_text(), "f1", start) as run:
+        assert (run.attempt, run.notes) == (1, [])
+        assert run.checkpoints == work / "checkpoints"
+        assert read_summary(work) is None
+        run.write_summary({"status": "completed", "loss": float("nan")})
+    with RunDir(work, config_text(name="y"), "f1", start) as run:
+        assert run.attempt == 2
+        assert "settings changed" in run.notes[0]
+        assert "name" in run.notes[0]
+    record = json.loads((work / "provenance.json").read_text())
+    assert record["fingerprint"] == "f1"
+    assert [a["argv"] for a in record["attempts"]] == [["prog", "--x"]] * 2
+    assert record["attempts"][1]["config_changes"]
+    assert (work / "config.json").read_text() == config_text(name="y")
+    summary = read_summary(work)
+    assert summary is not None
+    assert summary["loss"] != summary["loss"]
+
+
+def test_another_experiment_is_refused_with_the_difference(tmp_path: pathlib.Path) -> None:
+    RunDir(tmp_path, config_text(), "f1", {}).close()
+    changed = config_text(optim={"learning_rate": 0.3})
+    with pytest.raises(RunDirError) as caught:
+        RunDir(tmp_path, changed, "f2", {})
+    for words in ("f1", "f2", "optim.learning_rate", "0.1", "0.3", "--workdir"):
+        assert words in str(caught.value)
+    assert (tmp_path / "config.json").read_text() == config_text()
+    RunDir(tmp_path, config_text(), "f1", {}).close()
+
+
+def test_strange_and_damaged_directories(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "metrics.jsonl").touch()
+    with pytest.raises(RunDirError, match=r"no provenance\.json"):
+        RunDir(tmp_path / "a", config_text(), "f1", {})
+    RunDir(tmp_path / "b", config_text(), "f1", {}).close()
+    (tmp_path / "b" / "provenance.json").write_text("{")
+    with pytest.raises(RunDirError, match=r"provenance.json is not valid JSON"):
+        RunDir(tmp_path / "b", config_text(), "f1", {})
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirError, match="cannot be written to"):
+        RunDir(tmp_path / "file", config_text(), "f1", {})
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path: pathlib.Path) -> None:
+    script = (
+        "import pathlib, sys, time\nfrom scaling.track.lock import Lock\n"
+        "lock = Lock(pathlib.Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "locked\n"
+        with pytest.raises(LockedError, match=f"in use by process {child.pid} .*another --workdir"):
+            RunDir(tmp_path, config_text(), "f1", {})
+        child.send_signal(signal.SIGKILL)
+    with RunDir(tmp_path, config_text(), "f1", {}) as run:
+        assert f"took over the run directory from process {child.pid}" in run.notes[0]
+        with pytest.raises(LockedError, match=str(os.getpid())):
+            Lock(tmp_path)
+    lock = Lock(tmp_path)
+    assert lock.notes == []
+    lock.release()
+    lock.release()
+
+
+def test_without_kernel_locks_the_text_decides(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock_lib.fcntl, "flock", refuse)
+    own = lock_lib._identity()
+    for dead in ({"boot": "x"}, {"pid": 2**22 + 1}, {"started": 1.0}):
+        (tmp_path / "lock").write_text(json.dumps(own | dead))
+        assert "took over" in Lock(tmp_path).notes[0]
+    for alive in ({}, {"hostname": "elsewhere"}):
+        (tmp_path / "lock").write_text(json.dumps(own | alive))
+        with pytest.raises(LockedError):
+            Lock(tmp_path)
+
+
+def test_provenance_of_a_dirty_checkout(tmp_path: pathlib.Path) -> None:
+    assert provenance.git_state(tmp_path) is None
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "f").write_text("1")
+    for arguments in (["init", "-q"], ["add", "f"], [*identity, "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    clean = provenance.git_state(tmp_path)
+    assert clean is not None
+    assert len(clean["commit"]) == 40
+    assert (clean["dirty"], clean["diff_sha256"]) == (False, None)
+    (tmp_path / "f").write_text("2")
+    dirty = provenance.git_state(tmp_path)
+    assert dirty is not None
+    assert dirty["commit"] == clean["commit"]
+    assert dirty["dirty"]
+    (tmp_path / "f").write_text("3")
+    assert provenance.git_state(tmp_path) != dirty
+
+
+def test_provenance_holds_no_secrets_and_starts_no_backend() -> None:
+    found = provenance.environment(
+        {"JAX_X": "1", "SCALING_API_KEY": "s", "HOME": "/", "XLA_FLAGS": "f"}
+    )
+    assert found == {"JAX_X": "1", "XLA_FLAGS": "f"}
+    script = (
+        "import sys\nfrom scaling.track import provenance\n"
+        "r = provenance.collect(); assert 'jax' in r['versions'], r\n"
+        "assert not any(m.split('.')[0] in ('jax', 'tensorflow') for m in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_texts_are_replaced_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.json"
+    files.write_json(path, {"a": 1})
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        files.write_json(path, {"a": 2})
+    assert files.read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["f.json"]
+    with pytest.raises(TypeError, match="cannot be written"):
+        files.to_json({"a": object()})
