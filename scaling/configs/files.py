@@ -124,13 +124,15 @@ def _call_get_config(module: ModuleType, path: pathlib.Path, argument: str) -> A
         raise ConfigError(
             "--config", f"{path} has no function get_config", "define `def get_config(arg='')`"
         )
-    takes = len(inspect.signature(get_config).parameters)
+    takes = list(inspect.signature(get_config).parameters.values())
     if argument and not takes:
         raise ConfigError(
             "--config", f"{path} takes no argument, and got {argument!r}", f"write --config={path}"
         )
+    # Without an argument the file's own default counts, whatever it is.
+    arguments = [argument] if argument or (takes and takes[0].default is takes[0].empty) else []
     try:
-        config = get_config(argument) if takes else get_config()
+        config = get_config(*arguments)
     except ConfigError:
         raise
     except Exception as error:
