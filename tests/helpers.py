@@ -2,8 +2,13 @@
 
 import os
 import pathlib
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
+
+from scaling import configs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Real data lives beside the checkout, not in it: see the README's section on data for tests.
@@ -18,3 +23,105 @@ def shared(*parts: str) -> pathlib.Path:
             raise FileNotFoundError(f"CI must have {path}")
         pytest.skip(f"{path} is not on this machine")
     return path
+
+
+def tiny_language_model(**overrides: object) -> ConfigDict:
+    """A resolved config small enough for any test; keys are dotted paths."""
+    config = ConfigDict(
+        {
+            "name": "tiny",
+            "task": {"name": "language_model"},
+            "data": {
+                "source": {"name": "stdlib"},
+                "tokenizer": {"name": "bytes"},
+                "seq_len": 16,
+            },
+            "model": {
+                "name": "transformer",
+                "num_layers": 2,
+                "model_dim": 32,
+                "num_heads": 4,
+                "vocab_size": 64,
+            },
+            "optim": {
+                "name": "adamw",
+                "learning_rate": 1e-2,
+                "schedule": {"name": "constant", "warmup_steps": 2},
+            },
+            "train": {"steps": 5, "batch_size": 16},
+        }
+    )
+    return resolved(config, overrides)
+
+
+def tiny_images(**overrides: object) -> ConfigDict:
+    """The same for images: the CNN with batch statistics."""
+    config = ConfigDict(
+        {
+            "name": "tiny_images",
+            "task": {"name": "classification"},
+            "data": {"source": {"name": "tfds", "dataset": "mnist"}},
+            "model": {"name": "cnn", "channels": (4, 8), "batch_norm_group": 8},
+            "optim": {"name": "adamw", "learning_rate": 1e-2, "schedule": {"name": "constant"}},
+            "train": {"steps": 5, "batch_size": 32},
+        }
+    )
+    return resolved(config, overrides)
+
+
+def resolved(config: ConfigDict, overrides: dict[str, object]) -> ConfigDict:
+    """Sets dotted keys, then resolves and validates as the front door does."""
+    with config.unlocked():
+        for key, value in overrides.items():
+            section, parts = config, key.split(".")
+            for part in parts[:-1]:
+                if part not in section:
+                    section[part] = ConfigDict()
+                section = section[part]
+            section[parts[-1]] = value
+    config = configs.resolve(config)
+    configs.validate(config)
+    return config
+
+
+TEXT_INFO = SimpleNamespace(
+    kind="text", vocab_size=64, token_bytes=None, num_classes=None, unit="tokens"
+)
+IMAGE_INFO = SimpleNamespace(
+    kind="images",
+    vocab_size=None,
+    token_bytes=None,
+    num_classes=10,
+    class_names=tuple("0123456789"),
+    image_shape=(8, 8, 1),
+    unit="examples",
+)
+TEXT_SPEC = {
+    "inputs": ((16,), np.int32),
+    "targets": ((16,), np.int32),
+    "weights": ((16,), np.float32),
+}
+IMAGE_SPEC = {
+    "images": ((8, 8, 1), np.uint8),
+    "labels": ((), np.int32),
+    "weights": ((), np.float32),
+}
+
+
+def text_batch(seed: int, rows: int = 16) -> dict[str, np.ndarray]:
+    """Random tokens with a ragged mask: rows keep different numbers of targets."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 64, (rows, 17), dtype=np.int32)
+    lengths = rng.integers(1, 17, rows)
+    weights = (np.arange(16) < lengths[:, None]).astype(np.float32)
+    return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
+
+
+def image_batch(seed: int, rows: int = 32) -> dict[str, np.ndarray]:
+    """Random pictures and labels."""
+    rng = np.random.default_rng(seed)
+    return {
+        "images": rng.integers(0, 256, (rows, 8, 8, 1), dtype=np.uint8),
+        "labels": rng.integers(0, 10, rows, dtype=np.int32),
+        "weights": np.ones(rows, np.float32),
+    }

@@ -40,7 +40,9 @@ from scaling.tasks.flops import FlopCounts, ParamCounts
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
-Total = tuple[jax.Array, jax.Array]  # (sum, weight); the sum may be an array, e.g. a confusion matrix
+Total = tuple[
+    jax.Array, jax.Array
+]  # (sum, weight); the sum may be an array, e.g. a confusion matrix
 
 
 class Loss(NamedTuple):
@@ -94,13 +96,6 @@ def build_task(config: Any, info: Any, platform: str) -> Task:
     return build(config.task, TASKS, config=config, info=info, platform=platform)
 
 
-def compute_dtype(name: str, platform: str) -> str:
-    """Resolves `auto`: bfloat16 where the matrix units have it, float32 on CPU."""
-    if name != "auto":
-        return name
-    return "float32" if platform == "cpu" else "bfloat16"
-
-
 __all__ = [
     "EXTERNAL",
     "Batch",
@@ -110,5 +105,4 @@ __all__ = [
     "Variables",
     "build_task",
     "component",
-    "compute_dtype",
 ]

@@ -14,7 +14,7 @@ from scaling.configs import build
 from scaling.configs.types import Range
 from scaling.models import MODELS
 from scaling.tasks import flops as counts
-from scaling.tasks.base import Batch, Loss, Task, Total, Variables, compute_dtype
+from scaling.tasks.base import Batch, Loss, Task, Total, Variables
 from scaling.tasks.losses import cross_entropy, moments, smoothed, standard_error
 
 
@@ -36,7 +36,6 @@ def classification(
     section = config.model.copy_and_resolve_references()
     num_classes = section.num_classes or info.num_classes
     section.num_classes = num_classes
-    section.dtype = compute_dtype(section.dtype, platform)
     model = build(section, MODELS, platform=platform)
     names = tuple(info.class_names or (str(k) for k in range(num_classes)))
 

@@ -15,7 +15,7 @@ from scaling.configs import build
 from scaling.configs.types import Range
 from scaling.models import MODELS
 from scaling.tasks import flops as counts
-from scaling.tasks.base import Batch, Loss, Task, Total, Variables, compute_dtype
+from scaling.tasks.base import Batch, Loss, Task, Total, Variables
 from scaling.tasks.losses import cross_entropy, moments, smoothed, standard_error
 
 
@@ -39,7 +39,6 @@ def language_model(
     section = config.model.copy_and_resolve_references()
     vocab_size = section.vocab_size or info.vocab_size
     section.vocab_size = vocab_size
-    section.dtype = compute_dtype(section.dtype, platform)
     model = build(section, MODELS, platform=platform)
     seq_len = config.data.seq_len
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)

@@ -29,7 +29,9 @@ def cross_entropy(logits_BxV: jax.Array, targets_Bx: jax.Array) -> tuple[jax.Arr
     return log_z_Bx - target_Bx, log_z_Bx
 
 
-def smoothed(nll: jax.Array, log_z: jax.Array, logits_BxV: jax.Array, smoothing: float) -> jax.Array:
+def smoothed(
+    nll: jax.Array, log_z: jax.Array, logits_BxV: jax.Array, smoothing: float
+) -> jax.Array:
     """Cross-entropy against (1 - s) one-hot + s uniform (Szegedy et al. 2016, 1512.00567)."""
     uniform = log_z - jnp.mean(logits_BxV.astype(jnp.float32), axis=-1)
     return (1.0 - smoothing) * nll + smoothing * uniform

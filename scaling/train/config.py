@@ -1,7 +1,15 @@
 """The fixed config sections `train`, `eval` and `checkpoint`: every key, its type and its default."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from scaling.configs.types import (
+    Ambient,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Range,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +29,7 @@ class TrainConfig:
       spike_factor: a gradient norm above this many times its running average is a spike;
         None means that only non-finite values are bad.
       max_bad_steps: the run ends as diverged after this many bad steps, under any policy.
+      diverged_exit: exit code of a run that ended as diverged.
       init_from: run or checkpoint directory whose parameters start this run. Used only when
         this run has no checkpoint of its own.
       init_from_map: (regular expression, replacement) pairs applied to the parameter paths of
@@ -29,16 +38,17 @@ class TrainConfig:
         that could shard them (see `mesh.waivers`).
     """
 
-    steps: int = 1000
-    batch_size: int = 32
-    accumulate: int = 1
-    ema_decay: float | None = None
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 32
+    accumulate: PositiveInt = 1
+    ema_decay: Annotated[float, Range(0.0, below=1.0)] | None = None
     on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
-    spike_factor: float | None = None
-    max_bad_steps: int = 10
+    spike_factor: Annotated[float, Range(above=1.0)] | None = None
+    max_bad_steps: NonNegativeInt = 10
+    diverged_exit: Annotated[Literal[0, 1], Ambient()] = 1
     init_from: str | None = None
     init_from_map: tuple[tuple[str, str], ...] = ()
-    audit_bytes: int = 64 * 2**20
+    audit_bytes: Annotated[PositiveInt, Ambient()] = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +66,13 @@ class EvalConfig:
       min_delta: what counts as an improvement.
     """
 
-    every: int = 0
-    batches: int | None = None
-    batch_size: int | None = None
+    every: NonNegativeInt = 0
+    batches: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
     stop_metric: str = "eval/loss"
     stop_mode: Literal["min", "max"] = "min"
-    patience: int | None = None
-    min_delta: float = 0.0
+    patience: PositiveInt | None = None
+    min_delta: NonNegativeFloat = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +86,7 @@ class CheckpointConfig:
       asynchronous: write in the background while training goes on.
     """
 
-    every: int = 500
-    keep_last: int = 2
-    keep_best: int = 0
+    every: NonNegativeInt = 500
+    keep_last: PositiveInt = 2
+    keep_best: NonNegativeInt = 0
     asynchronous: bool = True

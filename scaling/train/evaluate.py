@@ -1,0 +1,107 @@
+"""Evaluation: named evaluators on held-out data, and stopping early on what they say.
+
+An evaluator is `run(params, extra) -> {name: value}`; scoring a split is the one every task has.
+One that generates (beam search, samples for a feature network) has the same shape.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from scaling import parallel
+from scaling.train.program import Program, eval_batch_size
+
+PyTree = Any
+Evaluator = Callable[[PyTree, PyTree, int | None], dict[str, Any]]
+
+
+def scorer(program: Program, compiled: Any, eval_set: Any) -> Evaluator:
+    """Scores a split with the task's own loss and metrics.
+
+    Args:
+      program: the run's program.
+      compiled: its compiled evaluation step.
+      eval_set: fixed-order batches, the last one padded with rows of weight 0.
+
+    Returns:
+      evaluator(params, extra, limit): at most `limit` batches, None for all of them. Sums are
+      read one batch late, so that the device never waits, and added in float64.
+    """
+    size = eval_batch_size(program.config)
+
+    def run(params: PyTree, extra: PyTree, limit: int | None) -> dict[str, Any]:
+        count = eval_set.num_batches(size)
+        count = count if limit is None else min(count, limit)
+        totals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        pending: Mapping[str, Any] | None = None
+        for i in range(count):
+            batch = parallel.put_batch(
+                lambda start, stop, i=i: eval_set.batch(i, size, start, stop),
+                program.eval_batch,
+                program.mesh,
+            )
+            sums = compiled(params, extra, batch)
+            if pending is not None:
+                totals = _add(totals, pending)
+            pending = sums
+        if pending is not None:
+            totals = _add(totals, pending)
+        return program.task.summarize(totals)
+
+    return run
+
+
+def _add(
+    totals: dict[str, tuple[np.ndarray, np.ndarray]], sums: Mapping[str, Any]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    host = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(dict(sums)))
+    if not totals:
+        return host
+    return jax.tree.map(np.add, totals, host)
+
+
+def numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The scalar values of an evaluation under `prefix/`, for the metrics stream."""
+    return {f"{prefix}/{k}": float(v) for k, v in values.items() if not isinstance(v, Mapping)}
+
+
+@dataclasses.dataclass
+class EarlyStopping:
+    """Stops when a metric has not improved for `patience` evaluations.
+
+    Its state is a function of the metrics stream, so a resumed run replays the stream
+    (`replay`) instead of saving anything.
+    """
+
+    metric: str
+    mode: str
+    patience: int | None
+    min_delta: float = 0.0
+    best: float | None = None
+    since_best: int = 0
+
+    def update(self, values: Mapping[str, float]) -> bool:
+        """Takes one evaluation in; True when the run should end.
+
+        Raises:
+          KeyError: the watched metric is not among the values.
+        """
+        if self.patience is None:
+            return False
+        if self.metric not in values:
+            names = ", ".join(sorted(k for k in values if k.startswith("eval")))
+            raise KeyError(f"eval.stop_metric={self.metric!r} is not evaluated; there are: {names}")
+        value = values[self.metric]
+        sign = 1.0 if self.mode == "min" else -1.0
+        improved = self.best is None or sign * (self.best - value) > self.min_delta
+        self.best, self.since_best = (value, 0) if improved else (self.best, self.since_best + 1)
+        return self.since_best >= self.patience
+
+    def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Takes in the evaluations of the stream's earlier lines."""
+        for line in lines:
+            if self.metric in line:
+                self.update(line)

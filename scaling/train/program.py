@@ -1,0 +1,192 @@
+"""From a config to compiled functions: what the loop runs and the planner compiles.
+
+    config, info, mesh -> Program(init, step, evaluate; abstract state and batch with shardings)
+
+Building a program allocates nothing and reads no data, so a laptop can build the program of a pod.
+The mesh enters only here: the pure functions of `train.step` are traced inside the logical-axis
+rules and jitted with shardings.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scaling import parallel
+from scaling.optim import Optimizer, build_optimizer
+from scaling.tasks.base import Task, build_task
+from scaling.train.state import TrainState, fresh_guard
+from scaling.train.step import make_eval_step, make_train_step
+
+PyTree = Any
+Spec = Mapping[str, tuple[tuple[int, ...], Any]]  # key -> (shape of one example, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One run's functions, ready to compile.
+
+    Attributes:
+      config: the resolved config.
+      task: the learning problem.
+      optimizer: its hyper-parameters are run-time arguments of the step.
+      mesh: where it runs.
+      axis_names: logical axis names of every parameter.
+      abstract: shapes, types and shardings of the state.
+      train_batch: the same of a global training batch.
+      eval_batch: the same of a global evaluation batch.
+      init: jitted; uint32[2] key data -> state, sharded, the same values on every mesh.
+      step: jitted; (state, batch, hparams) -> (state, metrics); the old state is donated.
+      evaluate: jitted; (params, extra, batch) -> {name: (sum, weight)}.
+    """
+
+    config: Any
+    task: Task
+    optimizer: Optimizer
+    mesh: jax.sharding.Mesh
+    axis_names: PyTree
+    abstract: TrainState
+    train_batch: dict[str, jax.ShapeDtypeStruct]
+    eval_batch: dict[str, jax.ShapeDtypeStruct]
+    init: Any
+    step: Any
+    evaluate: Any
+
+    def hparams(self, **changes: float) -> dict[str, jax.Array]:
+        """The optimizer's hyper-parameters as replicated device scalars.
+
+        Raises:
+          KeyError: a change names no hyper-parameter.
+        """
+        unknown = set(changes) - set(self.optimizer.hparams)
+        if unknown:
+            raise KeyError(f"no such hyper-parameter: {sorted(unknown)}")
+        values = self.optimizer.hparams | changes
+        place = parallel.replicated(self.mesh)
+        return {k: jax.device_put(np.float32(v), place) for k, v in values.items()}
+
+    def fresh_state(self) -> TrainState:
+        """The state at step 0, a function of `config.seed` alone."""
+        return self.init(jax.device_put(key_data(self.config.seed), parallel.replicated(self.mesh)))
+
+    def abstract_hparams(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and shardings of the hyper-parameters, for lowering."""
+        place = parallel.replicated(self.mesh)
+        return {
+            k: jax.ShapeDtypeStruct((), jnp.float32, sharding=place) for k in self.optimizer.hparams
+        }
+
+    def lower_step(self) -> jax.stages.Lowered:
+        """The train step lowered for this mesh from shapes alone."""
+        return self.step.lower(self.abstract, self.train_batch, self.abstract_hparams())
+
+    def lower_evaluate(self) -> jax.stages.Lowered:
+        """The evaluation step lowered for this mesh from shapes alone."""
+        return self.evaluate.lower(self.abstract.params, self.abstract.extra, self.eval_batch)
+
+
+def key_data(seed: int) -> np.ndarray:
+    """Key data of a seed (threefry), computed on the host: uint32[2]."""
+    return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+
+
+def build_program(config: Any, info: Any, spec: Spec, mesh: jax.sharding.Mesh) -> Program:
+    """Builds a run's program.
+
+    Args:
+      config: resolved and validated.
+      info: `scaling.data.describe(config)`.
+      spec: shapes and dtypes of one example, `loader.spec`.
+      mesh: `parallel.make_mesh(config.mesh)`, or one of a topology that is not here.
+
+    Raises:
+      ValueError: an array does not divide its mesh axis, or is silently replicated.
+    """
+    platform = mesh.devices.flat[0].platform
+    rules = parallel.rules(config.mesh)
+    task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
+    boxed = jax.eval_shape(task.init, jax.random.key(0))
+    variable_shardings, axis_names = parallel.param_shardings(boxed, mesh, config.mesh)
+    optimizer = build_optimizer(config.optim, config.train.steps, axis_names["params"])
+
+    def init(key: jax.Array) -> TrainState:
+        variables = dict(parallel.unbox(task.init(jax.random.wrap_key_data(key))))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            rng=jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), 1)),
+            params=params,
+            extra=variables,
+            opt_state=optimizer.init(params),
+            ema=params if config.train.ema_decay is not None else None,
+            guard=fresh_guard(),
+        )
+
+    step = make_train_step(
+        task,
+        optimizer,
+        accumulate=config.train.accumulate,
+        ema_decay=config.train.ema_decay,
+        spike_factor=config.train.spike_factor,
+    )
+    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    shardings = parallel.state_shardings(shapes, variable_shardings["params"], mesh)
+    parallel.audit(shapes, shardings, mesh, config.mesh, config.train.audit_bytes)
+    replicated, rows = parallel.replicated(mesh), parallel.batch_sharding(mesh)
+
+    def within_rules(function: Any) -> Any:
+        def traced(*args: Any) -> Any:
+            with parallel.logical_rules(mesh, rules):
+                return function(*args)
+
+        traced.__name__ = function.__name__
+        return traced
+
+    return Program(
+        config=config,
+        task=task,
+        optimizer=optimizer,
+        mesh=mesh,
+        axis_names=axis_names["params"],
+        abstract=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        ),
+        train_batch=_abstract_batch(spec, config.train.batch_size, rows),
+        eval_batch=_abstract_batch(spec, eval_batch_size(config), rows),
+        init=jax.jit(within_rules(init), in_shardings=replicated, out_shardings=shardings),
+        step=jax.jit(
+            within_rules(step),
+            in_shardings=(shardings, rows, replicated),
+            out_shardings=(shardings, replicated),
+            donate_argnums=0,
+        ),
+        evaluate=jax.jit(
+            within_rules(make_eval_step(task)),
+            in_shardings=(shardings.params, shardings.extra, rows),
+            out_shardings=replicated,
+        ),
+    )
+
+
+def eval_batch_size(config: Any) -> int:
+    """Examples in an evaluation batch."""
+    return config.eval.batch_size or config.train.batch_size
+
+
+def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:
+    """The compiled function, and the seconds it took (from the persistent cache or not)."""
+    start = time.perf_counter()
+    return lowered.compile(), time.perf_counter() - start
+
+
+def _abstract_batch(
+    spec: Spec, batch_size: int, sharding: jax.sharding.Sharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        key: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+        for key, (shape, dtype) in spec.items()
+    }

@@ -1,0 +1,92 @@
+"""Same answer on any mesh: every shape of eight devices against one, for two families."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import (
+    IMAGE_INFO,
+    IMAGE_SPEC,
+    TEXT_INFO,
+    TEXT_SPEC,
+    image_batch,
+    text_batch,
+    tiny_images,
+    tiny_language_model,
+)
+
+from scaling import parallel
+from scaling.train.program import Program, build_program
+
+SHAPES = [(d, f, 8 // d // f) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
+
+
+def program(shape: tuple[int, int, int] | None, family: str, **overrides: object) -> Program:
+    data, fsdp, tensor = shape or (1, 1, 1)
+    sizes = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+    devices = jax.devices() if shape else jax.devices()[:1]
+    if family == "text":
+        config = tiny_language_model(**sizes | {"model.num_heads": 8} | overrides)
+        return build_program(config, TEXT_INFO, TEXT_SPEC, parallel.make_mesh(config.mesh, devices))
+    config = tiny_images(**sizes | overrides)
+    return build_program(config, IMAGE_INFO, IMAGE_SPEC, parallel.make_mesh(config.mesh, devices))
+
+
+def trajectory(program: Program, make_batch) -> tuple[list[float], dict]:
+    state = program.fresh_state()
+    start = jax.device_get(state.params)
+    losses = []
+    for i in range(5):
+        rows = make_batch(i)
+        batch = parallel.put_batch(
+            lambda a, b, rows=rows: {k: v[a:b] for k, v in rows.items()},
+            program.train_batch,
+            program.mesh,
+        )
+        state, metrics = program.step(state, batch, program.hparams())
+        losses.append(float(metrics["loss"]))
+    return losses, start
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict:
+    return {
+        "text": trajectory(program(None, "text"), text_batch),
+        "images": trajectory(program(None, "images"), image_batch),
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_text_losses_and_initial_parameters(shape, expected):
+    losses, start = trajectory(program(shape, "text"), text_batch)
+    jax.tree.map(np.testing.assert_array_equal, start, expected["text"][1])
+    # float32 sums in another order; five steps of Adam.
+    np.testing.assert_allclose(losses, expected["text"][0], rtol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)], ids=str)
+def test_image_losses_with_batch_statistics(shape, expected):
+    losses, start = trajectory(program(shape, "images"), image_batch)
+    jax.tree.map(np.testing.assert_array_equal, start, expected["images"][1])
+    np.testing.assert_allclose(losses, expected["images"][0], rtol=1e-4)
+
+
+def test_accumulation_on_a_mesh(expected):
+    losses, _ = trajectory(program((2, 2, 2), "text", **{"train.accumulate": 4}), text_batch)
+    np.testing.assert_allclose(losses, expected["text"][0], rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"model.remat": "full"}, {"model.remat": "dots"}, {"model.unroll": 1}], ids=str
+)
+def test_remat_and_the_scanned_form(overrides, expected):
+    losses, start = trajectory(program(None, "text", **overrides), text_batch)
+    jax.tree.map(np.testing.assert_array_equal, start, expected["text"][1])
+    np.testing.assert_allclose(losses, expected["text"][0], rtol=2e-5)
+
+
+def test_parameters_are_really_split():
+    built = program((2, 2, 2), "text")
+    kernel = max(jax.tree.leaves(built.abstract.params), key=lambda x: x.size)
+    assert kernel.sharding.shard_shape(kernel.shape) != kernel.shape
+    moments = jax.tree.leaves(built.abstract.opt_state)
+    assert any(m.shape == kernel.shape and m.sharding == kernel.sharding for m in moments)
