@@ -20,14 +20,16 @@ from scaling.configs.dump import (
     to_json,
 )
 from scaling.configs.errors import ConfigError
-from scaling.configs.files import load, load_resolved, variant
+from scaling.configs.files import compare, load, load_any, load_resolved, variant
 from scaling.configs.resolution import resolve
-from scaling.configs.rules import validate
+from scaling.configs.rules import check_devices, validate
 
 __all__ = [
     "ConfigError",
     "Difference",
     "build",
+    "check_devices",
+    "compare",
     "component",
     "diff",
     "fingerprint",
@@ -36,6 +38,7 @@ __all__ = [
     "from_json",
     "get",
     "load",
+    "load_any",
     "load_resolved",
     "resolve",
     "to_json",

@@ -62,6 +62,8 @@ def _likeness(typed: str, candidate: str) -> float:
     if typed_leaf == leaf:
         score += 0.1 if score > 0.6 else 0.65 - score
     initials = "".join(part[:1] for part in leaf.split("_"))
-    if typed == initials or (len(typed) > 2 and typed in leaf):
+    part = len(typed) > 2 and typed in leaf
+    whole = len(leaf) > 3 and typed.startswith(leaf)
+    if typed == initials or part or whole:
         score = max(score, 0.75)
     return score

@@ -53,6 +53,27 @@ def load_resolved(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA
     return config
 
 
+def load_any(path: str) -> Any:
+    """The complete config of a run directory, of a `config.json` or of an experiment file.
+
+    Raises:
+      ConfigError: there is no config at that path.
+    """
+    folder = pathlib.Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError("--diff", f"{path} holds no config.json", "name a run directory")
+        return dump.from_json(_read(folder / "config.json"))
+    if folder.suffix == ".json" and folder.is_file():
+        return dump.from_json(_read(folder))
+    return load_resolved(path)
+
+
+def compare(left: str, right: str) -> str:
+    """Every key in which two runs (or config files) differ, as a table; see `load_any`."""
+    return dump.format_differences(dump.diff(load_any(left), load_any(right)), left, right)
+
+
 def split_spec(spec: str) -> tuple[pathlib.Path, str]:
     """ "dir/file.py:arg" -> (path, arg); arg is "" where there is none."""
     head, suffix, argument = spec.partition(".py:")

@@ -50,10 +50,10 @@ def split(token: str) -> Override:
     """
     path, equals, text = token.removeprefix("--").removeprefix("config.").partition("=")
     if not equals:
-        raise ConfigError(f"config.{path}", "has no value", f"write --config.{path}=VALUE")
+        raise ConfigError(path, "has no value", f"write --config.{path}=VALUE")
     if not _PATH.fullmatch(path):
         raise ConfigError(
-            f"config.{path}", "is not a path of keys", "write --config.SECTION.KEY=VALUE"
+            path or "--config.", "is not a path of keys", "write --config.SECTION.KEY=VALUE"
         )
     return Override(path, text)
 
@@ -100,7 +100,7 @@ def _refuse_contradictions(overrides: Sequence[Override]) -> None:
     for one in overrides:
         if texts.setdefault(one.path, one.text) != one.text:
             raise ConfigError(
-                f"config.{one.path}",
+                one.path,
                 f"is given twice, as {texts[one.path]!r} and as {one.text!r}",
                 "give it once",
             )
@@ -110,14 +110,14 @@ def _refuse_contradictions(overrides: Sequence[Override]) -> None:
             above = ".".join(parts[:depth])
             if texts.get(above) in ("None", DEFAULT):
                 raise ConfigError(
-                    f"config.{one.path}",
+                    one.path,
                     f"is set, while --config.{above}={texts[above]} drops all of {above}",
                     "give one of the two",
                 )
         section = one.path.removesuffix(".name")
         if section != one.path and section in texts and texts[section] != one.text:
             raise ConfigError(
-                f"config.{one.path}",
+                one.path,
                 f"is {one.text!r}, while --config.{section}={texts[section]} says otherwise",
                 "give one of the two",
             )

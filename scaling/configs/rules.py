@@ -1,7 +1,17 @@
-"""Checks across sections that need no device. One small function each, listed in `RULES`."""
+"""Checks across keys and sections. One small function each, listed in `RULES`.
 
+A rule looks only at keys that are there, so that it holds for components of the user's own too: a
+model without `num_heads` has no heads to divide. `validate` runs before anything starts;
+`check_devices` holds what needs the number of devices and runs once they are known.
+"""
+
+import math
 from collections.abc import Callable
 from typing import Any
+
+from scaling.configs import signature
+from scaling.configs.dump import get
+from scaling.configs.errors import ConfigError
 
 Rule = Callable[[Any], None]
 
@@ -16,4 +26,278 @@ def validate(config: Any) -> None:
         rule(config)
 
 
-RULES: tuple[Rule, ...] = ()
+def check_devices(config: Any, num_devices: int) -> None:
+    """The rules that need the number of devices: the mesh fits them and the batch fits the mesh.
+
+    Args:
+      config: resolved.
+      num_devices: all devices of all processes.
+
+    Raises:
+      ConfigError: it does not fit; names sizes that do.
+    """
+    from scaling.parallel.mesh import AXES, mesh_shape
+
+    try:
+        shape = mesh_shape(config.mesh, num_devices)
+    except ValueError as error:
+        raise ConfigError("mesh", str(error)) from error
+    _check_batches(config, dict(zip(AXES, shape, strict=True)))
+
+
+def one_source_of_data(config: Any) -> None:
+    """`data.source` or `data.mixture`, not both and not neither."""
+    data = get(config, "data") or {}
+    if "source" not in data or "mixture" not in data:
+        return
+    if data["source"] is None and not data["mixture"]:
+        raise ConfigError(
+            "data.source",
+            "is not given, and data.mixture neither",
+            "choose one: --config.data.source=stdlib",
+        )
+    if data["source"] is not None and data["mixture"]:
+        raise ConfigError(
+            "data.mixture",
+            "and data.source are both given, and only one can be read",
+            "drop one: --config.data.source=None or --config.data.mixture=None",
+        )
+
+
+def mesh_has_sizes(config: Any) -> None:
+    """Every axis has at least one device, and at most one axis takes the rest."""
+    sizes = _mesh_sizes(config)
+    for axis, size in sizes.items():
+        if size == 0 or size < -1:
+            raise ConfigError(f"mesh.{axis}", f"{size} is no size", "give at least 1, or -1")
+    rest = [axis for axis, size in sizes.items() if size == -1]
+    if len(rest) > 1:
+        raise ConfigError(
+            f"mesh.{rest[1]}",
+            f"is -1 (the remaining devices), and so is mesh.{rest[0]}",
+            f"give one of them a size, such as --config.mesh.{rest[0]}=1",
+        )
+
+
+def mesh_rules_name_axes(config: Any) -> None:
+    """`mesh.rules` sends names to axes that the mesh has."""
+    _logical_rules(config)
+
+
+def batch_divides(config: Any) -> None:
+    """The batch divides by the data axes that are known, and its microbatches do too."""
+    _check_batches(config, _mesh_sizes(config))
+
+
+def heads_divide(config: Any) -> None:
+    """Width by heads, query heads by key/value heads, rotary heads by two."""
+    width, heads = get(config, "model.model_dim"), get(config, "model.num_heads")
+    if heads is None:
+        return
+    groups, head_dim = get(config, "model.num_kv_heads"), get(config, "model.head_dim")
+    if groups is not None and heads % groups:
+        raise ConfigError(
+            "model.num_kv_heads",
+            f"{groups} does not divide model.num_heads={heads}",
+            f"give {_divisor_near(groups, heads)}",
+        )
+    if width is not None and head_dim is None:
+        if width % heads:
+            raise ConfigError(
+                "model.num_heads",
+                f"{heads} does not divide model.model_dim={width}",
+                f"give {_divisor_near(heads, width)}, or set model.head_dim",
+            )
+        head_dim = width // heads
+    if head_dim is not None and head_dim % 2 and get(config, "model.position") == "rope":
+        raise ConfigError(
+            "model.head_dim",
+            f"is {head_dim}, and rotary positions turn pairs of features",
+            "make it even, or set --config.model.position=learned",
+        )
+
+
+def heads_divide_over_devices(config: Any) -> None:
+    """Whole heads on each device of the axes that split them."""
+    sizes, rules = _mesh_sizes(config), _logical_rules(config)
+    for key, name in (("model.num_heads", "heads"), ("model.num_kv_heads", "kv_heads")):
+        heads = get(config, key)
+        axes = [axis for axis in rules.get(name, ()) if sizes.get(axis, 1) > 1]
+        parts = math.prod(sizes[axis] for axis in axes)
+        if heads is not None and heads % parts:
+            raise ConfigError(
+                key,
+                f"{heads} heads do not divide over {_product(axes, sizes)} devices",
+                f"give mesh.{axes[0]} a divisor of {heads}, or keep them whole on each device: "
+                f"--config.mesh.rules='(({name},None),)'",
+            )
+
+
+def sequence_fits_model(config: Any) -> None:
+    """The model has a position for every token of a sequence."""
+    length, longest = get(config, "data.seq_len"), get(config, "model.max_len")
+    if length is not None and longest is not None and length > longest:
+        raise ConfigError(
+            "data.seq_len",
+            f"{length} is longer than model.max_len={longest}",
+            f"give --config.model.max_len={length} or shorter sequences",
+        )
+
+
+def schedule_fits_run(config: Any) -> None:
+    """Warm-up and decay end within the run."""
+    steps = get(config, "train.steps")
+    schedule = get(config, "optim.schedule")
+    if steps is None or not schedule:
+        return
+    lengths = {part: _schedule_length(schedule, part, steps) for part in ("warmup", "decay")}
+    if sum(lengths.values()) > steps:
+        shown = " + ".join(f"{part} {count}" for part, count in lengths.items() if count)
+        part = max(lengths, key=lambda name: lengths[name])
+        key = f"{part}_steps" if schedule.get(f"{part}_steps") is not None else f"{part}_fraction"
+        raise ConfigError(
+            f"optim.schedule.{key}",
+            f"{shown} steps are more than train.steps={steps}",
+            "shorten them, or lengthen the run",
+        )
+
+
+def schedule_says_lengths_once(config: Any) -> None:
+    """A length in steps wins over the fraction, so a fraction that someone set would be ignored."""
+    schedule = get(config, "optim.schedule")
+    if not schedule:
+        return
+    params: dict[str, signature.Param] | None = None
+    for part in ("warmup", "decay"):
+        steps, fraction = schedule.get(f"{part}_steps"), schedule.get(f"{part}_fraction")
+        if steps is None or fraction is None:
+            continue
+        if params is None:
+            table = signature.import_from("scaling.optim:SCHEDULES")
+            found = signature.find_component(schedule["name"], table, "optim.schedule.name")
+            params = signature.parameters(found)
+        if fraction != params[f"{part}_fraction"].default:
+            raise ConfigError(
+                f"optim.schedule.{part}_fraction",
+                f"is {fraction}, and {part}_steps={steps} says otherwise",
+                f"drop one of them: --config.optim.schedule.{part}_steps=None",
+            )
+
+
+def evaluations_serve_their_purpose(config: Any) -> None:
+    """What compares evaluations needs several of them."""
+    every = (get(config, "eval") or {}).get("every")
+    if every != 0:
+        return
+    for key in ("eval.patience", "checkpoint.keep_best"):
+        if get(config, key):
+            raise ConfigError(
+                key,
+                f"is {get(config, key)}, and with eval.every=0 there is one evaluation, the last",
+                "give --config.eval.every=N",
+            )
+
+
+def early_stopping_is_whole(config: Any) -> None:
+    """`eval.min_delta` means something only with `eval.patience`."""
+    if get(config, "eval.min_delta") and "patience" in config.eval and not config.eval.patience:
+        raise ConfigError(
+            "eval.min_delta",
+            f"is {config.eval.min_delta}, and without eval.patience nothing stops early",
+            "give --config.eval.patience=N too, or drop it",
+        )
+
+
+def rollback_has_a_checkpoint(config: Any) -> None:
+    """`rollback` returns to a checkpoint of the run, so the run has to write some."""
+    if get(config, "train.on_bad_step") == "rollback" and get(config, "checkpoint.every") == 0:
+        raise ConfigError(
+            "train.on_bad_step",
+            "is 'rollback', and with checkpoint.every=0 there is no checkpoint to return to",
+            "give --config.checkpoint.every=N, or --config.train.on_bad_step=skip",
+        )
+
+
+def init_from_is_whole(config: Any) -> None:
+    """`train.init_from_map` means something only with `train.init_from`."""
+    if get(config, "train.init_from_map") and get(config, "train.init_from") is None:
+        raise ConfigError(
+            "train.init_from_map",
+            "is given, and train.init_from is not",
+            "give --config.train.init_from=RUN too, or drop the map",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    one_source_of_data,
+    mesh_has_sizes,
+    mesh_rules_name_axes,
+    batch_divides,
+    heads_divide,
+    heads_divide_over_devices,
+    sequence_fits_model,
+    schedule_fits_run,
+    schedule_says_lengths_once,
+    evaluations_serve_their_purpose,
+    early_stopping_is_whole,
+    rollback_has_a_checkpoint,
+    init_from_is_whole,
+)
+
+
+def _mesh_sizes(config: Any) -> dict[str, int]:
+    """Sizes as the config states them, -1 included."""
+    mesh = get(config, "mesh") or {}
+    axes = ("replica", "data", "fsdp", "tensor")
+    return {axis: mesh[axis] for axis in axes if axis in mesh}
+
+
+def _logical_rules(config: Any) -> Any:
+    """Logical name -> mesh axes, with `mesh.rules` laid over the defaults."""
+    if get(config, "mesh.rules") is None:
+        return {}
+    from scaling.parallel import logical
+
+    try:
+        return logical.rules(config.mesh)
+    except ValueError as error:
+        raise ConfigError("mesh.rules", str(error).removeprefix("mesh.rules: ")) from error
+
+
+def _check_batches(config: Any, sizes: dict[str, int]) -> None:
+    """Batches against mesh sizes; a size of -1 is not known yet and counts as 1."""
+    axes = [axis for axis in _logical_rules(config).get("batch", ()) if sizes.get(axis, 1) > 1]
+    parts = math.prod(sizes[axis] for axis in axes)
+    over = f"{_product(axes, sizes)} devices" if axes else ""
+    batch, accumulate = get(config, "train.batch_size"), get(config, "train.accumulate", 1)
+    if batch is not None and batch % (parts * accumulate):
+        into = f"train.accumulate={accumulate}" if accumulate > 1 else ""
+        raise ConfigError(
+            "train.batch_size",
+            f"{batch} does not divide by {' times '.join(one for one in (into, over) if one)}",
+            f"give a multiple of {parts * accumulate}",
+        )
+    batch = get(config, "eval.batch_size")
+    if batch is not None and batch % parts:
+        raise ConfigError(
+            "eval.batch_size", f"{batch} does not divide by {over}", f"give a multiple of {parts}"
+        )
+
+
+def _product(axes: list[str], sizes: dict[str, int]) -> str:
+    """The axes with their sizes: `mesh.data=2 x mesh.fsdp=4`."""
+    return " x ".join(f"mesh.{axis}={sizes[axis]}" for axis in axes)
+
+
+def _divisor_near(wanted: int, number: int) -> int:
+    """The divisor of `number` nearest to `wanted`."""
+    divisors = [one for one in range(1, number + 1) if number % one == 0]
+    return min(divisors, key=lambda one: abs(one - wanted))
+
+
+def _schedule_length(schedule: Any, part: str, steps: int) -> int:
+    """Steps of the warm-up or the decay, stated in steps or as a fraction of the run."""
+    stated = schedule.get(f"{part}_steps")
+    if stated is not None:
+        return int(stated)
+    return round((schedule.get(f"{part}_fraction") or 0.0) * steps)

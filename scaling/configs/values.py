@@ -95,11 +95,14 @@ def _convert_union(
 ) -> Any:
     """The first member that takes the value; plain strings last, since they take any text."""
     refusals = []
+    words = any(signature.strip(member)[0] is str for member in members)
     for member in sorted(members, key=lambda one: signature.strip(one)[0] is str):
         if text and signature.strip(member)[0] is str and value in ("none", "null"):
             raise RefusedError(
                 f"{value!r} may mean None or the word", "write None, or quote the word: \"'none'\""
             )
+        if text and words and _is_sequence(member) and value.strip()[:1] not in ("(", "["):
+            continue  # a lone word is the word, not a sequence of one
         try:
             return _convert(value, member, key, text)
         except RefusedError as refused:
@@ -124,7 +127,7 @@ def _convert_one(value: Any, inner: Any, annotation: Any, key: str, text: bool) 
         return _to_section(value, inner, key, text)
     if signature.mapping_value(inner) is not signature.MISSING:
         return _to_mapping(value, signature.mapping_value(inner), key, text)
-    if origin in _SEQUENCES or inner in _SEQUENCES or origin in _ABSTRACT_SEQUENCES:
+    if _is_sequence(inner):
         return _to_tuple(value, typing.get_args(inner), annotation, key, text)
     if inner in _SCALARS:
         return _SCALARS[inner](value, annotation, text)
@@ -211,6 +214,11 @@ def _to_literal(value: Any, options: tuple[Any, ...], text: bool) -> Any:
     close = nearest(str(value), [str(option) for option in options])
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise RefusedError(f"{value!r} is not among the choices", f"{hint}Choose one of {choices}")
+
+
+def _is_sequence(annotation: Any) -> bool:
+    inner, _ = signature.strip(annotation)
+    return (typing.get_origin(inner) or inner) in (*_SEQUENCES, *_ABSTRACT_SEQUENCES)
 
 
 def _is_fixed_length(arguments: tuple[Any, ...]) -> bool:
