@@ -30,6 +30,7 @@ DEFAULT_RULES: Rules = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "vocab": ("tensor",),
+    "positions": (),
     "conv_in": (),
     "conv_out": ("fsdp",),
     "classes": (),

@@ -1,0 +1,108 @@
+"""Which parameters are matrices: who is decayed, and who is orthogonalised.
+
+Decided by logical axis names, and by the number of dimensions where there are none. Dimensions
+that only stack separate parameters (layers of a scan, experts) do not count, so that a scanned and
+an unrolled model are treated alike.
+"""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+PyTree = Any
+AxisNames = tuple[str | None, ...] | None
+DecayMask = Literal["matrices", "all", "none"]
+
+STACKED = ("layers", "experts", "stage")
+# Axes of embeddings and heads: their rows are looked up or scored one by one.
+TABLES = ("vocab", "classes", "positions")
+
+
+def own_dims(names: AxisNames, ndim: int) -> tuple[int, ...]:
+    """Dimensions of the parameter itself, without those that stack."""
+    return tuple(i for i in range(ndim) if names is None or names[i] not in STACKED)
+
+
+def is_matrix(names: AxisNames, ndim: int) -> bool:
+    """Whether the parameter has at least two dimensions of its own (embeddings included)."""
+    return len(own_dims(names, ndim)) >= 2
+
+
+def muon_dims(names: AxisNames, ndim: int) -> MuonDimensionNumbers | None:
+    """How Muon sees a parameter as a (stack of) matrix (inputs, outputs); None if it does not.
+
+    The last dimension is the output, all others (of a convolution: the window and its channels)
+    are the input. Embeddings, heads, norms and biases give None.
+    """
+    dims = own_dims(names, ndim)
+    if len(dims) < 2 or any(name in TABLES for name in names or ()):
+        return None
+    return MuonDimensionNumbers(reduction_axis=dims[:-1], output_axis=dims[-1:])
+
+
+def decay_weights(
+    weight_decay: jax.Array | float, mask: DecayMask, names: PyTree
+) -> optax.GradientTransformation:
+    """Adds `weight_decay * parameter` to the update of parameters that the mask selects."""
+
+    def decayed(p: Any, n: AxisNames) -> Any:
+        if _is_masked(p):
+            return p
+        return mask == "all" or (mask == "matrices" and is_matrix(n, p.ndim))
+
+    return optax.add_decayed_weights(
+        weight_decay, lambda params: jax.tree.map(decayed, params, names, is_leaf=_is_masked)
+    )
+
+
+def muon_labels(params: PyTree, names: PyTree) -> PyTree:
+    """ "muon" or "adam" for every parameter."""
+    return jax.tree.map(
+        lambda p, n: "adam" if muon_dims(n, p.ndim) is None else "muon", params, names
+    )
+
+
+def muon_dims_tree(updates: PyTree, names: PyTree) -> PyTree:
+    """`muon_dims` of the arrays in a tree whose other places are masked."""
+    return jax.tree.map(
+        lambda u, n: u if _is_masked(u) else muon_dims(n, u.ndim),
+        updates,
+        names,
+        is_leaf=_is_masked,
+    )
+
+
+def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.GradientTransformation:
+    """Makes the size of orthogonal updates right for the matrix's shape (inputs, outputs).
+
+    `width`: sqrt(max(1, outputs / inputs)) (Jordan et al. 2024); `rms`: 0.2 * sqrt(max(inputs,
+    outputs)), the root mean square of a usual AdamW update (Liu et al. 2025, arXiv:2502.16982,
+    eq. 4), so that AdamW's learning rate fits.
+    """
+
+    def scaled(u: Any, n: AxisNames) -> Any:
+        dims = None if _is_masked(u) else muon_dims(n, u.ndim)
+        if dims is None:
+            return u
+        inputs = math.prod(u.shape[i] for i in dims.reduction_axis)
+        outputs = math.prod(u.shape[i] for i in dims.output_axis)
+        if mode == "rms":
+            return u * (0.2 * math.sqrt(max(inputs, outputs)))
+        return u * math.sqrt(max(1.0, outputs / inputs))
+
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(scaled, updates, names, is_leaf=_is_masked)
+    )
+
+
+def root_mean_square(x: jax.Array, names: AxisNames) -> jax.Array:
+    """Root mean square of each stacked parameter, with its dimensions kept as 1."""
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=own_dims(names, x.ndim), keepdims=True))
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
