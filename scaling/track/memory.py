@@ -1,0 +1,31 @@
+"""Memory in use: of this process on the host, and of its devices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+
+
+def host_bytes() -> int:
+    """Resident memory of this process, in bytes."""
+    return psutil.Process().memory_info().rss
+
+
+def device_bytes(devices: Sequence[Any]) -> dict[str, int] | None:
+    """The fullest of the local `devices`: {in_use, peak, limit} in bytes.
+
+    Returns:
+      None where the backend keeps no count, as on CPU; `limit` is left out where it is not told.
+    """
+    stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
+    known = [s for s in stats if s and "bytes_in_use" in s]
+    if not known:
+        return None
+    fullest = max(known, key=lambda s: s.get("peak_bytes_in_use", s["bytes_in_use"]))
+    found = {
+        "in_use": int(fullest["bytes_in_use"]),
+        "peak": int(fullest.get("peak_bytes_in_use", fullest["bytes_in_use"])),
+    }
+    if fullest.get("bytes_limit"):
+        found["limit"] = int(fullest["bytes_limit"])
+    return found

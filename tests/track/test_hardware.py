@@ -1,0 +1,45 @@
+"""The hardware table and MFU; memory counts."""
+
+import jax
+import pytest
+
+from scaling.track import hardware, memory
+
+
+def test_every_entry_is_plausible() -> None:
+    for kind, device in hardware.DEVICES.items():
+        assert 2e13 < device.flops < 5e15, kind
+        assert 2e11 < device.bandwidth < 1e13, kind
+        assert 8e9 <= device.memory < 4e11, kind
+        assert 15 < device.flops / device.bandwidth < 600, kind
+        assert device.usable is None or 0.9 < device.usable / device.memory < 1.02, kind
+        assert device.source
+        assert device.date
+
+
+def test_mfu_by_hand() -> None:
+    # Half the peak of four v5e chips; a TPU7x chip is two devices.
+    assert hardware.mfu(2 * 197e12, "TPU v5 lite", 4) == pytest.approx(0.5)
+    assert hardware.mfu(2307e12 / 2, "TPU7x", 2) == pytest.approx(0.5)
+    assert hardware.mfu(1e12, "cpu", 8) is None
+    with pytest.raises(hardware.HardwareError, match=r"MFU of 110\.0% .*NVIDIA H200"):
+        hardware.mfu(989e12 * 1.1, "NVIDIA H200", 1)
+
+
+def test_memory() -> None:
+    assert memory.host_bytes() > 1e7
+    assert memory.device_bytes(jax.devices()) is None
+
+    class Fake:
+        platform = "gpu"
+
+        def __init__(self, stats: dict[str, int] | None) -> None:
+            self._stats = stats
+
+        def memory_stats(self) -> dict[str, int] | None:
+            return self._stats
+
+    one = Fake({"bytes_in_use": 5, "peak_bytes_in_use": 9, "bytes_limit": 10})
+    two = Fake({"bytes_in_use": 7, "peak_bytes_in_use": 8, "bytes_limit": 10})
+    assert memory.device_bytes([one, two]) == {"in_use": 5, "peak": 9, "limit": 10}
+    assert memory.device_bytes([Fake(None)]) is None

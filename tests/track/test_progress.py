@@ -1,0 +1,61 @@
+"""Progress: what is said, how often, and by whom."""
+
+import io
+import time
+
+import pytest
+
+from scaling.track.progress import ProgressReport, duration, quantity
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_words() -> None:
+    assert [duration(s) for s in (None, 5, 187, 7500, 277000)] == [
+        "?", "5 s", "3:07", "2:05:00", "3 d 04 h",
+    ]  # fmt: skip
+    assert [quantity(v) for v in (0.5, 950, 12345, 4.56e6, 3e12)] == [
+        "0.5", "950", "12.3k", "4.56M", "3T",
+    ]  # fmt: skip
+
+
+def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with ProgressReport(100, "tokens", seconds=5, out=out) as report:
+        for step in (1, 2, 3, 51, 100):
+            report.update(step, 2.5, 1234.0 if step > 1 else None)
+            now += 2
+        report.say("eval/loss 2.1")
+    assert out.getvalue().splitlines() == [
+        "step 1/100  loss 2.5000  left ?",
+        "step 51/100  loss 2.5000  1.23k tokens/s  left 5 s",
+        "step 100/100  loss 2.5000  1.23k tokens/s  left 0 s",
+        "eval/loss 2.1",
+    ]
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    with ProgressReport(10, "tokens", out=out) as report:
+        report.update(5, 2.5, 1000.0)
+        report.say("a [line] that stays")
+        report.update(10, 2.25, 1000.0)
+    text = out.getvalue()
+    assert "a [line] that stays" in text
+    assert "10/10" in text
+    assert "loss 2.2500" in text
+
+
+@pytest.mark.parametrize("options", [{"main": False}, {"mode": "off"}])
+def test_others_are_silent(options: dict) -> None:
+    out = io.StringIO()
+    with ProgressReport(10, "tokens", out=out, **options) as report:
+        report.update(5, 2.5, 1000.0)
+        report.say("x")
+    assert out.getvalue() == ""

@@ -1,0 +1,93 @@
+"""Compiles are counted, cached ones apart; a warm program that compiles again says why."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import ROOT
+
+from scaling.track import compile_cache
+from scaling.track.recompile import CompileLog, RecompileWatch
+
+
+def test_counts_by_name_and_stops_when_closed() -> None:
+    def a_rare_name(x: jax.Array) -> jax.Array:
+        return x * 2 + 1
+
+    with CompileLog() as log:
+        step = jax.jit(a_rare_name)
+        step(jnp.ones(3))
+        step(jnp.ones(3))
+        assert log.count("a_rare_name") == 1
+        assert log.seconds("a_rare_name") > 0
+        step(jnp.ones(4))
+        assert log.count("a_rare_name") == 2
+    log.close()
+    step(jnp.ones(5))
+    assert log.count("a_rare_name") == 2
+
+
+def test_a_warm_step_that_compiles_again_says_what_changed() -> None:
+    def warm_step(state: dict[str, jax.Array], batch: jax.Array) -> dict[str, jax.Array]:
+        return {"w": state["w"] + batch.sum()}
+
+    step = jax.jit(warm_step, donate_argnums=0)
+    with CompileLog() as log:
+        watch = RecompileWatch(log, "warm_step")
+
+        def run(batch: jax.Array) -> str | None:
+            state = {"w": jnp.zeros(2)}
+            step(state, batch)
+            return watch.after(state, batch)
+
+        assert run(jnp.ones((4, 2))) is None
+        assert run(jnp.ones((4, 2))) is None
+        told = run(jnp.ones((3, 2)))
+        assert told is not None
+        assert "warm_step was compiled again" in told
+        assert "float32[4, 2]" in told
+        assert "float32[3, 2]" in told
+        assert run(jnp.ones((3, 2))) is None
+        told = run(jnp.ones((3, 2), jnp.bfloat16))
+        assert told is not None
+        assert "bfloat16[3, 2]" in told
+        jax.clear_caches()
+        told = run(jnp.ones((3, 2), jnp.bfloat16))
+        assert told is not None
+        assert "no shape, dtype or sharding differs" in told
+
+
+def test_a_second_launch_compiles_nothing(tmp_path: pathlib.Path) -> None:
+    script = (
+        "import jax, jax.numpy as jnp\n"
+        "from scaling.track import compile_cache\nfrom scaling.track.recompile import CompileLog\n"
+        "assert compile_cache.enable() is None\n"
+        "log = CompileLog()\njax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((5, 5)))\n"
+        "print(log.count(cached=False), log.count(cached=True))\n"
+    )
+    environment = {"PATH": "/usr/bin", "JAX_PLATFORMS": "cpu", "SCALING_CACHE": str(tmp_path)}
+    counts = []
+    for _ in range(2):
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        counts.append([int(word) for word in done.stdout.split()])
+    assert list((tmp_path / "jax").iterdir())
+    assert counts[0][0] > 0
+    assert counts[1] == [0, sum(counts[0])]
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "file"))
+    assert compile_cache.directory() == tmp_path / "file" / "jax"
+    told = compile_cache.enable()
+    assert told is not None
+    assert "cannot be made" in told
