@@ -16,10 +16,13 @@ SOURCES: dict[str, str] = {
     "stdlib": "scaling.data.sources.stdlib:Stdlib",
     "python_docs": "scaling.data.sources.stdlib:Stdlib",
     "files": "scaling.data.sources.files:Files",
+    "tfds": "scaling.data.sources.tfds:Tfds",
+    "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
 }
 
 TOKENIZERS: dict[str, str] = {
     "bytes": "scaling.data.tokenizers:Bytes",
+    "bpe": "scaling.data.tokenizers:Bpe",
 }
 
 from scaling.data.building import build, describe  # noqa: E402  (it reads the tables)

@@ -9,6 +9,7 @@ from scaling import configs
 from scaling.data import cache as cache_lib
 from scaling.data.documents import Part, TextSource
 from scaling.data.errors import DataError
+from scaling.data.images import Images, image_arrays, split_rows
 from scaling.data.info import Data, DataInfo
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
@@ -175,8 +176,32 @@ def _eval_sets(members: Mapping[str, Dataset]) -> dict[str, EvalSet]:
 
 
 def _build_tokens(section: Any, sources: Mapping[str, Any], cache: pathlib.Path) -> _Parts:
-    raise NotImplementedError
+    ((name, source),) = sources.items()
+    if section.eval_source is not None:
+        raise DataError(
+            f"{section.source.name} holds out its own examples: leave data.eval_source out"
+        )
+    length, mask = section.seq_len, section.mask_documents
+    train = source.windows(length, mask, held_out=False, limit=section.limit)
+    held_out = source.windows(length, mask, held_out=True)
+    return _Parts(source.describe(length, mask), {name: train}, {"eval": EvalSet(held_out)}, {})
 
 
 def _build_images(section: Any, sources: Mapping[str, Any], cache: pathlib.Path) -> _Parts:
-    raise NotImplementedError
+    ((name, source),) = sources.items()
+    held_out = source.held_out()
+    if section.eval_source is not None:
+        held_out = configs.build(section.eval_source, _SOURCES)
+        if held_out.kind != "images" or held_out.describe().spec != source.describe().spec:
+            raise DataError("data.eval_source has not the same kind and shape of images")
+        source.refuse_overlap(held_out)
+    entry = image_arrays(source, cache)
+    fraction = section.eval_fraction if held_out is None else 0.0
+    train_rows, eval_rows = split_rows(entry.meta["examples"], fraction)
+    train = Images(entry, train_rows[: section.limit])
+    evals = {}
+    if held_out is not None:
+        evals = {"eval": Images(image_arrays(held_out, cache))}
+    elif fraction:
+        evals = {"eval": Images(entry, eval_rows)}
+    return _Parts(source.describe(), {name: train}, _eval_sets(evals), {})

@@ -1,7 +1,7 @@
 """Prepared data on disk: directories named by the hash of what they were made from.
 
 An entry is built in a temporary directory and renamed into place, so that it is whole or absent.
-Its sidecar `entry.json` holds size and checksums of every file, so that damage is seen and repaired.
+Its sidecar `entry.json` holds size and checksums of every file: damage is seen and repaired.
 Two processes that need the same entry at once: the second waits for the first (a file lock); where
 locks do not work (some network file systems), both build and the first rename wins.
 """

@@ -7,12 +7,17 @@ documents, and text can never spell it.
 """
 
 import dataclasses
+import hashlib
 import pathlib
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
+import tokenizers
+from absl import logging
 
+from scaling.configs.types import PositiveInt, Range
+from scaling.data.cache import cached, key_of
 from scaling.data.documents import Part
 
 
@@ -58,3 +63,82 @@ class Bytes:
         """Text of the tokens; separators vanish, and what is not UTF-8 becomes U+FFFD."""
         tokens = np.asarray(tokens)
         return tokens[tokens < 256].astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bpe:
+    """Byte-level byte-pair encoding, trained on the training documents: any text can be spelled.
+
+    The words that pairs are merged in are GPT-2's. The trained vocabulary is kept in the cache.
+
+    Attributes:
+      vocab_size: tokens, the 256 bytes and the separator among them. A small corpus may have fewer
+        pairs worth merging; the numbers left over then never occur.
+      max_train_bytes: train on about the first so many bytes of text.
+    """
+
+    vocab_size: Annotated[int, Range(low=257)] = 8192
+    max_train_bytes: PositiveInt = 1 << 28
+
+    def fit(self, parts: Sequence[Part], cache: pathlib.Path) -> "FittedBpe":
+        """Trains on the documents of the parts, or takes the result from the cache."""
+        key = key_of(
+            {"bpe": dataclasses.asdict(self), "parts": [part.key(cache) for part in parts]}
+        )
+
+        def build(work: pathlib.Path) -> Mapping[str, Any]:
+            logging.info("training a byte-pair encoding of %d tokens", self.vocab_size)
+            tokenizer = _train_bpe(self._texts(parts), self.vocab_size - 1)
+            (work / "tokenizer.json").write_text(tokenizer.to_str())
+            return {"tokens": tokenizer.get_vocab_size()}
+
+        entry = cached(cache, f"bpe-{key}", build)
+        text = (entry.path / "tokenizer.json").read_text()
+        return FittedBpe(tokenizers.Tokenizer.from_str(text), self.vocab_size)
+
+    def _texts(self, parts: Sequence[Part]) -> Iterator[str]:
+        seen = 0
+        for part in parts:
+            for text in part.documents():
+                yield text
+                seen += len(text)
+                if seen >= self.max_train_bytes:
+                    return
+
+
+class FittedBpe:
+    """A trained byte-level encoding; the separator is the last number of the vocabulary."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self.key = hashlib.sha256(tokenizer.to_str().encode()).hexdigest() + f"/{vocab_size}"
+        self.token_bytes = np.zeros(vocab_size, np.int32)
+        for token, number in tokenizer.get_vocab().items():
+            self.token_bytes[number] = len(token)  # one character stands for each byte
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Integer arrays; text never gives the separator."""
+        return [
+            np.asarray(one.ids, np.int32)
+            for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """Text of the tokens; separators vanish, and what is not UTF-8 becomes U+FFFD."""
+        tokens = np.asarray(tokens)
+        known = tokens[self.token_bytes[tokens] > 0]
+        return self._tokenizer.decode(known.tolist(), skip_special_tokens=False)
+
+
+def _train_bpe(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

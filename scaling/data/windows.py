@@ -2,7 +2,7 @@
 
 The stream of n documents is  S d1 S d2 S ... dn S  with S the separator, which is both what comes
 after the end of a document (a target to predict) and what stands before the beginning of the next
-(the first input of its segment). Example i has the inputs [i T, i T + T) of the stream, and the same
+(the first input of its segment). Example i has the inputs [i T, i T + T) of the stream and the same
 shifted by one as targets, so every token but the first is a target exactly once; with the segments
 of `mask_documents` no target depends on another document.
 A single document that is split into a head and a tail has no separators at all.
@@ -10,7 +10,6 @@ A single document that is split into a head and a tail has no separators at all.
 The stream does not depend on T: other lengths of example share it.
 """
 
-import io
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from scaling.data.cache import Entry, cached, key_of
 from scaling.data.documents import Part, hashes
 from scaling.data.errors import DataError
 from scaling.data.loader import Batch, Spec
+from scaling.data.npy import NpyWriter
 from scaling.data.tokenizers import Fitted
 
 _CHUNK = 1 << 20  # characters handed to the tokenizer at once
@@ -75,7 +75,7 @@ def _write_stream(
     separate = not part.is_tail()
     seen: list[np.ndarray] = []
     notes = {"tokens": 0, "bytes": 0, "documents": 0, "excluded": 0}
-    with _NpyWriter(work / "tokens.npy", dtype) as out:
+    with NpyWriter(work / "tokens.npy", dtype) as out:
         if separate:
             out.write(separator)
         for texts in _chunks(part.documents()):
@@ -86,7 +86,7 @@ def _write_stream(
             notes["documents"] += len(texts)
             seen.append(ids[keep])
             for tokens in tokenizer.encode(texts):
-                out.write(tokens.astype(dtype, copy=False))
+                out.write(tokens)
                 notes["bytes"] += int(tokenizer.token_bytes[tokens].sum())
                 if separate:
                     out.write(separator)
@@ -121,39 +121,6 @@ def _chunks(documents: Iterator[str]) -> Iterator[list[str]]:
             texts, size = [], 0
     if texts:
         yield texts
-
-
-class _NpyWriter:
-    """Writes a one-dimensional .npy file whose length is known only at the end.
-
-    Not a memory map: on a full disk that would kill the process instead of raising.
-    """
-
-    def __init__(self, path: pathlib.Path, dtype: np.dtype) -> None:
-        self.length = 0
-        self._dtype = dtype
-        self._file: io.BufferedWriter = path.open("wb")
-        self._header(0)
-        self._start = self._file.tell()
-
-    def write(self, values: np.ndarray) -> None:
-        self._file.write(values.data)
-        self.length += len(values)
-
-    def _header(self, length: int) -> None:
-        # numpy pads the header so that a longer length still fits in its place.
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (length,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def __enter__(self) -> "_NpyWriter":
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        with self._file:
-            if kind is None:
-                self._file.seek(0)
-                self._header(self.length)
-                assert self._file.tell() == self._start, "the header grew into the data"
 
 
 class Windows:

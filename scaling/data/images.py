@@ -1,0 +1,122 @@
+"""Images: decoded once into arrays on disk, memory-mapped, handed out as bytes.
+
+Batches hold uint8, 0 to 255, and the task turns them into floating point on the device: that is a
+quarter of the bytes to send.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from scaling.data.cache import Entry, cached, key_of
+from scaling.data.errors import DataError
+from scaling.data.feistel import derive_key, permute, subkeys
+from scaling.data.info import DataInfo
+from scaling.data.loader import Batch, Spec
+from scaling.data.npy import NpyWriter
+
+
+class ImageSource(Protocol):
+    """Labelled images of one shape."""
+
+    kind: ClassVar[str]
+
+    def describe(self) -> DataInfo:
+        """Shape and classes."""
+        ...
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(uint8[n, H, W, C], int32[n]) blocks, always in the same order."""
+        ...
+
+    def fingerprint(self, cache: pathlib.Path) -> str:
+        """Stands for the contents."""
+        ...
+
+    def held_out(self) -> "ImageSource | None":
+        """The evaluation images that the source names itself, if it does."""
+        ...
+
+    def refuse_overlap(self, other: Any) -> None:
+        """Raises DataError if an image is in both sources."""
+        ...
+
+
+class Images:
+    """Labelled images in memory-mapped arrays, or those of them that `rows` lists."""
+
+    def __init__(self, entry: Entry, rows: np.ndarray | None = None) -> None:
+        """Opens the arrays of a cache entry."""
+        self._images = np.load(entry.path / "images.npy", mmap_mode="r")
+        self._labels = np.load(entry.path / "labels.npy", mmap_mode="r")
+        self._rows = np.arange(len(self._labels)) if rows is None else rows
+        self.spec = image_spec(self._images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """Examples by index: {images: uint8[n, H, W, C], labels: int32[n], weights: float32[n]}."""
+        rows = self._rows[indices]
+        return {
+            "images": np.asarray(self._images[rows]),
+            "labels": np.asarray(self._labels[rows]),
+            "weights": np.ones(len(rows), np.float32),
+        }
+
+
+def image_spec(shape: tuple[int, ...]) -> Spec:
+    """Shapes and dtypes of an example."""
+    return {
+        "images": (tuple(shape), np.dtype(np.uint8)),
+        "labels": ((), np.dtype(np.int32)),
+        "weights": ((), np.dtype(np.float32)),
+    }
+
+
+def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
+    """The decoded images of a source, from the cache or made now.
+
+    Returns:
+      An entry with `images.npy` (uint8[n, H, W, C]) and `labels.npy` (int32[n]).
+
+    Raises:
+      DataError: there is no image, the shapes differ, or the cache cannot be written.
+    """
+    shape = source.describe().image_shape
+    assert shape is not None
+
+    def build(work: pathlib.Path) -> Mapping[str, Any]:
+        with (
+            NpyWriter(work / "images.npy", np.dtype(np.uint8), shape) as images,
+            NpyWriter(work / "labels.npy", np.dtype(np.int32)) as labels,
+        ):
+            for image_block, label_block in source.blocks():
+                images.write(image_block)
+                labels.write(label_block)
+        if not labels.length:
+            raise DataError(f"there is no image in {source}")
+        return {"examples": labels.length}
+
+    return cached(cache, f"images-{key_of({'images': source.fingerprint(cache)})}", build)
+
+
+def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """(train, eval) row numbers: a fixed pseudo-random share is held out, whatever the seed.
+
+    Both come in a fixed pseudo-random order, so that the first n are a fair sample (`data.limit`).
+
+    Raises:
+      DataError: one of the two would be empty.
+    """
+    count = round(size * fraction)
+    if fraction and not 0 < count < size:
+        raise DataError(
+            f"data.eval_fraction={fraction} of {size} images holds out {count}: change it, or name "
+            "held-out images (data.source.eval_split)"
+        )
+    key = subkeys(derive_key(0, "holdout"), np.zeros(1))
+    order = permute(np.arange(size), size, key)
+    return order[count:], order[:count]
