@@ -84,18 +84,6 @@ def resolved(config: ConfigDict, overrides: dict[str, object]) -> ConfigDict:
     return config
 
 
-TEXT_INFO = SimpleNamespace(
-    kind="text", vocab_size=64, token_bytes=None, num_classes=None, unit="tokens"
-)
-IMAGE_INFO = SimpleNamespace(
-    kind="images",
-    vocab_size=None,
-    token_bytes=None,
-    num_classes=10,
-    class_names=tuple("0123456789"),
-    image_shape=(8, 8, 1),
-    unit="examples",
-)
 TEXT_SPEC = {
     "inputs": ((16,), np.int32),
     "targets": ((16,), np.int32),
@@ -106,6 +94,19 @@ IMAGE_SPEC = {
     "labels": ((), np.int32),
     "weights": ((), np.float32),
 }
+TEXT_INFO = SimpleNamespace(
+    kind="text", vocab_size=64, token_bytes=None, num_classes=None, unit="tokens", spec=TEXT_SPEC
+)
+IMAGE_INFO = SimpleNamespace(
+    kind="images",
+    vocab_size=None,
+    token_bytes=None,
+    num_classes=10,
+    class_names=tuple("0123456789"),
+    image_shape=(8, 8, 1),
+    unit="examples",
+    spec=IMAGE_SPEC,
+)
 
 
 def text_batch(seed: int, rows: int = 16) -> dict[str, np.ndarray]:

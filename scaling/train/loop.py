@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from scaling import parallel
-from scaling.data import Loader, Prefetcher
-from scaling.track.goodput import Ledger
+from scaling.data.loader import Loader
+from scaling.data.prefetch import Prefetcher
+from scaling.track.goodput import Goodput
 from scaling.train.bad_steps import BadSteps, RollbackError
 from scaling.train.evaluate import EarlyStopping, Evaluator, numbers
 from scaling.train.program import Program
@@ -83,7 +84,7 @@ class Loop:
         hooks: Hooks,
         bad_steps: BadSteps,
         stopping: EarlyStopping,
-        ledger: Ledger,
+        ledger: Goodput,
     ) -> None:
         self.program, self.compiled_step, self.loader = program, step, loader
         self.evaluators, self.hooks, self.bad_steps = evaluators, hooks, bad_steps
@@ -120,7 +121,7 @@ class Loop:
                 if self.hooks.should_stop(step):
                     return self._leave("preempted", step, state, pending)
                 batch = self._next(batches)
-                with self.ledger.time("train"):
+                with self.ledger.spend("train"):
                     state, metrics = self.compiled_step(state, batch, hparams)
                     step += 1
                     self._read(pending)
@@ -155,7 +156,7 @@ class Loop:
         params = state.params if state.ema is None else state.ema
         limit = None if whole else self.config.eval.batches
         values: dict[str, float] = {}
-        with self.ledger.time("eval"):
+        with self.ledger.spend("eval"):
             for name, evaluator in self.evaluators.items():
                 self.last_eval[name] = evaluator(params, state.extra, limit)
                 values |= numbers(self.last_eval[name], name)
@@ -176,7 +177,7 @@ class Loop:
         return rows
 
     def _next(self, batches: Prefetcher[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-        with self.ledger.time("data_wait"):
+        with self.ledger.spend("data_wait"):
             return batches.get()
 
     def _read(self, pending: Pending | None) -> None:
@@ -196,7 +197,7 @@ class Loop:
             self.hooks.log(step, values | self.speed.measure(step, metrics["weight"]))
 
     def _save(self, step: int, state: TrainState) -> None:
-        with self.ledger.time("checkpoint"):
+        with self.ledger.spend("checkpoint"):
             values = {}
             for name, result in self.last_eval.items():
                 values |= numbers(result, name)
@@ -226,21 +227,21 @@ def _stream(metrics: Mapping[str, float]) -> dict[str, float]:
 class Speed:
     """Throughput between two lines of the stream, evaluation and saving left out."""
 
-    def __init__(self, program: Program, ledger: Ledger) -> None:
+    def __init__(self, program: Program, ledger: Goodput) -> None:
         self.program, self.ledger = program, ledger
         self.restart(0)
 
     def restart(self, step: int) -> None:
         """Starts an interval at `step`."""
         self.step, self.start = step, time.perf_counter()
-        self.paused, self.waited = self._pauses(), self.ledger.seconds("data_wait")
+        self.paused, self.waited = self._pauses(), self.ledger.seconds["data_wait"]
 
     def measure(self, step: int, weight: float) -> dict[str, float | None]:
         """The rates of the interval that ends at `step`, and starts the next one."""
         from scaling.track.hardware import mfu
 
         seconds = time.perf_counter() - self.start - (self._pauses() - self.paused)
-        waited = self.ledger.seconds("data_wait") - self.waited
+        waited = self.ledger.seconds["data_wait"] - self.waited
         steps, task = step - self.step, self.program.task
         self.restart(step)
         if steps <= 0 or seconds <= 0:
@@ -256,4 +257,4 @@ class Speed:
         }
 
     def _pauses(self) -> float:
-        return self.ledger.seconds("eval") + self.ledger.seconds("checkpoint")
+        return self.ledger.seconds["eval"] + self.ledger.seconds["checkpoint"]

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling import parallel
+from scaling.data import DataInfo
 from scaling.optim import Optimizer, build_optimizer
 from scaling.tasks.base import Task, build_task
 from scaling.train.state import TrainState, fresh_guard
 from scaling.train.step import make_eval_step, make_train_step
 
 PyTree = Any
-Spec = Mapping[str, tuple[tuple[int, ...], Any]]  # key -> (shape of one example, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +94,12 @@ def key_data(seed: int) -> np.ndarray:
     return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
 
 
-def build_program(config: Any, info: Any, spec: Spec, mesh: jax.sharding.Mesh) -> Program:
+def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
     """Builds a run's program.
 
     Args:
       config: resolved and validated.
       info: `scaling.data.describe(config)`.
-      spec: shapes and dtypes of one example, `loader.spec`.
       mesh: `parallel.make_mesh(config.mesh)`, or one of a topology that is not here.
 
     Raises:
@@ -155,9 +154,9 @@ def build_program(config: Any, info: Any, spec: Spec, mesh: jax.sharding.Mesh) -
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
-        train_batch=_abstract_batch(spec, config.train.batch_size, rows),
-        eval_batch=_abstract_batch(spec, eval_batch_size(config), rows),
-        init=jax.jit(within_rules(init), in_shardings=replicated, out_shardings=shardings),
+        train_batch=_abstract_batch(info.spec, config.train.batch_size, rows),
+        eval_batch=_abstract_batch(info.spec, eval_batch_size(config), rows),
+        init=jax.jit(init, in_shardings=replicated, out_shardings=shardings),
         step=jax.jit(
             within_rules(step),
             in_shardings=(shardings, rows, replicated),
@@ -184,7 +183,9 @@ def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:
 
 
 def _abstract_batch(
-    spec: Spec, batch_size: int, sharding: jax.sharding.Sharding
+    spec: Mapping[str, tuple[tuple[int, ...], Any]],
+    batch_size: int,
+    sharding: jax.sharding.Sharding,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     return {
         key: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)

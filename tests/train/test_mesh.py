@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 from helpers import (
     IMAGE_INFO,
-    IMAGE_SPEC,
     TEXT_INFO,
-    TEXT_SPEC,
     image_batch,
     text_batch,
     tiny_images,
@@ -26,9 +24,9 @@ def program(shape: tuple[int, int, int] | None, family: str, **overrides: object
     devices = jax.devices() if shape else jax.devices()[:1]
     if family == "text":
         config = tiny_language_model(**sizes | {"model.num_heads": 8} | overrides)
-        return build_program(config, TEXT_INFO, TEXT_SPEC, parallel.make_mesh(config.mesh, devices))
+        return build_program(config, TEXT_INFO, parallel.make_mesh(config.mesh, devices))
     config = tiny_images(**sizes | overrides)
-    return build_program(config, IMAGE_INFO, IMAGE_SPEC, parallel.make_mesh(config.mesh, devices))
+    return build_program(config, IMAGE_INFO, parallel.make_mesh(config.mesh, devices))
 
 
 def trajectory(program: Program, make_batch) -> tuple[list[float], dict]:

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from helpers import (
     IMAGE_INFO,
-    IMAGE_SPEC,
     TEXT_INFO,
-    TEXT_SPEC,
     image_batch,
     text_batch,
     tiny_images,
@@ -27,12 +25,12 @@ def one_device() -> jax.sharding.Mesh:
 
 def text_program(**overrides: object) -> Program:
     config = tiny_language_model(**{"mesh.data": 1} | overrides)
-    return build_program(config, TEXT_INFO, TEXT_SPEC, one_device())
+    return build_program(config, TEXT_INFO, one_device())
 
 
 def image_program(**overrides: object) -> Program:
     config = tiny_images(**{"mesh.data": 1} | overrides)
-    return build_program(config, IMAGE_INFO, IMAGE_SPEC, one_device())
+    return build_program(config, IMAGE_INFO, one_device())
 
 
 def run(program: Program, make_batch, steps: int = 3):

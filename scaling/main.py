@@ -1,0 +1,80 @@
+"""`python -m scaling.main`: train one experiment, compare two, or replay a bad step.
+
+    argv -> cli.parse -> configs.load_resolved -> (first JAX import) -> train.run
+
+Everything that can be wrong with the command line or the config ends here with exit code 2, before
+JAX is imported. Exit codes: 0 done; 2 bad usage or config; 75 preempted, run again; 1 anything else.
+"""
+
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from scaling import cli, configs
+
+EXIT_FAILED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The front door; returns the exit code."""
+    return cli.run(door, sys.argv[1:] if argv is None else argv)
+
+
+def door(argv: Sequence[str]) -> int:
+    """Does what the command line says.
+
+    Raises:
+      ConfigError: the command line or the config is wrong.
+    """
+    arguments = cli.parse(argv)
+    if arguments.diff:
+        return cli.diff(*arguments.diff)
+    if arguments.replay:
+        return _guarded(lambda: _replay(arguments))
+    assert arguments.config is not None
+    config = configs.load_resolved(arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        print(configs.to_json(config))
+        return 0
+    workdir = pathlib.Path(arguments.workdir or f"runs/{config.name}").absolute()
+    return _guarded(lambda: _train(config, workdir, arguments))
+
+
+def _train(config: configs.ConfigDict, workdir: pathlib.Path, arguments: cli.Args) -> int:
+    from scaling import parallel
+    from scaling.train.run import run
+
+    with parallel.start_processes(config, arguments) as processes:
+        return run(config, workdir, processes)
+
+
+def _replay(arguments: cli.Args) -> int:
+    from scaling.train.replay import replay
+
+    assert arguments.replay is not None
+    assert arguments.step is not None
+    return replay(pathlib.Path(arguments.replay), arguments.step)
+
+
+def _guarded(job):  # type: ignore[no-untyped-def]
+    """Runs a job; a failure that we can explain is one message, any other a traceback."""
+    try:
+        return job()
+    except configs.ConfigError:
+        raise
+    except Exception as error:
+        if _explained(error):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return EXIT_FAILED
+
+
+def _explained(error: Exception) -> bool:
+    """Whether the message is written for people: an error type of ours, or the system's own."""
+    return type(error).__module__.startswith("scaling.") or isinstance(error, OSError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
