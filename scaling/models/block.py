@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from scaling.models import dims
 from scaling.models.layers import Dense, fan_in, rotate
 from scaling.models.norm import LayerNorm, RMSNorm
-from scaling.parallel.attention import Implementation, attention
+from scaling.parallel.attention import SAVED_NAME, Implementation, attention
 from scaling.parallel.logical import constrain
 
 Activation = Literal["gelu", "relu2", "swiglu", "geglu"]
@@ -23,9 +23,9 @@ Remat = Literal["none", "full", "dots", "save_attention", "save_mlp", "save_atte
 
 # Values that `remat="save_..."` keeps; everything else in a block is computed again.
 SAVED: dict[str, tuple[str, ...]] = {
-    "save_attention": ("attention_out",),
+    "save_attention": (SAVED_NAME,),
     "save_mlp": ("mlp_hidden",),
-    "save_attention_mlp": ("attention_out", "mlp_hidden"),
+    "save_attention_mlp": (SAVED_NAME, "mlp_hidden"),
 }
 
 
@@ -131,7 +131,6 @@ class Attention(nn.Module):
             implementation=config.attention,
             platform=config.platform,
         )
-        out_BTHK = checkpoint_name(out_BTHK, "attention_out")
         return Dense(
             x_BTD.shape[-1],
             ("heads", "embed"),

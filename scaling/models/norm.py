@@ -58,8 +58,8 @@ class GroupedBatchNorm(nn.Module):
     normalised by its own mean and variance over its rows and all middle dimensions. A train step
     that accumulates over k microbatches gives microbatch i the rows i, i + k, ...; as long as k
     divides B/S, its groups are then the very same sets of rows as those of the whole batch, so the
-    result depends neither on the accumulation nor on how rows lie on devices. Running statistics move
-    by the mean over groups, so the average of the microbatches' updates is the whole batch's update.
+    result depends neither on the accumulation nor on how rows lie on devices. Running statistics
+    move by the mean over groups, so the microbatches' updates average to the whole batch's.
 
     Attributes:
       group_size: S; None normalises over the whole (micro)batch, and then accumulation matters.

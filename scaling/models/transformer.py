@@ -102,7 +102,7 @@ class Transformer(nn.Module):
         if self.position == "learned":
             self.positions = self.param(
                 "positions",
-                nn.with_partitioning(self._embedding_init(), (None, "embed")),
+                nn.with_partitioning(self._embedding_init(), ("positions", "embed")),
                 (self.max_len, self.model_dim),
                 jnp.float32,
             )
@@ -144,7 +144,7 @@ class Transformer(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        """What the head reads, after the final norm: [B, T, D] of the compute type; see `__call__`."""
+        """What the head reads, [B, T, D] of the compute type; arguments as in `__call__`."""
         length = inputs_BT.shape[1]
         if length > self.max_len:
             raise ValueError(

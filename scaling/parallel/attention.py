@@ -1,21 +1,49 @@
-"""Attention: one function, several implementations, and the rule that chooses.
+"""Attention: one function, four implementations, and the rule that chooses between them.
 
 Legend: B batch, T time, H query heads, G key/value heads, R = H / G query heads of a group, K head
 width, S key positions that a block of queries can see.
 
-All of them scale scores by 1 / sqrt(K), take the softmax in float32, and let query t see keys 0..t
-of its own segment. Weights have no dropout: flash kernels never hold them.
+All of them divide scores by sqrt(K), take the softmax in float32, and let a query see keys of its own
+segment, up to its own position when causal. Attention weights get no dropout: flash kernels never
+hold them.
+
+    xla      plain products in (batch, head, time, width) order, in which XLA on CPU runs them about
+             twice as fast as in the order of `jax.nn.dot_product_attention`; holds T^2 weights.
+    blocked  the same over blocks of queries, skipping the keys that the causal mask hides: half the
+             work for long sequences; off CPU it recomputes a block's weights in the backward pass.
+    cudnn    the flash kernel of cuDNN on NVIDIA GPUs.
+    splash   the flash kernel in Pallas for TPU, under `shard_map` on the mesh in force.
 """
 
+import dataclasses
+import functools
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from scaling.parallel.logical import active_rules, check_divides, no_rules, spec
 
 Implementation = Literal["auto", "xla", "blocked", "splash", "cudnn"]
 
-MASKED = -1e30  # Finite: a row that is masked everywhere stays free of NaN, also in its gradient.
+# The name under which a rematerialisation policy finds the result (and splash's residuals).
+SAVED_NAME = "attention_out"
+
+# Finite, so that a row whose keys are all hidden stays free of NaN, in its gradient too.
+HIDDEN = -1e30
+
+# `auto` in order of preference, by platform; the first that can serve the call is taken.
+PREFERENCE: dict[str, tuple[Implementation, ...]] = {
+    "cpu": ("blocked", "xla"),
+    "gpu": ("cudnn", "blocked", "xla"),
+    "tpu": ("splash", "blocked", "xla"),
+}
+BLOCKED_MIN_LENGTH = 256  # below it, `auto` does not think that skipping pays for the slicing
+BLOCKED_MIN_BLOCK, BLOCKED_MAX_BLOCKS = 128, 8
+SPLASH_LANES = 128  # splash's blocks are multiples of it
 
 
 def attention(
@@ -28,36 +56,279 @@ def attention(
     softcap: float | None = None,
     implementation: Implementation = "auto",
     platform: str = "cpu",
+    interpret: bool = False,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(K)) v, [B, T, H, K] of the type of q."""
-    del implementation, platform
-    return _einsum(q_BTHK, k_BTGK, v_BTGK, causal, segments_BT, softcap)
+    """softmax(q k^T / sqrt(K)) v, [B, T, H, K] of the type of q.
+
+    Args:
+      q_BTHK: queries.
+      k_BTGK: keys; head h of the queries reads head h // (H / G).
+      v_BTGK: values.
+      causal: whether keys after the query are hidden.
+      segments_BT: int32 document of each token; queries see only keys of their own.
+      softcap: c in c * tanh(score / c) before the mask; None leaves scores alone.
+      implementation: see the module; `auto` takes the first of `PREFERENCE` that can serve.
+      platform: where the compiled code will run: "cpu", "gpu" or "tpu".
+      interpret: run splash in the Pallas interpreter, on any platform (for tests).
+
+    Raises:
+      ValueError: an explicit implementation cannot serve this call; says why.
+    """
+    call = Call(
+        length=q_BTHK.shape[1],
+        width=q_BTHK.shape[3],
+        dtype=jnp.dtype(q_BTHK.dtype).name,
+        causal=causal,
+        segments=segments_BT is not None,
+        softcap=softcap,
+        platform=platform,
+        interpret=interpret,
+    )
+    chosen = choose(implementation, call)
+    arguments = (q_BTHK, k_BTGK, v_BTGK, segments_BT)
+    if chosen == "splash":  # names its own result
+        return _splash(*arguments, causal=causal, softcap=softcap, interpret=interpret)
+    if chosen == "cudnn":
+        out_BTHK = jax.nn.dot_product_attention(
+            q_BTHK, k_BTGK, v_BTGK, is_causal=causal, implementation="cudnn"
+        )
+    elif chosen == "blocked":
+        out_BTHK = _blocked(*arguments, softcap=softcap, recompute=platform != "cpu")
+    else:
+        out_BTHK = _plain(*arguments, causal=causal, softcap=softcap)
+    return checkpoint_name(out_BTHK, SAVED_NAME)
 
 
-def _einsum(
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What the choice of an implementation depends on; fields as in `attention`."""
+
+    length: int
+    width: int
+    dtype: str
+    causal: bool
+    segments: bool
+    softcap: float | None
+    platform: str
+    interpret: bool = False
+
+
+def choose(implementation: Implementation, call: Call) -> Implementation:
+    """Resolves `auto`, or confirms an explicit choice.
+
+    Raises:
+      ValueError: the explicit choice cannot serve the call, or the platform is unknown.
+    """
+    if call.platform not in PREFERENCE:
+        raise ValueError(f"attention: platform {call.platform!r} is none of {list(PREFERENCE)}")
+    if implementation != "auto":
+        reason = refusal(implementation, call)
+        if reason:
+            raise ValueError(
+                f"model.attention={implementation!r} cannot serve this model: {reason}; "
+                "use model.attention='auto'"
+            )
+        return implementation
+    for name in PREFERENCE[call.platform]:
+        if name == "blocked" and call.length < BLOCKED_MIN_LENGTH:
+            continue
+        if not refusal(name, call):
+            return name
+    return "xla"
+
+
+def refusal(implementation: Implementation, call: Call) -> str | None:
+    """Why an implementation cannot serve a call, or None when it can."""
+    if implementation == "blocked" and not call.causal:
+        return "it skips what a causal mask hides, and this attention is not causal"
+    if implementation == "splash":
+        if call.platform != "tpu" and not call.interpret:
+            return f"it is a TPU kernel and the platform is {call.platform}"
+        if call.length % SPLASH_LANES:
+            return f"the length {call.length} is no multiple of {SPLASH_LANES}"
+    if implementation == "cudnn":
+        if call.platform != "gpu":
+            return f"it is an NVIDIA kernel and the platform is {call.platform}"
+        if call.dtype not in ("bfloat16", "float16"):
+            return f"it computes in 16 bits and the type is {call.dtype}"
+        if call.width % 8 or call.width > 128:
+            return f"the head width {call.width} is no multiple of 8 up to 128"
+        if call.segments:
+            return "it does not take segments (data.document_masking)"
+        if call.softcap is not None:
+            return "it has no soft-cap (model.attention_softcap)"
+    return None
+
+
+def _plain(
     q_BTHK: jax.Array,
     k_BTGK: jax.Array,
     v_BTGK: jax.Array,
-    causal: bool,
     segments_BT: jax.Array | None,
+    *,
+    causal: bool,
     softcap: float | None,
 ) -> jax.Array:
+    q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BTGK, v_BTGK)
+    out_BGRTK = _attend(
+        q_BGRTK, k_BGSK, v_BGSK, segments_BT, segments_BT, first=0, causal=causal, softcap=softcap
+    )
+    return _time_major(out_BGRTK)
+
+
+def _blocked(
+    q_BTHK: jax.Array,
+    k_BTGK: jax.Array,
+    v_BTGK: jax.Array,
+    segments_BT: jax.Array | None,
+    *,
+    softcap: float | None,
+    recompute: bool,
+) -> jax.Array:
+    """n blocks of queries, each with the keys up to its end: (n + 1) / 2n of the products."""
+    length = q_BTHK.shape[1]
+    q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BTGK, v_BTGK)
+    block = max(BLOCKED_MIN_BLOCK, math.ceil(length / BLOCKED_MAX_BLOCKS))
+    outs = []
+    for first in range(0, length, block):
+        end = min(first + block, length)
+        attend: Callable[..., jax.Array] = functools.partial(
+            _attend, first=first, causal=True, softcap=softcap
+        )
+        if recompute:
+            attend = jax.checkpoint(attend)
+        outs.append(
+            attend(
+                q_BGRTK[:, :, :, first:end],
+                k_BGSK[:, :, :end],
+                v_BGSK[:, :, :end],
+                None if segments_BT is None else segments_BT[:, first:end],
+                None if segments_BT is None else segments_BT[:, :end],
+            )
+        )
+    return _time_major(jnp.concatenate(outs, axis=3))
+
+
+def _attend(
+    q_BGRTK: jax.Array,
+    k_BGSK: jax.Array,
+    v_BGSK: jax.Array,
+    q_segments_BT: jax.Array | None,
+    k_segments_BS: jax.Array | None,
+    *,
+    first: int,
+    causal: bool,
+    softcap: float | None,
+) -> jax.Array:
+    """Attention of queries at positions first, first + 1, ... to keys at 0, 1, ..."""
+    score_BGRTS = jnp.einsum(
+        "bgrtk,bgsk->bgrts", q_BGRTK, k_BGSK, preferred_element_type=jnp.float32
+    )
+    score_BGRTS = score_BGRTS / math.sqrt(q_BGRTK.shape[-1])
+    if softcap is not None:
+        score_BGRTS = jnp.tanh(score_BGRTS / softcap) * softcap
+    if causal:
+        t = jax.lax.broadcasted_iota(jnp.int32, score_BGRTS.shape, 3) + first
+        s = jax.lax.broadcasted_iota(jnp.int32, score_BGRTS.shape, 4)
+        score_BGRTS = jnp.where(s <= t, score_BGRTS, HIDDEN)
+    if q_segments_BT is not None and k_segments_BS is not None:
+        same_BTS = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
+        score_BGRTS = jnp.where(same_BTS[:, None, None], score_BGRTS, HIDDEN)
+    weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
+    return jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK)
+
+
+def _head_major(
+    q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     batch, length, heads, width = q_BTHK.shape
     groups = k_BTGK.shape[2]
-    q_BGRTK = q_BTHK.reshape(batch, length, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
-    k_BGTK, v_BGTK = k_BTGK.transpose(0, 2, 1, 3), v_BTGK.transpose(0, 2, 1, 3)
-    score = jnp.einsum(
-        "bgrtk,bgsk->bgrts", q_BGRTK, k_BGTK, preferred_element_type=jnp.float32
-    ) / math.sqrt(width)
-    if softcap is not None:
-        score = jnp.tanh(score / softcap) * softcap
-    if causal:
-        t = jax.lax.broadcasted_iota(jnp.int32, score.shape, 3)
-        s = jax.lax.broadcasted_iota(jnp.int32, score.shape, 4)
-        score = jnp.where(s <= t, score, MASKED)
-    if segments_BT is not None:
-        same = segments_BT[:, None, None, :, None] == segments_BT[:, None, None, None, :]
-        score = jnp.where(same, score, MASKED)
-    weight = jax.nn.softmax(score, axis=-1).astype(v_BTGK.dtype)
-    out = jnp.einsum("bgrts,bgsk->bgrtk", weight, v_BGTK)
-    return out.transpose(0, 3, 1, 2, 4).reshape(q_BTHK.shape)
+    q_BTGRK = q_BTHK.reshape(batch, length, groups, heads // groups, width)
+    k_BGSK, v_BGSK = k_BTGK.transpose(0, 2, 1, 3), v_BTGK.transpose(0, 2, 1, 3)
+    return q_BTGRK.transpose(0, 2, 3, 1, 4), k_BGSK, v_BGSK
+
+
+def _time_major(out_BGRTK: jax.Array) -> jax.Array:
+    batch, groups, rest, length, width = out_BGRTK.shape
+    return out_BGRTK.transpose(0, 3, 1, 2, 4).reshape(batch, length, groups * rest, width)
+
+
+def _splash(
+    q_BTHK: jax.Array,
+    k_BTGK: jax.Array,
+    v_BTGK: jax.Array,
+    segments_BT: jax.Array | None,
+    *,
+    causal: bool,
+    softcap: float | None,
+    interpret: bool,
+) -> jax.Array:
+    """Splash on each device's rows and heads; the mesh and rules are those in force."""
+    q_BHTK, k_BGTK, v_BGTK = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, k_BTGK, v_BTGK))
+    q_BHTK = (q_BHTK / math.sqrt(q_BHTK.shape[-1])).astype(q_BHTK.dtype)
+    local = functools.partial(_splash_local, causal=causal, softcap=softcap, interpret=interpret)
+    active = active_rules()
+    if active is None:
+        out_BHTK = local(q_BHTK, k_BGTK, v_BGTK, segments_BT)
+        return out_BHTK.transpose(0, 2, 1, 3)
+
+    mesh, rules = active
+    q_spec = spec(("batch", "heads", "length", None), rules)
+    kv_spec = spec(("batch", "kv_heads", "length", None), rules)
+    if q_spec != kv_spec or q_spec[2] is not None:
+        raise ValueError(
+            "splash attention needs mesh.rules that split heads and kv_heads alike and leave "
+            f"length whole; queries are split as {q_spec}, keys as {kv_spec}"
+        )
+    check_divides("splash attention's queries (batch, heads)", q_BHTK.shape, q_spec, mesh)
+    check_divides("splash attention's keys (batch, kv_heads)", k_BGTK.shape, kv_spec, mesh)
+    segments_spec = None if segments_BT is None else spec(("batch", "length"), rules)
+
+    def shard(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
+        with no_rules():
+            return local(q, k, v, segments)
+
+    out_BHTK = jax.shard_map(
+        shard,
+        mesh=mesh,
+        in_specs=(q_spec, kv_spec, kv_spec, segments_spec),
+        out_specs=q_spec,
+        check_vma=False,  # the kernel's outputs carry no replication type
+    )(q_BHTK, k_BGTK, v_BGTK, segments_BT)
+    return out_BHTK.transpose(0, 2, 1, 3)
+
+
+def _splash_local(
+    q_BHTK: jax.Array,
+    k_BGTK: jax.Array,
+    v_BGTK: jax.Array,
+    segments_BT: jax.Array | None,
+    *,
+    causal: bool,
+    softcap: float | None,
+    interpret: bool,
+) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    heads, length = q_BHTK.shape[1:3]
+    block = next(b for b in (512, 256, SPLASH_LANES) if length % b == 0)
+    shape = (length, length)
+    mask: Any = splash.CausalMask(shape) if causal else splash.FullMask(shape)
+    kernel = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([mask] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        attn_logits_soft_cap=softcap,
+        residual_checkpoint_name=SAVED_NAME,
+        interpret=interpret,
+    )
+    if segments_BT is None:
+        return jax.vmap(kernel)(q_BHTK, k_BGTK, v_BGTK)
+    ids = splash.SegmentIds(q=segments_BT, kv=segments_BT)
+    return jax.vmap(kernel)(q_BHTK, k_BGTK, v_BGTK, ids)
