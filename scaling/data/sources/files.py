@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -171,8 +172,43 @@ def _open(path: pathlib.Path) -> IO[bytes]:
     if path.suffix == ".xz":
         return lzma.open(path, "rb")
     if path.suffix == ".zst":
-        return zstandard.open(path, "rb")
+        return cast(IO[bytes], io.BufferedReader(_Zstd(path), 1 << 20))
     return path.open("rb")
+
+
+class _Zstd(io.RawIOBase):
+    """A zstandard file, frame after frame. The library's own reader takes a cut for the end."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._begun = False
+        self._rest = b""  # compressed bytes behind the end of a frame
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            packed = self._rest or self._file.read(1 << 17)
+            if not packed:
+                if self._begun and not self._frame.eof:
+                    raise EOFError("the compressed data ends in the middle")
+                return 0
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._begun = True
+            self._ready = memoryview(self._frame.decompress(packed))
+            self._rest = self._frame.unused_data if self._frame.eof else b""
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _where(path: str) -> str:
