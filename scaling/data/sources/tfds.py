@@ -166,6 +166,7 @@ class Tfds:
 
     @functools.cached_property
     def _records(self) -> Any:
+        assert self._split_info.num_examples  # raises where there is no such split
         return self._builder.as_data_source(self.split)
 
     @property
