@@ -8,6 +8,8 @@ Needs a prepared `mnist` in $TFDS_DATA_DIR, or `--config.data.source.data_dir=DI
 
 import ml_collections
 
+VARIANTS = ("cnn", "mlp")
+
 
 def get_config(arg: str = "cnn") -> ml_collections.ConfigDict:
     """`arg` is the model: "cnn" (default) or "mlp"."""
@@ -17,7 +19,7 @@ def get_config(arg: str = "cnn") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = f"mnist_{arg or 'cnn'}"
     config.task = {"name": "classification"}
-    config.data = {"source": {"name": "tfds_images", "dataset": "mnist"}}
+    config.data = {"source": {"name": "tfds", "dataset": "mnist", "eval_split": "test"}}
     config.model = models[arg or "cnn"]
     config.optim = {
         "name": "adamw",

@@ -134,6 +134,18 @@ def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return EXIT_USAGE
 
 
+def diff(left: str, right: str) -> int:
+    """Prints every key in which two runs (or config files) differ; returns exit code 0.
+
+    Raises:
+      ConfigError: one of them holds no config.
+    """
+    from scaling.configs import compare
+
+    print(compare(left, right))
+    return 0
+
+
 def read(
     argv: Sequence[str], options: Sequence[Option], usage: str = ""
 ) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -21,10 +21,11 @@ from scaling.configs.dump import (
 )
 from scaling.configs.errors import ConfigError
 from scaling.configs.files import compare, load, load_any, load_resolved, variant
-from scaling.configs.resolution import resolve
+from scaling.configs.resolution import ConfigDict, resolve
 from scaling.configs.rules import check_devices, validate
 
 __all__ = [
+    "ConfigDict",
     "ConfigError",
     "Difference",
     "build",

@@ -100,7 +100,7 @@ class Difference:
 def diff(left: Any, right: Any) -> list[Difference]:
     """Every leaf in which two configs differ, keys that only one of them has included."""
     leaves = flatten(left), flatten(right)
-    keys = dict.fromkeys([*leaves[0], *leaves[1]])
+    keys = sorted({*leaves[0], *leaves[1]})
     pairs = ((key, *(side.get(key, MISSING) for side in leaves)) for key in keys)
     return [Difference(*pair) for pair in pairs if not _same(pair[1], pair[2])]
 

@@ -35,11 +35,11 @@ def main(argv: Sequence[str]) -> int:
     values, _ = cli.read(argv, OPTIONS, USAGE)
     specs = shipped()
     if values.get("write"):
+        texts = {name: dump.to_json(files.load_resolved(spec)) for name, spec in specs.items()}
         GOLDEN.mkdir(parents=True, exist_ok=True)
         for stale in GOLDEN.glob("*.json"):
             stale.unlink()
-        for name, spec in specs.items():
-            text = dump.to_json(files.load_resolved(spec))
+        for name, text in texts.items():
             (GOLDEN / f"{name}.json").write_text(text, encoding="utf-8")
         print(f"wrote {len(specs)} dumps to {GOLDEN}")
         return 0

@@ -131,7 +131,7 @@ def _set_section(config: Any, one: Override, schema: Schema) -> None:
         _drop(config, one.path)
     elif one.text == "None" and section.optional:
         _assign(config, one.path, None)
-    elif isinstance(section, Named):
+    elif isinstance(section, Named) and one.text != "None":
         schema_lib.section_component(section, one.text, one.path)
         _assign(config, one.path, config_dict.ConfigDict({"name": one.text}))
     else:

@@ -12,7 +12,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scaling.configs import signature
@@ -21,7 +21,7 @@ from scaling.configs.errors import ConfigError, RefusedError, nearest, suggest
 from scaling.configs.types import Range
 
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
-_SEQUENCES = (tuple, list)
+_SEQUENCES = (tuple, list, Sequence, Iterable)
 
 
 def coerce(value: Any, annotation: Any, key: str) -> Any:
@@ -63,8 +63,8 @@ def describe(annotation: Any) -> str:
     origin, arguments = typing.get_origin(inner), typing.get_args(inner)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(repr, arguments))
-    if origin in _SEQUENCES or inner in _SEQUENCES:
-        if _is_fixed_length(arguments):
+    if _is_sequence(inner):
+        if _is_fixed_length(annotation):
             return "(" + ", ".join(describe(one) for one in arguments) + ")"
         return "values, each " + describe(arguments[0]) if arguments else "several values"
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -199,9 +199,6 @@ def _to_str(value: Any, annotation: Any, text: bool) -> str:
 
 
 _SCALARS: dict[Any, Any] = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
-_ABSTRACT_SEQUENCES = tuple(
-    typing.get_origin(one) for one in (typing.Sequence[int], typing.Iterable[int])
-)
 
 
 def _to_literal(value: Any, options: tuple[Any, ...], text: bool) -> Any:
@@ -218,11 +215,18 @@ def _to_literal(value: Any, options: tuple[Any, ...], text: bool) -> Any:
 
 def _is_sequence(annotation: Any) -> bool:
     inner, _ = signature.strip(annotation)
-    return (typing.get_origin(inner) or inner) in (*_SEQUENCES, *_ABSTRACT_SEQUENCES)
+    return (typing.get_origin(inner) or inner) in _SEQUENCES
 
 
-def _is_fixed_length(arguments: tuple[Any, ...]) -> bool:
-    return len(arguments) > 0 and not (len(arguments) == 2 and arguments[1] is Ellipsis)
+def _is_fixed_length(annotation: Any) -> bool:
+    """Whether the annotation is a tuple that says the type of each of its values."""
+    inner, _ = signature.strip(annotation)
+    arguments = typing.get_args(inner)
+    return (
+        typing.get_origin(inner) is tuple
+        and len(arguments) > 0
+        and not (len(arguments) == 2 and arguments[1] is Ellipsis)
+    )
 
 
 def _to_tuple(
@@ -235,14 +239,13 @@ def _to_tuple(
     else:
         raise _wrong(value, annotation)
     items = list(items)
-    if not _is_fixed_length(arguments) or typing.get_origin(signature.strip(annotation)[0]) is list:
+    if not _is_fixed_length(annotation):
         element = arguments[0] if arguments else Any
         return tuple(_convert(item, element, key, text) for item in items)
     if len(items) != len(arguments):
-        example = ",".join("..." for _ in arguments)
         raise RefusedError(
             f"{value!r} holds {len(items)} value{'s' * (len(items) != 1)}, not {len(arguments)}",
-            f"give all {len(arguments)}: {example} each as in {describe(annotation)}",
+            f"give all {len(arguments)}, as in {describe(annotation)}",
         )
     pairs = zip(items, arguments, strict=True)
     return tuple(_convert(item, element, key, text) for item, element in pairs)

@@ -1,0 +1,278 @@
+"""Hundreds of wrong overrides, made from the schema itself: each is refused by name, none starts JAX."""
+
+import os
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+from helpers import ROOT
+
+from scaling import cli, configs
+from scaling.configs import ConfigError, signature
+from scaling.configs import schema as schema_lib
+from scaling.configs.dump import flatten
+from scaling.configs.schema import SCHEMA, Entries, Fixed
+from scaling.configs.signature import Param
+from scaling.configs.suggestions import all_keys, dig, stated_name
+from scaling.configs.types import Range
+
+QUICKSTART = str(ROOT / "experiments" / "quickstart.py")
+CONFIG = configs.resolve(configs.load(QUICKSTART)).to_dict()
+# Free mappings and None-valued sections aside, every key of the resolved quickstart.
+PATHS = [path for path in all_keys(CONFIG, SCHEMA) if dig(CONFIG, path) is not None]
+COMPONENT_NAMES = (
+    "task.name",
+    "model.name",
+    "optim.name",
+    "optim.schedule.name",
+    "data.source.name",
+)
+
+Case = tuple[tuple[str, ...], str]  # (tokens of the command line, what the message must name)
+
+
+def params() -> Iterator[tuple[str, Param]]:
+    """(path, parameter) of every key of the sections that the quickstart has."""
+    for path, section in SCHEMA.items():
+        stated = dig(CONFIG, path)
+        if "*" in path or isinstance(section, Entries) or stated is None:
+            continue
+        name = None if isinstance(section, Fixed) else stated_name(section, stated)
+        below = schema_lib.children(path, SCHEMA)
+        for key, param in schema_lib.section_parameters(section, name, path).items():
+            if key not in below:
+                yield schema_lib.join(path, key), param
+
+
+def typing_errors(word: str) -> list[str]:
+    """A letter lost, doubled, swapped and added."""
+    middle = len(word) // 2
+    swapped = word[: middle - 1] + word[middle] + word[middle - 1] + word[middle + 1 :]
+    return [
+        word[:middle] + word[middle + 1 :],
+        word[:middle] + word[middle:] * 2,
+        swapped,
+        word + "x",
+    ]
+
+
+def misspelt() -> Iterator[Case]:
+    """Each key with a typing error in its last part, and one in each part above."""
+    for path in PATHS:
+        parts = path.split(".")
+        for wrong in typing_errors(parts[-1]):
+            full = ".".join([*parts[:-1], wrong])
+            if full not in PATHS and wrong and dig(CONFIG, full) is None:
+                yield (f"--config.{full}=1",), full
+        for depth in range(len(parts) - 1):
+            wrong = parts[depth] + "s"
+            yield (
+                (f"--config.{'.'.join([*parts[:depth], wrong, *parts[depth + 1 :]])}=1",),
+                ".".join([*parts[:depth], wrong]),
+            )
+
+
+def members(annotation: Any) -> list[Any]:
+    return [signature.strip(one)[0] for one in signature.alternatives(annotation)]
+
+
+def wrong_texts(annotation: Any) -> list[str]:
+    """Texts of another type than the annotation's."""
+    kinds = [one for one in members(annotation) if one is not types.NoneType]
+    optional = types.NoneType in members(annotation)
+    if len(kinds) != 1:
+        return []
+    (kind,) = kinds
+    texts = {
+        int: ["1.5", "many", "true", "", "1e99", "1,2", "nan"],
+        float: ["much", "true", "", "nan", "1e999", "1,2"],
+        bool: ["maybe", "2", "", "1.0"],
+        str: ["", "'open"],
+    }.get(kind, [])
+    if typing.get_origin(kind) is Literal:
+        texts = ["no_such_choice", "", str(typing.get_args(kind)[0]) + "x"]
+    if typing.get_origin(kind) is tuple:
+        texts = ["", "(1,2", "1,,2"]
+    return [*texts, *([] if optional else ["None"])] if texts else []
+
+
+def mistyped() -> Iterator[Case]:
+    for path, param in params():
+        for text in wrong_texts(param.annotation):
+            yield (f"--config.{path}={text}",), path
+
+
+def out_of_range() -> Iterator[Case]:
+    for path, param in params():
+        every = (param.annotation, *signature.alternatives(param.annotation))
+        for mark in (mark for one in every for mark in signature.strip(one)[1]):
+            if not isinstance(mark, Range):
+                continue
+            for bound, step in ((mark.low, -1), (mark.high, 1), (mark.above, 0), (mark.below, 0)):
+                if bound is not None:
+                    yield (f"--config.{path}={bound + step}",), path
+
+
+def dashes_missing() -> Iterator[Case]:
+    for path in PATHS:
+        yield (f"config.{path}=1",), path
+        yield (f"-config.{path}=1",), path
+        yield (f"--{path}=1",), path.rpartition(".")[0]
+
+
+def without_value() -> Iterator[Case]:
+    for path in PATHS:
+        yield (f"--config.{path}", "--dry_run"), path
+
+
+def given_twice() -> Iterator[Case]:
+    for path in PATHS:
+        yield (f"--config.{path}=1", f"--config.{path}=2"), path
+
+
+def wrong_components() -> Iterator[Case]:
+    for path in COMPONENT_NAMES:
+        name = dig(CONFIG, path)
+        for text in (*typing_errors(name), "no.such.module:Name", "sys:path", "None", ""):
+            yield (f"--config.{path}={text}",), path
+
+
+def keys_of_others() -> Iterator[Case]:
+    """Keys that only another component of the family has."""
+    for path in COMPONENT_NAMES:
+        section = path.removesuffix(".name")
+        named = SCHEMA[section]
+        assert isinstance(named, schema_lib.Named)
+        here = schema_lib.section_parameters(named, dig(CONFIG, path), section)
+        for other in signature.import_from(named.table):
+            for key in schema_lib.section_parameters(named, other, section):
+                if key not in here and key not in schema_lib.children(section, SCHEMA):
+                    yield (f"--config.{section}.{key}=1",), f"{section}.{key}"
+
+
+CONTRADICTIONS: list[Case] = [
+    (("--config.data.source=None",), "data.source"),
+    (("--config.data.mixture.a.source=stdlib",), "data.mixture"),
+    (("--config.mesh.data=-1", "--config.mesh.fsdp=-1"), "mesh.fsdp"),
+    (("--config.mesh.fsdp=0",), "mesh.fsdp"),
+    (("--config.mesh.fsdp=3",), "train.batch_size"),
+    (("--config.mesh.tensor=3",), "model.num_heads"),
+    (("--config.mesh.rules=((heads,tenser),)",), "mesh.rules"),
+    (("--config.train.accumulate=5",), "train.accumulate"),
+    (("--config.train.batch_size=7", "--config.train.accumulate=2"), "train.batch_size"),
+    (("--config.model.num_heads=5",), "model.num_heads"),
+    (("--config.model.num_kv_heads=3",), "model.num_kv_heads"),
+    (("--config.model.head_dim=7",), "model.head_dim"),
+    (("--config.data.seq_len=5000",), "data.seq_len"),
+    (("--config.train.steps=10",), "train.steps"),
+    (("--config.optim.schedule.warmup_fraction=0.5",), "optim.schedule.warmup_fraction"),
+    (("--config.optim.schedule.decay_fraction=1",), "optim.schedule"),
+    (("--config.eval.every=0", "--config.eval.patience=2"), "eval.patience"),
+    (("--config.eval.min_delta=1",), "eval.min_delta"),
+    (("--config.checkpoint.every=0", "--config.train.on_bad_step=rollback"), "train.on_bad_step"),
+    (("--config.train.init_from_map=(a,b),",), "train.init_from_map"),
+    (("--config.optim=lion", "--config.optim.name=sgd"), "optim.name"),
+    (("--config.optim.name=sgd",), "optim.adam_learning_rate"),
+    (("--config.train=DEFAULT", "--config.train.steps=3"), "train.steps"),
+    (("--worrkdir=x",), "--worrkdir"),
+    (("--workdir=a", "--workdir=b"), "--workdir"),
+    (("--step=3",), "--step"),
+]
+
+
+def cases() -> list[Case]:
+    """All of them, each once, in an order that does not change."""
+    groups = (
+        misspelt(), mistyped(), out_of_range(), dashes_missing(), without_value(), given_twice(),
+        wrong_components(), keys_of_others(), CONTRADICTIONS,
+    )  # fmt: skip
+    return list(dict.fromkeys(case for group in groups for case in group))
+
+
+def refusal(tokens: tuple[str, ...]) -> str | None:
+    """The message that a command line is refused with, key and reason in it; else None."""
+    try:
+        arguments = cli.parse([f"--config={QUICKSTART}", *tokens])
+        configs.load_resolved(arguments.config or "", arguments.overrides)
+    except ConfigError as error:
+        return str(error) if error.key and error.reason else None
+    return None
+
+
+def test_every_wrong_override_is_refused_by_name() -> None:
+    wrong = cases()
+    assert len(wrong) >= 500
+    groups = (misspelt, mistyped, out_of_range, dashes_missing, wrong_components, keys_of_others)
+    assert all(any(True for _ in group()) for group in groups)
+    answers = [(tokens, named, refusal(tokens)) for tokens, named in wrong]
+    accepted = [tokens for tokens, _, message in answers if message is None]
+    assert not accepted
+    unnamed = [(tokens, message) for tokens, named, message in answers if named not in message]
+    assert not unnamed
+
+
+def test_what_is_near_is_named() -> None:
+    """One letter too many in the last part of a key: the remedy holds the key itself."""
+    for path in PATHS:
+        message = refusal((f"--config.{path}x=1",))
+        assert message is not None
+        assert path in message.split("\n")[1], message
+
+
+def test_every_key_takes_its_own_value() -> None:
+    """The other side of the fuzz: what the resolved config shows can be given back to it."""
+    accepted = 0
+    for path, value in flatten(CONFIG).items():
+        if isinstance(value, (bool, int, float, str)) or value is None:
+            if dig(CONFIG, path) is None and path in SCHEMA:
+                continue
+            text = f"'{value}'" if value == "" else str(value)
+            loaded = configs.load_resolved(QUICKSTART, [f"{path}={text}"])
+            assert dig(loaded.to_dict(), path) == value, path
+            accepted += 1
+    assert accepted > 50
+
+
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        (("config.optim.learning_rate=5",), "config.optim.learning_rate"),
+        (("--config.optim.b22=1",), "optim.b22"),
+        (("--config.train.steps=1.5",), "train.steps"),
+        (("--config.optim.name=adamv",), "optim.name"),
+        (("--config.mesh.tensor=3",), "model.num_heads"),
+        (("--worrkdir=x",), "--worrkdir"),
+    ],
+)
+def test_the_front_door_exits_with_2_before_a_backend_starts(
+    tokens: tuple[str, ...], named: str
+) -> None:
+    """JAX is told to start a platform that does not exist: starting any backend would crash."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scaling.main", f"--config={QUICKSTART}", *tokens],
+        env={**os.environ, "JAX_PLATFORMS": "no_such_platform"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_the_whole_fuzz_starts_no_backend() -> None:
+    """All cases again in a process of their own, then a look at JAX's backends."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from configs import test_fuzz\n"
+        "for tokens, _ in test_fuzz.cases(): assert test_fuzz.refusal(tokens)\n"
+        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "no_such_platform"}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True, timeout=300)

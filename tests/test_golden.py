@@ -1,0 +1,36 @@
+"""The shipped configs, resolved, against tests/golden; see scaling/configs/golden.py."""
+
+import pathlib
+
+import pytest
+
+from scaling.configs import dump, golden
+from scaling.configs.errors import ConfigError
+
+SHIPPED = golden.shipped()
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_a_shipped_config_is_as_dumped(name: str) -> None:
+    found = golden.differences(name, SHIPPED[name])
+    table = dump.format_differences(found, "dump", "config")
+    assert not found, f"{table}\nmeant? then python -m scaling.configs.golden --write"
+
+
+def test_no_dump_without_a_config() -> None:
+    assert set(golden.dumped()) <= set(SHIPPED)
+
+
+def test_a_changed_default_shows(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "quickstart"
+    text = (golden.GOLDEN / f"{name}.json").read_text()
+    monkeypatch.setattr(golden, "GOLDEN", tmp_path)
+    with pytest.raises(ConfigError, match="has no dump"):
+        golden.differences(name, SHIPPED[name])
+    config = dump.from_json(text)
+    with config.unlocked():
+        config.optim.clip_norm = 123.0
+        del config.train.steps
+    (tmp_path / f"{name}.json").write_text(dump.to_json(config))
+    found = {one.key for one in golden.differences(name, SHIPPED[name])}
+    assert found == {"optim.clip_norm", "train.steps"}
