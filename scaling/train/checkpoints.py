@@ -168,8 +168,6 @@ class Checkpoints:
             self._orbax.wait_until_finished()
             self._commit(step)
             self.committed = step
-            if jax.process_index() == 0:
-                layout.prune(self._directory, self._kept(), self._keep_last)
         except BaseException as error:
             self._error = layout.explain(error, self._directory, step)
             self._error.__cause__ = error
@@ -201,9 +199,11 @@ class Checkpoints:
                     files.sync_directory(folder)
                 temporary.rename(final)
                 files.sync_directory(self._directory)
+                self.committed = step
+                layout.prune(self._directory, self._kept(), self._keep_last)
             except BaseException as error:
                 failure = error
-        self._barrier(step)
+        self._barrier(step)  # from here on all processes see the same steps
         if failure is not None:
             raise failure
         if not final.is_dir():

@@ -1,0 +1,106 @@
+"""Checkpoints of several real processes on loopback: saved by two, read by one, and the reverse."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from helpers import ROOT
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from scaling.train.checkpoints import Checkpoints, load_numpy
+
+WORKER = """
+import json, sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+port, index, folder, mode = sys.argv[1:]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index), initialization_timeout=60)
+from scaling.train.checkpoints import Checkpoints
+mesh = Mesh(np.array(jax.devices()), ("data",))
+sharded, copied = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+def whole(step):
+    return {"w": np.arange(64, dtype=np.float32).reshape(8, 8) * step, "n": np.int32(step)}
+def place(step):
+    tree = whole(step)
+    put = lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i])
+    key = jax.jit(lambda: jax.random.key(step), out_shardings=copied)()
+    return {"w": put(tree["w"], sharded), "n": put(np.asarray(tree["n"]), copied), "key": key}
+with Checkpoints(folder, keep_last=2, timeout=60) as saver:
+    if mode == "save":
+        for step in (1, 2, 3):
+            saver.save(step, place(step), {}, "{}", {})
+        saver.wait()
+        assert saver.committed == 3, saver.committed
+        assert saver.steps() == [2, 3], saver.steps()
+    step, state, notes = saver.restore(place(0))
+    same = all(
+        np.array_equal(s.data, whole(step)["w"][s.index]) for s in state["w"].addressable_shards
+    )
+    key = jax.random.key_data(state["key"]).addressable_shards[0].data
+    print(json.dumps([step, same, notes, np.asarray(key).tolist()]))
+"""
+
+
+def run_two(folder: pathlib.Path, mode: str) -> list[Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(WORKER), str(port), str(i), str(folder), mode],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    results = []
+    try:
+        for child in children:
+            out, err = child.communicate(timeout=120)
+            assert child.returncode == 0, err[-3000:]
+            results.append(json.loads(out.strip().splitlines()[-1]))
+    finally:
+        for child in children:
+            child.kill()
+    return results
+
+
+def test_two_processes_and_one_read_each_other(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "checkpoints"
+    key = np.asarray(jax.random.key_data(jax.random.key(3))).tolist()
+    assert run_two(folder, "save") == [[3, True, [], key]] * 2
+    w = np.arange(64, dtype=np.float32).reshape(8, 8)
+    np.testing.assert_array_equal(load_numpy(tmp_path)["w"], w * 3)
+    manifest = json.loads((folder / "00000003" / "manifest.json").read_text())
+    assert any("process_1" in name for name in manifest["files"])
+    assert not list(folder.rglob("manifest.part*"))
+
+    # One process with eight devices writes the next; then its newest array file is damaged.
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    state = {
+        "w": jax.device_put(w * 4, NamedSharding(mesh, P("data"))),
+        "n": jnp.int32(4),
+        "key": jax.random.key(4),
+    }
+    with Checkpoints(folder, keep_last=5) as saver:
+        step, restored, _ = saver.restore(state)
+        assert step == 3
+        np.testing.assert_array_equal(restored["w"], w * 3)
+        saver.save(4, state, {}, "{}", {})
+        saver.wait()
+        saver.save(5, state, {}, "{}", {})
+    name = next(p for p in (folder / "00000005").rglob("d/*") if p.is_file())
+    name.write_bytes(name.read_bytes()[:-1] + b"?")
+    for found in run_two(folder, "restore"):
+        assert found[:2] == [4, True]
+        assert "step 5 is damaged" in found[2][0]
+        assert found[2][-1] == "fell back to step 4"
