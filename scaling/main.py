@@ -9,9 +9,11 @@ JAX is imported. Exit codes: 0 done; 2 bad usage or config; 75 preempted, run ag
 import pathlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from scaling import cli, configs
+from scaling.train.signals import StopRequest
 
 EXIT_FAILED = 1
 
@@ -41,12 +43,14 @@ def door(argv: Sequence[str]) -> int:
     return _guarded(lambda: _train(config, workdir, arguments))
 
 
-def _train(config: configs.ConfigDict, workdir: pathlib.Path, arguments: cli.Args) -> int:
-    from scaling import parallel
-    from scaling.train.run import run
+def _train(config: Any, workdir: pathlib.Path, arguments: cli.Args) -> int:
+    # First of all, as importing JAX takes long enough to be interrupted.
+    with StopRequest() as stop:
+        from scaling import parallel
+        from scaling.train.run import run
 
-    with parallel.start_processes(config, arguments) as processes:
-        return run(config, workdir, processes)
+        with parallel.start_processes(config, arguments) as processes:
+            return run(config, workdir, processes, stop)
 
 
 def _replay(arguments: cli.Args) -> int:
@@ -57,7 +61,7 @@ def _replay(arguments: cli.Args) -> int:
     return replay(pathlib.Path(arguments.replay), arguments.step)
 
 
-def _guarded(job):  # type: ignore[no-untyped-def]
+def _guarded(job: Callable[[], int]) -> int:
     """Runs a job; a failure that we can explain is one message, any other a traceback."""
     try:
         return job()

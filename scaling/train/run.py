@@ -38,13 +38,16 @@ class PlatformError(RuntimeError):
     """The config asks for an accelerator that JAX did not find."""
 
 
-def run(config: Any, workdir: pathlib.Path, processes: "parallel.Processes") -> int:
+def run(
+    config: Any, workdir: pathlib.Path, processes: parallel.Processes, stop: StopRequest
+) -> int:
     """Trains to the end, or on from where an earlier start stopped.
 
     Args:
       config: resolved and validated.
       workdir: the run directory.
       processes: the started processes of this run; one alone is fine.
+      stop: raised by a signal.
 
     Returns:
       The exit code: 0 completed, 75 preempted, `train.diverged_exit` diverged.
@@ -52,12 +55,8 @@ def run(config: Any, workdir: pathlib.Path, processes: "parallel.Processes") -> 
     Raises:
       Whatever went wrong, with a message for people; `main` turns it into exit code 1.
     """
-    stop = StopRequest().install()
-    try:
-        with Run(config, workdir, processes, stop) as job:
-            return job.execute()
-    finally:
-        stop.uninstall()
+    with Run(config, workdir, processes, stop) as job:
+        return job.execute()
 
 
 def check_platform(wanted: str) -> None:
@@ -86,7 +85,7 @@ class Run:
         self,
         config: Any,
         workdir: pathlib.Path,
-        processes: "parallel.Processes",
+        processes: parallel.Processes,
         stop: StopRequest,
     ) -> None:
         self.config, self.workdir, self.stop = config, workdir, stop

@@ -18,13 +18,13 @@ class StopRequest:
         self.reason: str | None = None
         self._previous: dict[int, object] = {}
 
-    def install(self) -> "StopRequest":
+    def __enter__(self) -> "StopRequest":
         """Catches SIGTERM and SIGINT from now on (main thread only)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def uninstall(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Gives the signals back to whoever had them."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

@@ -1,0 +1,123 @@
+"""Doing one step of a run again, looking closer: `python -m scaling.main --replay=RUN --step=N`.
+
+Batches and random keys are functions of (config, seed, step), so going forward from the newest
+checkpoint before the step (or from the seed) gives the very step that went wrong. Nothing is
+written.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from scaling import configs, data, parallel
+from scaling.track import compile_cache
+from scaling.train.bad_steps import BadSteps
+from scaling.train.checkpoints import Checkpoints
+from scaling.train.program import Program, build_program
+from scaling.train.state import TrainState
+from scaling.train.step import sum_gradients
+
+
+class ReplayError(RuntimeError):
+    """The step cannot be replayed, or came out differently."""
+
+
+def replay(run_dir: pathlib.Path, step: int) -> int:
+    """Replays a step and prints its metrics, its examples and the gradient norm of every parameter.
+
+    Args:
+      run_dir: run directory.
+      step: 1-based.
+
+    Returns:
+      0; 1 when the run recorded this step as bad and the replay gives another loss or norm.
+
+    Raises:
+      ReplayError: there is no such run or step.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        raise ReplayError(f"{run_dir} is no run directory: it has no config.json")
+    config = configs.from_json(path.read_text(encoding="utf-8"))
+    if not 1 <= step <= config.train.steps:
+        raise ReplayError(f"--step={step} is outside of the run's steps 1 to {config.train.steps}")
+    compile_cache.enable()
+    built = data.build(config, None)
+    program = build_program(config, built.info, parallel.make_mesh(config.mesh))
+    bad = BadSteps(run_dir / "bad_steps", config.train.on_bad_step, 0, writes=False)
+    start, state = _state_before(run_dir, program, step)
+    print(f"from step {start} on to step {step}")
+    for i in range(start, step - 1):
+        left_out = i + 1 in bad.left_out
+        state, _ = program.step(state, _batch(program, built, i, left_out), program.hparams())
+    batch = _batch(program, built, step - 1, False)
+    norms = _gradient_norms(program, state, batch)
+    _, metrics = program.step(state, batch, program.hparams())
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    ids = built.train.indices(step - 1)
+    print(f"examples: {' '.join(map(str, ids.tolist()))}")
+    for name, value in values.items():
+        print(f"  {name:24} {value!r}")
+    print("gradient norm by parameter, largest first, non-finite before all:")
+    for name, norm in sorted(norms.items(), key=lambda x: -x[1] if np.isfinite(x[1]) else -np.inf):
+        print(f"  {norm:14.6g}  {name}")
+    return _compare(bad, step, values)
+
+
+def _state_before(run_dir: pathlib.Path, program: Program, step: int) -> tuple[int, TrainState]:
+    checkpoints = Checkpoints(run_dir, read_only=True)
+    steps = [saved for saved in checkpoints.steps() if saved < step]
+    if not steps:
+        if program.config.train.init_from:
+            raise ReplayError(
+                f"no checkpoint before step {step} is left in {run_dir}, and the run did not start "
+                "from its seed (train.init_from); keep more with checkpoint.keep_last"
+            )
+        return 0, program.fresh_state()
+    found, state, notes = checkpoints.restore(program.abstract, max(steps))
+    for note in notes:
+        print(note)
+    return found, state
+
+
+def _batch(program: Program, built: data.Data, step: int, left_out: bool) -> dict[str, jax.Array]:
+    def fetch(start: int, stop: int) -> dict[str, np.ndarray]:
+        rows = built.train.batch(step, start, stop)
+        if left_out:
+            rows["weights"] = np.zeros_like(rows["weights"])
+        return rows
+
+    return parallel.put_batch(fetch, program.train_batch, program.mesh)
+
+
+def _gradient_norms(
+    program: Program, state: TrainState, batch: dict[str, jax.Array]
+) -> dict[str, float]:
+    """Norm of every parameter's mean gradient, before clipping."""
+
+    def norms(state: TrainState, batch: dict[str, jax.Array]) -> Any:
+        rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        loss, grads = sum_gradients(
+            program.task, state.params, state.extra, batch, rng, program.config.train.accumulate
+        )
+        return jax.tree.map(lambda g: jax.numpy.linalg.norm(g.ravel()) / loss.weight, grads)
+
+    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(jax.jit(norms)(state, batch)))[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): float(x) for path, x in leaves}
+
+
+def _compare(bad: BadSteps, step: int, values: dict[str, float]) -> int:
+    """Holds the replay against what the run recorded, if it recorded this step."""
+    records = [record for record in bad.records() if record["step"] == step]
+    if not records:
+        return 0
+    recorded = {name: records[0][name] for name in ("loss", "grad_norm")}
+    again = {name: repr(values[name]) for name in recorded}
+    if recorded == again:
+        print(f"the replay reproduces the recorded bad step: {json.dumps(recorded)}")
+        return 0
+    print(f"the replay differs: recorded {json.dumps(recorded)}, now {json.dumps(again)}")
+    return 1
