@@ -114,7 +114,7 @@ def test_diff_tells_truth_from_one() -> None:
 def test_differences_are_aligned() -> None:
     differences = configs.diff({"long.key": 1, "a": "text"}, {"long.key": 2, "a": "t"})
     lines = configs.format_differences(differences, "runs/a", "runs/b").splitlines()
-    assert lines[0].index("runs/b") == lines[1].index("2") == lines[2].index("'t'")
+    assert lines[0].index("runs/b") == lines[2].index("2") == lines[1].index("'t'")
     assert configs.format_differences([], "x", "y") == "no difference between x and y"
 
 
