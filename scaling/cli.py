@@ -78,7 +78,7 @@ Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
   --config.mesh.rules='((mlp,None),)'   a tuple
   --config.optim.name=lion          another component; the keys that the file sets stay, and one
                                     that lion does not have is refused
-  --config.optim=lion               another component, with all its own defaults
+  --config.optim=lion               another component, with its own defaults
   --config.optim.b2=DEFAULT         forget what the file sets"""
 
 

@@ -9,7 +9,8 @@ The rules, all of them:
     --config.optim.name=lion         another component. Keys that the file sets and the new
                                      component has stay; any other key is refused by name
     --config.optim=lion              another component with all its own defaults: what the file
-                                     says of this section, sub-sections included, is dropped
+                                     says of this section is dropped. Sections below it stay, as
+                                     `optim.schedule`, which has a component of its own
     --config.optim.b2=DEFAULT        drops what the file says of this key (or this section)
     --config.data.eval_source=None   drops an optional section
 
@@ -133,7 +134,10 @@ def _set_section(config: Any, one: Override, schema: Schema) -> None:
         _assign(config, one.path, None)
     elif isinstance(section, Named) and one.text != "None":
         schema_lib.section_component(section, one.text, one.path)
-        _assign(config, one.path, config_dict.ConfigDict({"name": one.text}))
+        below = schema_lib.children(schema_lib.pattern(one.path, schema) or "", schema)
+        stated = dig(resolution.plain(config), one.path) or {}
+        kept = {key: stated[key] for key in below if key in stated}
+        _assign(config, one.path, config_dict.ConfigDict({"name": one.text, **kept}))
     else:
         reason = "cannot be None" if one.text == "None" else "is a group of keys, not one value"
         raise ConfigError(one.path, reason, f"set its keys: --config.{one.path}.KEY=VALUE")

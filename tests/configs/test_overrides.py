@@ -1,3 +1,4 @@
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,13 @@ def test_another_component_keeps_what_it_has_and_refuses_the_rest(resolved: Reso
 def test_a_whole_section_starts_from_its_own_defaults(resolved: Resolve) -> None:
     assert resolved("optim=sgd").optim.learning_rate == 0.1
     assert resolved("optim=sgd", "optim.learning_rate=3").optim.learning_rate == 3.0
+
+
+def test_sections_below_a_replaced_one_stay(resolved: Resolve, config_file: pathlib.Path) -> None:
+    text = config_file.read_text().replace("b2=0.95", "b2=0.95, schedule=dict(name='cosine')")
+    config_file.write_text(text)
+    assert resolved("optim=sgd").optim.schedule.name == "cosine"
+    assert resolved("optim=sgd", "optim.schedule=constant").optim.schedule.name == "constant"
 
 
 @pytest.mark.parametrize(
