@@ -58,7 +58,7 @@ class Transformer(nn.Module):
         bfloat16 on accelerators.
       remat: what a block keeps for the backward pass: `none` keeps all, `full` only its input,
         `dots` matmul results, `save_...` the named values.
-      unroll: layers that run inside one turn of the loop; `auto` is all on CPU, one elsewhere.
+      unroll: layers that run inside one turn of the loop; `auto` is one, on CPU without remat all.
       init_scale: multiplies the standard deviation of every initial matrix.
       attention: kernel, see `scaling.parallel.attention`.
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
@@ -206,12 +206,13 @@ class Transformer(nn.Module):
         """The block, rematerialised as asked, lifted over layers."""
         unroll = self.unroll
         if unroll == "auto":
-            unroll = self.num_layers if self.platform == "cpu" else 1
+            # XLA on CPU merges a second computation with the first unless a loop is between them.
+            straight = self.platform == "cpu" and self.remat == "none"
+            unroll = self.num_layers if straight else 1
         unroll = min(unroll, self.num_layers)
         block: Any = Block
         if self.remat != "none":
-            # In a loop the compiler cannot merge the second computation with the first; in
-            # straight-line code it would, and nothing would be saved.
+            # In a loop nothing can be merged, and the barriers that prevent it would only cost.
             block = nn.remat(
                 Block,
                 policy=remat_policy(self.remat),
