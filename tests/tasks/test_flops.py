@@ -7,7 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import ROOT
 
+from scaling.configs import build, load_resolved
+from scaling.models import MODELS
 from scaling.models.cnn import CNN
 from scaling.models.mlp import MLP
 from scaling.models.transformer import Transformer
@@ -236,3 +239,25 @@ def test_a_model_of_ones_own_says_what_it_costs(monkeypatch):
     assert cost(mine, seq_len=3, image_shape=None) == Cost(body=5, matmul=3)
     with pytest.raises(ValueError, match="define a static method cost"):
         params(types.SimpleNamespace(name="mine:Without"))
+
+
+# Published sizes; 16b is no published model, its size is counted by hand:
+# 40 (6144 (2 * 6144 + 2 * 1024) + 3 * 6144 * 16384 + 2 * 6144) + 6144 + 2 * 32000 * 6144.
+SHIPPED = {
+    "gpt2.py:124m": 124_439_808,
+    "gpt2.py:350m": 354_823_168,
+    "gpt2.py:774m": 774_030_080,
+    "gpt2.py:1.5b": 1_557_611_200,
+    "llama.py:1b": 1_100_048_384,
+    "llama.py:7b": 6_738_415_616,
+    "llama.py:16b": 15_996_524_544,
+    "llama.py:70b": 68_976_648_192,
+}
+
+
+@pytest.mark.parametrize("spec", SHIPPED)
+def test_shipped_sizes(spec):
+    config = load_resolved(f"{ROOT}/experiments/{spec}", [])
+    assert params(config.model).total == SHIPPED[spec]
+    model = build(config.model, MODELS, platform="tpu")
+    assert tree_size(model, jnp.zeros((1, 128), jnp.int32)) == SHIPPED[spec]
