@@ -184,7 +184,10 @@ def _build_tokens(section: Any, sources: Mapping[str, Any], cache: pathlib.Path)
     length, mask = section.seq_len, section.mask_documents
     train = source.windows(length, mask, held_out=False, limit=section.limit)
     held_out = source.windows(length, mask, held_out=True)
-    return _Parts(source.describe(length, mask), {name: train}, {"eval": EvalSet(held_out)}, {})
+    info = dataclasses.replace(
+        source.describe(length, mask), eval_entropy=held_out.mean_true_loss()
+    )
+    return _Parts(info, {name: train}, {"eval": EvalSet(held_out)}, {})
 
 
 def _build_images(section: Any, sources: Mapping[str, Any], cache: pathlib.Path) -> _Parts:

@@ -42,8 +42,8 @@ class DataConfig:
         that is one single document (as nanoGPT does); `auto` is `tail` for a source of one
         document and `documents` otherwise.
       eval_fraction: how much is held out, of the documents, characters or images.
-      limit: train on only the first `limit` tokens (images: examples) of the training part, to
-        study repeated data; None for all of it.
+      limit: train on only the first `limit` tokens (images: examples) of the training part (in a
+        mixture: of each member's), to study repeated data; None for all of it.
       on_end: when every training example was seen: `repeat` with a new permutation, or `stop`.
       seed: seed of the order; None means the experiment's `seed`.
       prefetch: batches made ahead of the step that uses them.

@@ -24,7 +24,10 @@ class DataInfo:
       num_classes: labels (images).
       class_names: their names, where the data set has them.
       image_shape: (height, width, channels); values are uint8, 0 to 255.
-      entropy_rate: nats per target token that no model can beat, where it is known.
+      entropy_rate: nats per target token that no model can beat in expectation, where it is known.
+      eval_entropy: mean loss of the true distribution on the held-out examples themselves, where
+        it is known and the data is built. Losses of all models on these examples share its luck,
+        so it is what an irreducible loss fitted to them should come to.
     """
 
     kind: Literal["text", "images"]
@@ -37,6 +40,7 @@ class DataInfo:
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
     entropy_rate: float | None = None
+    eval_entropy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

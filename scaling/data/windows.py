@@ -148,7 +148,10 @@ class Windows:
           DataError: the stream has no target.
         """
         if len(tokens) < 2:
-            raise DataError(f"{len(tokens)} tokens are too few: an example needs at least two")
+            raise DataError(
+                f"{len(tokens)} tokens are too few, an example needs at least two: give more text, or "
+                "another data.eval_fraction"
+            )
         self.spec = text_spec(seq_len, separator is not None)
         self._tokens = tokens
         self._seq_len = seq_len

@@ -166,6 +166,8 @@ def test_synthetic(tmp_path):
     assert_same_info(data.describe(config), built.info)
     assert_fits(built.info, built.train)
     assert built.info.entropy_rate == pytest.approx(0.82763, abs=1e-5)
+    assert built.info.eval_entropy == pytest.approx(built.info.entropy_rate, abs=0.03)
+    assert built.info.eval_entropy != built.info.entropy_rate
     assert len(built.evals["eval"]) == 2048
     assert not os.listdir(tmp_path)  # nothing is stored
     source, other = {"name": "synthetic_zipf"}, {"name": "stdlib"}

@@ -235,3 +235,12 @@ class SyntheticWindows:
             batch["segments"] = np.ones((rows, length), np.int32)
             batch["positions"] = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
         return batch
+
+    def mean_true_loss(self) -> float:
+        """Mean of -log p under the true distribution over these very examples, nats per target."""
+        total = 0.0
+        for start in range(0, self._count, 4096):
+            batch = self.gather(np.arange(start, min(start + 4096, self._count)))
+            tokens = np.concatenate([batch["inputs"], batch["targets"][:, -1:]], axis=1)
+            total -= float(self._source.log_probs(tokens).sum())
+        return total / (self._count * self._seq_len)
