@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from scaling.configs import build, component
+from scaling.configs import ConfigError, build
 from scaling.tasks import EXTERNAL, TASKS
 from scaling.tasks.flops import FlopCounts, ParamCounts
 
@@ -96,6 +96,33 @@ def build_task(config: Any, info: Any, platform: str) -> Task:
     return build(config.task, TASKS, config=config, info=info, platform=platform)
 
 
+def check_fit(config: Any, info: Any, kind: str, model_key: str) -> None:
+    """Refuses a task whose data or model is of another family.
+
+    Args:
+      config: the resolved experiment config.
+      info: what the data says of itself.
+      kind: the kind of data the task learns from.
+      model_key: a key that every model of the right family has.
+
+    Raises:
+      ConfigError: they do not go together.
+    """
+    task, model = config.task.name, config.model.name
+    if info.kind != kind:
+        raise ConfigError(
+            "data.source",
+            f"gives {info.kind}, but task.name={task} learns from {kind}",
+            "choose another source or another task",
+        )
+    if model_key not in config.model:
+        raise ConfigError(
+            "model.name",
+            f"{model} has no {model_key}, which task.name={task} needs",
+            "choose another model or another task",
+        )
+
+
 __all__ = [
     "EXTERNAL",
     "Batch",
@@ -104,5 +131,5 @@ __all__ = [
     "Total",
     "Variables",
     "build_task",
-    "component",
+    "check_fit",
 ]

@@ -33,7 +33,11 @@ def quantity(value: float) -> str:
 
 
 class ProgressReport:
-    """Tells the step, the loss, the rate and the time left. Only process 0 says anything."""
+    """Tells the step, the loss, the rate and the time left. Only process 0 says anything.
+
+    Attributes:
+      unit: what the rate counts, such as tokens; may be set when it is known.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class ProgressReport:
           main: whether this is process 0.
           out: where to, standard output by default.
         """
-        self._total, self._unit, self._seconds = total, unit, seconds
+        self._total, self.unit, self._seconds = total, unit, seconds
         self._out = out or sys.stdout
         console = Console(file=self._out)
         if mode == "auto":
@@ -85,7 +89,7 @@ class ProgressReport:
             self._first = (step, now)
         text = f"loss {loss:.4f}"
         if rate is not None:
-            text += f"  {quantity(rate)} {self._unit}/s"
+            text += f"  {quantity(rate)} {self.unit}/s"
         text += f"  left {duration(self._left(step, now))}"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)

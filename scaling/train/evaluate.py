@@ -5,6 +5,7 @@ One that generates (beam search, samples for a feature network) has the same sha
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -38,11 +39,8 @@ def scorer(program: Program, compiled: Any, eval_set: Any) -> Evaluator:
         totals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         pending: Mapping[str, Any] | None = None
         for i in range(count):
-            batch = parallel.put_batch(
-                lambda start, stop, i=i: eval_set.batch(i, size, start, stop),
-                program.eval_batch,
-                program.mesh,
-            )
+            fetch = functools.partial(eval_set.batch, i, size)
+            batch = parallel.put_batch(fetch, program.eval_batch, program.mesh)
             sums = compiled(params, extra, batch)
             if pending is not None:
                 totals = _add(totals, pending)

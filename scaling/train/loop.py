@@ -17,7 +17,9 @@ import numpy as np
 from scaling import parallel
 from scaling.data.loader import Loader
 from scaling.data.prefetch import Prefetcher
+from scaling.track import memory
 from scaling.track.goodput import Goodput
+from scaling.track.hardware import mfu
 from scaling.train.bad_steps import BadSteps, RollbackError
 from scaling.train.evaluate import EarlyStopping, Evaluator, numbers
 from scaling.train.program import Program
@@ -186,19 +188,23 @@ class Loop:
             return
         step = pending.step
         metrics = {k: float(v) for k, v in jax.device_get(dict(pending.metrics)).items()}
-        if not metrics["ok"] and pending.intended:
+        if not pending.intended:
+            return  # its batch was left out: there is nothing to tell of it
+        if not metrics["ok"]:
             ids = self.loader.indices(step - 1)
             self.hooks.log(step, {"train/bad": 1.0, **_stream(metrics)})
             self.hooks.note(self.bad_steps.report(step, metrics, ids))
         elif self._due(self.config.track.every, step) or step in (1, self.last_step()):
             ids = np.ascontiguousarray(self.loader.indices(step - 1), np.int64)
-            values = _stream(metrics) | {"data/epoch": self.loader.epoch(step)}
-            values["data/ids_crc32"] = zlib.crc32(ids.tobytes())
-            self.hooks.log(step, values | self.speed.measure(step, metrics["weight"]))
+            values: dict[str, Any] = _stream(metrics) | {
+                "data/epoch": self.loader.epoch(step),
+                "data/ids_crc32": zlib.crc32(ids.tobytes()),
+            }
+            self.hooks.log(step, values | self.speed.measure(step))
 
     def _save(self, step: int, state: TrainState) -> None:
         with self.ledger.spend("checkpoint"):
-            values = {}
+            values: dict[str, float] = {}
             for name, result in self.last_eval.items():
                 values |= numbers(result, name)
             self.hooks.save(step, state, values)
@@ -224,6 +230,16 @@ def _stream(metrics: Mapping[str, float]) -> dict[str, float]:
     return named | {f"train/{k}": v for k, v in metrics.items() if k not in hidden}
 
 
+def _memory(devices: np.ndarray) -> dict[str, float]:
+    """Resident memory of this host, and of its fullest device where the backend counts it."""
+    local = [d for d in devices.flat if d.process_index == jax.process_index()]
+    on_device = memory.device_bytes(local)
+    found: dict[str, float] = {"perf/host_memory_bytes": memory.host_bytes()}
+    if on_device:
+        found["perf/device_memory_peak_bytes"] = on_device["peak"]
+    return found
+
+
 class Speed:
     """Throughput between two lines of the stream, evaluation and saving left out."""
 
@@ -236,10 +252,8 @@ class Speed:
         self.step, self.start = step, time.perf_counter()
         self.paused, self.waited = self._pauses(), self.ledger.seconds["data_wait"]
 
-    def measure(self, step: int, weight: float) -> dict[str, float | None]:
+    def measure(self, step: int) -> dict[str, float | None]:
         """The rates of the interval that ends at `step`, and starts the next one."""
-        from scaling.track.hardware import mfu
-
         seconds = time.perf_counter() - self.start - (self._pauses() - self.paused)
         waited = self.ledger.seconds["data_wait"] - self.waited
         steps, task = step - self.step, self.program.task
@@ -254,6 +268,7 @@ class Speed:
             "perf/step_seconds": seconds / steps,
             "perf/mfu": mfu(units * task.flops.exact, devices.flat[0].device_kind, devices.size),
             "perf/data_wait_fraction": waited / seconds,
+            **_memory(devices),
         }
 
     def _pauses(self) -> float:

@@ -45,7 +45,7 @@ def replay(run_dir: pathlib.Path, step: int) -> int:
     if not 1 <= step <= config.train.steps:
         raise ReplayError(f"--step={step} is outside of the run's steps 1 to {config.train.steps}")
     compile_cache.enable()
-    built = data.build(config, None)
+    built = data.build(config)
     program = build_program(config, built.info, parallel.make_mesh(config.mesh))
     bad = BadSteps(run_dir / "bad_steps", config.train.on_bad_step, 0, writes=False)
     start, state = _state_before(run_dir, program, step)

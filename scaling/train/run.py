@@ -103,7 +103,7 @@ class Run:
         """Runs to an end of some kind and writes the summary."""
         self._open()
         finished = read_summary(self.workdir) or {}
-        if finished.get("status") == "completed" and finished.get("step") == self._last_step():
+        if finished.get("status") == "completed":
             self._say(f"already completed: {self.workdir / 'summary.json'}\n" + _digest(finished))
             return 0
         with self.goodput.spend("init"):
@@ -143,20 +143,16 @@ class Run:
 
     def _data(self) -> tuple[data.DataInfo, data.Data]:
         self._say("preparing data")
-        built = data.build(self.config, None)
+        built = data.build(self.config)
         sizes = ", ".join(f"{v:,} {k}" for k, v in built.sizes.items())
         self._say(f"data: {sizes}")
         return built.info, built
-
-    def _last_step(self) -> int:
-        """`train.steps`; a run that ended early for a reason of its own has it in its summary."""
-        finished = read_summary(self.workdir) or {}
-        return finished.get("last_step", self.config.train.steps)
 
     def _program(self, info: data.DataInfo) -> Program:
         mesh = parallel.make_mesh(self.config.mesh)
         rules.check_devices(self.config, mesh.size)
         program = build_program(self.config, info, mesh)
+        self.progress.unit = program.task.unit
         sizes = {axis: size for axis, size in mesh.shape.items() if size > 1}
         self._say(
             f"model: {program.task.params.total:,} parameters "
@@ -257,6 +253,7 @@ class Run:
             stopping,
             self.goodput,
         )
+        self._compiles = len(self.compile_log.events)
         try:
             outcome = loop.run(step, state)
         except DivergedError as error:
@@ -266,6 +263,10 @@ class Run:
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
         self.tracker.write(step, values)
+        # The steps are compiled ahead and refuse other shapes; this is about everything else.
+        for event in self.compile_log.events[self._compiles :]:
+            self._say(f"compiled after warm-up, by step {step}: {event.name} {event.seconds:.2f} s")
+        self._compiles = len(self.compile_log.events)
         if "train/loss" in values:
             rate = values.get(f"perf/{self.program.task.unit}_per_second")
             self.progress.update(step, values["train/loss"], rate)
@@ -318,11 +319,14 @@ class Run:
             },
             "eval": evals.pop("eval", {}),
             **({"evals": evals} if evals else {}),
-            "entropy_rate": self.data.info.entropy_rate,
+            "entropy": {
+                "rate": self.data.info.entropy_rate,
+                "eval": self.data.info.eval_entropy,
+            },
             "seconds": seconds,
             "goodput": self.goodput.goodput(),
-            "memory": {
-                "host_peak_bytes": memory.host_bytes(),
+            "memory_bytes": {
+                "host": memory.host_bytes(),
                 "device": memory.device_bytes(jax.local_devices()),
             },
             "compiles": self.compile_log.count(cached=False),

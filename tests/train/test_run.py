@@ -1,0 +1,167 @@
+"""Whole runs through the front door, in this process: policies, early ends, second launches."""
+
+import json
+import pathlib
+
+import pytest
+from run_helpers import TINY, corpus, stream, summary
+
+from scaling import configs
+from scaling.main import main
+
+
+# A large learning rate makes the gradient norm jump, so that some steps count as spikes.
+SPIKY = ("train.spike_factor=1.2", "optim.learning_rate=0.02")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> pathlib.Path:
+    return corpus(tmp_path_factory.mktemp("run"))
+
+
+def launch(text: pathlib.Path, workdir: pathlib.Path, *overrides: str, expect: int = 0) -> None:
+    changed = {one.partition("=")[0] for one in overrides}
+    short = ("train.steps=40", "eval.every=20", "track.progress=off", "model.dropout=0")
+    kept = [one for one in short if one.partition("=")[0] not in changed]
+    flags = [f"--config.{one}" for one in (*kept, *overrides)]
+    assert main([f"--config={TINY}:{text}", f"--workdir={workdir}", *flags]) == expect
+
+
+@pytest.fixture(scope="module")
+def plain(text, tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("plain") / "run"
+    launch(text, workdir)
+    return workdir
+
+
+def test_summary_has_every_contracted_field(plain):
+    found = summary(plain)
+    assert found["status"] == "completed"
+    assert found["step"] == 40
+    assert found["tokens"] == 40 * 8 * 16
+    assert {"total", "non_embedding", "active"} <= found["params"].keys()
+    assert found["flops"]["six_nd"] == 6 * found["params"]["total"] * found["tokens"]
+    assert found["flops"]["exact"] > 0
+    assert {"loss", "perplexity", "bits_per_byte", "accuracy"} <= found["eval"].keys()
+    assert {"compile", "train", "eval", "checkpoint", "data_wait"} <= found["seconds"].keys()
+    assert found["run_id"]
+    assert found["seed"] == 0
+    assert 0 < found["goodput"] < 1
+
+
+def test_stream_has_the_documented_keys(plain):
+    lines = [json.loads(line) for line in (plain / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in train] == list(range(1, 41))
+    keys = {"train/grad_norm", "optim/learning_rate", "perf/tokens_per_second", "perf/mfu"}
+    assert keys | {"perf/data_wait_fraction", "perf/host_memory_bytes"} <= train[-1].keys()
+    assert train[-1]["perf/mfu"] is None  # the peak of this processor is not known
+    assert [line["step"] for line in lines if "eval/loss" in line] == [20, 40]
+    saved = configs.from_json((plain / "config.json").read_text())
+    assert saved.optim.b2 == 0.95, "defaults must be written out"
+
+
+def test_a_second_launch_reports_and_changes_nothing(text, plain, capsys):
+    before = {p: p.stat().st_mtime_ns for p in plain.rglob("metrics.jsonl")}
+    launch(text, plain, "track.progress=lines")
+    assert "already completed" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in plain.rglob("metrics.jsonl")}
+
+
+def test_an_identical_launch_compiles_the_step_zero_times(text, plain, tmp_path, capsys):
+    launch(text, tmp_path / "again", "track.progress=lines")
+    assert "(from the cache)" in capsys.readouterr().out
+    assert stream(tmp_path / "again") == stream(plain)
+
+
+def test_another_config_in_the_same_directory_is_refused(text, plain, capsys):
+    launch(text, plain, "optim.learning_rate=0.5", expect=1)
+    told = capsys.readouterr().err
+    assert "optim.learning_rate" in told
+    assert "Traceback" not in told
+
+
+def test_more_steps_are_another_experiment_but_the_cadence_is_not(text, tmp_path):
+    launch(text, tmp_path / "run", "checkpoint.every=7")
+    launch(text, tmp_path / "run", "checkpoint.every=5")
+    launch(text, tmp_path / "run", "train.steps=50", expect=1)
+
+
+def test_early_stopping_ends_the_run_as_completed(text, tmp_path):
+    workdir = tmp_path / "early"
+    early = ("eval.every=5", "eval.patience=2", "eval.min_delta=10", "train.steps=400")
+    launch(text, workdir, *early)
+    assert summary(workdir)["status"] == "completed"
+    assert summary(workdir)["step"] == 15
+    launch(text, workdir, *early)  # a second launch reports, it does not go on
+    assert summary(workdir)["step"] == 15
+
+
+def test_bad_steps_stop_the_run(text, tmp_path, capsys):
+    workdir = tmp_path / "stop"
+    launch(text, workdir, *SPIKY, "track.progress=lines", expect=1)
+    assert summary(workdir)["status"] == "diverged"
+    assert "on_bad_step" in capsys.readouterr().out
+    assert len(list((workdir / "bad_steps").glob("*.json"))) == 1
+    launch(text, tmp_path / "zero", *SPIKY, "train.diverged_exit=0")
+
+
+def test_bad_steps_are_skipped_and_can_be_replayed(text, tmp_path, capsys):
+    workdir = tmp_path / "skip"
+    launch(text, workdir, *SPIKY, "train.on_bad_step=skip", "train.max_bad_steps=100")
+    records = [json.loads(p.read_text()) for p in sorted((workdir / "bad_steps").glob("*.json"))]
+    assert records
+    assert len(records[0]["example_ids"]) == 8
+    assert summary(workdir)["status"] == "completed"
+    step = records[0]["step"]
+    assert main([f"--replay={workdir}", f"--step={step}"]) == 0
+    told = capsys.readouterr().out
+    assert "reproduces the recorded bad step" in told
+    assert "params" not in told
+    assert "embedding" in told
+
+
+def test_rollback_leaves_the_bad_batches_out_and_is_deterministic(text, tmp_path):
+    flags = (*SPIKY, "train.on_bad_step=rollback", "train.max_bad_steps=100")
+    for name in ("a", "b"):
+        launch(text, tmp_path / name, *flags)
+    lines = [json.loads(line) for line in stream(tmp_path / "a")]
+    out = {json.loads(p.read_text())["step"] for p in (tmp_path / "a" / "bad_steps").glob("*")}
+    assert out
+    assert out.isdisjoint({line["step"] for line in lines if "train/loss" in line})
+    assert not any("train/bad" in line for line in lines), "their lines are superseded"
+    assert stream(tmp_path / "a") == stream(tmp_path / "b")
+    assert summary(tmp_path / "a")["status"] == "completed"
+
+
+def test_too_many_bad_steps_end_it_under_any_policy(text, tmp_path):
+    flags = (*SPIKY, "train.on_bad_step=skip", "train.max_bad_steps=0")
+    launch(text, tmp_path / "many", *flags, expect=1)
+    assert summary(tmp_path / "many")["status"] == "diverged"
+
+
+def test_data_that_ends_ends_the_run(text, tmp_path):
+    launch(text, tmp_path / "end", "data.on_end=stop", "data.limit=1000", "train.steps=100")
+    assert summary(tmp_path / "end")["step"] == 8  # 62 windows, 8 a step
+    launch(text, tmp_path / "end", "data.on_end=stop", "data.limit=1000", "train.steps=100")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words", "code"),
+    [
+        (("platform=tpu",), "platform=tpu", 1),
+        (("data.source.paths=('/no/such/file.txt',)",), "/no/such/file.txt", 1),
+        (("train.batch_size=12",), "batch", 2),
+        (("task=classification",), "text", 2),
+        (("model=cnn",), "model", 2),
+    ],
+    ids=str,
+)
+def test_what_cannot_run_says_why_without_a_traceback(
+    text, tmp_path, capsys, overrides, words, code
+):
+    launch(text, tmp_path / "bad", *overrides, expect=code)
+    told = capsys.readouterr()
+    assert words in told.err + told.out
+    assert "Traceback" not in told.err
+    assert not (tmp_path / "bad" / "metrics.jsonl").exists()
