@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.models.cnn import CNN
+from scaling.models.cnn import CNN, halve
 from scaling.models.mlp import MLP
 from scaling.parallel.logical import DEFAULT_RULES
 
@@ -73,3 +73,15 @@ def test_evaluation_of_a_row_does_not_depend_on_the_others():
 def test_classes_must_be_known(cls):
     with pytest.raises(ValueError, match=r"model\.num_classes"):
         cls().init(jax.random.key(0), images(), train=False)
+
+
+def test_halving_is_max_pooling():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    weight = jax.random.normal(jax.random.key(1), (2, 3, 2, 3))
+
+    def pool(x):
+        return nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+
+    np.testing.assert_array_equal(halve(x), pool(x))
+    ours, theirs = (jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(x) for f in (halve, pool))
+    np.testing.assert_array_equal(ours, theirs)
