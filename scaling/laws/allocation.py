@@ -1,0 +1,213 @@
+"""Compute-optimal parameters and tokens for a budget, with intervals.
+
+Any law with variables `params` and `tokens` is minimised under
+
+    cost_per_token(N) D + 2 N D_inf = C
+
+where the cost is 6 N, or an exact count, and D_inf tokens will be served (Sardana et al. 2024,
+arXiv 2401.00448). Draws of a bootstrap give the intervals: each is optimised by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling.laws.backend import x64
+from scaling.laws.fitting import Result
+from scaling.laws.law import Law, LawError, Namespace
+from scaling.laws.problem import Array
+from scaling.laws.resample import Draws
+from scaling.laws.table import Table
+
+Interval = tuple[float, float]
+GRID, ROUNDS = 65, 7
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cost:
+    """Training FLOP per token as a function of params.
+
+    `log_params` and `log_flops` are knots of ln(FLOP per token); outside them the ratio to 6 N of
+    the nearest knot holds. Without knots the cost is 6 N.
+    """
+
+    name: str = "6ND"
+    log_params: tuple[float, ...] = ()
+    log_ratio: tuple[float, ...] = ()
+
+    def per_token(self, params: Any) -> Any:
+        """FLOP per token, traceable."""
+        import jax.numpy as jnp
+
+        if not self.log_params:
+            return 6.0 * params
+        ratio = jnp.interp(
+            jnp.log(params), jnp.array(self.log_params), jnp.array(self.log_ratio)
+        )
+        return 6.0 * params * jnp.exp(ratio)
+
+    @classmethod
+    def from_table(cls, table: Table, name: str = "exact") -> Cost:
+        """The cost that the table's own `flops` column implies: flops / tokens by params."""
+        missing = [n for n in ("params", "tokens", "flops") if n not in table.columns]
+        if missing:
+            raise LawError(f"{table.source}: exact FLOPs need the columns {missing}")
+        n, d, c = (table.columns[k] for k in ("params", "tokens", "flops"))
+        good = np.isfinite(n * d * c) & (n > 0) & (d > 0) & (c > 0)
+        ratio = np.log(c[good] / (6 * n[good] * d[good]))
+        knots, codes = np.unique(np.log(n[good]), return_inverse=True)
+        means = np.bincount(codes, ratio) / np.bincount(codes)
+        return cls(name, tuple(knots.tolist()), tuple(means.tolist()))
+
+
+SIX_ND = Cost()
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """Best split of one budget; intervals are None without draws. `warnings` may be empty."""
+
+    flops: float
+    params: float
+    tokens: float
+    loss: float
+    intervals: dict[str, Interval] | None
+    outside: float
+    warnings: tuple[str, ...]
+
+
+def optimum(
+    result: Result,
+    budgets: Sequence[float],
+    draws: Draws | None = None,
+    *,
+    cost: Cost = SIX_ND,
+    inference_tokens: float = 0.0,
+    at: Mapping[str, float] | None = None,
+    level: float = 0.95,
+) -> list[Optimum]:
+    """The loss-optimal params and tokens for each budget in FLOP (training plus inference).
+
+    `at` gives the other variables of the law. `Optimum.outside` is how many times the budget
+    exceeds the largest in the data (1 inside).
+    """
+    others = _other_variables(result.law, at)
+    budget = np.asarray(budgets, np.float64)
+    if not np.all(np.isfinite(budget) & (budget > 0)):
+        raise LawError(f"budgets {list(budgets)} must be positive numbers of FLOP")
+    single = {k: np.asarray([v]) for k, v in result.parameters.items()}
+    point = _minimise(result.law, single, budget, cost, inference_tokens, others)
+    many = None
+    if draws is not None:
+        many = _minimise(result.law, draws.parameters, budget, cost, inference_tokens, others)
+    n, d = (result.problem.variables[k] for k in ("params", "tokens"))
+    largest, smallest = float(np.max(6 * n * d)), float(np.min(6 * n * d))
+    found = []
+    for i, c in enumerate(budget):
+        intervals = None
+        if many is not None and draws is not None:
+            intervals = {k: draws.interval(many[k][:, i], level) for k in ("params", "tokens", "loss")}
+        warnings = []
+        if point["edge"][0, i]:
+            warnings.append("no interior optimum: the law has no trade-off here")
+        outside = max(c / largest, smallest / c, 1.0)
+        if outside > 1.0:
+            side = "above the largest" if c > largest else "below the smallest"
+            warnings.append(f"budget {c:.3g} FLOP is {outside:.3g} times {side} in the data")
+        found.append(
+            Optimum(
+                float(c), *(float(point[k][0, i]) for k in ("params", "tokens", "loss")),
+                intervals, float(outside), tuple(warnings),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float]:
+    names = {v.name for v in law.variables}
+    if not {"params", "tokens"} <= names:
+        raise LawError(f"law {law.name} has no params and tokens to allocate (it has {sorted(names)})")
+    others = names - {"params", "tokens"}
+    missing = others - set(at or {})
+    if missing:
+        raise LawError(f"law {law.name} also depends on {sorted(missing)}: give --at=NAME=VALUE")
+    return {k: float((at or {})[k]) for k in others}
+
+
+@functools.lru_cache(maxsize=32)
+def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
+    """Jitted `(parameters [R], budgets [m], served, others) -> dict of [R, m]`."""
+    import jax
+    import jax.numpy as jnp
+
+    def one(p: Any, budget: Any, served: Any, others: Any) -> Any:
+        def tokens(log_n: Any) -> Any:
+            n = jnp.exp(log_n)
+            return (budget - 2.0 * n * served) / cost.per_token(n)
+
+        def loss(log_n: Any) -> Any:
+            d = tokens(log_n)
+            extra = {k: jnp.full_like(log_n, others[k]) for k in names}
+            variables = Namespace(
+                params=jnp.exp(log_n), tokens=jnp.maximum(d, 1.0), **extra
+            )
+            value = law.formula(Namespace(**p), variables)
+            return jnp.where((d >= 1.0) & jnp.isfinite(value), value, jnp.inf)
+
+        low, high = jnp.log(1e2), jnp.log(budget)
+        low0, high0 = low, high
+        for _ in range(ROUNDS):
+            grid = jnp.linspace(low, high, GRID)
+            k = jnp.argmin(loss(grid))
+            low = grid[jnp.maximum(k - 1, 0)]
+            high = grid[jnp.minimum(k + 1, GRID - 1)]
+        # A parabola through three points a little apart beats rounding noise of the grid.
+        step = 1e-3
+        around = loss(0.5 * (low + high) + step * jnp.array([-1.0, 0.0, 1.0]))
+        bend = around[0] - 2 * around[1] + around[2]
+        shift = jnp.where(bend > 0, 0.5 * step * (around[0] - around[2]) / bend, 0.0)
+        best = 0.5 * (low + high) + jnp.clip(shift, -step, step)
+        edge = (best - low0 < 0.01) | (high0 - best < 0.01) | ~(tokens(best) >= 2.0)
+        return {
+            "params": jnp.exp(best), "tokens": tokens(best), "loss": loss(best[None])[0],
+            "edge": edge,
+        }  # fmt: skip
+
+    inner = jax.vmap(one, in_axes=(None, 0, None, None))
+    return jax.jit(jax.vmap(inner, in_axes=(0, None, None, None)))
+
+
+def _minimise(
+    law: Law, parameters: Mapping[str, Array], budgets: Array, cost: Cost, served: float,
+    others: dict[str, float],
+) -> dict[str, Array]:  # fmt: skip
+    program = _program(law, cost, tuple(sorted(others)))
+    with x64():
+        found = program(dict(parameters), budgets, np.float64(served), others)
+        return {k: np.asarray(v) for k, v in found.items()}
+
+
+def iso_loss(
+    result: Result, loss: float, params: Array, at: Mapping[str, float] | None = None
+) -> Array:
+    """Tokens at which each of `params` reaches `loss`, [m]; inf where it never does."""
+    others = _other_variables(result.law, at)
+    params = np.asarray(params, np.float64)
+    low, high = np.full(params.shape, 0.0), np.full(params.shape, np.log(1e30))
+
+    def value(log_d: Array) -> Array:
+        return result.law.evaluate(
+            result.parameters, {"params": params, "tokens": np.exp(log_d), **others}
+        )
+
+    reachable = value(high) <= loss
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        above = value(middle) > loss
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(reachable, np.exp(0.5 * (low + high)), np.inf)

@@ -1,0 +1,69 @@
+"""Float64 without touching the process: scoped precision, the CPU device, a few worker threads.
+
+Training code in the same process keeps its own (32-bit) defaults: `x64()` is a thread-local
+context, entered around every trace and call here and left afterwards. Fits run on the CPU unless
+`use_device` says otherwise; small dense float64 problems are latency-bound, and TPUs lack float64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_PLATFORM = "cpu"
+
+
+def use_device(platform: str) -> None:
+    """Run later fits on "cpu" (default) or "gpu"; raises RuntimeError where it is absent."""
+    import jax
+
+    if platform not in ("cpu", "gpu"):
+        raise ValueError(f"device {platform!r} is not one of cpu, gpu (TPUs have no float64)")
+    jax.devices(platform)
+    global _PLATFORM
+    _PLATFORM = platform
+
+
+def platform() -> str:
+    """The platform that fits run on."""
+    return _PLATFORM
+
+
+@contextlib.contextmanager
+def x64() -> Iterator[None]:
+    """Scope in which new JAX values are float64 and live on the fitting device."""
+    import jax
+
+    try:
+        device = jax.local_devices(backend=_PLATFORM)[0]
+    except RuntimeError:  # JAX_PLATFORMS names an accelerator only
+        device = jax.local_devices()[0]
+    # Fitting code relies on numpy broadcasting of scalars and rows; training code may forbid it.
+    with jax.enable_x64(True), jax.default_device(device), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def workers() -> int:
+    """Threads that share the lanes of a batch: XLA leaves small programs on one core each."""
+    if _PLATFORM != "cpu":
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, min(len(os.sched_getaffinity(0)), 16))
+    return max(1, min(os.cpu_count() or 1, 16))
+
+
+def parallel(function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+    """`[function(i) for i in items]`, on `workers()` threads, each inside `x64()`."""
+
+    def call(item: Any) -> T:
+        with x64():
+            return function(item)
+
+    if len(items) <= 1 or workers() == 1:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(workers()) as pool:
+        return list(pool.map(call, items))

@@ -1,0 +1,200 @@
+"""When data or its use is the limit: repetition, over-training, transfer, vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scaling.laws.law import (
+    PARAMS,
+    TOKENS,
+    UNIQUE_TOKENS,
+    Law,
+    Published,
+    Variable,
+    coefficient,
+    exponent,
+    offset,
+    power,
+    shape,
+)
+
+MUENNIGHOFF = "Muennighoff et al. 2023, arXiv 2305.16264"
+CHINCHILLA_TERMS = (
+    offset("E"), coefficient("A", (1.0, 1e6)), coefficient("B", (1.0, 1e6)),
+    exponent("alpha", (0.1, 1.0)), exponent("beta", (0.1, 1.0)),
+)  # fmt: skip
+
+
+def _decayed(total: Any, unique: Any, scale: Any) -> Any:
+    """Worth of `total` with `unique` distinct: unique (1 + R* (1 - exp(-R/R*))), R repeats."""
+    import jax.numpy as jnp
+
+    repeats = jnp.maximum(total / unique - 1.0, 0.0)
+    return unique * (1.0 - scale * jnp.expm1(-repeats / scale))
+
+
+def data_constrained_loss(p: Any, v: Any) -> Any:
+    """Loss with repeated tokens and excess parameters, equations 5 and 6 of the paper."""
+    import jax.numpy as jnp
+
+    scale = power(p.alpha * p.A / (p.beta * p.B), 1.0 / (p.alpha + p.beta))
+    unique_params = jnp.minimum(
+        v.params, scale * power(scale * v.unique_tokens, p.beta / p.alpha)
+    )
+    params = _decayed(v.params, unique_params, p.R_N)
+    tokens = _decayed(v.tokens, v.unique_tokens, p.R_D)
+    return p.E + p.A * power(params, -p.alpha) + p.B * power(tokens, -p.beta)
+
+
+DATA_CONSTRAINED = Law(
+    name="data_constrained",
+    equation="L = E + A/N'^alpha + B/D'^beta, X' = U (1 + R* (1 - exp(-(X/U - 1)/R*)))",
+    variables=(PARAMS, TOKENS, UNIQUE_TOKENS),
+    parameters=(*CHINCHILLA_TERMS, shape("R_D", (0.5, 200.0)), shape("R_N", (0.5, 200.0))),
+    formula=data_constrained_loss,
+    linear=("E",),
+    published=(
+        Published(
+            "muennighoff",
+            {"E": 1.8691436784054858, "A": 520.8249516599187, "B": 1487.716093782861,
+             "alpha": 0.3526596, "beta": 0.3526596, "R_D": 15.387756, "R_N": 5.309743},
+            MUENNIGHOFF,
+            "base law exp(.6254804), exp(6.255414), exp(7.3049974) frozen; R_D, R_N are a local "
+            "minimum of the published objective and R_D is not identified by its 182 points",
+        ),
+    ),
+    source=MUENNIGHOFF,
+)  # fmt: skip
+
+REPETITION_PENALTY = Law(
+    name="repetition_penalty",
+    equation="L = E + A/N^alpha + B/D^beta + K N^gamma (D/U - 1)^kappa / U^eta",
+    variables=(PARAMS, TOKENS, UNIQUE_TOKENS),
+    parameters=(
+        *CHINCHILLA_TERMS, coefficient("K", (1e-8, 1e4)), exponent("gamma", (0.0, 1.5)),
+        exponent("kappa", (0.2, 2.0)), exponent("eta", (0.0, 1.5)),
+    ),
+    formula=lambda p, v: (
+        p.E + p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta)
+        + p.K * power(v.params, p.gamma) * power(v.unique_tokens, -p.eta)
+        * power(v.tokens / v.unique_tokens - 1.0 + 1e-12, p.kappa)
+    ),
+    linear=("E", "A", "B", "K"),
+    source="additive over-fitting penalty, the general form of the rival to decayed repetition "
+    "(Lovelace et al. 2026, arXiv 2605.01640, names one parameter: fix the exponents for it)",
+)  # fmt: skip
+
+REPETITION_DECAY = Law(
+    name="repetition_decay",
+    equation="L = E + A/N^alpha + B/(U (1 + sum_r 2^(-r/tau)))^beta",
+    variables=(PARAMS, TOKENS, UNIQUE_TOKENS),
+    parameters=(*CHINCHILLA_TERMS, shape("tau", (0.2, 100.0))),
+    formula=lambda p, v: (
+        p.E + p.A * power(v.params, -p.alpha)
+        + p.B * power(_half_life(v.tokens, v.unique_tokens, p.tau), -p.beta)
+    ),
+    linear=("E", "A", "B"),
+    source="utility that halves every tau repetitions, the continuous form of Goyal et al. 2024, "
+    "arXiv 2404.07177 (its exponent on quality pools is not included)",
+)  # fmt: skip
+
+
+def _half_life(total: Any, unique: Any, tau: Any) -> Any:
+    import jax.numpy as jnp
+
+    rate = jnp.log(2.0) / tau
+    return unique * (1.0 - jnp.expm1(-rate * jnp.maximum(total / unique - 1.0, 0.0)) / rate)
+
+
+GADRE = "Gadre et al. 2024, arXiv 2403.08540"
+TOKEN_MULTIPLIER = Variable("multiplier", "M", "tokens per parameter")
+OVER_TRAINING = Law(
+    name="over_training",
+    equation="L = E + a N^-eta + b D^-eta, D = M N (one exponent: the isoFLOP curves are parallel)",
+    variables=(PARAMS, TOKENS),
+    parameters=(offset("E"), coefficient("a"), coefficient("b"), exponent("eta")),
+    formula=lambda p, v: p.E + p.a * power(v.params, -p.eta) + p.b * power(v.tokens, -p.eta),
+    linear=("E", "a", "b"),
+    space="raw",
+    derived={
+        "compute_exponent": lambda p: p.eta / 2,
+        "a_C": lambda p: p.a * 6.0 ** (p.eta / 2),
+        "b_C": lambda p: p.b * 6.0 ** (p.eta / 2),
+    },
+    published=(
+        Published(
+            "redpajama", {"E": 1.8366, "a": 166.2, "b": 366.7, "eta": 0.27285}, GADRE,
+            "N includes embeddings; recomputed from their five points",
+        ),
+    ),
+    source=GADRE + "; L = E + (a_C M^eta + b_C M^-eta) C^-eta of the paper with eta/2 for eta",
+)  # fmt: skip
+
+TRANSFER = Law(
+    name="transfer",
+    equation="D_T = k D_F^alpha N^beta",
+    variables=(Variable("finetune_tokens", "D_F", "tokens"), PARAMS),
+    target=Variable("effective_tokens", "D_T", "tokens"),
+    parameters=(coefficient("k"), exponent("alpha"), exponent("beta")),
+    formula=lambda p, v: p.k * power(v.finetune_tokens, p.alpha) * power(v.params, p.beta),
+    linear=("k",),
+    published=(
+        Published("text_to_python", {"k": 1.9e4, "alpha": 0.18, "beta": 0.38}, "arXiv 2102.01293"),
+        Published("mixed_to_python", {"k": 2.1e5, "alpha": 0.096, "beta": 0.38}, "arXiv 2102.01293"),
+    ),
+    source="Hernandez et al. 2021, arXiv 2102.01293",
+)
+
+VOCABULARY = Law(
+    name="vocabulary",
+    equation="L_u = -E + A1/N_nv^alpha1 + A2/N_v^alpha2 + B/H^beta",
+    variables=(
+        Variable("params_non_vocabulary", "N_nv", "parameters"),
+        Variable("params_vocabulary", "N_v", "parameters"),
+        Variable("characters", "H", "characters"),
+    ),
+    target=Variable("loss", "L_u", "unigram-normalised nats", positive=False),
+    parameters=(
+        offset("E", (0.0, 10.0), low=-1e3), coefficient("A1"), coefficient("A2"),
+        coefficient("B"), exponent("alpha1"), exponent("alpha2"), exponent("beta"),
+    ),
+    formula=lambda p, v: (
+        -p.E + p.A1 * power(v.params_non_vocabulary, -p.alpha1)
+        + p.A2 * power(v.params_vocabulary, -p.alpha2) + p.B * power(v.characters, -p.beta)
+    ),
+    linear=("E", "A1", "A2", "B"),
+    space="raw",
+    tied={"beta": "alpha1"},
+    published=(
+        Published(
+            "tao",
+            {"E": 5.533, "A1": 1.831, "A2": 0.196, "B": 2.124, "alpha1": 0.447, "alpha2": 0.671,
+             "beta": 0.447},
+            "Tao et al. 2024, arXiv 2407.13623", "units of N and H of the paper; secondary source",
+        ),
+    ),
+    source="Tao et al. 2024, arXiv 2407.13623",
+)  # fmt: skip
+
+PROGRESS = Law(
+    name="progress",
+    equation="L = E + A/(N e^(a' t))^alpha + B/(D e^(b' t))^beta",
+    variables=(PARAMS, TOKENS, Variable("year", "t", "years since the reference", positive=False)),
+    parameters=(
+        *CHINCHILLA_TERMS, exponent("a_year", (0.0, 2.0), -10.0),
+        exponent("b_year", (0.0, 2.0), -10.0),
+    ),
+    formula=lambda p, v: (
+        p.E + p.A * power(v.params, -p.alpha) * _exp(-p.alpha * p.a_year * v.year)
+        + p.B * power(v.tokens, -p.beta) * _exp(-p.beta * p.b_year * v.year)
+    ),
+    linear=("E", "A", "B"),
+    derived={"doubling_months": lambda p: 12 * 0.6931471805599453 / (p.a_year + p.b_year)},
+    source="Ho et al. 2024, arXiv 2403.05812",
+)  # fmt: skip
+
+
+def _exp(value: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.exp(value)

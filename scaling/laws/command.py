@@ -1,0 +1,291 @@
+"""What `python -m scaling.fit` does once its flags are known: table, fit, record, report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import math
+import operator
+import pathlib
+import platform
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling.laws import LAWS, get_law
+from scaling.laws.allocation import SIX_ND, Cost, optimum
+from scaling.laws.comparison import seed_noise, seed_weights
+from scaling.laws.fitting import Result, fit
+from scaling.laws.forecasting import forecast
+from scaling.laws.law import Law, LawError
+from scaling.laws.losses import Loss
+from scaling.laws.profiles import Profile, profile, standard_errors
+from scaling.laws.readers import read_table
+from scaling.laws.resample import Draws, bootstrap
+from scaling.laws.table import Table, missing_column
+
+OPERATORS = {
+    ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
+}  # fmt: skip
+
+
+def list_laws() -> str:
+    """The catalogue, one law a line."""
+    lines = []
+    for name in LAWS:
+        law = get_law(name)
+        lines.append(f"{name:28s} {law.target.name} of {', '.join(v.name for v in law.variables)}")
+        lines.append(f"{'':28s} {law.equation}")
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """Fit and write; returns the text for the terminal. Raises LawError for bad data or options."""
+    began = time.perf_counter()
+    if options.device != "cpu":
+        _device(options.device)
+    law = get_law(options.law)
+    loss = Loss(options.loss, options.delta, options.space or law.space, options.reduction, options.over)
+    table = load(options)
+    weights = None
+    if options.weights and options.weights != "seeds":
+        table = table.mapped({"weight": options.weights})
+    keywords: dict[str, Any] = {
+        "fix": options.fix, "tie": options.tie, "bounds": options.bounds, "starts": options.starts,
+        "seed": options.seed,
+    }  # fmt: skip
+    result = fit(table, law, loss, weights=weights, **keywords)
+    if options.weights == "seeds":
+        result = _reweighted(result, options)
+    draws = None
+    if options.bootstrap and result.problem.freedom:
+        draws = bootstrap(result, options.bootstrap, options.resample, seed=options.seed)
+    profiles: list[Profile] = []
+    if options.profiles == "yes" and result.points > result.problem.freedom:
+        profiles = [profile(result, n, options.level) for n in result.problem.free_names]
+    cost = SIX_ND if options.cost == "6nd" else Cost.from_table(table)
+    record = make_record(result, draws, profiles, options, cost, table)
+    record["command"] = shlex.join(["python", "-m", "scaling.fit", *arguments])
+    record["seconds"] = round(time.perf_counter() - began, 3)
+    write(record, result, draws, profiles, cost, pathlib.Path(options.out))
+    return summary(record, options.out)
+
+
+def _device(name: str) -> None:
+    from scaling.laws.backend import use_device
+
+    try:
+        use_device(name)
+    except RuntimeError as error:
+        raise LawError(f"--device={name}: no such device here ({error})") from None
+
+
+def load(options: argparse.Namespace) -> Table:
+    """The table with columns mapped and rows excluded as the flags say."""
+    table = read_table(
+        options.runs, max_rows=options.max_rows, params=options.count, flops=options.flops,
+        curves=options.curves,
+    ).mapped(options.columns)  # fmt: skip
+    for rule in options.exclude:
+        match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|>|<)\s*(\S+)\s*", rule)
+        if not match:
+            raise LawError(f"--exclude={rule!r} is not COLUMN>VALUE (or >=, <, <=, ==)")
+        name, sign, value = match.groups()
+        if name not in table.columns:
+            raise LawError(missing_column(name, table.columns, table.source))
+        try:
+            limit = float(value)
+        except ValueError:
+            raise LawError(f"--exclude={rule!r}: {value!r} is not a number") from None
+        table = table.without(~OPERATORS[sign](table.columns[name], limit), f"--exclude={rule}")
+    return table
+
+
+def _reweighted(result: Result, options: argparse.Namespace) -> Result:
+    from scaling.laws.fitting import fit_problem
+
+    weights = seed_weights(result)
+    again = fit_problem(
+        result.problem.replace(weights=weights), starts=options.starts, seed=options.seed
+    )
+    return dataclasses.replace(
+        again, excluded=result.excluded, conventions={**result.conventions, "weights": "seed noise"},
+        source=result.source, warnings=tuple(dict.fromkeys((*result.warnings, *again.warnings))),
+    )  # fmt: skip
+
+
+def make_record(
+    result: Result, draws: Draws | None, profiles: Sequence[Profile], options: argparse.Namespace,
+    cost: Cost, table: Table,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that goes into fit.json and the report."""
+    level = options.level
+    boot = draws.intervals(level) if draws else {}
+    swept = {p.name: [p.low, p.high] for p in profiles}
+    for name, slot in zip(result.law.names, result.problem.slots, strict=True):
+        leader = result.problem.names[slot]
+        if leader in swept and name not in swept:
+            swept[name] = swept[leader]
+    intervals = {
+        n: list(boot[n]) if n in boot else swept[n]
+        for n in result.parameters
+        if n in boot or n in swept
+    }
+    warnings = [*result.warnings, *(w for p in profiles for w in p.warnings)]
+    if draws and draws.converged < 0.99:
+        warnings.append(f"{100 * (1 - draws.converged):.1f} % of the resamples did not converge")
+    if not draws and result.problem.freedom:
+        warnings.append("no bootstrap was run: intervals are profiles and assume independent points")
+    optima = (
+        optimum(result, options.budgets, draws, cost=cost, at=options.at, level=level,
+                inference_tokens=options.inference_tokens)
+        if options.budgets else []
+    )  # fmt: skip
+    forecasts = []
+    if options.predict:
+        if draws is None:
+            raise LawError("--predict needs draws for its interval: set --bootstrap above 0")
+        forecasts = [forecast(result, point, draws, level) for point in options.predict]
+    for item in (*optima, *forecasts):
+        warnings += item.warnings
+    scores = _scores(result, table, options)
+    noise = seed_noise(result)
+    return {
+        "law": result.law.name,
+        "equation": result.law.equation,
+        "law_source": result.law.source,
+        "parameters": result.parameters,
+        "intervals": intervals,
+        "level": level,
+        "interval_note": _interval_note(draws, result),
+        "standard_errors": standard_errors(result),
+        "profile_intervals": swept,
+        "derived": result.derived,
+        "derived_intervals": {k: list(boot[k]) for k in result.derived if k in boot},
+        "published": {p.label: dict(p.values) for p in result.law.published},
+        "objective": result.objective,
+        "gradient_norm": result.gradient_norm,
+        "converged": result.converged,
+        "points": result.points,
+        "starts": result.starts,
+        "reached": result.reached,
+        "minima": [dataclasses.asdict(m) for m in result.minima],
+        "at_bound": list(result.at_bound),
+        "at_start": list(result.at_start),
+        "excluded": [{"row": n, "reason": r} for n, r in result.excluded],
+        "warnings": list(dict.fromkeys(warnings)),
+        "loss": {
+            "kind": result.loss.kind, "delta": _delta(result.loss), "space": result.loss.space,
+            "reduction": result.loss.reduction, "over": result.loss.over,
+        },
+        "conventions": result.conventions,
+        "ranges": {k: list(v) for k, v in result.ranges.items()},
+        "source": result.source,
+        "seed_noise": None if noise is None else {"deviation": noise[0], "freedom": noise[1]},
+        "cost": cost.name,
+        "optimum": [{**dataclasses.asdict(o), "intervals": o.intervals or {}} for o in optima],
+        "forecasts": [dataclasses.asdict(f) for f in forecasts],
+        "comparison": [dataclasses.asdict(s) for s in scores],
+        "seed": options.seed,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def _delta(loss: Loss) -> float | None:
+    return loss.delta if loss.kind == "huber" else None
+
+
+def _interval_note(draws: Draws | None, result: Result) -> str:
+    if draws is None:
+        return "Intervals are profile likelihood; they assume independent points of equal noise."
+    what = {"points": "points", "runs": "whole runs", "parametric": "Gaussian noise"}[draws.kind]
+    return (
+        f"Bootstrap: {len(draws)} resamples of {what} ({draws.units} units), each searched globally; "
+        f"expanded percentiles. Profiles assume independent points of equal noise: where the two "
+        f"disagree, trust the bootstrap."
+    )
+
+
+def _scores(result: Result, table: Table, options: argparse.Namespace) -> list[Any]:
+    if not options.compare:
+        return []
+    from scaling.laws.comparison import compare
+
+    laws: list[Law | str] = [result.law]
+    laws += [n for n in options.compare if n != result.law.name]
+    return compare(table, laws, result.loss, seed=options.seed)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a reader needs to repeat the fit."""
+    names = ("scaling", "jax", "numpy", "scipy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {"python": platform.python_version(), **found}
+
+
+def clean(value: Any) -> Any:
+    """A value that strict JSON can hold: no NaN or infinity, no numpy types."""
+    if isinstance(value, dict):
+        return {str(k): clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def write(
+    record: dict[str, Any], result: Result, draws: Draws | None, profiles: Sequence[Profile],
+    cost: Cost, out: pathlib.Path,
+) -> None:  # fmt: skip
+    """Figures, then the report, then fit.json last: its presence means that all is there."""
+    try:
+        from scaling.laws.figures import draw_all
+    except ImportError as error:
+        raise LawError(f"figures need matplotlib ({error}): pip install 'scaling[fit]'") from None
+    from scaling.laws.report import render
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "fit.json").unlink(missing_ok=True)
+        figures = draw_all(result, draws, profiles, out / "figures", cost)
+        (out / "report.html").write_text(render(clean(record), figures), encoding="utf-8")
+        text = json.dumps(clean(record), indent=1, allow_nan=False)
+        (out / "fit.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LawError(f"cannot write to {out}: {error}") from None
+
+
+def summary(record: dict[str, Any], out: str) -> str:
+    """What the terminal shows."""
+    lines = [f"{record['law']}: {record['equation']}"]
+    for name, value in {**record["parameters"], **record["derived"]}.items():
+        interval = {**record["intervals"], **record["derived_intervals"]}.get(name)
+        text = ""
+        if interval:
+            low, high = (f"{v:.5g}" if v is not None else "open" for v in interval)
+            text = f"   [{low}, {high}]"
+        lines.append(f"  {name:18s} {value:<12.6g}{text}")
+    lines.append(
+        f"objective {record['objective']:.10g}, scaled gradient {record['gradient_norm']:.1e}, "
+        f"{record['points']} points, {len(record['excluded'])} excluded"
+    )
+    for o in record["optimum"]:
+        lines.append(f"at {o['flops']:.3g} FLOP: N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}")  # fmt: skip
+    for f in record["forecasts"]:
+        low, high = f["run_interval"]
+        lines.append(f"predicted {f['value']:.5g} [{low:.5g}, {high:.5g}] at {f['variables']}")
+    lines += [f"warning: {w}" for w in record["warnings"]]
+    lines.append(f"wrote {out}/report.html, {out}/fit.json and {out}/figures/")
+    return "\n".join(lines)

@@ -1,0 +1,197 @@
+"""Which law? Held-out error, extrapolation to the largest budget, information criteria."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize, special
+
+from scaling.laws.fitting import Result, fit
+from scaling.laws.law import Law, LawError
+from scaling.laws.losses import Loss, slope
+from scaling.laws.problem import Array
+from scaling.laws.resample import refit
+from scaling.laws.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One law on one table. Errors are root mean squares of residuals in the space of the loss.
+
+    `held_out` comes from folds of whole runs, `extrapolation` from leaving out the largest
+    budget; criteria count the noise scale as a parameter and are comparable between spaces.
+    """
+
+    law: str
+    parameters: int
+    objective: float
+    aic: float
+    aicc: float
+    bic: float
+    held_out: float
+    extrapolation: float | None
+    extrapolation_bias: float | None
+    warnings: tuple[str, ...]
+
+
+def log_likelihood(result: Result) -> float:
+    """Maximum over the noise scale tau of the density exp(-rho(r)/tau)/Z(tau), g'(y) included.
+
+    Least squares gives the Gaussian, L1 the Laplace, Huber what lies between (the same delta).
+    """
+    r, w = result.residuals, result.problem.weights / result.problem.weights.mean()
+    n = float(np.sum(w))
+    jacobian = float(np.sum(w * np.log(slope(result.loss.space, result.problem.target))))
+    size = np.abs(r)
+    if result.loss.kind == "lsq":
+        variance = max(float(np.sum(w * r * r)) / n, 1e-300)
+        return -0.5 * n * (np.log(2 * np.pi * variance) + 1) + jacobian
+    if result.loss.kind == "l1":
+        scale = max(float(np.sum(w * size)) / n, 1e-300)
+        return -n * (np.log(2 * scale) + 1) + jacobian
+    delta = result.loss.delta
+    rho = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+    mean = max(float(np.sum(w * rho)) / n, 1e-300)
+
+    def negative(log_tau: float) -> float:
+        tau = np.exp(log_tau)
+        centre = np.sqrt(2 * np.pi * tau) * special.erf(delta / np.sqrt(2 * tau))
+        tails = 2 * tau / delta * np.exp(-(delta**2) / (2 * tau))
+        return mean / tau + float(np.log(centre + tails))
+
+    start = np.log(mean)
+    best = optimize.minimize_scalar(negative, bounds=(start - 6, start + 6), method="bounded")
+    return -n * float(best.fun) + jacobian
+
+
+def criteria(result: Result) -> dict[str, float]:
+    """AIC, AICc (inf when n is too small for it) and BIC."""
+    k, n = result.problem.freedom + 1, len(np.unique(result.problem.clusters))
+    value = -2 * log_likelihood(result)
+    spare = n - k - 1
+    return {
+        "aic": value + 2 * k,
+        "aicc": value + 2 * k + 2 * k * (k + 1) / spare if spare > 0 else float("inf"),
+        "bic": value + k * float(np.log(n)),
+    }
+
+
+def fold_masks(clusters: Array, folds: int, seed: int = 0) -> Array:
+    """Held-out masks [folds, n]: whole clusters, dealt at random."""
+    _, codes = np.unique(clusters, return_inverse=True)
+    groups = int(codes.max()) + 1
+    folds = min(folds, groups)
+    deal = np.random.default_rng(seed).permutation(groups) % folds
+    return deal[codes][None, :] == np.arange(folds)[:, None]
+
+
+def held_out(result: Result, masks: Array) -> Array:
+    """Residuals of held-out points, [K, n], NaN where a point was in the fit of that row."""
+    vectors, _ = refit(result, np.where(masks, 0.0, result.problem.weights))
+    residuals = np.stack([result.problem.residuals(v) for v in vectors])
+    return np.where(masks, residuals, np.nan)
+
+
+def budgets(result: Result) -> Array | None:
+    """Compute of each point, by which budgets are ranked; None if the law knows no scale."""
+    columns = result.problem.variables
+    if {"params", "tokens"} <= set(columns):
+        return 6 * columns["params"] * columns["tokens"]
+    for name in ("flops", "pf_days", "tokens", "params", "examples", "steps"):
+        if name in columns:
+            return columns[name]
+    return None
+
+
+def leave_largest_out(result: Result) -> Array | None:
+    """Residuals of the points of the largest budget under a fit to the others; None if too few."""
+    from scaling.laws.isoflop import group_budgets
+
+    scale = budgets(result)
+    if scale is None:
+        return None
+    codes = group_budgets(scale)
+    mask = codes == codes.max()
+    if mask.sum() > 0.5 * result.points:
+        mask = scale >= np.quantile(scale, 0.9)
+    if result.points - mask.sum() < result.problem.freedom + 1 or not mask.any() or mask.all():
+        return None
+    return held_out(result, mask[None])[0][mask]
+
+
+def score(result: Result, folds: int = 10, seed: int = 0) -> Score:
+    """Judge one fitted law."""
+    masks = fold_masks(result.problem.clusters, folds, seed)
+    residuals = held_out(result, masks)
+    outside = leave_largest_out(result)
+
+    def rms(values: Array) -> float:
+        return float(np.sqrt(np.nanmean(values**2)))
+
+    return Score(
+        law=result.law.name,
+        parameters=result.problem.freedom,
+        objective=result.objective,
+        **criteria(result),
+        held_out=rms(residuals),
+        extrapolation=None if outside is None else rms(outside),
+        extrapolation_bias=None if outside is None else float(np.mean(outside)),
+        warnings=result.warnings,
+    )
+
+
+def compare(
+    table: Table, laws: Sequence[Law | str], loss: Loss | None = None, *, folds: int = 10, seed: int = 0
+) -> list[Score]:
+    """Fit each law to the same table and rank by held-out error. Targets must agree."""
+    results = [fit(table, law, loss, seed=seed) for law in laws]
+    targets = {r.law.target.name for r in results}
+    if len(targets) > 1:
+        raise LawError(f"laws predict different targets {sorted(targets)}: compare like with like")
+    sizes = {r.points for r in results}
+    if len(sizes) > 1:
+        raise LawError(f"laws use different numbers of rows {sorted(sizes)}: fill or drop those rows")
+    return sorted((score(r, folds, seed) for r in results), key=lambda s: s.held_out)
+
+
+def seed_noise(result: Result) -> tuple[float, int] | None:
+    """Pooled standard deviation (in the space of the loss) of repeats at equal variables.
+
+    Returns (deviation, degrees of freedom), None without repeats.
+    """
+    codes = repeat_codes(result)
+    linked = result.problem.linked_target()
+    counts = np.bincount(codes)
+    means = np.bincount(codes, linked) / counts
+    freedom = int(np.sum(counts - 1))
+    if freedom == 0:
+        return None
+    return float(np.sqrt(np.sum((linked - means[codes]) ** 2) / freedom)), freedom
+
+
+def repeat_codes(result: Result) -> Array:
+    """A group number for each point, [n]: equal variables, equal group."""
+    columns = np.stack(list(result.problem.variables.values()), axis=1)
+    return np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def seed_weights(result: Result) -> Array:
+    """Weights from repeated seeds, [n], mean 1: inverse variances of the groups of repeats.
+
+    A group's variance is shrunk to the pooled one with as many degrees of freedom as the typical
+    group has, so that two lucky seeds do not dominate; points without repeats take the pooled one.
+    """
+    noise = seed_noise(result)
+    if noise is None:
+        raise LawError("weights from seeds need rows that repeat the same variables; none do")
+    pooled, _ = noise
+    codes, linked = repeat_codes(result), result.problem.linked_target()
+    counts = np.bincount(codes)
+    means = np.bincount(codes, linked) / counts
+    squares = np.bincount(codes, (linked - means[codes]) ** 2)
+    prior = max(float(np.mean(counts[counts > 1] - 1)), 1.0)
+    variance = (prior * pooled**2 + squares) / (prior + counts - 1)
+    weights = 1.0 / np.maximum(variance, 1e-300)[codes]
+    return weights / weights.mean()

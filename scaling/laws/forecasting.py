@@ -1,0 +1,91 @@
+"""Predictions for runs that were not made, with intervals and the distance from the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from scaling.laws.fitting import Result
+from scaling.laws.law import LawError
+from scaling.laws.losses import unlink
+from scaling.laws.problem import Array
+from scaling.laws.resample import Draws
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """Predicted target of one run.
+
+    `mean_interval` is for the law's curve, `run_interval` for a single new run (curve and noise).
+    `outside` says by what factor each variable leaves the range of the data (empty: inside).
+    """
+
+    variables: dict[str, float]
+    value: float
+    mean_interval: Interval
+    run_interval: Interval
+    outside: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+def forecast(
+    result: Result, variables: Mapping[str, float], draws: Draws, level: float = 0.95
+) -> Forecast:
+    """Predict one run from the fit and the draws of a bootstrap.
+
+    The interval carries the uncertainty of the parameters and of the noise, not that the form of
+    the law may fail outside the data; that is what `outside` and the warnings are for.
+    """
+    names = [v.name for v in result.law.variables]
+    wrong = set(names) ^ set(variables)
+    if wrong:
+        raise LawError(f"a forecast of law {result.law.name} needs exactly {names}; check {sorted(wrong)}")
+    values = {k: float(variables[k]) for k in names}
+    point = float(result.predict(**values))
+    curves = result.law.evaluate_draws(draws.parameters, values)
+    linked = _link(result.loss.space, curves)
+    residuals = result.residuals
+    residuals = residuals - np.average(residuals, weights=result.problem.weights)
+    inflate = np.sqrt(result.points / max(result.points - result.problem.freedom, 1))
+    noise = np.random.default_rng(draws.seed + 1).choice(residuals, len(linked)) * inflate
+    outside = distance(result, values)
+    warnings = tuple(
+        f"{name} is {factor:.3g} times outside the data" for name, factor in outside.items()
+    )
+    return Forecast(
+        values, point, draws.interval(curves, level),
+        draws.interval(unlink(result.loss.space, linked - noise), level), outside, warnings,
+    )  # fmt: skip
+
+
+def _link(space: str, values: Array) -> Array:
+    if space == "raw":
+        return values
+    with np.errstate(all="ignore"):
+        return np.log(values) if space == "log" else np.log1p(values)
+
+
+def distance(result: Result, values: Mapping[str, float]) -> dict[str, float]:
+    """Factors above 1 by which variables (and compute, and tokens per parameter) leave the data."""
+    columns: dict[str, Array] = dict(result.problem.variables)
+    wanted = dict(values)
+    if {"params", "tokens"} <= set(columns):
+        columns["compute 6ND"] = 6 * columns["params"] * columns["tokens"]
+        wanted["compute 6ND"] = 6 * wanted["params"] * wanted["tokens"]
+        columns["tokens per parameter"] = columns["tokens"] / columns["params"]
+        wanted["tokens per parameter"] = wanted["tokens"] / wanted["params"]
+    found = {}
+    for name, column in columns.items():
+        low, high, value = float(column.min()), float(column.max()), wanted[name]
+        if low <= 0:
+            span = max(high - low, 1e-300)
+            factor = 1.0 + max(value - high, low - value, 0.0) / span
+        else:
+            factor = max(value / high, low / value if value > 0 else np.inf, 1.0)
+        if factor > 1.0 + 1e-9:
+            found[name] = float(factor)
+    return found

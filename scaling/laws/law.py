@@ -1,0 +1,227 @@
+"""What a law is: variables with units, parameters with bounds, a formula, published constants.
+
+A law is data. Everything else in `scaling.laws` (search, robust fit, bootstrap, profiles,
+allocation, figures, report) works from this declaration alone, so a new law is a few lines:
+
+    MINE = Law(
+        name="mine",
+        equation="L = E + A / N^alpha",
+        variables=(PARAMS,),
+        parameters=(offset("E"), coefficient("A"), exponent("alpha")),
+        formula=lambda p, v: p.E + p.A * power(v.params, -p.alpha),
+        linear=("E", "A"),
+    )
+
+`formula(p, v)` receives two namespaces (parameters: scalars; variables: float64 arrays, shape
+[points]) and returns predictions, shape [points]. It is traced by JAX: use operators, `power` and
+`jax.numpy`. `linear` names parameters in which the formula is affine; they are then solved exactly
+inside the global search, so that it runs over the others (exponents) only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from scaling.laws.backend import x64
+
+Namespace = types.SimpleNamespace
+Formula = Callable[[Any, Any], Any]
+Kind = Literal["log", "real"]
+
+
+class LawError(ValueError):
+    """A law, a table or an option that cannot be used; the message says what, where and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+    """One input or target column: `name` is the column, `symbol` is for figures and equations."""
+
+    name: str
+    symbol: str
+    unit: str
+    positive: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter of a law.
+
+    `kind` "log" searches in ln(value) (strictly positive, scale-free); "real" searches in the value.
+    `low` and `high` bound the value; `start` is the range in which the global search looks (it may
+    leave it, never the bounds). `role` decides how the parameter is described: exponents are what
+    papers compare, coefficients depend on units.
+    """
+
+    name: str
+    kind: Kind
+    start: tuple[float, float]
+    low: float = float("-inf")
+    high: float = float("inf")
+    role: Literal["coefficient", "exponent", "offset", "shape"] = "shape"
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.start[0] <= self.start[1] <= self.high:
+            raise LawError(
+                f"parameter {self.name}: start {self.start} is not inside "
+                f"[{self.low}, {self.high}]; give start=(low, high) within the bounds"
+            )
+        if self.kind == "log" and self.start[0] <= 0:
+            raise LawError(f"parameter {self.name}: a log parameter needs a start range above 0")
+
+
+def coefficient(name: str, start: tuple[float, float] = (1e-2, 1e8)) -> Parameter:
+    """A positive multiplier, searched in its logarithm."""
+    return Parameter(name, "log", start, low=0.0, role="coefficient")
+
+
+def exponent(
+    name: str, start: tuple[float, float] = (0.02, 1.5), low: float = 0.0, high: float = 10.0
+) -> Parameter:
+    """An exponent, non-negative unless `low` says otherwise."""
+    return Parameter(name, "real", start, low=low, high=high, role="exponent")
+
+
+def offset(
+    name: str, start: tuple[float, float] = (0.0, 5.0), low: float = 0.0, high: float = float("inf")
+) -> Parameter:
+    """An additive constant (irreducible loss): non-negative unless `low` says otherwise.
+
+    Non-negative ones are searched in their logarithm; one that tends to zero is reported.
+    """
+    if low >= 0:
+        span = (max(start[0], 1e-3 * start[1]), start[1])
+        return Parameter(name, "log", span, low=low, high=high, role="offset")
+    return Parameter(name, "real", start, low=low, high=high, role="offset")
+
+
+def shape(
+    name: str,
+    start: tuple[float, float],
+    low: float | None = None,
+    high: float = float("inf"),
+    kind: Kind = "log",
+) -> Parameter:
+    """Any other parameter (a break point, a saturation constant)."""
+    floor = (0.0 if kind == "log" else float("-inf")) if low is None else low
+    return Parameter(name, kind, start, low=floor, high=high, role="shape")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Constants somebody printed, with the source and how far they can be trusted."""
+
+    label: str
+    values: Mapping[str, float]
+    source: str
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Law:
+    """A declared law; see the module docstring. Compared and cached by identity."""
+
+    name: str
+    equation: str
+    variables: tuple[Variable, ...]
+    parameters: tuple[Parameter, ...]
+    formula: Formula
+    linear: tuple[str, ...] = ()
+    target: Variable = Variable("loss", "L", "nats per token")
+    space: Literal["log", "raw", "log1p"] = "log"
+    derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    source: str = ""
+    tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [p.name for p in self.parameters]
+        if len(set(names)) != len(names):
+            raise LawError(f"law {self.name}: a parameter is declared twice in {names}")
+        for used in (*self.linear, *self.tied, *self.tied.values()):
+            if used not in names:
+                raise LawError(f"law {self.name}: {used!r} is not one of its parameters {names}")
+        for constants in self.published:
+            unknown = set(constants.values) - set(names)
+            if unknown:
+                raise LawError(f"law {self.name}: published {sorted(unknown)} are not parameters")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameter names in the order of declaration."""
+        return tuple(p.name for p in self.parameters)
+
+    def parameter(self, name: str) -> Parameter:
+        """The declaration of one parameter."""
+        for found in self.parameters:
+            if found.name == name:
+                return found
+        raise LawError(f"law {self.name} has no parameter {name!r}; it has {list(self.names)}")
+
+    def evaluate(self, parameters: Mapping[str, float], variables: Mapping[str, Any]) -> Any:
+        """Predictions at `variables` (float64 numpy, any broadcastable shapes) for one law."""
+        flat, common = self._points(variables)
+        with x64():
+            values = self.formula(_namespace(parameters), _namespace(flat))
+            result = np.asarray(values, dtype=np.float64)
+        return np.broadcast_to(result, flat["size"].shape).reshape(common)
+
+    def evaluate_draws(self, draws: Mapping[str, Any], variables: Mapping[str, Any]) -> Any:
+        """Predictions, shape [draws, *points], for parameters given as arrays of shape [draws]."""
+        import jax
+
+        flat, common = self._points(variables)
+        with x64():
+            points = _namespace(flat)
+            values = jax.vmap(lambda p: self.formula(Namespace(**p), points) + 0.0 * points.size)(
+                vars(_namespace(draws))
+            )
+            result = np.asarray(values, dtype=np.float64)
+        return result.reshape(len(result), *common)
+
+    def _points(self, variables: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
+        arrays = {k: np.asarray(v, dtype=np.float64) for k, v in variables.items()}
+        missing = [v.name for v in self.variables if v.name not in arrays]
+        if missing:
+            raise LawError(f"law {self.name} needs the variables {missing}; got {sorted(arrays)}")
+        common = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        flat = {k: np.broadcast_to(a, common).reshape(-1) for k, a in arrays.items()}
+        flat["size"] = np.ones(int(np.prod(common, dtype=np.int64)))
+        return flat, common
+
+    def constants(self, label: str | None = None) -> dict[str, float]:
+        """Published constants by label (the first if None)."""
+        for entry in self.published:
+            if label is None or entry.label == label:
+                return dict(entry.values)
+        known = [entry.label for entry in self.published]
+        raise LawError(f"law {self.name} has no published constants {label!r}; it has {known}")
+
+
+def _namespace(values: Mapping[str, Any]) -> Namespace:
+    import jax.numpy as jnp
+
+    return Namespace(**{k: jnp.asarray(v, dtype=jnp.float64) for k, v in values.items()})
+
+
+def power(base: Any, exponent_: Any) -> Any:
+    """`base ** exponent` for positive bases: exp(exponent ln base), so ln of data is hoisted."""
+    import jax.numpy as jnp
+
+    return jnp.exp(exponent_ * jnp.log(base))
+
+
+# Variables that many laws share; a law may declare its own.
+PARAMS = Variable("params", "N", "parameters")
+TOKENS = Variable("tokens", "D", "tokens")
+FLOPS = Variable("flops", "C", "FLOP")
+STEPS = Variable("steps", "S", "optimizer steps")
+UNIQUE_TOKENS = Variable("unique_tokens", "U", "tokens")
+EXPERTS = Variable("experts", "E", "experts")
+LOSS = Variable("loss", "L", "nats per token")
+ERROR = Variable("error", "Err", "fraction", positive=True)

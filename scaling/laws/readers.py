@@ -1,0 +1,186 @@
+"""Files into tables: CSV, JSON lines, and directories of runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+
+from scaling.laws.law import LawError
+from scaling.laws.table import Table
+
+MAX_ROWS = 1_000_000
+COUNTS = ("total", "non_embedding", "active")
+FLOP_COUNTS = ("six_nd", "exact")
+
+
+def read_table(
+    path: str | pathlib.Path,
+    *,
+    max_rows: int = MAX_ROWS,
+    params: str = "total",
+    flops: str = "six_nd",
+    curves: bool = False,
+) -> Table:
+    """Read a run table: `.csv`/`.tsv`, `.jsonl`/`.json` lines, or a directory of runs.
+
+    Files are streamed and reading stops at `max_rows`. For a directory, `params` and `flops`
+    choose the convention and `curves` takes every evaluation of every run, not only the last.
+    Raises LawError with the file, the row and the remedy.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise LawError(f"{path} does not exist")
+    if path.is_dir():
+        return read_runs(path, params=params, flops=flops, curves=curves)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+        raise LawError(f"{path}: {suffix or 'no suffix'} is not one of .csv, .tsv, .jsonl, or a folder")
+    rows = _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path)
+    cells: dict[str, list[Any]] = {}
+    count = 0
+    for row in rows:
+        if count >= max_rows:
+            raise LawError(
+                f"{path} has more than {max_rows:,} rows; a law is fitted to one row a run (or a "
+                f"few checkpoints of each): aggregate or thin it, or raise --max-rows"
+            )
+        for name in row.keys() - cells.keys():
+            cells[name] = [None] * count
+        for name, values in cells.items():
+            values.append(row.get(name))
+        count += 1
+    if not cells:
+        raise LawError(f"{path} is empty: expected a header and one row a run")
+    return Table._from_cells(cells, str(path))
+
+
+def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter="\t" if suffix == ".tsv" else ",")
+            names = [n.strip() for n in next(reader, [])]
+            _check_names(path, names)
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    raise LawError(
+                        f"{path}, line {reader.line_num}: {len(row)} cells under {len(names)} "
+                        f"column names; quote cells that hold a comma"
+                    )
+                yield dict(zip(names, row, strict=True))
+    except UnicodeDecodeError as error:
+        raise LawError(f"{path} is not UTF-8 text ({error.reason}); save it as CSV text") from None
+    except csv.Error as error:
+        raise LawError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _check_names(path: pathlib.Path, names: list[str]) -> None:
+    repeated = sorted({n for n in names if names.count(n) > 1})
+    if repeated:
+        raise LawError(f"{path}: the header repeats {repeated}; rename one of them")
+    if names and all(_is_number(n) for n in names):
+        raise LawError(f"{path}: the first line holds numbers; it must hold the column names")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise LawError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise LawError(f"{path}, line {number}: expected one JSON object a line")
+            yield flatten(row)
+
+
+def flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as dotted columns: `{"eval": {"loss": 2}}` becomes `eval.loss`."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif not isinstance(value, bool):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def read_runs(
+    folder: pathlib.Path, *, params: str = "total", flops: str = "six_nd", curves: bool = False
+) -> Table:
+    """Completed runs below a folder (every `summary.json`), one row each or one an evaluation.
+
+    Runs that did not complete, or whose summary cannot be read, are excluded with the reason.
+    """
+    if params not in COUNTS:
+        raise LawError(f"parameter count {params!r} is not one of {COUNTS}")
+    if flops not in FLOP_COUNTS:
+        raise LawError(f"FLOP count {flops!r} is not one of {FLOP_COUNTS}")
+    files = sorted(folder.rglob("summary.json"))
+    if not files:
+        raise LawError(f"{folder} holds no run (no summary.json below it)")
+    rows: list[dict[str, Any]] = []
+    excluded: list[tuple[int, str]] = []
+    for number, file in enumerate(files, 1):
+        try:
+            summary = flatten(json.loads(file.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+            excluded.append((number, f"{file} is not a JSON object"))
+            continue
+        if summary.get("status") != "completed":
+            excluded.append((number, f"{file.parent.name}: status is {summary.get('status')!r}"))
+            continue
+        row = _run_row(summary, file, params, flops)
+        rows += _curve(row, summary, file.parent) if curves else [row]
+    if not rows:
+        raise LawError(f"{folder}: none of {len(files)} runs completed ({excluded[0][1]})")
+    names = list(dict.fromkeys(n for row in rows for n in row))
+    table = Table._from_cells({n: [row.get(n) for row in rows] for n in names}, str(folder))
+    table.notes["params"] = f"{params} parameters of summary.json"
+    table.notes["flops"] = f"{flops} of summary.json"
+    object.__setattr__(table, "excluded", tuple(excluded))
+    return table
+
+
+def _run_row(
+    summary: dict[str, Any], file: pathlib.Path, params: str, flops: str
+) -> dict[str, Any]:
+    row = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+    row["params"] = summary.get(f"params.{params}")
+    row["tokens"] = summary.get("tokens", summary.get("examples"))
+    row["flops"] = summary.get(f"flops.{flops}")
+    row["loss"] = summary.get("eval.loss")
+    row["run_id"] = summary.get("run_id", file.parent.name)
+    return row
+
+
+def _curve(row: dict[str, Any], summary: dict[str, Any], run: pathlib.Path) -> list[dict[str, Any]]:
+    """One row an evaluation of a run's metrics stream, tokens and FLOPs in proportion to steps."""
+    last = summary.get("step")
+    stream = run / "metrics.jsonl"
+    if not last or not stream.exists():
+        return [row]
+    rows = []
+    for metrics in _json_rows(stream):
+        if "eval/loss" in metrics and metrics.get("step"):
+            share = metrics["step"] / last
+            scaled = {k: row[k] * share for k in ("tokens", "flops") if row.get(k)}
+            rows.append({**row, **scaled, "loss": metrics["eval/loss"], "steps": metrics["step"]})
+    return rows or [row]
+
+

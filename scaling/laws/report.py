@@ -1,0 +1,210 @@
+"""One self-contained HTML file: warnings first, then parameters, figures, data, how to redo it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CAPTIONS = {
+    "loss_against_compute": "Loss against compute. Points are runs, coloured by size; the line is "
+    "the lowest loss that the fitted law allows at each budget, with its interval.",
+    "isoflop": "IsoFLOP curves: loss against size at each budget, parabolas in ln N and their "
+    "minima (stars). A minimum at the edge of its points is an extrapolation.",
+    "allocation": "Compute-optimal parameters and tokens with intervals; grey points are the runs. "
+    "The shaded part is beyond the data.",
+    "contours": "Iso-loss contours of the fitted law, the runs, and the compute-optimal path.",
+    "curve": "The fitted law and its interval, drawn beyond the data.",
+    "observed_predicted": "Observed against predicted.",
+    "residuals": "Residuals against each variable. Structure here means that the form is wrong.",
+    "profiles": "Profiles: how much the objective must rise to move one parameter. The dashed line "
+    "is the threshold of the interval; a flat profile is a parameter that is not identified.",
+    "bootstrap": "Bootstrap draws; the cross is the fit. Narrow diagonals are parameters that "
+    "trade off.",
+}
+STYLE = """
+:root{--ink:#1c1c1c;--soft:#5c5c5c;--line:#d9d9d9;--back:#fff;--warn:#fff4e0;--edge:#d55e00}
+*{box-sizing:border-box}
+body{margin:0;background:var(--back);color:var(--ink);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,Helvetica,Arial,sans-serif}
+main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}
+h1{font-size:1.6rem;line-height:1.2;margin:0 0 .3rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
+p.eq{font:1rem/1.5 ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere;margin:.2rem 0}
+p.soft,figcaption,small{color:var(--soft)}
+.warn{background:var(--warn);border-left:4px solid var(--edge);padding:.7rem 1rem;margin:1rem 0}
+.warn ul{margin:.3rem 0 0;padding-left:1.2rem}.good{border-left-color:#009e73;background:#eef8f4}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.93rem}
+th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
+td.text{text-align:left;white-space:normal;min-width:12rem}
+figure{margin:1.2rem 0}figure img{width:100%;height:auto;display:block}
+figcaption{font-size:.9rem;margin-top:.4rem}
+pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:.85rem}
+summary{cursor:pointer}
+@media print{main{max-width:none}figure{break-inside:avoid}}
+"""
+
+
+def number(value: Any, digits: int = 5) -> str:
+    """A number for people; an open side of an interval or a missing value is a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return html.escape(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return html.escape(str(value))
+    return f"{value:.{digits}g}" if value == value else "–"
+
+
+def span(interval: Sequence[float | None] | None) -> str:
+    """An interval, with open sides."""
+    if interval is None:
+        return "–"
+    low, high = interval
+    return f"{number(low, 4) if low is not None else 'open'} … {number(high, 4) if high is not None else 'open'}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table; cells are ready HTML."""
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _warnings(items: Sequence[str]) -> str:
+    if not items:
+        return '<div class="warn good">No warnings: the fit converged and nothing looked wrong.</div>'
+    listed = "".join(f"<li>{html.escape(w)}</li>" for w in items)
+    word = "warning" if len(items) == 1 else "warnings"
+    return f'<div class="warn"><b>{len(items)} {word}</b><ul>{listed}</ul></div>'
+
+
+def _parameters(record: Mapping[str, Any]) -> str:
+    rows = []
+    published = record.get("published", {})
+    header = ["parameter", "value", f"{record['level']:.0%} bootstrap", "profile", "sandwich s.e."]
+    header += list(published)
+    for name, value in {**record["parameters"], **record["derived"]}.items():
+        derived = name in record["derived"]
+        rows.append(
+            [
+                f"{html.escape(name)}{' <small>(derived)</small>' if derived else ''}",
+                number(value, 6),
+                span({**record["intervals"], **record["derived_intervals"]}.get(name)),
+                span(record["profile_intervals"].get(name)),
+                number(record["standard_errors"].get(name), 3),
+                *[number(constants.get(name)) for constants in published.values()],
+            ]
+        )
+    return table(header, rows)
+
+
+def _search(record: Mapping[str, Any]) -> str:
+    loss = record["loss"]
+    delta = f", delta {loss['delta']:g}" if loss["kind"] == "huber" else ""
+    lines = [
+        ["loss", f"{loss['kind']}{delta} on {loss['space']} residuals, {loss['reduction']}"],
+        ["objective", number(record["objective"], 10)],
+        ["scaled gradient", number(record["gradient_norm"], 3)],
+        ["points used", number(record["points"])],
+        ["starts", f"{record['starts']}, of which {record['reached']:.0%} of the random ones "
+         "reached the best minimum"],
+        ["distinct minima", number(len(record["minima"]))],
+    ]  # fmt: skip
+    text = table(["fit", ""], lines)
+    if len(record["minima"]) > 1:
+        names = list(record["parameters"])
+        rows = [
+            [number(m["objective"], 8), number(m["starts"]), *[number(m["parameters"][n]) for n in names]]
+            for m in record["minima"]
+        ]
+        text += "<p>Distinct minima, best first:</p>" + table(["objective", "starts", *names], rows)
+    return text
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    rows = [[html.escape(k), number(v[0]), number(v[1])] for k, v in record["ranges"].items()]
+    text = f"<p>Source: {html.escape(record['source'])}</p>" + table(["column", "from", "to"], rows)
+    if record["conventions"]:
+        items = [f"<li>{html.escape(k)}: {html.escape(v)}</li>" for k, v in record["conventions"].items()]
+        text += f"<p>Conventions:</p><ul>{''.join(items)}</ul>"
+    excluded = record["excluded"]
+    if excluded:
+        rows = [[number(e["row"]), html.escape(e["reason"])] for e in excluded[:200]]
+        more = f"<p>… and {len(excluded) - 200} more</p>" if len(excluded) > 200 else ""
+        text += (
+            f"<details open><summary>{len(excluded)} rows excluded</summary>"
+            f"{table(['row', 'reason'], rows)}{more}</details>"
+        )
+    else:
+        text += "<p>No row was excluded.</p>"
+    return text
+
+
+def _uses(record: Mapping[str, Any]) -> str:
+    text = ""
+    if record["optimum"]:
+        rows = [
+            [number(o["flops"], 4), number(o["params"], 4), span(o["intervals"].get("params")),
+             number(o["tokens"], 4), span(o["intervals"].get("tokens")), number(o["loss"], 5),
+             span(o["intervals"].get("loss")),
+             "inside" if o["outside"] == 1 else f"{o['outside']:.3g} times outside"]
+            for o in record["optimum"]
+        ]  # fmt: skip
+        header = ["budget (FLOP)", "params", "", "tokens", "", "loss", "", "data"]
+        text += f"<h2>Compute-optimal allocation ({html.escape(record['cost'])})</h2>" + table(header, rows)
+    if record["forecasts"]:
+        rows = [
+            [html.escape(", ".join(f"{k}={v:.4g}" for k, v in f["variables"].items())),
+             number(f["value"]), span(f["mean_interval"]), span(f["run_interval"]),
+             html.escape(", ".join(f"{k} {v:.3g} times" for k, v in f["outside"].items()) or "inside")]
+            for f in record["forecasts"]
+        ]  # fmt: skip
+        header = ["run", "predicted", "interval of the law", "interval of one run", "outside the data"]
+        text += "<h2>Predictions</h2>" + table(header, rows)
+    if record["comparison"]:
+        rows = [
+            [html.escape(s["law"]), number(s["parameters"]), number(s["held_out"]),
+             number(s["extrapolation"]), number(s["aicc"], 6), number(s["bic"], 6)]
+            for s in record["comparison"]
+        ]  # fmt: skip
+        header = ["law", "parameters", "held-out error", "largest budget left out", "AICc", "BIC"]
+        text += "<h2>Other laws on the same data</h2>" + table(header, rows)
+        text += "<p class='soft'>Errors are root mean squares of residuals; smaller is better.</p>"
+    return text
+
+
+def render(record: Mapping[str, Any], figures: Mapping[str, pathlib.Path]) -> str:
+    """The report of one fit from the content of `fit.json` and SVG files, as one HTML string."""
+    pictures = []
+    for name, path in figures.items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        caption = html.escape(CAPTIONS.get(name, name))
+        pictures.append(
+            f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    title = f"Scaling law: {record['law']}"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><main>
+<h1>{html.escape(title)}</h1>
+<p class="eq">{html.escape(record["equation"])}</p>
+<p class="soft">{html.escape(record["law_source"])}</p>
+{_warnings(record["warnings"])}
+<h2>Parameters</h2>{_parameters(record)}
+<p class="soft">{html.escape(record["interval_note"])}</p>
+{_uses(record)}
+<h2>Figures</h2>{"".join(pictures)}
+<h2>Fit</h2>{_search(record)}
+<h2>Data</h2>{_data(record)}
+<h2>To reproduce</h2><pre>{html.escape(record["command"])}</pre>
+<p class="soft">{html.escape(", ".join(f"{k} {v}" for k, v in record["versions"].items()))}</p>
+</main></body></html>
+"""

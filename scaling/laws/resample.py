@@ -1,0 +1,180 @@
+"""Resampling: pairs, whole runs, or new noise; every resample searched globally and polished.
+
+Points of one training run are not independent, so tables with a `run_id` that repeats are
+resampled by run. A resample is a vector of weights on the same points, so thousands of fits share
+one screen (matrix products) and one compiled solver.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from scaling.laws.fitting import Result, derive
+from scaling.laws.law import LawError
+from scaling.laws.problem import Array, Problem
+from scaling.laws.screen import screen_resamples
+from scaling.laws.solver import solve
+
+Kind = Literal["points", "runs", "parametric"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draws:
+    """Fits of resamples: `vectors` [R, p], parameters and derived quantities as arrays [R]."""
+
+    kind: str
+    vectors: Array
+    parameters: dict[str, Array]
+    derived: dict[str, Array]
+    converged: float
+    units: int
+    freedom: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """Parameters and derived quantities together."""
+        return {**self.parameters, **self.derived}
+
+    def standard_errors(self) -> dict[str, float]:
+        """Standard deviation over resamples (ddof 1)."""
+        return {k: float(np.std(v, ddof=1)) for k, v in self.values.items()}
+
+    def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Expanded percentile intervals of every parameter and derived quantity."""
+        return {k: self.interval(v, level) for k, v in self.values.items()}
+
+    def interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
+        """Percentiles of `values` [R], widened for small samples.
+
+        The percentile interval uses normal quantiles and the variance of n, not n - p, points;
+        Hesterberg (2015, arXiv 1411.5279, section 3.3) corrects both by moving the percentiles.
+        """
+        low, high = expanded_percentiles(level, self.units, self.freedom)
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            return (float("nan"), float("nan"))
+        return (float(np.quantile(finite, low)), float(np.quantile(finite, high)))
+
+
+def expanded_percentiles(level: float, units: int, freedom: int) -> tuple[float, float]:
+    """The two quantile levels for `units` independent observations and `freedom` parameters."""
+    spare = max(units - freedom, 1)
+    reach = np.sqrt(units / spare) * stats.t.ppf(0.5 + level / 2, spare)
+    tail = float(stats.norm.cdf(-reach))
+    return tail, 1 - tail
+
+
+def resample_counts(clusters: Array, resamples: int, seed: int) -> Array:
+    """How often each point is drawn, [R, n], when whole clusters are drawn with replacement."""
+    _, codes = np.unique(clusters, return_inverse=True)
+    groups = int(codes.max()) + 1
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    return counts[:, codes].astype(np.float64)
+
+
+def bootstrap(
+    result: Result,
+    resamples: int = 1000,
+    kind: Kind | None = None,
+    *,
+    seed: int = 0,
+    search: bool = True,
+    counts: Array | None = None,
+) -> Draws:
+    """Refit resamples of the data of `result`.
+
+    `kind` "points" draws points, "runs" draws clusters (the default when any run has several
+    points), "parametric" keeps the points and draws Gaussian noise of the estimated (robust)
+    scale. `counts`, [R, n], gives the resamples explicitly. `search=False` polishes from the
+    full-data fit only.
+    """
+    problem = result.problem
+    units = len(np.unique(problem.clusters))
+    if kind is None:
+        kind = "runs" if units < problem.points else "points"
+    if kind not in ("points", "runs", "parametric"):
+        raise LawError(f"bootstrap kind {kind!r} is not one of points, runs, parametric")
+    if problem.freedom == 0:
+        raise LawError("every parameter is fixed: nothing to resample")
+    if kind == "parametric":
+        vectors, converged = _parametric(result, resamples, seed)
+        units = problem.points
+    else:
+        if counts is None:
+            owners = problem.clusters if kind == "runs" else np.arange(problem.points)
+            counts = resample_counts(owners, resamples, seed)
+        vectors, converged = refit(result, counts * problem.weights, search, seed)
+        units = units if kind == "runs" else problem.points
+    parameters = {
+        k: np.broadcast_to(v, len(vectors)).copy() for k, v in problem.natural(vectors).items()
+    }
+    derived = {
+        k: np.broadcast_to(v, len(vectors)).copy()
+        for k, v in derive(problem.law, parameters).items()
+    }
+    return Draws(kind, vectors, parameters, derived, converged, units, problem.freedom, seed)
+
+
+def refit(
+    result: Result, weights: Array, search: bool = True, seed: int = 0
+) -> tuple[Array, float]:
+    """Fits under other weights, [R, n]: (vectors [R, p], share that converged).
+
+    Each is the best of: from the full-data fit, from its other minima, from its own screen.
+    """
+    problem = result.problem
+    starts = [np.broadcast_to(result.vector, (len(weights), len(result.vector)))]
+    for minimum in result.minima[1:3]:
+        other = problem.vector(minimum.parameters)
+        starts.append(np.broadcast_to(other, starts[0].shape))
+    if search:
+        found = screen_resamples(problem, weights, seed)
+        starts.append(found)
+    return _best(problem, starts, weights, None)
+
+
+def _best(
+    problem: Problem, starts: list[Array], weights: Array | None, observed: Array | None
+) -> tuple[Array, float]:
+    count = len(starts[0])
+
+    def repeat(values: Array | None) -> Array | None:
+        return None if values is None else np.concatenate([values] * len(starts))
+
+    solution = solve(
+        problem, np.concatenate(starts), weights=repeat(weights), observed=repeat(observed),
+        warm=True,
+    )  # fmt: skip
+    values = solution.values.reshape(len(starts), count)
+    best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=0)
+    rows = best * count + np.arange(count)
+    good = solution.converged[rows] | (solution.gradients[rows] < 1e-5)
+    return solution.vectors[rows], float(np.mean(good))
+
+
+def noise_scale(result: Result) -> float:
+    """Standard deviation of the residuals: robust (MAD) unless the loss is least squares."""
+    r, n, p = result.residuals, result.points, result.problem.freedom
+    inflate = np.sqrt(n / max(n - p, 1))
+    if result.loss.kind == "lsq":
+        return float(np.sqrt(np.average(r * r, weights=result.problem.weights)) * inflate)
+    return float(1.4826 * np.median(np.abs(r)) * inflate)
+
+
+def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, float]:
+    problem = result.problem
+    generator = np.random.default_rng(seed)
+    fitted = result.residuals + problem.linked_target()
+    spread = noise_scale(result) / np.sqrt(problem.weights / problem.weights.mean())
+    observed = fitted + spread * generator.standard_normal((resamples, problem.points))
+    starts = [np.broadcast_to(result.vector, (resamples, len(result.vector)))]
+    return _best(problem, starts, None, observed)
