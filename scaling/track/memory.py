@@ -1,5 +1,7 @@
 """Memory in use: of this process on the host, and of its devices."""
 
+import resource
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,12 @@ import psutil
 def host_bytes() -> int:
     """Resident memory of this process, in bytes."""
     return psutil.Process().memory_info().rss
+
+
+def host_peak_bytes() -> int:
+    """The most that was resident at any time in this process, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def device_bytes(devices: Sequence[Any]) -> dict[str, int] | None:
