@@ -28,10 +28,10 @@ Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it: PYTHO
 
 # setup EXTRAS: an environment with the package and the named extras at the tested versions.
 setup() {
-  local extras=$1 stamp want
-  stamp=$venv/.installed
-  want="$extras $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
-  if [ -x "$venv/bin/python" ] && grep -qxF "$want" "$stamp" 2>/dev/null; then
+  local extras=$1 stamp=$venv/.installed versions
+  versions=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
+  # An environment made with extras also serves those who ask for none.
+  if [ -x "$venv/bin/python" ] && grep -qE "^${extras:-.*}:$versions\$" "$stamp" 2>/dev/null; then
     return
   fi
   if [ ! -x "$venv/bin/python" ]; then
@@ -46,5 +46,5 @@ setup() {
     cat "$venv/.pip-errors" >&2
     fail "pip could not install the packages named in pyproject.toml; the message above says why"
   }
-  echo "$want" >>"$stamp"
+  echo "$extras:$versions" >>"$stamp"
 }

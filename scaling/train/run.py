@@ -253,7 +253,7 @@ class Run:
             stopping,
             self.goodput,
         )
-        self._compiles = len(self.compile_log.events)
+        self.compile_log.warm()
         try:
             outcome = loop.run(step, state)
         except DivergedError as error:
@@ -264,9 +264,8 @@ class Run:
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
         self.tracker.write(step, values)
         # The steps are compiled ahead and refuse other shapes; this is about everything else.
-        for event in self.compile_log.events[self._compiles :]:
-            self._say(f"compiled after warm-up, by step {step}: {event.name} {event.seconds:.2f} s")
-        self._compiles = len(self.compile_log.events)
+        for text in self.compile_log.late():
+            self._say(f"by step {step}: {text}")
         if "train/loss" in values:
             rate = values.get(f"perf/{self.program.task.unit}_per_second")
             self.progress.update(step, values["train/loss"], rate)
@@ -326,7 +325,7 @@ class Run:
             "seconds": seconds,
             "goodput": self.goodput.goodput(),
             "memory_bytes": {
-                "host": memory.host_bytes(),
+                "host_peak": memory.host_peak_bytes(),
                 "device": memory.device_bytes(jax.local_devices()),
             },
             "compiles": self.compile_log.count(cached=False),

@@ -9,7 +9,6 @@ from run_helpers import TINY, corpus, stream, summary
 from scaling import configs
 from scaling.main import main
 
-
 # A large learning rate makes the gradient norm jump, so that some steps count as spikes.
 SPIKY = ("train.spike_factor=1.2", "optim.learning_rate=0.02")
 

@@ -1,0 +1,106 @@
+"""Every command of the README and of the config docstrings works as it stands there.
+
+Training commands are run as written but for their size: `SMALL` is added, and run directories move
+to a temporary folder.
+"""
+
+import ast
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+from run_helpers import environment
+
+from scaling import cli, configs
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+MAIN = [line for line in COMMANDS if line.startswith("python -m scaling.main")]
+SMALL = (
+    "--config.train.steps=4",
+    "--config.optim.schedule.warmup_steps=1",
+    "--config.model.num_layers=1",
+    "--config.data.eval_fraction=0.004",
+    "--config.eval.batches=1",
+)
+
+
+def small(line: str, folder: pathlib.Path) -> list[str]:
+    words = shlex.split(line.replace("=runs/", f"={folder}/"))
+    words[0] = sys.executable
+    if any(word in words for word in ("--help", "--diff", "--dry_run")) or "--config" not in line:
+        return words
+    keys = {one.partition("=")[0] for one in SMALL}
+    return [word for word in words if word.partition("=")[0] not in keys] + list(SMALL)
+
+
+def run(words: list[str], **env: str) -> str:
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=environment(1, **env), cwd=ROOT, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_readme_has_commands_and_all_are_known():
+    assert COMMANDS[:2] == ["./scripts/run", "./scripts/test"]
+    rest = set(COMMANDS[2:]) - set(MAIN)
+    assert rest == {"python -m scaling.doctor"}, "teach this test how to run them"
+
+
+def made_by_the_scripts() -> bool:
+    return (pathlib.Path(sys.prefix) / ".installed").exists()
+
+
+@pytest.mark.skipif(not made_by_the_scripts(), reason="this environment is not of scripts/setup.sh")
+def test_the_two_scripts(tmp_path):
+    env = {"VENV": sys.prefix}
+    words = ["./scripts/run", f"--workdir={tmp_path}/quickstart", *SMALL]
+    assert "completed at step 4" in run(words, **env)
+    again = run(words, **env)
+    assert "already completed" in again
+    assert "Installing" not in again
+    listed = run(["./scripts/test", "tests/docs/test_readme.py", "--collect-only", "-q"], **env)
+    assert "test_the_two_scripts" in listed
+
+
+@pytest.mark.parametrize("line", [m for m in MAIN if "--process_id" not in m])
+def test_main_commands(line, tmp_path):
+    assert run(small(line, tmp_path))
+
+
+def test_the_command_for_several_processes(tmp_path):
+    (line,) = [m for m in MAIN if "--process_id" in m]
+    words = small(line, tmp_path)
+    other = [word.replace("--process_id=0", "--process_id=1") for word in words]
+    batch = "--config.train.batch_size=16"
+    with subprocess.Popen(
+        [*other, batch], env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as second:
+        assert "completed" in run([*words, batch])
+        assert second.wait(timeout=60) == 0
+
+
+def test_doctor_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "scaling.doctor"], capture_output=True, text=True, cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr  # 1 is advice about this machine
+    assert "jax" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.name)
+def test_config_docstrings_give_commands_that_parse(path):
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    lines = re.findall(r"^\s+python -m scaling\.main (.*(?:\\\n.*)*)$", text, re.MULTILINE)
+    assert lines, f"{path.name} does not say how to run it"
+    for line in lines:
+        arguments = cli.parse(shlex.split(line.replace("\\\n", " ")))
+        configs.load_resolved(arguments.config, arguments.overrides)
