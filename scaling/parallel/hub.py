@@ -75,11 +75,11 @@ class Link:
         self.sock.close()
 
 
-class Hub(threading.Thread):
-    """Collects values, relays decisions, watches over lives; runs until `finish`."""
+class Hub:
+    """Collects values, relays decisions, watches over lives; its thread runs until `finish`."""
 
     def __init__(self, port: int, num_processes: int, silence: float) -> None:
-        """Listens on all interfaces.
+        """Listens on all interfaces and starts the thread.
 
         Args:
           port: TCP port.
@@ -89,7 +89,6 @@ class Hub(threading.Thread):
         Raises:
           OSError: the port is taken.
         """
-        super().__init__(name="roster-hub", daemon=True)
         dual = socket.has_dualstack_ipv6()
         self._listener = socket.create_server(
             ("", port),
@@ -102,18 +101,20 @@ class Hub(threading.Thread):
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._strangers: set[Link] = set()
         self._members: dict[int, Link] = {}
-        self._left: set[int] = set()
+        self._open: set[int] = set()  # members whose connection stands
+        self._left: set[int] = set()  # members who said goodbye
         self._values: dict[str, dict[str, Any]] = {}
         self._limits: dict[int, int] | None = None
         self._ended = ""  # what was told when somebody died
         self._finish = threading.Event()
-        self._open: set[int] = set()
+        self._thread = threading.Thread(target=self._run, name="roster-hub", daemon=True)
+        self._thread.start()
 
     def finish(self, linger: float = 5.0) -> None:
         """Waits until those who came have left, at most `linger` seconds, and ends the thread."""
         self.outlast(set(), linger)
         self._finish.set()
-        self.join(2.0)
+        self._thread.join(2.0)
 
     def outlast(self, besides: set[int], seconds: float) -> None:
         """Waits until the connections of all but `besides` have ended, at most so long."""
@@ -121,8 +122,14 @@ class Hub(threading.Thread):
         while self._open - besides and time.monotonic() < deadline:
             time.sleep(0.02)
 
-    def run(self) -> None:
-        """The thread's work."""
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:
+            self._bury(f"the roster of process 0 broke: {error!r}")
+            raise
+
+    def _serve(self) -> None:
         beaten = 0.0
         while not self._finish.is_set():
             for key, _ in self._selector.select(timeout=0.2):

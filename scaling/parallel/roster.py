@@ -82,7 +82,6 @@ class Roster:
                     f"process 0 cannot listen on port {port}: {error}; give the coordinator "
                     "another port (the roster uses the one after it), or SCALING_ROSTER_PORT"
                 ) from None
-            self._hub.start()
             host = "localhost"
         self._address = f"{host}:{port}"
         self._link = Link(self._connect(host, port))
