@@ -53,7 +53,8 @@ OPTIONS = (
     Option("dry_run", "Show the complete config, defaults included, and stop."),
     Option("diff", "Show every key in which two runs or configs differ.", "A B"),
     Option("replay", "Do one step of a run again, from what the run saved about it.", "RUN"),
-    Option("step", "The step to replay.", "N", "integer"),
+    Option("evaluate", "Score a run's newest checkpoint (or --step) on all held-out data.", "RUN"),
+    Option("step", "The step to replay, or the checkpoint to evaluate.", "N", "integer"),
     Option("coordinator", "Several processes: address of process 0.", "HOST:PORT"),
     Option("num_processes", "Several processes: how many.", "N", "integer"),
     Option("process_id", "Several processes: which one this is, from 0.", "I", "integer"),
@@ -67,6 +68,7 @@ Train one experiment, or look at one.
       --config.train.steps=1e4 --config.optim.learning_rate=3e-4
   python -m scaling.main --config=experiments/quickstart.py --dry_run
   python -m scaling.main --diff runs/a runs/b
+  python -m scaling.main --evaluate=runs/a
   python -m scaling.main --replay=runs/a --step=1200
 
 The same command again goes on where the run stopped."""
@@ -84,7 +86,7 @@ Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """A command line of `python -m scaling.main`; exactly one of config, diff, replay is given.
+    """A command line of `python -m scaling.main`; exactly one of config, diff, evaluate, replay is given.
 
     Attributes:
       config: "FILE[:ARG]" of the experiment.
@@ -93,7 +95,8 @@ class Args:
       dry_run: only show the complete config.
       diff: two run directories or config files to compare.
       replay: run directory of which `step` is done again.
-      step: see `replay`.
+      evaluate: run directory of which a checkpoint is scored.
+      step: see `replay` and `evaluate`.
       coordinator: "host:port" of process 0, if there are several processes.
       num_processes: how many.
       process_id: which one this is.
@@ -105,6 +108,7 @@ class Args:
     dry_run: bool = False
     diff: tuple[str, str] | None = None
     replay: str | None = None
+    evaluate: str | None = None
     step: int | None = None
     coordinator: str | None = None
     num_processes: int | None = None
@@ -265,7 +269,8 @@ def _unknown(token: str, known: dict[str, Option]) -> ConfigError:
 
 def _check_job(arguments: Args) -> None:
     """Exactly one job, and no flag that it would ignore."""
-    jobs = [job for job in ("config", "diff", "replay") if getattr(arguments, job) is not None]
+    choices = ("config", "diff", "evaluate", "replay")
+    jobs = [job for job in choices if getattr(arguments, job) is not None]
     if not jobs:
         files = sorted(str(path) for path in pathlib.Path("experiments").glob("*.py"))
         here = f"; here are {', '.join(files)}" if files else ""
@@ -277,6 +282,7 @@ def _check_job(arguments: Args) -> None:
     used = {
         "config": {"config", "overrides", "workdir", "dry_run", *_PROCESS_FLAGS},
         "diff": {"diff"},
+        "evaluate": {"evaluate", "step"},
         "replay": {"replay", "step"},
     }[jobs[0]]
     for field in dataclasses.fields(Args):

@@ -1,9 +1,9 @@
-"""`python -m scaling.main`: train one experiment, compare two, or replay a bad step.
+"""`python -m scaling.main`: train an experiment, compare two, score a checkpoint, replay a step.
 
-    argv -> cli.parse -> configs.load_resolved -> (first JAX import) -> train.run
+    argv -> cli.parse -> configs.load_resolved -> (the backend starts) -> train.run
 
-Everything that can be wrong with the command line or the config ends here with exit code 2, before
-JAX is imported. Exit codes: 0 done; 2 bad usage or config; 75 preempted, run again; 1 anything else.
+Everything that can be wrong with the command line or the config ends here with exit code 2, before a
+JAX backend starts. Exit codes: 0 done; 2 bad usage or config; 75 preempted, run again; 1 anything else.
 """
 
 import pathlib
@@ -32,8 +32,8 @@ def door(argv: Sequence[str]) -> int:
     arguments = cli.parse(argv)
     if arguments.diff:
         return cli.diff(*arguments.diff)
-    if arguments.replay:
-        return _guarded(lambda: _replay(arguments))
+    if arguments.replay or arguments.evaluate:
+        return _guarded(lambda: _look_at(arguments))
     assert arguments.config is not None
     config = configs.load_resolved(arguments.config, arguments.overrides)
     if arguments.dry_run:
@@ -53,12 +53,14 @@ def _train(config: Any, workdir: pathlib.Path, arguments: cli.Args) -> int:
             return run(config, workdir, processes, stop)
 
 
-def _replay(arguments: cli.Args) -> int:
-    from scaling.train.replay import replay
+def _look_at(arguments: cli.Args) -> int:
+    from scaling.train import reopen, replay
 
+    if arguments.evaluate:
+        return reopen.evaluate(pathlib.Path(arguments.evaluate), arguments.step)
     assert arguments.replay is not None
     assert arguments.step is not None
-    return replay(pathlib.Path(arguments.replay), arguments.step)
+    return replay.replay(pathlib.Path(arguments.replay), arguments.step)
 
 
 def _guarded(job: Callable[[], int]) -> int:

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling.parallel.audit import Row, audit, format_rows
+    from scaling.parallel.auditing import Row, format_rows
     from scaling.parallel.batches import batch_sharding, put_batch
     from scaling.parallel.logical import active_rules, constrain, logical_rules, rules, spec
     from scaling.parallel.mesh import MeshConfig, make_mesh
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 _HOME = {
     "MeshConfig": "mesh",
     "Processes": "processes",
-    "Row": "audit",
+    "Row": "auditing",
     "ShardingError": "sharding",
     "active_rules": "logical",
-    "audit": "audit",
     "batch_sharding": "batches",
     "constrain": "logical",
     "discover": "processes",
-    "format_rows": "audit",
+    "format_rows": "auditing",
     "logical_rules": "logical",
     "make_mesh": "mesh",
     "param_shardings": "sharding",
@@ -50,7 +49,6 @@ __all__ = [
     "Row",
     "ShardingError",
     "active_rules",
-    "audit",
     "batch_sharding",
     "constrain",
     "discover",

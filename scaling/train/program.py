@@ -19,6 +19,7 @@ import numpy as np
 from scaling import parallel
 from scaling.data import DataInfo
 from scaling.optim import Optimizer, build_optimizer
+from scaling.parallel.audit import audit
 from scaling.tasks.base import Task, build_task
 from scaling.train.state import TrainState, fresh_guard
 from scaling.train.step import make_eval_step, make_train_step
@@ -39,6 +40,7 @@ class Program:
       abstract: shapes, types and shardings of the state.
       train_batch: the same of a global training batch.
       eval_batch: the same of a global evaluation batch.
+      audit: the large arrays of the state and where they live.
       init: jitted; uint32[2] key data -> state, sharded, the same values on every mesh.
       step: jitted; (state, batch, hparams) -> (state, metrics); the old state is donated.
       evaluate: jitted; (params, extra, batch) -> {name: (sum, weight)}.
@@ -52,6 +54,7 @@ class Program:
     abstract: TrainState
     train_batch: dict[str, jax.ShapeDtypeStruct]
     eval_batch: dict[str, jax.ShapeDtypeStruct]
+    audit: tuple[parallel.Row, ...]
     init: Any
     step: Any
     evaluate: Any
@@ -134,8 +137,8 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
     )
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
     shardings = parallel.state_shardings(shapes, variable_shardings["params"], mesh)
-    parallel.audit(shapes, shardings, mesh, config.mesh, config.train.audit_bytes)
-    replicated, rows = parallel.replicated(mesh), parallel.batch_sharding(mesh)
+    rows = audit(shapes, shardings, mesh, config.mesh, config.train.audit_bytes)
+    replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
     def within_rules(function: Any) -> Any:
         def traced(*args: Any) -> Any:
@@ -154,18 +157,19 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
-        train_batch=_abstract_batch(info.spec, config.train.batch_size, rows),
-        eval_batch=_abstract_batch(info.spec, eval_batch_size(config), rows),
+        train_batch=_abstract_batch(info.spec, config.train.batch_size, batch),
+        eval_batch=_abstract_batch(info.spec, eval_batch_size(config), batch),
+        audit=tuple(rows),
         init=jax.jit(init, in_shardings=replicated, out_shardings=shardings),
         step=jax.jit(
             within_rules(step),
-            in_shardings=(shardings, rows, replicated),
+            in_shardings=(shardings, batch, replicated),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         ),
         evaluate=jax.jit(
             within_rules(make_eval_step(task)),
-            in_shardings=(shardings.params, shardings.extra, rows),
+            in_shardings=(shardings.params, shardings.extra, batch),
             out_shardings=replicated,
         ),
     )

@@ -12,17 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling import configs, data, parallel
-from scaling.track import compile_cache
+from scaling import data, parallel
 from scaling.train.bad_steps import BadSteps
-from scaling.train.checkpoints import Checkpoints
-from scaling.train.program import Program, build_program
+from scaling.train.program import Program
+from scaling.train.reopen import newest_state, open_run
 from scaling.train.state import TrainState
 from scaling.train.step import sum_gradients
 
 
 class ReplayError(RuntimeError):
-    """The step cannot be replayed, or came out differently."""
+    """The step cannot be replayed."""
 
 
 def replay(run_dir: pathlib.Path, step: int) -> int:
@@ -36,17 +35,13 @@ def replay(run_dir: pathlib.Path, step: int) -> int:
       0; 1 when the run recorded this step as bad and the replay gives another loss or norm.
 
     Raises:
-      ReplayError: there is no such run or step.
+      ReopenError: there is no such run.
+      ReplayError: there is no such step, or no way to it.
     """
-    path = run_dir / "config.json"
-    if not path.exists():
-        raise ReplayError(f"{run_dir} is no run directory: it has no config.json")
-    config = configs.from_json(path.read_text(encoding="utf-8"))
+    program, built = open_run(run_dir)
+    config = program.config
     if not 1 <= step <= config.train.steps:
         raise ReplayError(f"--step={step} is outside of the run's steps 1 to {config.train.steps}")
-    compile_cache.enable()
-    built = data.build(config)
-    program = build_program(config, built.info, parallel.make_mesh(config.mesh))
     bad = BadSteps(run_dir / "bad_steps", config.train.on_bad_step, 0, writes=False)
     start, state = _state_before(run_dir, program, step)
     print(f"from step {start} on to step {step}")
@@ -68,19 +63,15 @@ def replay(run_dir: pathlib.Path, step: int) -> int:
 
 
 def _state_before(run_dir: pathlib.Path, program: Program, step: int) -> tuple[int, TrainState]:
-    checkpoints = Checkpoints(run_dir, read_only=True)
-    steps = [saved for saved in checkpoints.steps() if saved < step]
-    if not steps:
-        if program.config.train.init_from:
-            raise ReplayError(
-                f"no checkpoint before step {step} is left in {run_dir}, and the run did not start "
-                "from its seed (train.init_from); keep more with checkpoint.keep_last"
-            )
-        return 0, program.fresh_state()
-    found, state, notes = checkpoints.restore(program.abstract, max(steps))
-    for note in notes:
-        print(note)
-    return found, state
+    found = newest_state(run_dir, program, lambda saved: saved < step)
+    if found:
+        return found
+    if program.config.train.init_from:
+        raise ReplayError(
+            f"no checkpoint before step {step} is left in {run_dir}, and the run did not start "
+            "from its seed (train.init_from); keep more with checkpoint.keep_last"
+        )
+    return 0, program.fresh_state()
 
 
 def _batch(program: Program, built: data.Data, step: int, left_out: bool) -> dict[str, jax.Array]:

@@ -159,6 +159,8 @@ class Run:
             f"({program.task.params.non_embedding:,} non-embedding), "
             f"{program.task.flops.exact:.3g} FLOPs a {program.task.unit[:-1]}; mesh {sizes or 1}"
         )
+        if mesh.size > 1 and program.audit:
+            self._say(parallel.format_rows(list(program.audit)))
         return program
 
     def _compile(self) -> tuple[Any, Any]:

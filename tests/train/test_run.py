@@ -73,6 +73,15 @@ def test_an_identical_launch_compiles_the_step_zero_times(text, plain, tmp_path,
     assert stream(tmp_path / "again") == stream(plain)
 
 
+def test_evaluating_a_checkpoint_alone_gives_what_the_run_said(plain, capsys):
+    assert main([f"--evaluate={plain}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["step"] == 40
+    assert found["eval"] == summary(plain)["eval"]
+    assert main([f"--evaluate={plain}", "--step=39"]) == 1
+    assert "[30, 40]" in capsys.readouterr().err
+
+
 def test_another_config_in_the_same_directory_is_refused(text, plain, capsys):
     launch(text, plain, "optim.learning_rate=0.5", expect=1)
     told = capsys.readouterr().err
