@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling.parallel.auditing import Row, format_rows
+    from scaling.parallel.audit import Row, format_rows
     from scaling.parallel.batches import batch_sharding, put_batch
     from scaling.parallel.logical import active_rules, constrain, logical_rules, rules, spec
     from scaling.parallel.mesh import MeshConfig, make_mesh
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 _HOME = {
     "MeshConfig": "mesh",
     "Processes": "processes",
-    "Row": "auditing",
+    "Row": "audit",
     "ShardingError": "sharding",
     "active_rules": "logical",
     "batch_sharding": "batches",
     "constrain": "logical",
     "discover": "processes",
-    "format_rows": "auditing",
+    "format_rows": "audit",
     "logical_rules": "logical",
     "make_mesh": "mesh",
     "param_shardings": "sharding",
