@@ -86,7 +86,7 @@ Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """A command line of `python -m scaling.main`; exactly one of config, diff, evaluate, replay is given.
+    """A command line of `python -m scaling.main`: one of config, diff, evaluate, replay is given.
 
     Attributes:
       config: "FILE[:ARG]" of the experiment.
