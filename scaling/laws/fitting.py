@@ -11,7 +11,7 @@ import numpy as np
 from scaling.laws import identify
 from scaling.laws.law import Law, LawError
 from scaling.laws.losses import Loss, objective, unlink
-from scaling.laws.problem import Array, Problem, build_problem
+from scaling.laws.problem import LOG_LIMIT, Array, Problem, build_problem
 from scaling.laws.screen import choose, screen
 from scaling.laws.solver import Solution, solve
 from scaling.laws.table import Table
@@ -251,10 +251,13 @@ def _warnings(
         warnings.append("the best start did not converge: parameters are provisional")
     for name in bounded:
         i = problem.names.index(name)
-        near = "upper" if vector[i] >= problem.high[i] - 1e-6 else "lower"
         value = problem.natural(vector)[name]
-        warnings.append(f"{name} = {value:.6g} is at its {near} bound: its term is not supported")
-    if still and converged:
+        inside = problem.low[i] + 1e-6 < vector[i] < problem.high[i] - 1e-6
+        if inside or vector[i] <= -0.99 * LOG_LIMIT:
+            warnings.append(f"{name} = {value:.3g} plays no part: the data do not support its term")
+        else:
+            warnings.append(f"{name} = {value:.6g} is at the bound of its range")
+    if still and converged and np.max(np.abs(residuals)) > 1e-9:
         warnings.append(f"{', '.join(still)} never left the start: the data do not move it")
     if len(minima) > 1:
         gap = minima[1].objective / max(minima[0].objective, 1e-300) - 1

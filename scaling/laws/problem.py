@@ -133,6 +133,23 @@ def residual_function(
     return residuals
 
 
+def bucket(count: int) -> int:
+    """The padded number of points: few distinct sizes, so that programs are compiled once."""
+    size = 16
+    while size < count:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
+def padded(values: Array, size: int, fill: float | None = None) -> Array:
+    """The last axis extended to `size` by `fill`, or by its first element."""
+    extra = size - values.shape[-1]
+    if extra <= 0:
+        return values
+    tail = values[..., :1] if fill is None else np.full((*values.shape[:-1], 1), fill)
+    return np.concatenate([values, np.repeat(tail, extra, axis=-1)], axis=-1)
+
+
 def to_internal(kind: str, value: float, name: str = "") -> float:
     """A value as it stands in the search vector."""
     if kind == "real":

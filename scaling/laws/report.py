@@ -24,6 +24,7 @@ CAPTIONS = {
     "bootstrap": "Bootstrap draws; the cross is the fit. Narrow diagonals are parameters that "
     "trade off.",
 }
+SMALL = ("observed_predicted", "bootstrap")
 STYLE = """
 :root{--ink:#1c1c1c;--soft:#5c5c5c;--line:#d9d9d9;--back:#fff;--warn:#fff4e0;--edge:#d55e00}
 *{box-sizing:border-box}
@@ -39,8 +40,10 @@ p.soft,figcaption,small{color:var(--soft)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.93rem}
 th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
-td.text{text-align:left;white-space:normal;min-width:12rem}
+.facts td,.facts th{text-align:left;white-space:normal;overflow-wrap:anywhere}
+.facts td:first-child{white-space:nowrap}
 figure{margin:1.2rem 0}figure img{width:100%;height:auto;display:block}
+figure.small img{max-width:30rem}
 figcaption{font-size:.9rem;margin-top:.4rem}
 pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:.85rem}
 summary{cursor:pointer}
@@ -67,12 +70,12 @@ def span(interval: Sequence[float | None] | None) -> str:
     return f"{number(low, 4) if low is not None else 'open'} … {number(high, 4) if high is not None else 'open'}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; cells are ready HTML."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """An HTML table; cells are ready HTML. `kind` "facts" wraps its text."""
     head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -86,9 +89,7 @@ def _warnings(items: Sequence[str]) -> str:
 
 def _parameters(record: Mapping[str, Any]) -> str:
     rows = []
-    published = record.get("published", {})
     header = ["parameter", "value", f"{record['level']:.0%} bootstrap", "profile", "sandwich s.e."]
-    header += list(published)
     for name, value in {**record["parameters"], **record["derived"]}.items():
         derived = name in record["derived"]
         rows.append(
@@ -98,10 +99,21 @@ def _parameters(record: Mapping[str, Any]) -> str:
                 span({**record["intervals"], **record["derived_intervals"]}.get(name)),
                 span(record["profile_intervals"].get(name)),
                 number(record["standard_errors"].get(name), 3),
-                *[number(constants.get(name)) for constants in published.values()],
             ]
         )
-    return table(header, rows)
+    text = table(header, rows)
+    published = record.get("published", {})
+    if published:
+        names = list(record["parameters"])
+        others = [
+            [html.escape(label), *[number(values.get(n)) for n in names]]
+            for label, values in published.items()
+        ]
+        text += (
+            f"<details><summary>Published constants of this law</summary>"
+            f"{table(['source', *names], others)}</details>"
+        )
+    return text
 
 
 def _search(record: Mapping[str, Any]) -> str:
@@ -116,7 +128,7 @@ def _search(record: Mapping[str, Any]) -> str:
          "reached the best minimum"],
         ["distinct minima", number(len(record["minima"]))],
     ]  # fmt: skip
-    text = table(["fit", ""], lines)
+    text = table(["fit", ""], lines, "facts")
     if len(record["minima"]) > 1:
         names = list(record["parameters"])
         rows = [
@@ -139,7 +151,7 @@ def _data(record: Mapping[str, Any]) -> str:
         more = f"<p>… and {len(excluded) - 200} more</p>" if len(excluded) > 200 else ""
         text += (
             f"<details open><summary>{len(excluded)} rows excluded</summary>"
-            f"{table(['row', 'reason'], rows)}{more}</details>"
+            f"{table(['row', 'reason'], rows, 'facts')}{more}</details>"
         )
     else:
         text += "<p>No row was excluded.</p>"
@@ -185,8 +197,9 @@ def render(record: Mapping[str, Any], figures: Mapping[str, pathlib.Path]) -> st
     for name, path in figures.items():
         data = base64.b64encode(path.read_bytes()).decode()
         caption = html.escape(CAPTIONS.get(name, name))
+        small = ' class="small"' if name in SMALL else ""
         pictures.append(
-            f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
+            f'<figure{small}><img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     title = f"Scaling law: {record['law']}"

@@ -21,7 +21,7 @@ import numpy as np
 from scaling.laws.backend import parallel, x64
 from scaling.laws.law import Law, Namespace
 from scaling.laws.losses import slope
-from scaling.laws.problem import LOG_LIMIT, Array, Problem
+from scaling.laws.problem import LOG_LIMIT, Array, Problem, bucket, padded
 
 GRID = 33  # cells per axis for two searched parameters
 SEQUENCE = 2048
@@ -240,10 +240,13 @@ def screen_resamples(problem: Problem, weights: Array, seed: int = 0) -> Array:
             squares = np.nan_to_num(0.5 * design.observed**2, nan=1e300, posinf=1e300)
         return design.cells[np.argmin(squares @ rows.T, axis=0)]
     program = _resample_program(design.signed)
+    size = bucket(rows.shape[1])
+    phi, observed = padded(design.phi, size, 0.0), padded(design.observed, size, 0.0)
+    rows = padded(rows, size, 0.0)
 
     def chunk(part: Array) -> Array:
-        padded = np.resize(part, (CHUNK, part.shape[1]))
-        cell, coefficients, _ = program(design.phi, design.observed, padded)
+        whole = np.resize(part, (CHUNK, part.shape[1]))
+        cell, coefficients, _ = program(phi, observed, whole)
         cell, coefficients = np.asarray(cell), np.asarray(coefficients)
         return _complete(problem, design, cell, coefficients)[: len(part)]
 
@@ -270,10 +273,11 @@ def _cell_basis(
     problem: Problem, cells: Array, linear: tuple[int, ...], pick: Array
 ) -> tuple[Array, Array]:
     program = _basis_program(problem.law, problem.slots, problem.kinds, linear)
-    variables = {k: v[pick] for k, v in problem.variables.items()}
+    size = bucket(len(pick))
+    variables = {k: padded(v[pick], size) for k, v in problem.variables.items()}
     with x64():
-        offset, basis = program(cells, variables, problem.target[pick])
-    return np.asarray(offset), np.asarray(basis)
+        offset, basis = program(cells, variables, padded(problem.target[pick], size))
+    return np.asarray(offset)[:, : len(pick)], np.asarray(basis)[:, :, : len(pick)]
 
 
 def _link_residual(problem: Problem, predicted: Array, target: Array) -> Array:

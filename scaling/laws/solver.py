@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.backend import parallel, platform, workers
+from scaling.laws.backend import parallel, platform
 from scaling.laws.law import Law
 from scaling.laws.losses import derivatives, rho
-from scaling.laws.problem import Array, Problem, residual_function
+from scaling.laws.problem import Array, Problem, bucket, padded, residual_function
 
 ROUND = 8  # Newton steps between compactions
 STAGE = 8  # most steps at one delta before it narrows regardless
@@ -79,20 +79,27 @@ def _evaluate(residuals: Residuals, lane: Any, data: Any, vector: Any, delta: An
 
 
 def _begin(residuals: Residuals, lane: Any, data: Any) -> Any:
+    """The first delta of a lane; everything else is evaluated by its first step."""
     import jax.numpy as jnp
 
     r = residuals(lane["start"], data["variables"], lane["observed"])
     size = jnp.where(lane["weights"] > 0, jnp.abs(r), 0.0)
     mean = jnp.sum(lane["weights"] * size) / jnp.sum(lane["weights"])
     wide = jnp.where(data["warm"], mean, 2.0 * jnp.max(size))
-    delta = jnp.maximum(data["delta"], jnp.where(jnp.isfinite(wide), wide, 1e3))
-    state = _evaluate(residuals, lane, data, lane["start"], delta)
-    zero = jnp.zeros((), jnp.int32)
-    flags = {"done": jnp.zeros((), bool), "ok": jnp.zeros((), bool)}
+    return jnp.maximum(data["delta"], jnp.where(jnp.isfinite(wide), wide, 1e3))
+
+
+def _blank(starts: Array, deltas: Array) -> dict[str, Array]:
+    """States before the first evaluation, [R, ...]."""
+    count, p = starts.shape
+    flat = {k: np.zeros(count) for k in ("value", "largest")}
+    wide = {k: np.zeros((count, p)) for k in ("gradient", "mass", "scale")}
+    counters = {k: np.zeros(count, np.int32) for k in ("steps", "stage", "refused")}
+    flags = {k: np.zeros(count, bool) for k in ("ok", "done")}
     return {
-        **state, **flags, "vector": lane["start"], "delta": delta,
-        "damping": jnp.asarray(1e-2, jnp.float64), "steps": zero, "stage": zero,
-        "refused": zero,
+        **flat, **wide, **counters, **flags, "hessian": np.zeros((count, p, p)),
+        "fresh": np.ones(count, bool), "vector": starts.copy(), "delta": deltas,
+        "damping": np.full(count, 1e-2),
     }  # fmt: skip
 
 
@@ -132,13 +139,15 @@ def _advance(residuals: Residuals, state: Any, lane: Any, data: Any) -> Any:
     exact = (state["largest"] < 1e-14) | (scaled < GRADIENT_TOLERANCE)
     exact |= decrease <= 1e-18 * jnp.abs(value)
     exact |= (state["refused"] > 0) & (decrease <= 1e-13 * jnp.abs(value))
+    exact &= ~state["fresh"]
     stalled = state["damping"] > 1e10
     smooth = residuals.smooth
     loose, longest = (SMOOTH_LOOSE, SMOOTH_STAGE) if smooth else (LOOSE, STAGE)
     narrow = ~final & ((scaled < loose) | exact | stalled | (state["stage"] >= longest))
+    narrow &= ~state["fresh"]
     factor = SMOOTH_NARROW if smooth else NARROW
-
     delta = jnp.where(narrow, jnp.maximum(factor * state["delta"], data["delta"]), state["delta"])
+    narrow |= state["fresh"]  # the first step only evaluates
     new = _evaluate(residuals, lane, data, jnp.where(narrow, state["vector"], trial), delta)
     accept = (new["value"] <= value + 1e-15 * jnp.abs(value)) & jnp.isfinite(new["value"])
     accept &= jnp.all(jnp.isfinite(new["gradient"])) & jnp.all(jnp.isfinite(new["hessian"]))
@@ -151,10 +160,11 @@ def _advance(residuals: Residuals, state: Any, lane: Any, data: Any) -> Any:
         **kept,
         "vector": jnp.where(accept & ~narrow, trial, state["vector"]),
         "delta": delta,
-        "damping": jnp.where(narrow, 1e-3, damping),
+        "damping": jnp.where(narrow, jnp.where(state["fresh"], 1e-2, 1e-3), damping),
         "stage": jnp.where(narrow, 0, state["stage"] + 1).astype(jnp.int32),
         "refused": jnp.where(accept | narrow, 0, state["refused"] + 1).astype(jnp.int32),
         "steps": state["steps"] + 1,
+        "fresh": jnp.zeros((), bool),
         "ok": final & exact,
         "done": final & (exact | stalled),
     }
@@ -191,14 +201,10 @@ def _programs(
     return jax.jit(begin), jax.jit(advance)
 
 
-def chunk_size(lanes: int, points: int) -> int:
-    """Lanes per call: few enough to stay in cache and memory, of few distinct sizes."""
+def chunk_size(points: int) -> int:
+    """Lanes per call: few enough to stay in cache and in memory."""
     limit = 32 if platform() == "cpu" else 4096
-    fits = max(1, int(2_000_000 // max(points, 1)))
-    for size in (8, limit):
-        if lanes <= size and size <= fits:
-            return size
-    return max(1, min(limit, fits))
+    return max(1, min(limit, 2_000_000 // max(points, 1)))
 
 
 def solve(
@@ -219,15 +225,15 @@ def solve(
     """
     count = len(starts)
     starts = np.clip(np.asarray(starts, np.float64), problem.low, problem.high)
-    default = problem.linked_target()
+    default, points = problem.linked_target(), bucket(problem.points)
     whole = {
         "start": starts,
-        "weights": weights if weights is not None else problem.weights,
-        "observed": observed if observed is not None else default,
+        "weights": padded(weights if weights is not None else problem.weights, points, 0.0),
+        "observed": padded(observed if observed is not None else default, points),
         "free": free if free is not None else problem.free,
     }
     data = {
-        "variables": dict(problem.variables),
+        "variables": {k: padded(v, points) for k, v in problem.variables.items()},
         "over": np.float64(problem.loss.over),
         "delta": np.float64(problem.loss.threshold(problem.spread())),
         "low": problem.low,
@@ -237,31 +243,29 @@ def solve(
     begin, advance = _programs(
         problem.law, problem.slots, problem.kinds, problem.loss.space, problem.loss.kind == "l1"
     )
-    per_thread = -(-count // workers()) if count > 8 else count
-    size = chunk_size(per_thread, problem.points)
+    size = chunk_size(points)
 
     def gather(rows: Array) -> Any:
-        padded = np.resize(rows, size)
+        filled = np.resize(rows, size)
         lanes = {}
         for key, value in whole.items():
             shared = value.ndim == 1
-            lanes[key] = np.broadcast_to(value, (size, *value.shape)) if shared else value[padded]
-        return padded, lanes
+            lanes[key] = np.broadcast_to(value, (size, *value.shape)) if shared else value[filled]
+        return filled, lanes
 
     def start_chunk(rows: Array) -> Any:
         _, lanes = gather(rows)
-        return {k: np.asarray(v)[: len(rows)] for k, v in begin(lanes, data).items()}
+        return np.asarray(begin(lanes, data))[: len(rows)]
 
     def advance_chunk(rows: Array) -> Any:
-        padded, lanes = gather(rows)
-        state = advance({k: v[padded] for k, v in states.items()}, lanes, data)
+        filled, lanes = gather(rows)
+        state = advance({k: v[filled] for k, v in states.items()}, lanes, data)
         return {k: np.asarray(v)[: len(rows)] for k, v in state.items()}
 
     def chunks(rows: Array) -> list[Array]:
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
-    parts = parallel(start_chunk, chunks(np.arange(count)))
-    states = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    states = _blank(starts, np.concatenate(parallel(start_chunk, chunks(np.arange(count)))))
     pending = np.arange(count)
     while len(pending):
         work = chunks(pending)

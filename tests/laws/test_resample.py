@@ -1,0 +1,70 @@
+"""Bootstrap: published standard errors, clusters, coverage."""
+
+
+import numpy as np
+import pytest
+
+from laws.law_data import TRUTH, besiroglu, surface
+
+from scaling.laws import LawError, Loss, bootstrap, fit
+from scaling.laws.resample import resample_counts
+
+
+def published_counts(resamples):
+    """The resamples of the paper's notebook: legacy generator, seed 42, one choice a resample."""
+    generator = np.random.RandomState(42)
+    picks = (generator.choice(np.arange(240), size=240, replace=True) for _ in range(resamples))
+    return np.stack([np.bincount(p, minlength=240) for p in picks]).astype(float)
+
+
+@pytest.mark.parametrize("resamples", [300, pytest.param(4000, marks=pytest.mark.slow)])
+def test_besiroglu_standard_errors(resamples):
+    draws = bootstrap(fit(besiroglu(), "chinchilla"), counts=published_counts(resamples))
+    first = {k: v[0] for k, v in draws.parameters.items()}
+    printed = {"A": 349.556, "B": 2356.248, "E": 1.793330, "alpha": 0.328633, "beta": 0.371855}
+    for name, value in printed.items():
+        assert first[name] == pytest.approx(value, rel=3e-5)
+    assert draws.converged > 0.995
+    tolerance = 0.005 if resamples == 4000 else 0.15
+    published = {"A": 124.5, "B": 1293.0, "E": 0.02566, "alpha": 0.0154, "beta": 0.0206}
+    errors = draws.standard_errors()
+    for name, value in published.items():
+        assert errors[name] == pytest.approx(value, rel=tolerance)
+
+
+def test_clusters_are_drawn_whole():
+    clusters = np.repeat([3, 7, 9], 4)
+    counts = resample_counts(clusters, 50, 0)
+    assert counts.shape == (50, 12)
+    assert np.all(counts.reshape(50, 3, 4) == counts.reshape(50, 3, 4)[:, :, :1])
+    assert np.all(counts.sum(axis=1) == 12)
+
+
+def test_checkpoints_of_one_run_widen_the_interval():
+    data = surface(0.0, budgets=5, sizes=6)
+    rng = np.random.default_rng(1)
+    shared = {k: np.repeat(v, 5) for k, v in data.items()}
+    shared["tokens"] = shared["tokens"] * np.tile(np.linspace(0.6, 1, 5), 30)
+    shared["loss"] = (
+        TRUTH["E"] + TRUTH["A"] * shared["params"] ** -0.35 + TRUTH["B"] * shared["tokens"] ** -0.37
+    ) * np.exp(np.repeat(0.01 * rng.standard_normal(30), 5))
+    table = {**shared, "run_id": [f"run{i}" for i in np.repeat(np.arange(30), 5)]}
+    result = fit(table, "chinchilla", Loss("lsq"))
+    runs = bootstrap(result, 200)
+    points = bootstrap(result, 200, "points")
+    assert runs.kind == "runs"
+    assert runs.units == 30
+    assert runs.standard_errors()["beta"] > 1.3 * points.standard_errors()["beta"]
+
+
+def test_parametric_agrees_with_points_on_clean_noise():
+    result = fit(surface(0.005, budgets=9, sizes=12), "chinchilla", Loss("lsq"))
+    a = bootstrap(result, 300, "parametric").standard_errors()["alpha"]
+    b = bootstrap(result, 300, "points").standard_errors()["alpha"]
+    assert a == pytest.approx(b, rel=0.3)
+
+
+def test_wrong_kind_is_refused():
+    result = fit(surface(0.01), "chinchilla")
+    with pytest.raises(LawError, match="'rows' is not one of"):
+        bootstrap(result, 10, "rows")
