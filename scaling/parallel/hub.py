@@ -7,6 +7,7 @@ limit, failed, bye. To members: beat, values, decided, prepare, stop_at, dead, b
 Like JAX's own coordinator it trusts the network that it listens on.
 """
 
+import contextlib
 import json
 import selectors
 import socket
@@ -70,6 +71,11 @@ class Link:
                 raise EOFError("not a message of the roster")
             yield message
 
+    def end(self) -> None:
+        """Says no more, but stays open: closing on unread words is a reset, which eats a goodbye."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Closes the connection."""
         self.sock.close()
@@ -110,7 +116,7 @@ class Hub:
         self._thread = threading.Thread(target=self._run, name="roster-hub", daemon=True)
         self._thread.start()
 
-    def finish(self, linger: float = 5.0) -> None:
+    def finish(self, linger: float) -> None:
         """Waits until those who came have left, at most `linger` seconds, and ends the thread."""
         self.outlast(set(), linger)
         self._finish.set()
@@ -144,7 +150,7 @@ class Hub:
             self._check_silence(now)
         self._broadcast(op="bye")
         for link in [*self._members.values(), *self._strangers]:
-            link.close()
+            link.end()
         self._listener.close()
 
     def _accept(self) -> None:

@@ -167,7 +167,7 @@ class Processes:
         # the roster still watches. (JAX's own barrier is fatal when somebody is 5 minutes late.)
         self._roster.decide("end", 0, len, timeout=3600.0)
         jax.distributed.shutdown()
-        self._roster.leave()
+        self._roster.leave(linger=60.0)
 
 
 def _exit_soon(error: BaseException) -> None:

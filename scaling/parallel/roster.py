@@ -162,14 +162,18 @@ class Roster:
         if trouble:
             self._die(trouble)
 
-    def leave(self) -> None:
-        """Says goodbye: from here on this process may end without alarming the others."""
+    def leave(self, linger: float = 5.0) -> None:
+        """Says goodbye: from here on this process may end without alarming the others.
+
+        Args:
+          linger: seconds that process 0 waits for the others to leave first.
+        """
         with self._state:
             self._leaving = True
         self._link.send(op="bye")
         self._thread.join(2.0)
         if self._hub is not None:
-            self._hub.finish()
+            self._hub.finish(linger)
         self._link.close()
 
     def fail(self, text: str) -> None:

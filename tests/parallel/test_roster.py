@@ -168,6 +168,22 @@ def test_a_member_that_says_goodbye_alarms_nobody() -> None:
     assert gathering(3, work, silence=1.0) == {0: None, 1: "left", 2: None}
 
 
+def test_the_end_of_the_hub_alarms_nobody_who_is_late() -> None:
+    def work(roster: Roster) -> Any:
+        roster.decide("start", 0, len)
+        if roster.process_id == 0:
+            assert roster._hub is not None
+            roster._hub.finish(linger=0.0)
+            return None
+        for _ in range(300):  # words that nobody reads any more
+            roster._link.send(op="beat")
+        time.sleep(1.0)
+        assert roster._hub_left
+        return roster._trouble
+
+    assert gathering(3, work) == dict.fromkeys(range(3))
+
+
 def test_a_failure_is_told_with_its_reason() -> None:
     def work(roster: Roster) -> Any:
         roster.decide("start", 0, len)
@@ -209,6 +225,7 @@ def test_all_stop_at_the_same_step(size: int, wanting: tuple[int, ...]) -> None:
 
 def test_without_a_wish_nobody_stops_and_asking_is_cheap() -> None:
     def work(roster: Roster) -> float:
+        roster.decide("start", 0, len)  # or process 0 may have left before the other has come
         start = time.monotonic()
         assert not any(roster.stop_at(step, False) for step in range(10_000))
         return time.monotonic() - start
