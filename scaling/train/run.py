@@ -34,6 +34,10 @@ from scaling.train.signals import EXIT_PREEMPTED, StopRequest
 from scaling.train.state import TrainState
 
 
+# Longest that the first process to have compiled waits for the last.
+MEETING_SECONDS = 3600.0
+
+
 class PlatformError(RuntimeError):
     """The config asks for an accelerator that JAX did not find."""
 
@@ -110,6 +114,9 @@ class Run:
             info, self.data = self._data()
             self.program = self._program(info)
         compiled_step, compiled_eval = self._compile()
+        # Collectives give up on a partner after a while (Gloo: 30 s), and processes do not compile
+        # equally fast; whoever dies meanwhile is noticed by the roster.
+        self.processes.decide("compiled", None, lambda _: None, timeout=MEETING_SECONDS)
         with self.goodput.spend("init"):
             step, state = self._state()
         outcome, trouble = self._loop(step, state, compiled_step, compiled_eval)
