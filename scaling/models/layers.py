@@ -121,7 +121,11 @@ def rotate(x_BTHK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     cos_xTR, sin_xTR = tables
     if cos_xTR.ndim == 2:
         cos_xTR, sin_xTR = cos_xTR[None], sin_xTR[None]
-    cos_BT1R, sin_BT1R = cos_xTR[:, :, None], sin_xTR[:, :, None]
-    left, right = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
-    rotated = [left * cos_BT1R - right * sin_BT1R, right * cos_BT1R + left * sin_BT1R]
-    return jnp.concatenate(rotated, axis=-1).astype(x_BTHK.dtype)
+    # One product with each table of full width: concatenating small tables and swapping halves of x
+    # vectorises on CPU, where concatenating rotated halves does not.
+    cos_BT1K = jnp.concatenate([cos_xTR, cos_xTR], axis=-1)[:, :, None]
+    sin_BT1K = jnp.concatenate([-sin_xTR, sin_xTR], axis=-1)[:, :, None]
+    wide_BTHK = x_BTHK.astype(jnp.float32)
+    half = wide_BTHK.shape[-1] // 2
+    swapped_BTHK = jnp.concatenate([wide_BTHK[..., half:], wide_BTHK[..., :half]], axis=-1)
+    return (wide_BTHK * cos_BT1K + swapped_BTHK * sin_BT1K).astype(x_BTHK.dtype)

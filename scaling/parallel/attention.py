@@ -10,7 +10,7 @@ hold them.
     xla      plain products in (batch, head, time, width) order, in which XLA on CPU runs them about
              twice as fast as in the order of `jax.nn.dot_product_attention`; holds T^2 weights.
     blocked  the same over blocks of queries, skipping the keys that the causal mask hides: half the
-             work for long sequences; off CPU it recomputes a block's weights in the backward pass.
+             work for long sequences. Keeps no weights: the backward pass computes a block's again.
     cudnn    the flash kernel of cuDNN on NVIDIA GPUs.
     splash   the flash kernel in Pallas for TPU, under `shard_map` on the mesh in force.
 """
@@ -18,7 +18,6 @@ hold them.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -42,7 +41,7 @@ PREFERENCE: dict[str, tuple[Implementation, ...]] = {
     "tpu": ("splash", "blocked", "xla"),
 }
 BLOCKED_MIN_LENGTH = 256  # below it, `auto` does not think that skipping pays for the slicing
-BLOCKED_MIN_BLOCK, BLOCKED_MAX_BLOCKS = 128, 8
+BLOCKED_MIN_BLOCK, BLOCKED_MAX_BLOCKS = 64, 8
 SPLASH_LANES = 128  # splash's blocks are multiples of it
 
 
@@ -93,7 +92,7 @@ def attention(
             q_BTHK, k_BTGK, v_BTGK, is_causal=causal, implementation="cudnn"
         )
     elif chosen == "blocked":
-        out_BTHK = _blocked(*arguments, softcap=softcap, recompute=platform != "cpu")
+        out_BTHK = _blocked(*arguments, softcap=softcap)
     else:
         out_BTHK = _plain(*arguments, causal=causal, softcap=softcap)
     return checkpoint_name(out_BTHK, SAVED_NAME)
@@ -170,10 +169,10 @@ def _plain(
     softcap: float | None,
 ) -> jax.Array:
     q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BTGK, v_BTGK)
-    out_BGRTK = _attend(
-        q_BGRTK, k_BGSK, v_BGSK, segments_BT, segments_BT, first=0, causal=causal, softcap=softcap
-    )
-    return _time_major(out_BGRTK)
+    score_BGRTS, _ = _scores(q_BGRTK, k_BGSK, softcap)
+    score_BGRTS = _hide(score_BGRTS, 0, causal, segments_BT)
+    weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
+    return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
 
 
 def _blocked(
@@ -183,59 +182,112 @@ def _blocked(
     segments_BT: jax.Array | None,
     *,
     softcap: float | None,
-    recompute: bool,
 ) -> jax.Array:
     """n blocks of queries, each with the keys up to its end: (n + 1) / 2n of the products."""
-    length = q_BTHK.shape[1]
     q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BTGK, v_BTGK)
-    block = max(BLOCKED_MIN_BLOCK, math.ceil(length / BLOCKED_MAX_BLOCKS))
-    outs = []
-    for first in range(0, length, block):
-        end = min(first + block, length)
-        attend: Callable[..., jax.Array] = functools.partial(
-            _attend, first=first, causal=True, softcap=softcap
-        )
-        if recompute:
-            attend = jax.checkpoint(attend)
-        outs.append(
-            attend(
-                q_BGRTK[:, :, :, first:end],
-                k_BGSK[:, :, :end],
-                v_BGSK[:, :, :end],
-                None if segments_BT is None else segments_BT[:, first:end],
-                None if segments_BT is None else segments_BT[:, :end],
-            )
-        )
-    return _time_major(jnp.concatenate(outs, axis=3))
+    return _time_major(_flash(softcap, q_BGRTK, k_BGSK, v_BGSK, segments_BT))
 
 
-def _attend(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _flash(
+    softcap: float | None,
     q_BGRTK: jax.Array,
     k_BGSK: jax.Array,
     v_BGSK: jax.Array,
-    q_segments_BT: jax.Array | None,
-    k_segments_BS: jax.Array | None,
-    *,
-    first: int,
-    causal: bool,
-    softcap: float | None,
+    segments_BT: jax.Array | None,
 ) -> jax.Array:
-    """Attention of queries at positions first, first + 1, ... to keys at 0, 1, ..."""
-    score_BGRTS = jnp.einsum(
+    """Causal attention whose backward pass needs its result and normalisers, not its weights.
+
+    The products of FlashAttention-2 (Dao 2023, 2307.08691, algorithms 1 and 2), with blocks of
+    queries alone: a row of scores is short enough to hold.
+    """
+    return _flash_forward(softcap, q_BGRTK, k_BGSK, v_BGSK, segments_BT)[0]
+
+
+def _flash_forward(
+    softcap: float | None,
+    q_BGRTK: jax.Array,
+    k_BGSK: jax.Array,
+    v_BGSK: jax.Array,
+    segments_BT: jax.Array | None,
+) -> tuple[jax.Array, Any]:
+    outs, norms = [], []
+    for first, end in _blocks(q_BGRTK.shape[3]):
+        score_BGRTS, _ = _scores(q_BGRTK[:, :, :, first:end], k_BGSK[:, :, :end], softcap)
+        score_BGRTS = _hide(score_BGRTS, first, True, segments_BT)
+        norm_BGRT1 = jax.nn.logsumexp(score_BGRTS, axis=-1, keepdims=True)
+        weight_BGRTS = jnp.exp(score_BGRTS - norm_BGRT1).astype(v_BGSK.dtype)
+        outs.append(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK[:, :, :end]))
+        norms.append(norm_BGRT1)
+    out_BGRTK, norm_BGRT1 = jnp.concatenate(outs, axis=3), jnp.concatenate(norms, axis=3)
+    return out_BGRTK, (q_BGRTK, k_BGSK, v_BGSK, segments_BT, out_BGRTK, norm_BGRT1)
+
+
+def _flash_backward(
+    softcap: float | None, residuals: Any, grad_BGRTK: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q_BGRTK, k_BGSK, v_BGSK, segments_BT, out_BGRTK, norm_BGRT1 = residuals
+    # sum_s weight * d weight, of every row, without the weights (section 3.1 of the paper).
+    mean_BGRT1 = jnp.sum(
+        grad_BGRTK.astype(jnp.float32) * out_BGRTK.astype(jnp.float32), axis=-1, keepdims=True
+    )
+    grad_q = []
+    grad_k = jnp.zeros(k_BGSK.shape, jnp.float32)
+    grad_v = jnp.zeros(v_BGSK.shape, jnp.float32)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    for first, end in _blocks(q_BGRTK.shape[3]):
+        q, g = q_BGRTK[:, :, :, first:end], grad_BGRTK[:, :, :, first:end]
+        k, v = k_BGSK[:, :, :end], v_BGSK[:, :, :end]
+        score, slope = _scores(q, k, softcap)
+        score = _hide(score, first, True, segments_BT)
+        weight = jnp.exp(score - norm_BGRT1[:, :, :, first:end])
+        grad_weight = product("bgrtk,bgsk->bgrts", g, v)
+        grad_score = weight * (grad_weight - mean_BGRT1[:, :, :, first:end]) * slope
+        grad_score = grad_score.astype(q.dtype)
+        grad_q.append(jnp.einsum("bgrts,bgsk->bgrtk", grad_score, k))
+        grad_k = grad_k.at[:, :, :end].add(product("bgrts,bgrtk->bgsk", grad_score, q))
+        grad_v = grad_v.at[:, :, :end].add(product("bgrts,bgrtk->bgsk", weight.astype(g.dtype), g))
+    dtype = q_BGRTK.dtype
+    return jnp.concatenate(grad_q, axis=3), grad_k.astype(dtype), grad_v.astype(dtype), None
+
+
+_flash.defvjp(_flash_forward, _flash_backward)
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    """(first, end) of each block of queries."""
+    block = max(BLOCKED_MIN_BLOCK, math.ceil(length / BLOCKED_MAX_BLOCKS))
+    return [(first, min(first + block, length)) for first in range(0, length, block)]
+
+
+def _scores(
+    q_BGRTK: jax.Array, k_BGSK: jax.Array, softcap: float | None
+) -> tuple[jax.Array, jax.Array | float]:
+    """Scores in float32, and their derivative by the plain product q k^T."""
+    scale = 1.0 / math.sqrt(q_BGRTK.shape[-1])
+    score_BGRTS = scale * jnp.einsum(
         "bgrtk,bgsk->bgrts", q_BGRTK, k_BGSK, preferred_element_type=jnp.float32
     )
-    score_BGRTS = score_BGRTS / math.sqrt(q_BGRTK.shape[-1])
-    if softcap is not None:
-        score_BGRTS = jnp.tanh(score_BGRTS / softcap) * softcap
+    if softcap is None:
+        return score_BGRTS, scale
+    squashed_BGRTS = jnp.tanh(score_BGRTS / softcap)
+    return squashed_BGRTS * softcap, (1.0 - jnp.square(squashed_BGRTS)) * scale
+
+
+def _hide(
+    score_BGRTS: jax.Array, first: int, causal: bool, segments_BT: jax.Array | None
+) -> jax.Array:
+    """Masks the scores of queries at positions first, first + 1, ... to keys at 0, 1, ..."""
+    queries, keys = score_BGRTS.shape[3:]
     if causal:
         t = jax.lax.broadcasted_iota(jnp.int32, score_BGRTS.shape, 3) + first
         s = jax.lax.broadcasted_iota(jnp.int32, score_BGRTS.shape, 4)
         score_BGRTS = jnp.where(s <= t, score_BGRTS, HIDDEN)
-    if q_segments_BT is not None and k_segments_BS is not None:
-        same_BTS = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
+    if segments_BT is not None:
+        own_BT1 = segments_BT[:, first : first + queries, None]
+        same_BTS = own_BT1 == segments_BT[:, None, :keys]
         score_BGRTS = jnp.where(same_BTS[:, None, None], score_BGRTS, HIDDEN)
-    weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
-    return jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK)
+    return score_BGRTS
 
 
 def _head_major(

@@ -194,7 +194,7 @@ def cnn_cost(section: Any, *, seq_len: int = 1, image_shape: tuple[int, ...] | N
         body += kernel + 2 * features  # batch norm: scale and shift
         products.append(kernel * height * width)
         height, width, channels = -(-height // 2), -(-width // 2), features
-    head = channels * section.num_classes
+    head = height * width * channels * section.num_classes
     return Cost(
         body=body + head + section.num_classes,
         matmul=sum(products) + head,

@@ -156,10 +156,11 @@ def test_cnn_by_hand():
     s = section("cnn", num_classes=10, channels=(4, 6), kernel_size=3)
     counts = params(s, image_shape=(7, 5, 2))
     kernels = [9 * 2 * 4, 9 * 4 * 6]
-    assert counts.total == sum(kernels) + 2 * (4 + 6) + 6 * 10 + 10
+    head = 2 * 2 * 6 * 10  # 7 x 5 halves to 4 x 3, then to 2 x 2
+    assert counts.total == sum(kernels) + 2 * (4 + 6) + head + 10
     work = flops(s, image_shape=(7, 5, 2))
-    products = [kernels[0] * 7 * 5, kernels[1] * 4 * 3]  # halved, rounded up
-    assert work.forward == 2 * (sum(products) + 60)
+    products = [kernels[0] * 7 * 5, kernels[1] * 4 * 3]
+    assert work.forward == 2 * (sum(products) + head)
     assert work.exact == 3 * work.forward - 2 * products[0]
     model = CNN(num_classes=10, channels=(4, 6))
     assert counts.total == tree_size(model, jnp.zeros((1, 7, 5, 2)))
