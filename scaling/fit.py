@@ -106,8 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", help="directory for fit.json, report.html and figures/")
     add("--list", action="store_true", help="list the laws and stop")
     add("--columns", type=_pairs, action="append", default=[], metavar="NAME=COLUMN[*FACTOR],...")
-    add("--exclude", action="append", default=[], metavar="COLUMN>VALUE",
-        help="leave rows out, recorded in the result (>, >=, <, <=, ==); repeat for more")
+    add(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="COLUMN>VALUE",
+        help="leave rows out, recorded in the result (>, >=, <, <=, ==); repeat for more",
+    )
     add("--loss", default="huber", choices=("huber", "lsq", "l1"))
     add("--delta", type=_positive, default=1e-3, help="Huber's delta, in units of the residual")
     add("--space", choices=("log", "raw", "log1p"), help="of the residuals; default: the law's")
@@ -126,12 +131,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--budgets", type=_list, default=[], metavar="FLOP,...", help="allocate these budgets")
     add("--cost", default="6nd", choices=("6nd", "table"), help="table: from its flops column")
     add("--inference-tokens", type=_number, default=0.0)
-    add("--at", type=_numbers, action="append", default=[], metavar="NAME=VALUE,...",
-        help="other variables of the law, for the allocation")
+    add(
+        "--at",
+        type=_numbers,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="other variables of the law, for the allocation",
+    )
     add("--predict", type=_numbers, action="append", default=[], metavar="NAME=VALUE,...")
     add("--compare", type=_list, default=[], metavar="LAW,...", help="judge these laws too")
-    add("--count", default="total", choices=("total", "non_embedding", "active"),
-        help="parameters of a run directory")
+    add(
+        "--count",
+        default="total",
+        choices=("total", "non_embedding", "active"),
+        help="parameters of a run directory",
+    )
     add("--flops", default="six_nd", choices=("six_nd", "exact"), help="FLOP of a run directory")
     add("--curves", action="store_true", help="every evaluation of a run, not only the last")
     add("--max-rows", type=_count, default=1_000_000)
@@ -177,7 +192,11 @@ def _follows_flag(argument: str, arguments: Sequence[str]) -> bool:
     """Whether `argument` is the value of a `--flag value` pair."""
     place = list(arguments).index(argument)
     before = arguments[place - 1] if place else ""
-    return before.startswith("--") and "=" not in before and before not in ("--list", "--curves", "--debug")
+    return (
+        before.startswith("--")
+        and "=" not in before
+        and before not in ("--list", "--curves", "--debug")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,7 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Before JAX starts a backend: a fit must not grab an accelerator's memory.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Most of the seconds of a small fit are compilation; the next one finds it done.
-    cache = pathlib.Path(os.environ.get("SCALING_CACHE", pathlib.Path.home() / ".cache" / "scaling"))
+    cache = pathlib.Path(
+        os.environ.get("SCALING_CACHE", pathlib.Path.home() / ".cache" / "scaling")
+    )
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     from scaling.laws.command import run
@@ -211,7 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        print(f"internal error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        print(
+            f"internal error: {type(error).__name__}: {error} (--debug shows where)",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

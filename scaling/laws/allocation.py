@@ -46,9 +46,7 @@ class Cost:
 
         if not self.log_params:
             return 6.0 * params
-        ratio = jnp.interp(
-            jnp.log(params), jnp.array(self.log_params), jnp.array(self.log_ratio)
-        )
+        ratio = jnp.interp(jnp.log(params), jnp.array(self.log_params), jnp.array(self.log_ratio))
         return 6.0 * params * jnp.exp(ratio)
 
     @classmethod
@@ -83,7 +81,7 @@ class Optimum:
 
 def optimum(
     result: Result,
-    budgets: Sequence[float],
+    budgets: Sequence[float] | Array,
     draws: Draws | None = None,
     *,
     cost: Cost = SIX_ND,
@@ -111,7 +109,9 @@ def optimum(
     for i, c in enumerate(budget):
         intervals = None
         if many is not None and draws is not None:
-            intervals = {k: draws.interval(many[k][:, i], level) for k in ("params", "tokens", "loss")}
+            intervals = {
+                k: draws.interval(many[k][:, i], level) for k in ("params", "tokens", "loss")
+            }
         warnings = []
         if point["edge"][0, i]:
             warnings.append("no interior optimum: the law has no trade-off here")
@@ -119,19 +119,19 @@ def optimum(
         if outside > 1.0:
             side = "above the largest" if c > largest else "below the smallest"
             warnings.append(f"budget {c:.3g} FLOP is {outside:.3g} times {side} in the data")
+        n_best, d_best, loss = (float(point[k][0, i]) for k in ("params", "tokens", "loss"))
         found.append(
-            Optimum(
-                float(c), *(float(point[k][0, i]) for k in ("params", "tokens", "loss")),
-                intervals, float(outside), tuple(warnings),
-            )
-        )  # fmt: skip
+            Optimum(float(c), n_best, d_best, loss, intervals, float(outside), tuple(warnings))
+        )
     return found
 
 
 def _other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float]:
     names = {v.name for v in law.variables}
     if not {"params", "tokens"} <= names:
-        raise LawError(f"law {law.name} has no params and tokens to allocate (it has {sorted(names)})")
+        raise LawError(
+            f"law {law.name} has no params and tokens to allocate (it has {sorted(names)})"
+        )
     others = names - {"params", "tokens"}
     missing = others - set(at or {})
     if missing:
@@ -153,9 +153,7 @@ def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
         def loss(log_n: Any) -> Any:
             d = tokens(log_n)
             extra = {k: jnp.full_like(log_n, others[k]) for k in names}
-            variables = Namespace(
-                params=jnp.exp(log_n), tokens=jnp.maximum(d, 1.0), **extra
-            )
+            variables = Namespace(params=jnp.exp(log_n), tokens=jnp.maximum(d, 1.0), **extra)
             value = law.formula(Namespace(**p), variables)
             return jnp.where((d >= 1.0) & jnp.isfinite(value), value, jnp.inf)
 

@@ -51,7 +51,9 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     if options.device != "cpu":
         _device(options.device)
     law = get_law(options.law)
-    loss = Loss(options.loss, options.delta, options.space or law.space, options.reduction, options.over)
+    loss = Loss(
+        options.loss, options.delta, options.space or law.space, options.reduction, options.over
+    )
     table = load(options)
     weights = None
     if options.weights and options.weights != "seeds":
@@ -141,7 +143,9 @@ def make_record(
     if draws and draws.converged < 0.99:
         warnings.append(f"{100 * (1 - draws.converged):.1f} % of the resamples did not converge")
     if not draws and result.problem.freedom:
-        warnings.append("no bootstrap was run: intervals are profiles and assume independent points")
+        warnings.append(
+            "no bootstrap was run: intervals are profiles and assume independent points"
+        )
     optima = (
         optimum(result, options.budgets, draws, cost=cost, at=options.at, level=level,
                 inference_tokens=options.inference_tokens)
@@ -152,8 +156,8 @@ def make_record(
         if draws is None:
             raise LawError("--predict needs draws for its interval: set --bootstrap above 0")
         forecasts = [forecast(result, point, draws, level) for point in options.predict]
-    for item in (*optima, *forecasts):
-        warnings += item.warnings
+    for found in (*(o.warnings for o in optima), *(f.warnings for f in forecasts)):
+        warnings += found
     scores = _scores(result, table, options)
     noise = seed_noise(result)
     return {
@@ -282,7 +286,8 @@ def summary(record: dict[str, Any], out: str) -> str:
         f"{record['points']} points, {len(record['excluded'])} excluded"
     )
     for o in record["optimum"]:
-        lines.append(f"at {o['flops']:.3g} FLOP: N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}")  # fmt: skip
+        split = f"N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}"
+        lines += [f"at {o['flops']:.3g} FLOP: {split}"]
     for f in record["forecasts"]:
         low, high = f["run_interval"]
         lines.append(f"predicted {f['value']:.5g} [{low:.5g}, {high:.5g}] at {f['variables']}")

@@ -143,7 +143,12 @@ def score(result: Result, folds: int = 10, seed: int = 0) -> Score:
 
 
 def compare(
-    table: Table, laws: Sequence[Law | str], loss: Loss | None = None, *, folds: int = 10, seed: int = 0
+    table: Table,
+    laws: Sequence[Law | str],
+    loss: Loss | None = None,
+    *,
+    folds: int = 10,
+    seed: int = 0,
 ) -> list[Score]:
     """Fit each law to the same table and rank by held-out error. Targets must agree."""
     results = [fit(table, law, loss, seed=seed) for law in laws]
@@ -152,7 +157,9 @@ def compare(
         raise LawError(f"laws predict different targets {sorted(targets)}: compare like with like")
     sizes = {r.points for r in results}
     if len(sizes) > 1:
-        raise LawError(f"laws use different numbers of rows {sorted(sizes)}: fill or drop those rows")
+        raise LawError(
+            f"laws use different numbers of rows {sorted(sizes)}: fill or drop those rows"
+        )
     return sorted((score(r, folds, seed) for r in results), key=lambda s: s.held_out)
 
 

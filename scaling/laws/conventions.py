@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-
 from scaling.laws.fitting import fit
 from scaling.laws.law import LawError
 from scaling.laws.losses import Loss
@@ -73,8 +72,6 @@ def flops_per_token(shape: Shape, convention: str) -> float:
     return table[convention]
 
 
-
-
 @dataclasses.dataclass(frozen=True)
 class Effect:
     """Exponents of one convention: of the law's terms and of N* ~ C^a."""
@@ -97,7 +94,5 @@ def convention_effect(
     for label, mapping in conventions.items():
         result = fit(table.mapped(mapping), "chinchilla", loss)
         p = result.parameters
-        effects.append(
-            Effect(label, result.derived["a"], p["alpha"], p["beta"], result.objective)
-        )
+        effects.append(Effect(label, result.derived["a"], p["alpha"], p["beta"], result.objective))
     return effects

@@ -6,6 +6,7 @@ Every function draws one figure and returns it; `draw_all` writes those that a r
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,9 +42,7 @@ def _figure(size: tuple[float, float], columns: int = 1, rows: int = 1) -> tuple
     )  # fmt: skip
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained"
-    )
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     return figure, axes
 
 
@@ -88,7 +87,13 @@ def loss_against_compute(result: Result, draws: Draws | None, cost: Cost) -> Any
     axis.axvspan(flops.max(), grid[-1], color="#f3f3f3", zorder=0)
     axis.text(flops.max() * 1.15, 0.97, "beyond the data", transform=axis.get_xaxis_transform(),
               fontsize=8, color=FAINT, va="top")  # fmt: skip
-    axis.set(xscale="log", yscale="log", xlabel="compute $6ND$ (FLOP)", ylabel=_label(result, result.law.target.name), xlim=(grid[0], grid[-1]))  # fmt: skip
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="compute $6ND$ (FLOP)",
+        ylabel=_label(result, result.law.target.name),
+        xlim=(grid[0], grid[-1]),
+    )
     _plain_log(axis)
     figure.colorbar(shade, ax=axis, label=r"$\log_{10}$ params", pad=0.01)
     axis.legend()
@@ -130,7 +135,12 @@ def isoflop_curves(result: Result, draws: Draws | None, cost: Cost) -> Any:
         axis.plot(np.exp(x), np.exp(np.polyval(found.curve, x)), color=colour, lw=1)
         if params.min() <= found.params <= params.max():
             axis.plot(found.params, found.loss, marker="*", ms=11, color=OKABE_ITO[1], mec="white")
-    axis.set(xscale="log", yscale="log", xlabel=_label(result, "params"), ylabel=_label(result, result.law.target.name))  # fmt: skip
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel=_label(result, "params"),
+        ylabel=_label(result, result.law.target.name),
+    )
     _plain_log(axis)
     axis.legend(title="budget (FLOP)", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -152,7 +162,13 @@ def allocation(result: Result, draws: Draws | None, cost: Cost) -> Any:
             axis.fill_between(grid, band[:, 0], band[:, 1], color=colour, alpha=0.2, lw=0)
         axis.scatter(flops, result.problem.variables[key], s=5, color=FAINT, alpha=0.6, lw=0)
         axis.axvspan(flops.max(), grid[-1], color="#f3f3f3", zorder=0)
-        axis.set(xscale="log", yscale="log", xlabel="compute $6ND$ (FLOP)", ylabel=symbol, xlim=(grid[0], grid[-1]))  # fmt: skip
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="compute $6ND$ (FLOP)",
+            ylabel=symbol,
+            xlim=(grid[0], grid[-1]),
+        )
     return figure
 
 
@@ -231,7 +247,14 @@ def contours(result: Result, draws: Draws | None, cost: Cost) -> Any:
         [b.params for b in best], [b.tokens for b in best], "--", color=OKABE_ITO[1], lw=1.8,
         label="compute-optimal",
     )  # fmt: skip
-    axis.set(xscale="log", yscale="log", xlabel=_label(result, "params"), ylabel=_label(result, "tokens"), xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))  # fmt: skip
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel=_label(result, "params"),
+        ylabel=_label(result, "tokens"),
+        xlim=(n[0], n[-1]),
+        ylim=(d[0], d[-1]),
+    )
     axis.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
     return figure
 
@@ -278,8 +301,12 @@ def cloud(result: Result, draws: Draws) -> Any:
             if j > i:
                 axis.set_visible(False)
                 continue
-            axis.scatter(draws.parameters[x], draws.parameters[y], s=4, alpha=0.35, lw=0, color=OKABE_ITO[0])  # fmt: skip
-            axis.plot(result.parameters[x], result.parameters[y], "+", ms=12, mew=2, color=OKABE_ITO[1])  # fmt: skip
+            axis.scatter(
+                draws.parameters[x], draws.parameters[y], s=4, alpha=0.35, lw=0, color=OKABE_ITO[0]
+            )
+            axis.plot(
+                result.parameters[x], result.parameters[y], "+", ms=12, mew=2, color=OKABE_ITO[1]
+            )
             if i == size - 1:
                 axis.set_xlabel(x)
             if j == 0:
@@ -307,7 +334,7 @@ def draw_all(
 
     folder.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], Any]] = {
-        name: (lambda f=function: f(result, draws, cost)) for name, function in PLAIN.items()
+        name: functools.partial(function, result, draws, cost) for name, function in PLAIN.items()
     }
     if found:
         makers["profiles"] = lambda: profiles(found)

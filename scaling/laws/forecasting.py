@@ -43,7 +43,9 @@ def forecast(
     names = [v.name for v in result.law.variables]
     wrong = set(names) ^ set(variables)
     if wrong:
-        raise LawError(f"a forecast of law {result.law.name} needs exactly {names}; check {sorted(wrong)}")
+        raise LawError(
+            f"a forecast of law {result.law.name} needs exactly {names}; check {sorted(wrong)}"
+        )
     values = {k: float(variables[k]) for k in names}
     point = float(result.predict(**values))
     curves = result.law.evaluate_draws(draws.parameters, values)

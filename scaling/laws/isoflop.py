@@ -107,7 +107,7 @@ def minimum(
     else:
         coefficients, keep = parabola(x, np.log(y), window)
         bend, used = float(coefficients[0]), x[keep]
-        curve = tuple(float(c) for c in coefficients)
+        curve = (bend, float(coefficients[1]), float(coefficients[2]))
         best = -coefficients[1] / (2 * bend) if bend > 0 else np.nan
         value = float(np.exp(np.polyval(coefficients, best))) if bend > 0 else np.nan
     if not bend > 0:
@@ -254,14 +254,21 @@ def approach1(
 
     def line(chosen: Array) -> tuple[float, float]:
         best = chosen[np.argmin(values[chosen], axis=0)]
-        rows = np.isfinite(values[best, np.arange(grid)])
-        slope, intercept = np.polyfit(budgets[rows], sizes[best[rows]], 1)
+        size = sizes[best]
+        # Where the smallest or the largest model wins, a better size was not on offer.
+        inside = (size > sizes[chosen].min()) & (size < sizes[chosen].max())
+        rows = inside & np.isfinite(values[best, np.arange(grid)])
+        if len(np.unique(size[rows])) < 2:
+            return float("nan"), float("nan")
+        slope, intercept = np.polyfit(budgets[rows], size[rows], 1)
         return float(slope), float(intercept)
 
     exponent, intercept = line(np.arange(len(curves)))
     rng = np.random.default_rng(seed)
+    if not np.isfinite(exponent):
+        raise LawError("fewer than 2 sizes inside the sampled range touch the envelope")
     draws = [line(rng.choice(len(curves), len(curves)))[0] for _ in range(resamples)]
-    interval = (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
+    interval = (float(np.nanquantile(draws, 0.025)), float(np.nanquantile(draws, 0.975)))
     winners = len(np.unique(np.argmin(values, axis=0)))
     warnings = [f"only {winners} runs touch the envelope"] if winners < 6 else []
     return PowerLaw(exponent, intercept, interval, (), {}, tuple(warnings))

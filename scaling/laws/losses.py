@@ -39,7 +39,9 @@ class Loss:
         if self.reduction not in ("sum", "mean"):
             raise LawError(f"reduction {self.reduction!r} is not one of ('sum', 'mean')")
         if not (self.delta > 0 and math.isfinite(self.delta)):
-            raise LawError(f"delta {self.delta} must be a positive number (residuals in {self.space})")
+            raise LawError(
+                f"delta {self.delta} must be a positive number (residuals in {self.space})"
+            )
         if not (self.over > 0 and math.isfinite(self.over)):
             raise LawError(f"over {self.over} must be a positive number")
 
@@ -97,9 +99,7 @@ def rho(residual: Any, delta: Any, over: Any, smooth: bool = False) -> Any:
     return value * side / jnp.minimum(delta, 1.0)
 
 
-def derivatives(
-    residual: Any, delta: Any, over: Any, smooth: bool = False
-) -> tuple[Any, Any, Any]:
+def derivatives(residual: Any, delta: Any, over: Any, smooth: bool = False) -> tuple[Any, Any, Any]:
     """(psi, psi', psi / r) of `rho`: first and second derivative and the weight of IRLS."""
     import jax.numpy as jnp
 

@@ -182,7 +182,7 @@ def build_problem(
     where = {name: i for i, name in enumerate(names)}
     slots = tuple(where[ties.get(n, n)] for n in law.names)
     declared = [law.parameter(n) for n in names]
-    low, high, start, base = (np.zeros(len(names)) for _ in range(4))
+    low, high, base = (np.zeros(len(names)) for _ in range(3))
     spans = np.zeros((len(names), 2))
     for i, p in enumerate(declared):
         lower, upper = bounds.get(p.name, (p.low, p.high))
@@ -205,7 +205,6 @@ def build_problem(
         base[i] = spans[i].mean()
         if p.name in fix:
             base[i] = to_internal(p.kind, float(fix[p.name]), p.name)
-    start = spans
     n = len(target)
     return Problem(
         law=law,
@@ -219,7 +218,7 @@ def build_problem(
         kinds=tuple(p.kind for p in declared),
         low=low,
         high=high,
-        start=start,
+        start=spans,
         free=np.array([p.name not in fix for p in declared]),
         base=base,
     )

@@ -140,7 +140,9 @@ class _Walker:
         self.kappa = slope / max(square, 1e-300)
         covariance = sandwich(result)
         variance = max(float(covariance[slot, slot]), 0.0)
-        self.path = covariance[:, slot] / variance if variance > 0 else np.eye(len(covariance))[slot]
+        self.path = (
+            covariance[:, slot] / variance if variance > 0 else np.eye(len(covariance))[slot]
+        )
         kind = result.problem.kinds[slot]
         unit = 1.0 if kind == "log" else max(abs(float(result.vector[slot])), 1e-3)
         self.error = float(np.clip(np.sqrt(variance), 1e-8 * unit, 0.5 * unit))

@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-
 from scaling.laws.law import LawError
 from scaling.laws.table import Table
 
@@ -38,11 +37,12 @@ def read_table(
         return read_runs(path, params=params, flops=flops, curves=curves)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
-        raise LawError(f"{path}: {suffix or 'no suffix'} is not one of .csv, .tsv, .jsonl, or a folder")
+        raise LawError(
+            f"{path}: {suffix or 'no suffix'} is not one of .csv, .tsv, .jsonl, or a folder"
+        )
     rows = _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path)
     cells: dict[str, list[Any]] = {}
-    count = 0
-    for row in rows:
+    for count, row in enumerate(rows):
         if count >= max_rows:
             raise LawError(
                 f"{path} has more than {max_rows:,} rows; a law is fitted to one row a run (or a "
@@ -52,7 +52,6 @@ def read_table(
             cells[name] = [None] * count
         for name, values in cells.items():
             values.append(row.get(name))
-        count += 1
     if not cells:
         raise LawError(f"{path} is empty: expected a header and one row a run")
     return Table._from_cells(cells, str(path))
@@ -160,7 +159,7 @@ def read_runs(
 def _run_row(
     summary: dict[str, Any], file: pathlib.Path, params: str, flops: str
 ) -> dict[str, Any]:
-    row = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+    row: dict[str, Any] = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
     row["params"] = summary.get(f"params.{params}")
     row["tokens"] = summary.get("tokens", summary.get("examples"))
     row["flops"] = summary.get(f"flops.{flops}")
@@ -182,5 +181,3 @@ def _curve(row: dict[str, Any], summary: dict[str, Any], run: pathlib.Path) -> l
             scaled = {k: row[k] * share for k in ("tokens", "flops") if row.get(k)}
             rows.append({**row, **scaled, "loss": metrics["eval/loss"], "steps": metrics["step"]})
     return rows or [row]
-
-

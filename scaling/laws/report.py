@@ -67,21 +67,23 @@ def span(interval: Sequence[float | None] | None) -> str:
     if interval is None:
         return "–"
     low, high = interval
-    return f"{number(low, 4) if low is not None else 'open'} … {number(high, 4) if high is not None else 'open'}"
+    ends = ["open" if v is None else number(v, 4) for v in (low, high)]
+    return " … ".join(ends)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     """An HTML table; cells are ready HTML. `kind` "facts" wraps its text."""
     head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="{kind}">{inner}</table></div>'
 
 
 def _warnings(items: Sequence[str]) -> str:
     if not items:
-        return '<div class="warn good">No warnings: the fit converged and nothing looked wrong.</div>'
+        return (
+            '<div class="warn good">No warnings: the fit converged and nothing looked wrong.</div>'
+        )
     listed = "".join(f"<li>{html.escape(w)}</li>" for w in items)
     word = "warning" if len(items) == 1 else "warnings"
     return f'<div class="warn"><b>{len(items)} {word}</b><ul>{listed}</ul></div>'
@@ -132,7 +134,11 @@ def _search(record: Mapping[str, Any]) -> str:
     if len(record["minima"]) > 1:
         names = list(record["parameters"])
         rows = [
-            [number(m["objective"], 8), number(m["starts"]), *[number(m["parameters"][n]) for n in names]]
+            [
+                number(m["objective"], 8),
+                number(m["starts"]),
+                *[number(m["parameters"][n]) for n in names],
+            ]
             for m in record["minima"]
         ]
         text += "<p>Distinct minima, best first:</p>" + table(["objective", "starts", *names], rows)
@@ -143,7 +149,9 @@ def _data(record: Mapping[str, Any]) -> str:
     rows = [[html.escape(k), number(v[0]), number(v[1])] for k, v in record["ranges"].items()]
     text = f"<p>Source: {html.escape(record['source'])}</p>" + table(["column", "from", "to"], rows)
     if record["conventions"]:
-        items = [f"<li>{html.escape(k)}: {html.escape(v)}</li>" for k, v in record["conventions"].items()]
+        items = [
+            f"<li>{html.escape(k)}: {html.escape(v)}</li>" for k, v in record["conventions"].items()
+        ]
         text += f"<p>Conventions:</p><ul>{''.join(items)}</ul>"
     excluded = record["excluded"]
     if excluded:
@@ -169,7 +177,9 @@ def _uses(record: Mapping[str, Any]) -> str:
             for o in record["optimum"]
         ]  # fmt: skip
         header = ["budget (FLOP)", "params", "", "tokens", "", "loss", "", "data"]
-        text += f"<h2>Compute-optimal allocation ({html.escape(record['cost'])})</h2>" + table(header, rows)
+        text += f"<h2>Compute-optimal allocation ({html.escape(record['cost'])})</h2>" + table(
+            header, rows
+        )
     if record["forecasts"]:
         rows = [
             [html.escape(", ".join(f"{k}={v:.4g}" for k, v in f["variables"].items())),
@@ -177,7 +187,13 @@ def _uses(record: Mapping[str, Any]) -> str:
              html.escape(", ".join(f"{k} {v:.3g} times" for k, v in f["outside"].items()) or "inside")]
             for f in record["forecasts"]
         ]  # fmt: skip
-        header = ["run", "predicted", "interval of the law", "interval of one run", "outside the data"]
+        header = [
+            "run",
+            "predicted",
+            "interval of the law",
+            "interval of one run",
+            "outside the data",
+        ]
         text += "<h2>Predictions</h2>" + table(header, rows)
     if record["comparison"]:
         rows = [

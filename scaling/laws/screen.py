@@ -83,7 +83,9 @@ def searched_cells(problem: Problem, seed: int = 0) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _basis_program(law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], linear: tuple[int, ...]) -> Any:
+def _basis_program(
+    law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], linear: tuple[int, ...]
+) -> Any:
     """Jitted `(cells [M, p], variables) -> (predictions without linear terms, basis [M, k, n])`."""
     import jax
     import jax.numpy as jnp
@@ -303,5 +305,3 @@ def choose(found: Screen, count: int, seed: int = 0) -> tuple[Array, Array]:
     rows = np.concatenate([best, rest])
     random = np.arange(count) >= len(best)
     return vectors[rows], random
-
-

@@ -41,6 +41,7 @@ class Residuals:
     smooth: bool
 
     def __call__(self, vector: Any, variables: Any, observed: Any) -> Any:
+        """Residuals, [n], of one lane."""
         return self.function(vector, variables, observed)
 
 

@@ -132,7 +132,7 @@ class Table:
     def prepare(self, law: Law, loss: Loss) -> Prepared:
         """Check and select what `law` needs. Raises LawError when nothing usable is left."""
         table, notes = self.completed()
-        wanted = [v for v in law.variables] + [law.target]
+        wanted = [*law.variables, law.target]
         for variable in wanted:
             if variable.name not in table.columns:
                 raise LawError(missing_column(variable.name, self.columns, self.source))

@@ -26,7 +26,9 @@ def surface(noise=0.0, seed=0, truth=TRUTH, budgets=9, sizes=8, off_centre=1.0, 
     centre = 0.1 * (flops / 6) ** 0.5 * off_centre
     params = centre * np.tile(np.geomspace(0.2, 5, sizes), budgets)
     tokens = flops / (6 * params)
-    loss = truth["E"] + truth["A"] * params ** -truth["alpha"] + truth["B"] * tokens ** -truth["beta"]
+    loss = (
+        truth["E"] + truth["A"] * params ** -truth["alpha"] + truth["B"] * tokens ** -truth["beta"]
+    )
     shape = loss.shape if draws is None else (draws, *loss.shape)
     noisy = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(shape))
     return {"params": params, "tokens": tokens, "loss": noisy}

@@ -1,12 +1,10 @@
 """The fit: published optima, noise-free recovery, options, warnings."""
 
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize, special
-
 from laws.law_data import TRUTH, besiroglu, surface
+from scipy import optimize, special
 
 from scaling.laws import Law, LawError, Loss, coefficient, exponent, fit, offset, power
 from scaling.laws.law import PARAMS
@@ -90,7 +88,9 @@ def test_weights_equal_repeated_rows():
     weights = np.ones(24)
     weights[:5] = 2
     weighted = fit(data, "chinchilla", Loss("lsq"), weights=weights)
-    doubled = fit({k: np.concatenate([v, v[:5]]) for k, v in data.items()}, "chinchilla", Loss("lsq"))
+    doubled = fit(
+        {k: np.concatenate([v, v[:5]]) for k, v in data.items()}, "chinchilla", Loss("lsq")
+    )
     for name, value in weighted.parameters.items():
         assert doubled.parameters[name] == pytest.approx(value, rel=1e-6)
 

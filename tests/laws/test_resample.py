@@ -1,9 +1,7 @@
 """Bootstrap: published standard errors, clusters, coverage."""
 
-
 import numpy as np
 import pytest
-
 from laws.law_data import TRUTH, besiroglu, surface
 
 from scaling.laws import LawError, Loss, bootstrap, fit

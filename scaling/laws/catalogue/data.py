@@ -38,9 +38,7 @@ def data_constrained_loss(p: Any, v: Any) -> Any:
     import jax.numpy as jnp
 
     scale = power(p.alpha * p.A / (p.beta * p.B), 1.0 / (p.alpha + p.beta))
-    unique_params = jnp.minimum(
-        v.params, scale * power(scale * v.unique_tokens, p.beta / p.alpha)
-    )
+    unique_params = jnp.minimum(v.params, scale * power(scale * v.unique_tokens, p.beta / p.alpha))
     params = _decayed(v.params, unique_params, p.R_N)
     tokens = _decayed(v.tokens, v.unique_tokens, p.R_D)
     return p.E + p.A * power(params, -p.alpha) + p.B * power(tokens, -p.beta)
@@ -140,7 +138,9 @@ TRANSFER = Law(
     linear=("k",),
     published=(
         Published("text_to_python", {"k": 1.9e4, "alpha": 0.18, "beta": 0.38}, "arXiv 2102.01293"),
-        Published("mixed_to_python", {"k": 2.1e5, "alpha": 0.096, "beta": 0.38}, "arXiv 2102.01293"),
+        Published(
+            "mixed_to_python", {"k": 2.1e5, "alpha": 0.096, "beta": 0.38}, "arXiv 2102.01293"
+        ),
     ),
     source="Hernandez et al. 2021, arXiv 2102.01293",
 )

@@ -86,9 +86,7 @@ def _precision_formula(p: Any, v: Any) -> Any:
     import jax.numpy as jnp
 
     share = -jnp.expm1(-v.weight_bits / p.gamma_w)
-    return (
-        p.E + p.A * power(v.params * share, -p.alpha) + p.B * power(v.tokens, -p.beta)
-    )
+    return p.E + p.A * power(v.params * share, -p.alpha) + p.B * power(v.tokens, -p.beta)
 
 
 PRECISION = Law(
@@ -132,9 +130,7 @@ def _distillation_formula(p: Any, v: Any) -> Any:
     """Student loss from the teacher's loss and what the student reaches alone, `student_loss`."""
     import jax.numpy as jnp
 
-    bracket = power(
-        p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta), p.gamma
-    )
+    bracket = power(p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta), p.gamma)
     ratio = (jnp.log(v.teacher_loss) - jnp.log(v.student_loss) - jnp.log(p.d1)) / p.f1
     damp = jnp.exp(-p.c1 * p.f1 * jnp.logaddexp(0.0, ratio) - p.c0 * jnp.log(v.teacher_loss))
     return v.teacher_loss + damp * bracket
@@ -156,4 +152,3 @@ DISTILLATION = Law(
     formula=_distillation_formula,
     source="Busbridge et al. 2025, arXiv 2502.08606; constants not found",
 )  # fmt: skip
-

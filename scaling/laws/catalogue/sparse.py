@@ -33,7 +33,9 @@ def _clark_formula(p: Any, v: Any) -> Any:
     return jnp.exp(LN10 * (p.a * log_n + p.b * log_e + p.c * log_n * log_e + p.d))
 
 
-def _clark(label: str, a: float, b: float, c: float, d: float, low: float, high: float) -> Published:
+def _clark(
+    label: str, a: float, b: float, c: float, d: float, low: float, high: float
+) -> Published:
     values = {"a": a, "b": b, "c": c, "d": d, "E_start": low, "E_max": high}
     return Published(label, values, CLARK, "rounded; E_start and E_max are weakly identified")
 

@@ -1,0 +1,130 @@
+"""Declarations: published forward values, recovery of the truth for every law, refusals."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from laws.catalogue_designs import CASES, design, truth
+
+from scaling.laws import LAWS, Law, LawError, Parameter, coefficient, exponent, fit, get_law, power
+from scaling.laws.law import PARAMS
+
+
+def test_muennighoff_forward_values():
+    """Muennighoff et al. 2023, to 1e-12, at the two configurations of the paper."""
+    law = get_law("data_constrained")
+    found = law.evaluate(
+        law.constants("muennighoff"),
+        {"params": [6.34e9, 8.67e9], "tokens": [242e9, 178e9], "unique_tokens": 25e9},
+    )
+    np.testing.assert_allclose(found, [2.2256440889984477, 2.2269634075087867], rtol=1e-12)
+
+
+def test_data_constrained_without_repeats_is_chinchilla():
+    law, base = get_law("data_constrained"), get_law("chinchilla")
+    p = law.constants("muennighoff")
+    point = {"params": 1e8, "tokens": 1e10}
+    plain = base.evaluate({k: p[k] for k in base.names}, point)
+    assert law.evaluate(p, {**point, "unique_tokens": 1e10}) == pytest.approx(plain, rel=1e-14)
+
+
+def test_kaplan_compute_exponent_is_implied():
+    """a_C = 1 / (1/a_S + 1/a_B + 1/a_N) (Kaplan et al. 2020, equation 1.8)."""
+    implied = 1 / (1 / 0.76 + 1 / 0.21 + 1 / 0.076)
+    assert implied == pytest.approx(get_law("kaplan_c").constants()["alpha_C"], abs=0.003)
+
+
+def test_m4_solves_its_equation():
+    law = get_law("m4")
+    p = {"e_inf": 0.1, "gap": 0.9, "b": 3.0, "c": 0.4, "alpha": 0.7}
+    x = np.geomspace(1, 1e8, 40)
+    e = law.evaluate(p, {"examples": x})
+    left = (e - 0.1) / (1.0 - e) ** 0.7
+    np.testing.assert_allclose(left, 3.0 * x**-0.4, rtol=1e-9)
+
+
+def test_bnsl_sharp_break_does_not_overflow():
+    law = get_law("bnsl")
+    p = {"a": 0.1, "b": 2.0, "c0": 0.05, "c1": 5.0, "d1": 600.0, "f1": 0.001}
+    assert np.all(np.isfinite(law.evaluate(p, {"examples": np.geomspace(1, 1e12, 50)})))
+
+
+def test_every_law_loads_and_is_consistent():
+    for name in LAWS:
+        law = get_law(name)
+        assert law.name == name
+        assert law.source
+        for published in law.published:
+            for key, value in published.values.items():
+                declared = law.parameter(key)
+                assert declared.low <= value <= declared.high, (name, key)
+
+
+def test_declared_linear_parameters_are_linear():
+    for name in LAWS:
+        law = get_law(name)
+        values, points = truth(law), design(law, 5)
+        base = law.evaluate(values, points)
+        for parameter in law.linear:
+            if parameter in law.tied or parameter in law.tied.values():
+                continue
+            moved = [
+                law.evaluate({**values, parameter: f * values[parameter]}, points) for f in (2, 3)
+            ]
+            np.testing.assert_allclose(
+                moved[1] - base, 2 * (moved[0] - base), rtol=1e-6, atol=1e-12
+            )
+
+
+FAST = ("kaplan_nd", "fine_grained_moe")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+)
+def test_noise_free_data_are_recovered(name):
+    law = get_law(name)
+    values, points = truth(law), design(law)
+    result = fit({**points, law.target.name: law.evaluate(values, points)}, law)
+    assert np.max(np.abs(result.residuals)) < 1e-7
+    for parameter in CASES[name]:
+        assert result.parameters[parameter] == pytest.approx(values[parameter], rel=1e-5, abs=1e-8)
+
+
+def test_refusals_name_the_nearest():
+    with pytest.raises(LawError, match="did you mean 'chinchilla'"):
+        get_law("chincilla")
+    with pytest.raises(LawError, match="cannot be imported"):
+        get_law("no.such.module:LAW")
+    with pytest.raises(LawError, match=r"not a scaling\.laws\.Law"):
+        get_law("math:pi")
+    with pytest.raises(LawError, match="needs the variables"):
+        get_law("chinchilla").evaluate(get_law("chinchilla").constants(), {"params": 1.0})
+
+
+def test_bad_declarations_are_refused():
+    def law(**changes):
+        base = {
+            "name": "x", "equation": "", "variables": (PARAMS,), "formula": lambda p, v: p.A,
+            "parameters": (coefficient("A"), exponent("b")),
+        }  # fmt: skip
+        return Law(**{**base, **changes})
+
+    with pytest.raises(LawError, match="'C' is not one of"):
+        law(linear=("C",))
+    with pytest.raises(LawError, match="twice"):
+        law(parameters=(coefficient("A"), coefficient("A")))
+    with pytest.raises(LawError, match="start"):
+        Parameter("z", "real", (0.0, 2.0), low=0.5)
+    assert float(power(2.0, 3.0)) == pytest.approx(8.0)
+
+
+def test_importing_laws_starts_no_backend():
+    code = (
+        "import scaling.laws, scaling.fit, scaling.laws.fitting, scaling.laws.command, "
+        "scaling.laws.catalogue.language, scaling.laws.catalogue.sparse\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends, xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,169 @@
+"""Bad tables: a clear error, or a warning and a recorded exclusion; never silence."""
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+from laws.law_data import surface
+
+from scaling.laws import LawError, Loss, get_law, read_table
+from scaling.laws.table import Table
+
+
+def prepare(columns, law="chinchilla", loss=None):
+    return Table.from_columns(columns).prepare(get_law(law), loss or Loss())
+
+
+def test_invalid_cells_are_excluded_with_row_and_reason():
+    loss = ["3.1", "nan", "-1", "oops", "", "2.5", "inf"]
+    columns = {"params": np.geomspace(1e7, 1e9, 7), "tokens": np.full(7, 1e9), "loss": loss}
+    prepared = prepare(columns)
+    assert list(prepared.target) == [3.1, 2.5]
+    assert dict(prepared.excluded) == {
+        2: "loss is 'nan', not a finite number",
+        3: "loss = -1 is not above 0",
+        4: "loss is 'oops', not a finite number",
+        5: "loss is empty",
+        7: "loss is 'inf', not a finite number",
+    }
+    assert any("5 of 7 rows excluded" in w for w in prepared.warnings)
+
+
+def test_nothing_usable_is_an_error():
+    with pytest.raises(LawError, match=r"none of 2 rows is usable.*row 1: loss is 'x'"):
+        prepare({"params": [1e8, 2e8], "tokens": [1e9, 1e9], "loss": ["x", "y"]})
+
+
+def test_missing_column_names_the_nearest():
+    with pytest.raises(LawError, match=r"no column 'loss'; did you mean 'losses'.*--columns=loss="):
+        prepare({"params": [1.0], "tokens": [1.0], "losses": [1.0]})
+
+
+def test_duplicates_are_warned_but_seeds_are_not():
+    row = {"params": [1e8] * 3, "tokens": [1e9] * 3, "loss": [3.0] * 3}
+    assert any("2 rows repeat" in w for w in prepare(row).warnings)
+    assert not any("repeat" in w for w in prepare({**row, "seed": [0, 1, 2]}).warnings)
+
+
+def test_tokens_follow_from_flops_and_say_so():
+    prepared = prepare({"params": [1e8, 2e8], "flops": [6e17, 6e18], "loss": [3.0, 2.8]})
+    np.testing.assert_allclose(prepared.variables["tokens"], [1e9, 5e9])
+    assert prepared.conventions["tokens"] == "flops / (6 params)"
+    assert any("tokens is absent" in w for w in prepared.warnings)
+
+
+def test_columns_map_with_factors(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("n (M),tokens_b,eval\n100,2,3.5\n200,4,3.1\n")
+    table = read_table(path).mapped(
+        {"params": "n (M)*1e6", "tokens": "tokens_b*1e9", "loss": "eval"}
+    )
+    assert list(table.columns["params"]) == [1e8, 2e8]
+    with pytest.raises(LawError, match="no column 'tokens_B'; did you mean 'tokens_b'"):
+        read_table(path).mapped({"tokens": "tokens_B"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("params,loss\n1,2,3\n", "line 2: 3 cells under 2"),
+        ("params,params\n1,2\n", "repeats"),
+        ("1,2\n3,4\n", "must hold the column names"),
+    ],
+)
+def test_broken_csv_is_refused(tmp_path, text, message):
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    with pytest.raises(LawError, match=message):
+        read_table(path)
+
+
+def test_binary_and_unknown_files_are_refused(tmp_path):
+    (tmp_path / "runs.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(LawError, match="not UTF-8"):
+        read_table(tmp_path / "runs.csv")
+    (tmp_path / "runs.pkl").write_bytes(b"")
+    with pytest.raises(LawError, match=r"\.pkl is not one of"):
+        read_table(tmp_path / "runs.pkl")
+    with pytest.raises(LawError, match="does not exist"):
+        read_table(tmp_path / "nothing.csv")
+
+
+def test_an_endless_file_is_refused_early(tmp_path):
+    """A pipe that never ends stands for a file of 50 million rows: reading stops at the limit."""
+    path = tmp_path / "huge.csv"
+    os.mkfifo(path)
+
+    def pour():
+        try:
+            with path.open("w") as file:
+                file.write("params,tokens,loss\n")
+                while True:
+                    file.write("1e8,1e9,3.0\n" * 1000)
+        except BrokenPipeError:
+            pass
+
+    writer = threading.Thread(target=pour, daemon=True)
+    writer.start()
+    with pytest.raises(LawError, match=r"more than 20,000 rows.*aggregate or thin"):
+        read_table(path, max_rows=20_000)
+    writer.join(10)
+    assert not writer.is_alive()
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"params": 1, "eval": {"loss": 2}}\n\n{"params": 3, "flops": 4}\n')
+    table = read_table(path)
+    assert list(table.columns["params"]) == [1, 3]
+    assert np.isnan(table.columns["eval.loss"][1])
+    path.write_text("{broken\n")
+    with pytest.raises(LawError, match="line 1: not JSON"):
+        read_table(path)
+
+
+def write_run(folder, name, status="completed", loss=3.0, step=100):
+    run = folder / name
+    run.mkdir(parents=True)
+    summary = {
+        "status": status, "step": step, "tokens": 1e9, "run_id": name, "seed": 1,
+        "params": {"total": 120, "non_embedding": 100, "active": 120},
+        "flops": {"six_nd": 6e11, "exact": 7e11}, "eval": {"loss": loss},
+    }  # fmt: skip
+    (run / "summary.json").write_text(json.dumps(summary))
+    lines = [{"step": s, "eval/loss": 4 - s / 100} for s in (50, 100)]
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps(x) for x in lines))
+
+
+def test_a_sweep_directory(tmp_path):
+    for i in range(3):
+        write_run(tmp_path, f"run{i}", loss=3 - 0.1 * i)
+    write_run(tmp_path, "dead", status="diverged")
+    table = read_table(tmp_path, params="non_embedding", flops="exact")
+    assert list(table.columns["loss"]) == [3.0, 2.9, 2.8]
+    assert list(table.columns["params"]) == [100] * 3
+    assert list(table.columns["flops"]) == [7e11] * 3
+    assert len(table.excluded) == 1
+    assert "diverged" in table.excluded[0][1]
+    assert table.notes["params"].startswith("non_embedding")
+    curves = read_table(tmp_path, curves=True)
+    assert len(curves) == 6
+    assert list(curves.columns["tokens"][:2]) == [5e8, 1e9]
+    with pytest.raises(LawError, match="holds no run"):
+        read_table(_empty(tmp_path))
+
+
+def _empty(folder):
+    path = folder / "empty"
+    path.mkdir()
+    return path
+
+
+def test_columns_of_different_length_are_refused():
+    data = surface()
+    data["loss"] = data["loss"][:-1]
+    with pytest.raises(LawError, match="different lengths"):
+        Table.from_columns(data)

@@ -1,0 +1,139 @@
+"""The command: files, exit codes, refusals before any work, no bare traceback."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from laws.law_data import FIXTURES, surface
+
+from scaling.fit import main
+
+REFIT = [
+    f"--runs={FIXTURES / 'chinchilla_epoch.csv'}",
+    "--columns=params=Model Size,flops=Training FLOP",
+    "--law=chinchilla",
+]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    code = main(
+        [*REFIT, f"--out={folder}", "--exclude=loss>=3.44", "--bootstrap=60",
+         "--budgets=1e21,5.76e23", "--predict=params=7e10,tokens=1.4e12"]
+    )  # fmt: skip
+    assert code == 0
+    return folder
+
+
+def test_fit_json_holds_the_contract(out):
+    record = json.loads((out / "fit.json").read_text())
+    wanted = {"law", "parameters", "intervals", "objective", "gradient_norm", "points"}
+    wanted |= {"excluded", "warnings", "loss"}
+    assert wanted <= set(record)
+    assert record["loss"] == {
+        "kind": "huber", "delta": 1e-3, "space": "log", "reduction": "sum", "over": 1.0
+    }  # fmt: skip
+    assert record["points"] == 240
+    assert [e["reason"] for e in record["excluded"]] == ["--exclude=loss>=3.44"] * 5
+    for name, value in record["parameters"].items():
+        low, high = record["intervals"][name]
+        assert low < value < high
+    assert record["optimum"][1]["outside"] > 40
+    assert any("44.5 times above the largest" in w for w in record["warnings"])
+    assert record["reached"] >= 0.95
+
+
+def test_report_is_one_file_with_warnings_first(out):
+    page = (out / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.index("warnings") < page.index("<h2>Parameters") < page.index("<h2>Figures")
+    assert "5 rows excluded" in page
+    names = {p.stem for p in (out / "figures").glob("*.svg")}
+    assert {"loss_against_compute", "isoflop", "allocation", "residuals", "profiles"} <= names
+    assert {"bootstrap", "observed_predicted", "contours"} <= names
+    assert page.count("<figure") == len(names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run=x", "--law=chinchilla", "--out=o"], "unknown flag --run; did you mean --runs?"),
+        (["--runs=x", "--law=chincilla", "--out=o"], "did you mean 'chinchilla'?"),
+        (["runs=x"], "flags begin with --"),
+        (["--runs=x", "--law=chinchilla"], "--out is required"),
+        ([*REFIT, "--out=o", "--delta=0"], "not above 0"),
+        ([*REFIT, "--out=o", "--loss=hubber"], "invalid choice"),
+        ([*REFIT, "--out=o", "--budgets=1e21,x"], "'x' is not a finite number"),
+        ([*REFIT, "--out=o", "--fix=alpha"], "'alpha' is not NAME=VALUE"),
+        (["--runs=absent.csv", "--law=chinchilla", "--out=o"], "absent.csv does not exist"),
+        ([REFIT[0], REFIT[2], "--out=o"], "no column 'params'"),
+        ([*REFIT, "--out=o", "--fix=gamma=1"], "no parameter 'gamma'"),
+        ([*REFIT, "--out=o", "--exclude=los>3"], "did you mean 'loss'"),
+        ([*REFIT, "--out=o", "--exclude=loss!3"], "is not COLUMN>VALUE"),
+    ],
+)
+def test_usage_errors_exit_with_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_three_points_exit_with_2(capsys, tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss\n1e8,1e9,3\n2e8,1e9,2.9\n4e8,1e9,2.8\n")
+    assert main([f"--runs={path}", "--law=chinchilla", f"--out={tmp_path / 'o'}"]) == 2
+    assert "3 usable points cannot determine 5 free parameters" in capsys.readouterr().err
+
+
+def test_bad_rows_are_in_the_result(tmp_path):
+    data = surface(0.005, budgets=4, sizes=6)
+    rows = [f"{n},{d},{y}" for n, d, y in zip(*data.values(), strict=True)]
+    rows[3], rows[7] = "1e8,1e9,nan", "1e8,1e9,-2"
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss\n" + "\n".join(rows) + "\n")
+    arguments = [f"--runs={path}", "--law=chinchilla", f"--out={tmp_path / 'o'}"]
+    assert main([*arguments, "--bootstrap=0", "--profiles=no"]) == 0
+    record = json.loads((tmp_path / "o" / "fit.json").read_text())
+    assert record["points"] == 22
+    assert [e["row"] for e in record["excluded"]] == [4, 8]
+    assert any("2 of 24 rows excluded" in w for w in record["warnings"])
+
+
+def test_one_variable_law_with_other_columns(tmp_path):
+    x = np.geomspace(1e2, 1e6, 20)
+    path = tmp_path / "curve.csv"
+    lines = [f"{a},{0.1 + 3 * a**-0.4}" for a in x]
+    path.write_text("n,err\n" + "\n".join(lines))
+    arguments = [f"--runs={path}", "--law=m2", f"--out={tmp_path / 'o'}", "--bootstrap=20"]
+    assert main([*arguments, "--columns=examples=n,loss=err"]) == 0
+    record = json.loads((tmp_path / "o" / "fit.json").read_text())
+    assert record["parameters"]["c"] == pytest.approx(0.4, abs=1e-6)
+    assert (tmp_path / "o" / "figures" / "curve.svg").exists()
+
+
+def test_help_is_quick_and_starts_nothing():
+    began = time.process_time()
+    code = "import sys, scaling.fit; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    run = subprocess.run(
+        [sys.executable, "-m", "scaling.fit", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--runs" in run.stdout
+    assert time.process_time() - began < 1.0
+
+
+def test_list_names_every_law(capsys):
+    from scaling.laws import LAWS
+
+    assert main(["--list"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in LAWS)
