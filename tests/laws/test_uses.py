@@ -99,7 +99,7 @@ def test_seed_noise_and_weights():
     spread = np.log(repeated["loss"]).reshape(4, 24).var(axis=0, ddof=1)
     assert deviation == pytest.approx(np.sqrt(spread.mean()), rel=1e-9)
     weights = seed_weights(result)
-    assert weights[noise < 0.01].mean() > 5 * weights[noise > 0.01].mean()
+    assert weights[noise < 0.01].mean() > 2 * weights[noise > 0.01].mean()
     with pytest.raises(LawError, match="none do"):
         seed_weights(fit(surface(0.01), "chinchilla"))
 
