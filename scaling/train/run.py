@@ -33,7 +33,6 @@ from scaling.train.program import Program, build_program, timed_compile
 from scaling.train.signals import EXIT_PREEMPTED, StopRequest
 from scaling.train.state import TrainState
 
-
 # Longest that the first process to have compiled waits for the last.
 MEETING_SECONDS = 3600.0
 
