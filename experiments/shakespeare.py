@@ -3,8 +3,12 @@
     python -m scaling.main --config=experiments/shakespeare.py --workdir=runs/shakespeare \\
         --config.data.source.paths=PATH/TO/input.txt
 
-4 layers, 4 heads, width 128, context 64, batch 12, 2,000 steps, no dropout; nanoGPT's 90/10 split by
-position, the whole last tenth evaluated.
+4 layers, 4 heads, width 128, context 64, batch 12, 2,000 steps, no dropout, 824,832 parameters;
+nanoGPT's 90/10 split by position, the whole last tenth evaluated. nanoGPT gives 1.88 nats a character.
+
+Measured 2026-11-22 with JAX 0.10.2 on 2 shared CPU cores: 1.5591, 1.5526 and 1.5542 nats a character
+with `--config.seed` 0, 1 and 2, in the mean 1.5553 (the three at once, beside other work, took
+17 minutes of training).
 """
 
 import ml_collections
@@ -23,21 +27,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         "tokenizer": {"name": "bytes"},
         "seq_len": 64,
         "eval_fraction": 0.1,
+        "mask_documents": False,  # the file is one document
     }
     config.model = {
         "name": "transformer",
         "num_layers": 4,
         "model_dim": 128,
         "num_heads": 4,
-        "mlp": "relu2",
+        "mlp": "swiglu",
+        "mlp_dim": 344,  # three matrices with the parameters of two of width 512
         "qk_norm": True,
+        "rope_theta": 100.0,  # the longest wavelength is a few contexts
+        "tie_embeddings": True,
     }
     config.optim = {
         "name": "muon",
-        "learning_rate": 0.02,
+        "learning_rate": 0.035,
+        "weight_decay": 0.0,
         "adam_learning_rate": 0.005,
-        "schedule": {"name": "wsd", "warmup_steps": 50, "decay_fraction": 0.5},
+        "schedule": {"name": "linear", "warmup_steps": 50},
     }
     config.train = {"steps": 2000, "batch_size": 12}
-    config.eval = {"every": 500}
+    config.eval = {"every": 500, "batch_size": 64}
     return config
