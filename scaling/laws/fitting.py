@@ -130,7 +130,7 @@ def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Res
     if problem.freedom == 0:
         vectors, random = problem.base[None, :].copy(), np.array([True])
     else:
-        vectors, random = choose(screen(problem, seed=seed), starts, seed)
+        vectors, random = choose(screen(problem, seed=seed), max(starts - 1, 1), seed)
         # The middle of the start ranges guards against a screen that misleads (outliers).
         vectors = np.concatenate([vectors, problem.base[None, :]])
         random = np.append(random, False)

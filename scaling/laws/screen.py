@@ -28,7 +28,7 @@ SEQUENCE = 2048
 SEQUENCE_PLAIN = 8192  # when nothing is linear every parameter is searched
 MAX_SCREEN_POINTS = 2000
 CHUNK = 128  # resamples screened at once: bounds the memory of the normal equations
-SHARE = 0.1  # of the prediction: where a dropped coefficient restarts
+SHARE = 0.5  # of the prediction: where a dropped coefficient restarts
 
 
 @dataclasses.dataclass(frozen=True)
