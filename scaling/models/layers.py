@@ -12,11 +12,6 @@ import jax
 import jax.numpy as jnp
 
 Initializer = Callable[..., Any]
-Names = tuple[str | None, ...]
-
-# A table of at most this many rows takes its gradient as a matmul with the one-hot tokens, above it
-# as a scatter-add. XLA's CPU scatter is a scalar loop, and a matmul shards over the vocabulary.
-ONE_HOT_ROWS = 1024
 
 
 def compute_dtype(dtype: str, platform: str) -> str:
@@ -70,30 +65,13 @@ class Dense(nn.Module):
         return y_NF.reshape(*x_xD.shape[:-1], self.features)
 
 
-@jax.custom_vjp
-def lookup(table_VD: jax.Array, tokens_N: jax.Array) -> jax.Array:
-    """Rows of a table, [N, D]; out-of-range tokens clamp, as everywhere in JAX."""
-    return jnp.take(table_VD, tokens_N, axis=0, mode="clip")
+def lookup(table_VD: jax.Array, tokens_x: jax.Array) -> jax.Array:
+    """Rows of a table, [..., D]; tokens out of range clamp.
 
-
-def _lookup_forward(table_VD: jax.Array, tokens_N: jax.Array) -> tuple[jax.Array, Any]:
-    # The empty slice carries the table's shape and type to the backward pass without keeping it.
-    return lookup(table_VD, tokens_N), (tokens_N, table_VD[:, :0])
-
-
-def _lookup_backward(residuals: Any, grad_ND: jax.Array) -> tuple[jax.Array, None]:
-    tokens_N, table_V0 = residuals
-    rows = table_V0.shape[0]
-    if rows <= ONE_HOT_ROWS:
-        one_hot_NV = jax.nn.one_hot(tokens_N, rows, dtype=grad_ND.dtype)
-        grad_VD = jnp.dot(one_hot_NV.T, grad_ND, preferred_element_type=jnp.float32)
-    else:
-        zeros_VD = jnp.zeros((rows, grad_ND.shape[1]), jnp.float32)
-        grad_VD = zeros_VD.at[tokens_N].add(grad_ND.astype(jnp.float32), mode="clip")
-    return grad_VD.astype(table_V0.dtype), None
-
-
-lookup.defvjp(_lookup_forward, _lookup_backward)
+    A gather, whose gradient is a scatter-add: at 4,096 tokens on CPU that took 0.2 to 1.5 CPU-ms for
+    256 to 16,384 rows, where a product with one-hot rows took 8 to 800.
+    """
+    return table_VD.at[tokens_x].get(mode="clip")
 
 
 def rotary_tables(

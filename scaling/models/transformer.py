@@ -150,16 +150,15 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"a sequence of {length} tokens is longer than model.max_len={self.max_len}"
             )
-        if positions_BT is None:
-            positions_xT = jnp.arange(length, dtype=jnp.int32)
-        else:
-            positions_xT = positions_BT
-        x_BTD = lookup(self.embedding, inputs_BT.reshape(-1)).reshape(*inputs_BT.shape, -1)
+        x_BTD = lookup(self.embedding, inputs_BT)
         tables = None
         if self.position == "learned":
-            rows_xTD = lookup(self.positions, positions_xT.reshape(-1))
-            x_BTD = x_BTD + rows_xTD.reshape(-1, *x_BTD.shape[1:])
+            rows_xTD = self.positions[None, :length]
+            if positions_BT is not None:
+                rows_xTD = lookup(self.positions, positions_BT)
+            x_BTD = x_BTD + rows_xTD
         elif self.position == "rope":
+            positions_xT = jnp.arange(length) if positions_BT is None else positions_BT
             tables = rotary_tables(positions_xT, self._block_config().head_dim, self.rope_theta)
         x_BTD = self.input_dropout(x_BTD.astype(self._dtype()), deterministic=not train)
         x_BTD = constrain(x_BTD, ("batch", "length", "embed"))

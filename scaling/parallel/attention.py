@@ -40,7 +40,7 @@ PREFERENCE: dict[str, tuple[Implementation, ...]] = {
     "gpu": ("cudnn", "blocked", "xla"),
     "tpu": ("splash", "blocked", "xla"),
 }
-BLOCKED_MIN_LENGTH = 256  # below it, `auto` does not think that skipping pays for the slicing
+BLOCKED_MIN_LENGTH = 128  # below it, `auto` does not think that skipping pays for the slicing
 BLOCKED_MIN_BLOCK, BLOCKED_MAX_BLOCKS = 64, 8
 SPLASH_LANES = 128  # splash's blocks are multiples of it
 

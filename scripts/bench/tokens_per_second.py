@@ -2,11 +2,15 @@
 
     python scripts/bench/tokens_per_second.py [--sizes=small,medium] [--rounds=8] [--seconds=2]
 
-Both sides train the same architecture from the same shapes: forward, backward, clipping to global norm
-1, AdamW, float32, all cores. PyTorch runs eagerly with `scaled_dot_product_attention` and its fused
-AdamW, the fastest it offers without compiling. The two live in processes of their own and take turns
-of a few seconds, so that a slow spell of the machine hits both; the figure is the ratio of medians, with
-the range over rounds. PyTorch is needed only here: `pip install torch`.
+Both sides train the same architecture on the same shapes: forward, backward, clipping to global
+norm 1, AdamW, float32, all cores. On this side it is the step that `scaling.main` runs, guards and
+metrics included; PyTorch runs eagerly, with `scaled_dot_product_attention` and its fused AdamW, the
+fastest it offers without compiling. The two live in processes of their own and take turns of a few
+seconds, so that a slow spell of the machine hits both; the figure is the median over rounds of the
+ratio of their times, with its range. PyTorch is needed only here: `pip install torch`.
+
+The machine must be idle: with other work on the cores PyTorch's threads wait for each other at every
+operation, and the ratio says nothing about the two programs (seen: 10 and more).
 """
 
 import argparse
@@ -42,54 +46,65 @@ STYLES = ("gpt2", "modern")
 
 
 def jax_step(size: Size, style: str) -> Callable[[], Any]:
-    """A function that takes one train step and returns the loss of the step before it."""
-    import functools
+    """A function that takes one train step of this package and returns the loss of the one before."""
+    import numpy as np
+    from ml_collections import ConfigDict
 
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from scaling.models.transformer import Transformer
-    from scaling.tasks.losses import cross_entropy
+    from scaling import configs, data, parallel
+    from scaling.train.program import build_program, key_data
 
     gpt2 = style == "gpt2"
-    model = Transformer(
-        vocab_size=size.vocab,
-        num_layers=size.layers,
-        model_dim=size.width,
-        num_heads=size.heads,
-        max_len=size.length,
-        norm="layernorm" if gpt2 else "rmsnorm",
-        position="learned" if gpt2 else "rope",
-        mlp="gelu" if gpt2 else "relu2",
-        qk_norm=not gpt2,
-        tie_embeddings=True,
+    model = {
+        "name": "transformer",
+        "vocab_size": size.vocab,
+        "num_layers": size.layers,
+        "model_dim": size.width,
+        "num_heads": size.heads,
+        "max_len": size.length,
+        "norm": "layernorm" if gpt2 else "rmsnorm",
+        "position": "learned" if gpt2 else "rope",
+        "mlp": "gelu" if gpt2 else "relu2",
+        "qk_norm": not gpt2,
+        "tie_embeddings": True,
+    }
+    schedule = {"name": "constant", "warmup_steps": 0}
+    config = configs.resolve(
+        ConfigDict(
+            {
+                "name": "bench",
+                "task": {"name": "language_model"},
+                "model": model,
+                "data": {
+                    "source": {"name": "stdlib"},
+                    "seq_len": size.length,
+                    "mask_documents": False,  # PyTorch's kernel takes no segments either
+                },
+                "optim": {"name": "adamw", "learning_rate": 1e-3, "schedule": schedule},
+                "train": {"steps": 1_000_000, "batch_size": size.batch},
+            }
+        )
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.1))
-    tokens = jax.random.randint(jax.random.key(1), (size.batch, size.length + 1), 0, size.vocab)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    params = nn.unbox(model.init(jax.random.key(0), inputs, train=False))["params"]
-    state = params, optimizer.init(params)
-
-    def loss_fn(params: Any) -> Any:
-        logits = model.apply({"params": params}, inputs, train=True)
-        return jnp.mean(cross_entropy(logits, targets)[0])
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Any) -> Any:
-        params, opt_state = state
-        loss, grads = jax.value_and_grad(loss_fn)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
-
+    mesh = parallel.make_mesh(config.mesh)
+    program = build_program(config, data.describe(config), mesh)
+    tokens = np.random.default_rng(0).integers(0, size.vocab, (size.batch, size.length + 1))
+    rows = {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": np.ones_like(tokens[:, 1:]),
+    }
+    spec = program.train_batch
+    batch = parallel.put_batch(
+        lambda start, stop: {k: rows[k][start:stop].astype(spec[k].dtype) for k in spec}, spec, mesh
+    )
+    state = program.init(key_data(0))
+    step, hparams = program.lower_step().compile(), program.hparams()
     last = None
 
-    def run() -> Any:
+    def run() -> float | None:
         nonlocal state, last
-        state, loss = step(state)
-        before, last = last, loss
-        return None if before is None else float(before)
+        state, metrics = step(state, batch, hparams)
+        before, last = last, metrics
+        return None if before is None else float(before["loss"])
 
     return run
 
