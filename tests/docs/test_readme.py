@@ -66,8 +66,8 @@ def test_the_two_scripts(tmp_path):
     again = run(words, **env)
     assert "already completed" in again
     assert "Installing" not in again
-    listed = run(["./scripts/test", "tests/docs/test_readme.py", "--collect-only", "-q"], **env)
-    assert "test_the_two_scripts" in listed
+    listed = run(["./scripts/test", "tests/docs/test_readme.py", "--collect-only"], **env)
+    assert "tests/docs/test_readme.py" in listed
 
 
 def test_main_commands_one_after_the_other(tmp_path):
