@@ -166,35 +166,32 @@ def _data(record: Mapping[str, Any]) -> str:
     return text
 
 
+def _ranged(value: float, interval: Sequence[float | None] | None) -> str:
+    below = f"<br><small>{span(interval)}</small>" if interval else ""
+    return f"{number(value, 4)}{below}"
+
+
 def _uses(record: Mapping[str, Any]) -> str:
     text = ""
     if record["optimum"]:
-        rows = [
-            [number(o["flops"], 4), number(o["params"], 4), span(o["intervals"].get("params")),
-             number(o["tokens"], 4), span(o["intervals"].get("tokens")), number(o["loss"], 5),
-             span(o["intervals"].get("loss")),
-             "inside" if o["outside"] == 1 else f"{o['outside']:.3g} times outside"]
-            for o in record["optimum"]
-        ]  # fmt: skip
-        header = ["budget (FLOP)", "params", "", "tokens", "", "loss", "", "data"]
-        text += f"<h2>Compute-optimal allocation ({html.escape(record['cost'])})</h2>" + table(
-            header, rows
-        )
+        rows = []
+        for o in record["optimum"]:
+            place = "inside" if o["outside"] == 1 else f"{o['outside']:.3g} times outside"
+            cells = [_ranged(o[k], o["intervals"].get(k)) for k in ("params", "tokens", "loss")]
+            rows.append([number(o["flops"], 4), *cells, place])
+        text += f"<h2>Compute-optimal allocation ({html.escape(record['cost'])})</h2>"
+        text += table(["budget (FLOP)", "params", "tokens", "loss", "data"], rows)
     if record["forecasts"]:
-        rows = [
-            [html.escape(", ".join(f"{k}={v:.4g}" for k, v in f["variables"].items())),
-             number(f["value"]), span(f["mean_interval"]), span(f["run_interval"]),
-             html.escape(", ".join(f"{k} {v:.3g} times" for k, v in f["outside"].items()) or "inside")]
-            for f in record["forecasts"]
-        ]  # fmt: skip
-        header = [
-            "run",
-            "predicted",
-            "interval of the law",
-            "interval of one run",
-            "outside the data",
-        ]
+        rows = []
+        for f in record["forecasts"]:
+            run = "<br>".join(f"{html.escape(k)} {v:.4g}" for k, v in f["variables"].items())
+            far = "<br>".join(f"{html.escape(k)} {v:.3g} times" for k, v in f["outside"].items())
+            spans = [span(f["mean_interval"]), span(f["run_interval"])]
+            rows.append([run, number(f["value"]), *spans, far or "inside"])
+        header = ["run", "predicted", "the law", "one run", "outside the data"]
         text += "<h2>Predictions</h2>" + table(header, rows)
+        text += "<p class='soft'>Intervals for the law's curve and for one new run (with noise). "
+        text += "Neither covers a law whose form fails outside the data.</p>"
     if record["comparison"]:
         rows = [
             [html.escape(s["law"]), number(s["parameters"]), number(s["held_out"]),
