@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 MAIN = [line for line in COMMANDS if line.startswith("python -m scaling.main")]
+FIT = [line for line in COMMANDS if line.startswith("python -m scaling.fit")]
 SMALL = (
     "--config.train.steps=4",
     "--config.optim.schedule.warmup_steps=1",
@@ -50,7 +51,7 @@ def run(words: list[str], **env: str) -> str:
 
 def test_the_readme_has_commands_and_all_are_known():
     assert COMMANDS[:2] == ["./scripts/run", "./scripts/test"]
-    rest = set(COMMANDS[2:]) - set(MAIN)
+    rest = set(COMMANDS[2:]) - set(MAIN) - set(FIT)
     assert rest == {"python -m scaling.doctor"}, "teach this test how to run them"
 
 
@@ -87,6 +88,14 @@ def test_the_command_for_several_processes(tmp_path):
     ) as second:
         assert "completed" in run([*words, batch])
         assert second.wait(timeout=60) == 0
+
+
+def test_fit_commands(tmp_path):
+    for line in FIT:
+        words = shlex.split(line.replace("=runs/", f"={tmp_path}/"))
+        few = ["--bootstrap=20", "--profiles=no"] if "--runs" in line else []
+        assert "chinchilla" in run([sys.executable, *words[1:], *few])
+    assert (tmp_path / "fit" / "report.html").exists()
 
 
 def test_doctor_command():
