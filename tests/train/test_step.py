@@ -71,7 +71,7 @@ def test_loss_is_the_mean_over_tokens_not_over_rows():
     program = text_program()
     state = program.fresh_state()
     batch = text_batch(0)
-    variables = {"params": jax.device_get(state.params)}
+    variables = {"params": jax.tree.map(jnp.array, state.params)}
     loss = program.task.loss(variables, jax.tree.map(jnp.asarray, batch), jax.random.key(0), True)
     _, metrics = program.step(state, jax.device_put(batch), program.hparams())
     assert float(metrics["loss"]) == pytest.approx(float(loss.sum / loss.weight), rel=1e-6)
