@@ -50,6 +50,23 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     began = time.perf_counter()
     if options.device != "cpu":
         _device(options.device)
+    table, result = fitted(options)
+    draws = None
+    if options.bootstrap and result.problem.freedom:
+        draws = bootstrap(result, options.bootstrap, options.resample, seed=options.seed)
+    profiles: list[Profile] = []
+    if options.profiles == "yes" and result.points > result.problem.freedom:
+        profiles = [profile(result, n, options.level) for n in result.problem.free_names]
+    cost = SIX_ND if options.cost == "6nd" else Cost.from_table(table)
+    record = make_record(result, draws, profiles, options, cost, table)
+    record["command"] = shlex.join(["python", "-m", "scaling.fit", *arguments])
+    record["seconds"] = round(time.perf_counter() - began, 3)
+    write(record, result, draws, profiles, cost, pathlib.Path(options.out))
+    return summary(record, options.out)
+
+
+def fitted(options: argparse.Namespace) -> tuple[Table, Result]:
+    """The table and the law fitted to it, as the flags of `scaling.fit` say. Raises LawError."""
     law = get_law(options.law)
     loss = Loss(
         options.loss, options.delta, options.space or law.space, options.reduction, options.over
@@ -65,18 +82,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     result = fit(table, law, loss, weights=weights, **keywords)
     if options.weights == "seeds":
         result = _reweighted(result, options)
-    draws = None
-    if options.bootstrap and result.problem.freedom:
-        draws = bootstrap(result, options.bootstrap, options.resample, seed=options.seed)
-    profiles: list[Profile] = []
-    if options.profiles == "yes" and result.points > result.problem.freedom:
-        profiles = [profile(result, n, options.level) for n in result.problem.free_names]
-    cost = SIX_ND if options.cost == "6nd" else Cost.from_table(table)
-    record = make_record(result, draws, profiles, options, cost, table)
-    record["command"] = shlex.join(["python", "-m", "scaling.fit", *arguments])
-    record["seconds"] = round(time.perf_counter() - began, 3)
-    write(record, result, draws, profiles, cost, pathlib.Path(options.out))
-    return summary(record, options.out)
+    return table, result
 
 
 def _device(name: str) -> None:

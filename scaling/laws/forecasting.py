@@ -40,6 +40,38 @@ def forecast(
     The interval carries the uncertainty of the parameters and of the noise, not that the form of
     the law may fail outside the data; that is what `outside` and the warnings are for.
     """
+    found = simulate(result, variables, draws)
+    values = found.variables
+    outside = distance(result, values)
+    warnings = tuple(
+        f"{name} is {factor:.3g} times outside the data" for name, factor in outside.items()
+    )
+    return Forecast(
+        values, found.value, draws.interval(found.curves, level),
+        draws.interval(found.runs, level), outside, warnings,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Simulated:
+    """What a bootstrap says of one run: `curves` and `runs` are arrays over its draws, [R].
+
+    `curves` is the law under each draw's parameters. `runs` adds to each a residual of the fit,
+    drawn with replacement: what a new run may show, and not only where the mean of many would lie.
+    """
+
+    variables: dict[str, float]
+    value: float
+    curves: Array
+    runs: Array
+
+
+def simulate(result: Result, variables: Mapping[str, float], draws: Draws) -> Simulated:
+    """Possible outcomes of one run, in the units of the target.
+
+    Residuals are centred, and inflated by sqrt(n / (n - p)) for the p parameters that were fitted
+    to the n points. Raises LawError unless `variables` are exactly the law's.
+    """
     names = [v.name for v in result.law.variables]
     wrong = set(names) ^ set(variables)
     if wrong:
@@ -47,21 +79,14 @@ def forecast(
             f"a forecast of law {result.law.name} needs exactly {names}; check {sorted(wrong)}"
         )
     values = {k: float(variables[k]) for k in names}
-    point = float(result.predict(**values))
     curves = result.law.evaluate_draws(draws.parameters, values)
     linked = _link(result.loss.space, curves)
     residuals = result.residuals
     residuals = residuals - np.average(residuals, weights=result.problem.weights)
     inflate = np.sqrt(result.points / max(result.points - result.problem.freedom, 1))
     noise = np.random.default_rng(draws.seed + 1).choice(residuals, len(linked)) * inflate
-    outside = distance(result, values)
-    warnings = tuple(
-        f"{name} is {factor:.3g} times outside the data" for name, factor in outside.items()
-    )
-    return Forecast(
-        values, point, draws.interval(curves, level),
-        draws.interval(unlink(result.loss.space, linked - noise), level), outside, warnings,
-    )  # fmt: skip
+    runs = unlink(result.loss.space, linked - noise)
+    return Simulated(values, float(result.predict(**values)), curves, runs)
 
 
 def _link(space: str, values: Array) -> Array:

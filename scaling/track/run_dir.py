@@ -4,6 +4,7 @@ config.json       the resolved config, as it is now
 provenance.json   fingerprint, and one entry for every start of the run
 metrics.jsonl     one stream across restarts     superseded.jsonl  lines of lost attempts
 summary.json      how it ended                   goodput.json      where the time went
+forecast.json     what was expected of it, if anybody said so before
 checkpoints/      tensorboard/      wandb/       lock
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling import configs
-from scaling.track import files
+from scaling.track import files, sealed
 from scaling.track.lock import Lock
 
 CONFIG, PROVENANCE, SUMMARY = "config.json", "provenance.json", "summary.json"
@@ -54,6 +55,7 @@ class RunDir:
           RunDirError: it belongs to a run with another fingerprint (the differences are listed),
             cannot be written to, or its files are damaged.
           LockedError: another process trains here.
+          SealError: its forecast.json was edited, or is for another experiment.
         """
         self.path = pathlib.Path(workdir).absolute()
         self.notes: list[str] = []
@@ -104,9 +106,11 @@ class RunDir:
         self, config_json: str, fingerprint: str, start: Mapping[str, Any], changes: list[str]
     ) -> None:
         path = self.path / PROVENANCE
-        record: dict[str, Any] = {"fingerprint": fingerprint, "attempts": []}
         if path.exists():
             record = _read(path)
+        else:  # a forecast counts only if it was there before the first start
+            forecast = sealed.forecast_of(self.path, fingerprint)
+            record = {"fingerprint": fingerprint, "forecast": forecast, "attempts": []}
         if changes:
             self.notes.append("settings changed since the last start:\n" + "\n".join(changes))
         record["attempts"] = [*record.get("attempts", []), {**start, "config_changes": changes}]

@@ -1,0 +1,234 @@
+"""forecast.json: what a run will come to, written before it and sealed.
+
+    target (config) + law fit + smaller runs + plan -> quantities with intervals -> RUN/forecast.json
+
+Quantities are `loss`, `step_time`, `tokens_per_second` (or examples), `memory_peak`, `chip_hours`,
+`cost`. What nothing speaks for is absent, with the reason under `absent`, never guessed.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from scaling.configs import ConfigError
+from scaling.laws.forecasting import distance, simulate
+from scaling.laws.law import LawError
+from scaling.planning import smaller_runs
+from scaling.planning.law_fit import LawFit
+from scaling.planning.plan_record import PlanRecord
+from scaling.planning.quantities import Quantity
+from scaling.planning.run_facts import Device
+from scaling.planning.target import Target
+from scaling.track import provenance, sealed
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a forecast knows of the machine beside the law.
+
+    Attributes:
+      device: what `step_time` and all that follows from it hold for.
+      price: money per chip-hour, in `currency`.
+      currency: of the price.
+    """
+
+    device: Device | None = None
+    price: float | None = None
+    currency: str = "USD"
+
+
+def build(
+    target: Target,
+    law: LawFit,
+    at: Mapping[str, float] | None = None,
+    plan: PlanRecord | None = None,
+    price: float | None = None,
+) -> dict[str, Any]:
+    """The content of a forecast, not sealed yet.
+
+    Args:
+      target: the run.
+      law: a fitted law whose target is `loss`.
+      at: values of variables of the law that a config does not tell.
+      plan: what `python -m scaling.plan --json` found for the same config.
+      price: money per chip-hour; overrides the plan's.
+
+    Raises:
+      ConfigError: the law needs a variable that neither the config nor `at` gives, is not about
+        the loss, or the plan is of another config.
+    """
+    values = _variables(target, law, dict(at or {}))
+    runs = smaller_runs.find(law.runs)
+    absent: dict[str, str] = {}
+    quantities = {"loss": _loss(target, law, values)}
+    timed = _machine(target, runs, plan, price, absent)
+    quantities |= timed[0]
+    outside = _outside(target, law, values)
+    differs = smaller_runs.differences(runs, target)
+    return {
+        "version": VERSION,
+        "created": provenance.now(),
+        "name": target.config.name,
+        "fingerprint": target.fingerprint,
+        "quantities": {name: one.record() for name, one in quantities.items()},
+        "absent": absent,
+        "variables": values,
+        "conventions": target.conventions,
+        "unit": target.unit,
+        "steps": target.steps,
+        "outside": outside,
+        "differs": differs,
+        "warnings": list(law.result.warnings),
+        "device": dataclasses.asdict(timed[1].device) if timed[1].device else None,
+        "price": {"per_chip_hour": timed[1].price, "currency": timed[1].currency}
+        if timed[1].price is not None
+        else None,
+        "law": law.record(),
+        "plan": plan.origin if plan else None,
+        "versions": provenance.versions(),
+    }
+
+
+def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
+    """Seals a forecast into a run directory that has not started.
+
+    Raises:
+      ConfigError: the run has started, or the directory cannot be written to.
+    """
+    path = workdir / sealed.FORECAST
+    if (workdir / "provenance.json").exists():
+        raise ConfigError(
+            "--workdir", f"{workdir} holds a run that has started: a forecast comes before the run",
+            "use another --workdir, and start the run there",
+        )  # fmt: skip
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        sealed.write(path, content)
+    except OSError as error:
+        raise ConfigError(
+            "--workdir", f"{path} cannot be written ({error})", "use another --workdir"
+        ) from error
+    return path
+
+
+def _variables(target: Target, law: LawFit, at: dict[str, float]) -> dict[str, float]:
+    """Exactly the variables of the law."""
+    declared = law.result.law
+    if declared.target.name != "loss":
+        raise ConfigError(
+            "--law", f"{declared.name} is a law of {declared.target.name}, not of the loss",
+            "fit one whose target is loss (python -m scaling.fit --list)",
+        )  # fmt: skip
+    names = [variable.name for variable in declared.variables]
+    known = {**target.variables, **at}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ConfigError(
+            "--at", f"law {declared.name} needs {', '.join(missing)}, which a config does not tell",
+            "write --at=" + ",".join(f"{name}=VALUE" for name in missing),
+        )  # fmt: skip
+    strange = sorted(set(at) - set(names))
+    if strange:
+        raise ConfigError(
+            "--at", f"{strange[0]} is no variable of law {declared.name}",
+            f"its variables are {', '.join(names)}",
+        )  # fmt: skip
+    return {name: known[name] for name in names}
+
+
+def _loss(target: Target, law: LawFit, values: dict[str, float]) -> Quantity:
+    try:
+        found = simulate(law.result, values, law.draws)
+    except LawError as error:
+        raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
+    origin = f"law {law.result.law.name} fitted to {law.result.points} points of {law.runs}"
+    unit = f"nats per {target.unit.removesuffix('s')}"
+    return Quantity.from_draws(found.value, found.runs, law.draws, unit, origin)
+
+
+def _outside(target: Target, law: LawFit, values: dict[str, float]) -> dict[str, float]:
+    """Factors by which the run leaves the data: variables, 6ND compute, tokens per parameter."""
+    found = distance(law.result, values)
+    ranges = law.result.ranges
+    if {"params", "tokens"} <= set(ranges) and "compute 6ND" in found:
+        found["FLOPs"] = found.pop("compute 6ND")
+    return found
+
+
+def _machine(
+    target: Target,
+    runs: list[smaller_runs.SmallRun],
+    plan: PlanRecord | None,
+    price: float | None,
+    absent: dict[str, str],
+) -> tuple[dict[str, Quantity], Machine]:
+    """Time, memory and cost; what nothing speaks for goes into `absent` with the reason."""
+    found: dict[str, Quantity] = {}
+    device: Device | None = None
+    if plan is not None:
+        plan.check(target.fingerprint)
+        device, price = plan.device, plan.price if price is None else price
+        found |= plan.quantities()
+    if "memory_peak" not in found:
+        absent["memory_peak"] = "no plan was given, and memory of other sizes says little of it"
+    if "step_time" not in found:
+        measured = smaller_runs.step_time(runs, target)
+        if isinstance(measured, str):
+            absent["step_time"] = measured
+        else:
+            found["step_time"], device = measured
+    follows = _from_step_time(found.get("step_time"), target, device, price)
+    for name in (f"{target.unit}_per_second", "chip_hours", "cost"):
+        if name in follows:
+            found[name] = follows[name]
+        elif name == "cost" and "step_time" in found:
+            absent[name] = "no price was given"
+        else:
+            absent[name] = "it follows from the step time, which is absent"
+    return found, Machine(device, price)
+
+
+def _from_step_time(
+    step: Quantity | None, target: Target, device: Device | None, price: float | None
+) -> dict[str, Quantity]:
+    """Rate, chip-hours and cost of stepping: compiling, evaluating and saving are left out."""
+    if step is None or device is None:
+        return {}
+    hours = target.steps * device.count / 3600
+    found = {
+        f"{target.unit}_per_second": step.through(
+            lambda t: target.units_per_step / t, f"{target.unit}/s", "from step_time"
+        ),
+        "chip_hours": step.through(
+            lambda t: t * hours, "chip-hours", f"{target.steps} x step_time x {device.count} chips"
+        ),
+    }
+    if price is not None:
+        found["cost"] = step.through(
+            lambda t: t * hours * price, "USD", f"chip_hours x {price:g} USD"
+        )
+    return found
+
+
+def describe(content: Mapping[str, Any]) -> str:
+    """A forecast in lines for the terminal."""
+    lines = [f"forecast of {content['name']} (run {content['fingerprint']})"]
+    for name, one in content["quantities"].items():
+        line = f"  {name:18s} {one['value']:<10.5g} {one['unit']:16s}"
+        for level in ("50", "95"):
+            ends = one[f"interval{level}"]
+            line += f"  {level} % [{ends[0]:.5g}, {ends[1]:.5g}]" if ends else ""
+        lines += [line, f"  {'':18s} {one['source']}"]
+    lines += [f"  {name:18s} absent: {why}" for name, why in content["absent"].items()]
+    where = ", ".join(f"{name} x{factor:.3g}" for name, factor in content["outside"].items())
+    lines.append(
+        f"  extrapolates: {where} beyond the data; the intervals trust the law there"
+        if where
+        else "  inside the range of the data in every variable"
+    )
+    lines += [f"  differs from the smaller runs: {text}" for text in content["differs"]]
+    lines += [f"  warning: {text}" for text in content["warnings"]]
+    return "\n".join(lines)

@@ -1,0 +1,212 @@
+"""What happened beside what was forecast: the `grade` in a run's summary.json.
+
+Per quantity: predicted, happened, inside the 50 % and the 95 % interval, error. A forecast counts
+only if it was there when the run first started and was not touched since.
+
+`status` of a grade: `graded`; `diverged` (the loss that was forecast never came: outside of every
+interval); `not yet` (preempted); `not graded`, with the `reason`, for a forecast that changed or
+does not fit the run.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from scaling.planning.run_facts import device_of, median_of
+from scaling.track import files, sealed
+
+SUMMARY = "summary.json"
+
+
+class GradeError(RuntimeError):
+    """A directory that holds nothing to grade."""
+
+
+def with_grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of a run that has ended, with its grade if the run has a forecast.
+
+    Never raises over the forecast: a run that is done must not fail because its forecast is bad.
+    """
+    found = grade(workdir, summary)
+    return {**summary, "grade": found} if found else dict(summary)
+
+
+def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The grade of a run; None where nothing was forecast.
+
+    Args:
+      workdir: the run directory.
+      summary: what summary.json says or is about to say.
+    """
+    path = workdir / sealed.FORECAST
+    recorded, started = _recorded(workdir)
+    if not path.exists():
+        return (
+            None if recorded is None else _refused("the forecast that the run began with is gone")
+        )
+    try:
+        forecast = sealed.read(path)
+    except sealed.SealError as error:
+        return _refused(f"forecast changed: {error}")
+    reason = None
+    if recorded is None:
+        reason = "the forecast was written after the run had started"
+        reason = reason if started else "the run has no provenance.json to say when it started"
+    elif forecast["sha256"] != recorded:
+        reason = "forecast changed: it is not the one that the run began with"
+    if reason:
+        return _refused(reason)
+    if summary.get("status") not in ("completed", "diverged"):
+        return {"status": "not yet", "reason": f"the run is {summary.get('status')}"}
+    return _graded(workdir, summary, forecast)
+
+
+def regrade(workdir: pathlib.Path) -> dict[str, Any]:
+    """Grades a run directory (again) and writes the grade into its summary.json.
+
+    Raises:
+      GradeError: it holds no run that has ended, or no forecast.
+    """
+    path = workdir / SUMMARY
+    try:
+        summary = files.read_json(path)
+    except OSError:
+        raise GradeError(f"{workdir} holds no {SUMMARY}: the run has not ended") from None
+    except ValueError as error:
+        raise GradeError(str(error)) from None
+    found = grade(workdir, summary)
+    if found is None:
+        raise GradeError(
+            f"{workdir} holds no {sealed.FORECAST}: a forecast is written before the run, with "
+            "python -m scaling.plan --forecast=... --workdir=..."
+        )
+    files.write_json(path, {**summary, "grade": found})
+    return found
+
+
+def _recorded(workdir: pathlib.Path) -> tuple[str | None, bool]:
+    """The seal that the run recorded at its first start, and whether it ever started."""
+    try:
+        record = json.loads((workdir / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None, False
+    return record.get("forecast"), True
+
+
+def _refused(reason: str) -> dict[str, Any]:
+    return {"status": "not graded", "reason": reason}
+
+
+def _graded(
+    workdir: pathlib.Path, summary: Mapping[str, Any], forecast: Mapping[str, Any]
+) -> dict[str, Any]:
+    diverged = summary["status"] == "diverged"
+    happened, reasons = _happened(workdir, summary, forecast)
+    return {
+        "status": "diverged" if diverged else "graded",
+        "forecast_sha256": forecast["sha256"],
+        "forecast_created": forecast["created"],
+        "law": forecast["law"]["name"],
+        "table_sha256": forecast["law"]["table_sha256"],
+        "outside": forecast["outside"],
+        "quantities": {
+            name: _compare(one, happened.get(name), reasons.get(name), diverged and name == "loss")
+            for name, one in forecast["quantities"].items()
+        },
+    }
+
+
+def _happened(
+    workdir: pathlib.Path, summary: Mapping[str, Any], forecast: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """What the run came to, and why some of it cannot be told."""
+    found: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    step, steps = summary.get("step"), forecast["steps"]
+    if summary["status"] == "completed":
+        found["loss"] = summary.get("eval", {}).get("loss")
+        if step != steps:
+            reasons["loss"] = f"the run ended at step {step} of {steps}, the forecast is for all"
+            reasons["chip_hours"] = reasons["cost"] = reasons["loss"]
+    rate = f"{forecast['unit']}_per_second"
+    found["step_time"] = median_of(workdir, "perf/step_seconds")
+    found[rate] = median_of(workdir, f"perf/{rate}")
+    memory = summary.get("memory_bytes") or {}
+    found["memory_peak"] = (memory.get("device") or {}).get("peak") or memory.get("program")
+    device, expected = device_of(workdir), forecast.get("device")
+    if expected and device and (device.kind, device.count) != tuple(expected.values()):
+        here = f"{device.count} x {device.kind}"
+        there = f"{expected['count']} x {expected['kind']}"
+        for name in ("step_time", rate, "memory_peak", "chip_hours", "cost"):
+            reasons[name] = f"the run used {here}, the forecast is for {there}"
+    seconds, price = summary.get("seconds", {}), forecast.get("price")
+    if device is not None and "train" in seconds:
+        spent = seconds["train"] + seconds.get("data_wait", 0.0)
+        found["chip_hours"] = spent * device.count / 3600
+        if price:
+            found["cost"] = found["chip_hours"] * price["per_chip_hour"]
+    usable = {
+        name: float(value)
+        for name, value in found.items()
+        if name not in reasons and isinstance(value, int | float) and math.isfinite(value)
+    }
+    return usable, reasons
+
+
+def _compare(
+    one: Mapping[str, Any], happened: float | None, reason: str | None, missed: bool
+) -> dict[str, Any]:
+    """One quantity; `missed` is a forecast that failed without a number to show for it."""
+    predicted = one["value"]
+
+    def inside(ends: Any) -> bool | None:
+        if ends is None:
+            return None
+        if happened is None:
+            return False if missed else None
+        return bool(ends[0] <= happened <= ends[1])
+
+    error = None if happened is None else predicted - happened
+    found = {
+        "predicted": predicted,
+        "happened": happened,
+        "unit": one["unit"],
+        "interval50": one["interval50"],
+        "interval95": one["interval95"],
+        "inside50": inside(one["interval50"]),
+        "inside95": inside(one["interval95"]),
+        "error": error,
+        "relative_error": error / abs(happened) if error is not None and happened else None,
+        "levels": {level: inside(ends) for level, ends in one["levels"].items()},
+    }
+    if one.get("range"):
+        found |= {"range": one["range"], "inside_range": inside(one["range"])}
+    if happened is None and not missed:
+        found["reason"] = reason or "the run did not measure it"
+    return found
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """A grade in lines for the terminal."""
+    if "quantities" not in found:
+        return f"forecast {found['status']}: {found['reason']}"
+    lines = ["forecast against what happened" + (" (diverged)" * (found["status"] == "diverged"))]
+    for name, one in found["quantities"].items():
+        if one["happened"] is None:
+            why = "diverged" if one["inside95"] is False else one["reason"]
+            lines.append(f"  {name:18s} {one['predicted']:<10.5g} {one['unit']}, then: {why}")
+            continue
+        marks = [
+            f"{'inside' if one[key] else 'OUTSIDE'} {label}"
+            for key, label in (
+                ("inside50", "50 %"), ("inside95", "95 %"), ("inside_range", "the range"),
+            )
+            if one.get(key) is not None
+        ]  # fmt: skip
+        off = one["relative_error"]
+        text = f"{one['predicted']:.5g} against {one['happened']:.5g} {one['unit']}"
+        error = "" if off is None else f", {100 * off:+.2f} %"
+        lines.append(f"  {name:18s} {text}{error}" + "".join(f", {mark}" for mark in marks))
+    return "\n".join(lines)

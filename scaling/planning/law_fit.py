@@ -1,0 +1,158 @@
+"""The law behind a forecast: fitted to a sweep or a table, or repeated from a fit.json.
+
+A fit.json holds parameters and not the resamples that an interval needs, so its own command line is
+done again on its table, and must come to what the file says.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling import fit as fit_door
+from scaling.configs import ConfigError
+from scaling.laws.command import fitted
+from scaling.laws.fitting import Result
+from scaling.laws.law import LawError
+from scaling.laws.resample import Draws, bootstrap
+
+RESAMPLES = 1000
+SAME_FIT = 1e-3  # relative difference of objectives that another version of a library may make
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LawFit:
+    """A fitted law with its resamples.
+
+    Attributes:
+      result: the fit.
+      draws: its bootstrap.
+      runs: what was fitted: a table, or a directory of runs.
+      fit_json: the fit.json it was repeated from, if any.
+      count: which parameters the table's `params` are, as far as its command says.
+      flops: the same of `flops`.
+    """
+
+    result: Result
+    draws: Draws
+    runs: pathlib.Path
+    fit_json: pathlib.Path | None
+    count: str
+    flops: str
+
+    @property
+    def table_sha256(self) -> str:
+        """SHA-256 of the numbers that were fitted: columns of the law, target, weights, clusters."""
+        problem = self.result.problem
+        columns = {**problem.variables, "target": problem.target, "weights": problem.weights}
+        state = hashlib.sha256()
+        for name in sorted(columns):
+            state.update(name.encode() + np.ascontiguousarray(columns[name], "<f8").tobytes())
+        state.update(np.ascontiguousarray(problem.clusters, "<i8").tobytes())
+        return state.hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """For forecast.json: which law, which data, how it was fitted."""
+        result, draws = self.result, self.draws
+        return {
+            "name": result.law.name,
+            "equation": result.law.equation,
+            "parameters": result.parameters,
+            "points": result.points,
+            "excluded": len(result.excluded),
+            "loss": {k: v for k, v in dataclasses.asdict(result.loss).items() if v != np.inf},
+            "runs": str(self.runs),
+            "table_sha256": self.table_sha256,
+            "fit_json": str(self.fit_json) if self.fit_json else None,
+            "fit_json_sha256": _file_hash(self.fit_json) if self.fit_json else None,
+            "ranges": {name: list(ends) for name, ends in result.ranges.items()},
+            "bootstrap": {
+                "resamples": len(draws), "kind": draws.kind, "seed": draws.seed,
+                "converged": draws.converged,
+            },
+            "method": (
+                "value: the fitted curve. Intervals are for one new run, not for the curve: each "
+                "of the bootstrap's refits predicts, a residual of the fit (centred, inflated by "
+                "sqrt(n / (n - p))) drawn with replacement is added, and percentiles are taken, "
+                "expanded for n - p degrees of freedom (Hesterberg 2015). They carry the "
+                "uncertainty of the parameters and the spread of runs, not that the form of the "
+                "law may fail beyond its data: see `outside`."
+            ),
+        }  # fmt: skip
+
+
+def load(source: str, law: str | None) -> LawFit:
+    """Fits what a forecast starts from.
+
+    Args:
+      source: a fit.json or the folder of one; or a run table or directory of runs, with `law`.
+      law: a law of the catalogue, or package.module:LAW; None (or the same) with a fit.json.
+
+    Raises:
+      ConfigError: there is no such thing, its data or law cannot be used, or the table changed.
+    """
+    path = pathlib.Path(source)
+    if not path.exists():
+        raise ConfigError(
+            "--forecast", f"{source} does not exist",
+            "give a fit.json, a run table, or a directory of runs",
+        )  # fmt: skip
+    if path.is_dir() and (path / "fit.json").exists():
+        path = path / "fit.json"
+    try:
+        if path.name == "fit.json":
+            return _repeat(path, law)
+        if law is None:
+            raise ConfigError(
+                "--law", f"is required, as {source} is no fit.json", "write --law=chinchilla"
+            )
+        return _fit(["--runs", str(path), "--law", law, "--out", "."], None)
+    except (LawError, fit_door.UsageError) as error:
+        raise ConfigError(
+            "--forecast", f"{source}: {error}", "try the fit alone: python -m scaling.fit --help"
+        ) from error
+
+
+def _fit(arguments: Sequence[str], fit_json: pathlib.Path | None) -> LawFit:
+    options: argparse.Namespace = fit_door.parse(arguments)
+    _, result = fitted(options)
+    if result.problem.freedom == 0:
+        raise LawError("every parameter of the fit is fixed, so no interval can be drawn")
+    draws = bootstrap(result, options.bootstrap or RESAMPLES, options.resample, seed=options.seed)
+    runs = pathlib.Path(options.runs)
+    return LawFit(result, draws, runs, fit_json, options.count, options.flops)
+
+
+def _repeat(path: pathlib.Path, law: str | None) -> LawFit:
+    """The fit of a fit.json, done again on its table."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        words = shlex.split(record["command"])
+        objective, points, name = record["objective"], record["points"], record["law"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            "--forecast", f"{path} is no fit.json ({error!r})", "make it with python -m scaling.fit"
+        ) from error
+    again = _fit(words[words.index("scaling.fit") + 1 :], path)
+    found = again.result
+    if law not in (None, name, found.law.name):
+        raise ConfigError("--law", f"is {law}, but {path} fits {name}", "leave --law out")
+    apart = abs(found.objective - objective) > SAME_FIT * abs(objective) + 1e-12
+    if apart or found.points != points:
+        raise ConfigError(
+            "--forecast",
+            f"{again.runs} is not what {path} was fitted to any more (objective "
+            f"{found.objective:.6g} on {found.points} points, there {objective:.6g} on {points})",
+            f"fit again: {record['command']}",
+        )
+    return again
+
+
+def _file_hash(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,74 @@
+"""The run that is forecast, in the variables that laws speak of, from its config alone."""
+
+import dataclasses
+from typing import Any
+
+from scaling import configs, data
+from scaling.tasks.base import build_task
+from scaling.tasks.flops import ParamCounts
+
+COUNTS = ("total", "non_embedding", "active")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A run to come.
+
+    Attributes:
+      config: resolved and validated.
+      fingerprint: of the config.
+      variables: value by the name under which laws and run tables know it.
+      conventions: what each of them counts.
+      params: parameters under every convention.
+      unit: "tokens" or "examples".
+      units_per_step: of them in one update.
+      steps: updates in the whole run, if it neither stops early nor runs out of data.
+      step_flops: model FLOPs of one update, `exact` (all products of matrices, whole attention).
+    """
+
+    config: Any
+    fingerprint: str
+    variables: dict[str, float]
+    conventions: dict[str, str]
+    params: ParamCounts
+    unit: str
+    units_per_step: int
+    steps: int
+    step_flops: float
+
+
+def describe(config: Any, count: str = "total", flops: str = "six_nd") -> Target:
+    """What a run of `config` is to a law; allocates nothing and starts no backend.
+
+    Args:
+      config: resolved and validated.
+      count: which parameters are `params`: one of COUNTS, the one that the table used.
+      flops: which FLOPs are `flops`: "six_nd" or "exact".
+
+    Raises:
+      ConfigError: there is no such count.
+    """
+    if count not in COUNTS:
+        raise configs.ConfigError(
+            "--count", f"{count!r} is no parameter count", f"choose of {', '.join(COUNTS)}"
+        )
+    task = build_task(config, data.describe(config), "cpu")
+    per_step = config.train.batch_size * task.units_per_example
+    steps = config.train.steps
+    units = steps * per_step
+    variables = {
+        "params": float(getattr(task.params, count)),
+        "tokens": float(units),
+        "flops": float(getattr(task.flops, flops) * units),
+        "steps": float(steps),
+        "batch": float(per_step),
+    }
+    conventions = {
+        "params": f"{count} parameters",
+        "tokens": f"{task.unit} trained on, repeats included",
+        "flops": f"{flops}, forward and backward",
+    }
+    return Target(
+        config, configs.fingerprint(config), variables, conventions, task.params, task.unit,
+        per_step, steps, task.flops.exact * per_step,
+    )  # fmt: skip
