@@ -54,14 +54,14 @@ class Lock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _NO_LOCKS or _lives(holder):
+            if error.errno not in _NO_LOCKS or lives(holder):
                 raise LockedError(self._message(holder)) from error
         if holder:
             told = f"process {holder.get('pid')} on {holder.get('hostname')}"
             self.notes.append(
                 f"took over the run directory from {told}, which ended without notice"
             )
-        text = files.to_json(_identity() | {"since": provenance.now()})
+        text = files.to_json(identity() | {"since": provenance.now()})
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, text.encode(), 0)
 
@@ -76,7 +76,7 @@ class Lock:
         who = (
             f"process {holder.get('pid')} on {holder.get('hostname')} (since {holder.get('since')})"
         )
-        if _lives(holder):
+        if lives(holder):
             remedy = "wait for it, stop it, or use another --workdir"
         else:
             remedy = f"that process is gone but a child of it holds on: see `fuser -v {self.path}`"
@@ -90,7 +90,8 @@ class Lock:
             self._file = -1
 
 
-def _identity() -> dict[str, Any]:
+def identity() -> dict[str, Any]:
+    """This process, so that another one can tell later whether it still runs."""
     process = psutil.Process()
     return {
         "pid": process.pid,
@@ -105,7 +106,7 @@ def _boot() -> str:
     return path.read_text().strip() if path.exists() else str(int(psutil.boot_time()))
 
 
-def _lives(holder: dict[str, Any]) -> bool:
+def lives(holder: dict[str, Any]) -> bool:
     """Whether the process named in the file may still run; of another host we cannot tell."""
     if not holder:
         return False

@@ -98,7 +98,7 @@ def test_without_kernel_locks_the_text_decides(
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(lock_lib.fcntl, "flock", refuse)
-    own = lock_lib._identity()
+    own = lock_lib.identity()
     for dead in ({"boot": "x"}, {"pid": 2**22 + 1}, {"started": 1.0}):
         (tmp_path / "lock").write_text(json.dumps(own | dead))
         assert "took over" in Lock(tmp_path).notes[0]

@@ -1,0 +1,196 @@
+"""Leases: at most one process runs a cell, on any number of hosts, whoever dies and however.
+
+    leases/<cell>/<n>     the n-th lease of the cell; the highest number counts
+
+A lease is taken by creating the file of the next number with its content in one step (`link`), which
+one process alone can do. So two that find the same dead lease cannot both take it over. Numbers only
+grow, and the highest file is never deleted, so a process that decided long ago on an old number finds
+a higher one beside its own and gives way. A released lease says so in its file.
+
+The holder touches its file every few seconds. A lease is dead when its process is (seen on the same
+host), or when it was not touched for `TTL` seconds by the clock of the file system, which all hosts
+share. A holder that was only asleep finds the higher number at its next heartbeat and stops.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from scaling.track import files, lock
+
+TTL = float(os.environ.get("SCALING_LEASE_SECONDS", "60"))
+BEATS = 12  # heartbeats in a TTL
+
+
+class Lease:
+    """One cell held by this process, from `take` to `release`.
+
+    Attributes:
+      cell: its id.
+      attempt: its number, from 1: how often the cell was begun.
+      lost: another process has taken the cell over.
+      previous: what the lease before this one says, empty if there was none.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, content: dict[str, Any], previous: dict[str, Any]
+    ) -> None:
+        self.path, self.attempt, self.previous = path, int(path.name), previous
+        self.cell = path.parent.name
+        self.lost = False
+        self._content = content
+
+    def beat(self) -> bool:
+        """Says that the holder lives; False (and `lost`) once the cell is another's."""
+        if self.lost or _newest(self.path.parent)[0] != self.attempt:
+            self.lost = True
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+        return True
+
+    def release(self, state: str) -> None:
+        """Gives the cell back and says what became of it; nothing if it was lost."""
+        if self.beat():
+            files.write_json(self.path, self._content | {"released": state})
+
+
+def take(leases: pathlib.Path, cell: str) -> Lease | None:
+    """The lease of a cell, or None while another process holds it.
+
+    Args:
+      leases: folder of all leases of the sweep.
+      cell: its id.
+
+    Raises:
+      OSError: the directory cannot be written to.
+    """
+    folder = leases / cell
+    folder.mkdir(parents=True, exist_ok=True)
+    number, path = _newest(folder)
+    previous = _read(path) if path else {}
+    if path and not previous.get("released") and _alive(path, previous):
+        return None
+    content = lock.identity() | {"token": uuid.uuid4().hex}
+    target = folder / str(number + 1)
+    if not _create(target, files.to_json(content)):
+        return None
+    if _newest(folder)[0] != number + 1:
+        # Decided on an old number: others have been here since.
+        target.unlink(missing_ok=True)
+        return None
+    for old in range(max(1, number - 8), number + 1):
+        (folder / str(old)).unlink(missing_ok=True)
+    return Lease(target, content, previous)
+
+
+def holder(leases: pathlib.Path, cell: str) -> dict[str, Any] | None:
+    """Who runs a cell now: pid, hostname, attempt; None if nobody alive does."""
+    number, path = _newest(leases / cell)
+    content = _read(path) if path else {}
+    if not path or content.get("released") or not _alive(path, content):
+        return None
+    return content | {"attempt": number}
+
+
+class Heartbeat:
+    """Keeps leases alive in a thread, and calls `stop` when one is lost or the parent is gone."""
+
+    def __init__(self, stop: Callable[[str], None], parent: int | None = None) -> None:
+        """Starts the thread.
+
+        Args:
+          stop: told why.
+          parent: id of the process that must stay this one's parent; None for no such process.
+        """
+        self._stop, self._parent = stop, parent
+        self._leases: list[Lease] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def watch(self, leases: list[Lease]) -> None:
+        """The leases to keep alive from now on."""
+        self._leases = list(leases)
+
+    def _run(self) -> None:
+        beaten = 0.0
+        while not self._end.wait(min(1.0, TTL / BEATS)):
+            if self._parent is not None and os.getppid() != self._parent:
+                self._parent = None
+                self._stop("the launcher is gone")
+            if time.monotonic() - beaten < TTL / BEATS:
+                continue
+            beaten = time.monotonic()
+            for lease in self._leases:
+                if not lease.beat():
+                    self._stop(f"cell {lease.cell} was taken over")
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._end.set()
+        self._thread.join()
+
+
+def _newest(folder: pathlib.Path) -> tuple[int, pathlib.Path | None]:
+    """Highest number in a cell's folder, and its file; (0, None) before the first lease."""
+    try:
+        numbers = [int(name) for name in os.listdir(folder) if name.isdecimal()]
+    except FileNotFoundError:
+        numbers = []
+    return (max(numbers), folder / str(max(numbers))) if numbers else (0, None)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """Content of a lease; empty when it was deleted meanwhile, as only older ones are."""
+    try:
+        value = files.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _alive(path: pathlib.Path, content: dict[str, Any]) -> bool:
+    if content.get("hostname") == socket.gethostname():
+        return lock.lives(content)
+    try:
+        touched = path.stat().st_mtime
+    except OSError:
+        return False
+    return _clock(path.parent) - touched < TTL
+
+
+def _clock(folder: pathlib.Path) -> float:
+    """Now, by the clock that stamps files in this folder."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _create(target: pathlib.Path, text: str) -> bool:
+    """Creates a file with its content at once; False if it exists."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary.write_text(text, encoding="utf-8")
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        # No hard links here. Until the content is there, a reader finds a fresh lease of nobody.
+        try:
+            with open(target, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
