@@ -8,28 +8,23 @@ Resume order of the state: the newest checkpoint of this run that is whole; else
 """
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from scaling import configs, data, parallel
+from scaling import data, parallel
 from scaling.configs import rules
+from scaling.planning import grade
 from scaling.track import compile_cache, memory, provenance
-from scaling.track.goodput import Goodput
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
-from scaling.track.run_dir import RunDir, read_summary
-from scaling.track.stream import read_metrics
-from scaling.track.writers import Tracker
-from scaling.train.bad_steps import BadSteps, DivergedError
-from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import EarlyStopping, scorer
-from scaling.train.init_from import init_from
-from scaling.train.loop import Hooks, Loop, Outcome
+from scaling.train.bad_steps import DivergedError
+from scaling.train.evaluate import scorer
+from scaling.train.loop import Loop, Outcome
 from scaling.train.program import Program, build_program, timed_compile
+from scaling.train.record import Record, digest
 from scaling.train.signals import EXIT_PREEMPTED, StopRequest
 from scaling.train.state import TrainState
 
@@ -105,19 +100,21 @@ class Run:
     def execute(self) -> int:
         """Runs to an end of some kind and writes the summary."""
         self._open()
-        finished = read_summary(self.workdir) or {}
+        finished = self.record.finished()
         if finished.get("status") == "completed":
-            self._say(f"already completed: {self.workdir / 'summary.json'}\n" + _digest(finished))
+            self._say(f"already completed: {self.workdir / 'summary.json'}\n" + digest(finished))
             return 0
-        with self.goodput.spend("init"):
+        with self.record.goodput.spend("init"):
             info, self.data = self._data()
             self.program = self._program(info)
         compiled_step, compiled_eval = self._compile()
         # Collectives give up on a partner after a while (Gloo: 30 s), and processes do not compile
         # equally fast; whoever dies meanwhile is noticed by the roster.
         self.processes.decide("compiled", None, lambda _: None, timeout=MEETING_SECONDS)
-        with self.goodput.spend("init"):
-            step, state = self._state()
+        with self.record.goodput.spend("init"):
+            self.record.open_checkpoints()
+            step, state = self._newest(self.config.train.steps + 1)
+            self.record.open_stream(step)
         outcome, trouble = self._loop(step, state, compiled_step, compiled_eval)
         return self._finish(outcome, trouble)
 
@@ -126,25 +123,20 @@ class Run:
         config, track = self.config, self.config.track
         notes = [compile_cache.enable()] if track.compile_cache else []
         check_platform(config.platform)
-        self.config_json, self.run_id = configs.to_json(config), configs.fingerprint(config)
-        self.start = provenance.collect(devices=jax.devices())
-        if self.main:
-            self.run_dir = self.stack.enter_context(
-                RunDir(self.workdir, self.config_json, self.run_id, self.start)
-            )
-            notes += self.run_dir.notes
-        self.goodput = Goodput(self.workdir if self.main else None)
-        self.stack.callback(self.goodput.flush)
+        start = provenance.collect(devices=jax.devices())
+        self.record = self.stack.enter_context(
+            Record(config, self.workdir, start, self._say, self.main)
+        )
         self.progress = self.stack.enter_context(
             ProgressReport(
                 config.train.steps, "", track.progress, track.progress_seconds, self.main
             )
         )
-        for note in filter(None, notes):
+        for note in filter(None, [*notes, *self.record.notes]):
             self._say(note)
         self._say(
             f"{config.name} in {self.workdir}: {jax.device_count()} x "
-            f"{jax.devices()[0].device_kind} ({jax.default_backend()}), run {self.run_id}"
+            f"{jax.devices()[0].device_kind} ({jax.default_backend()}), run {self.record.run_id}"
         )
 
     def _data(self) -> tuple[data.DataInfo, data.Data]:
@@ -171,106 +163,55 @@ class Run:
 
     def _compile(self) -> tuple[Any, Any]:
         """Compiles both steps ahead of time: a batch of another shape is then an error."""
-        with self.goodput.spend("compile"):
+        with self.record.goodput.spend("compile"):
             step, seconds = timed_compile(self.program.lower_step())
             evaluate, more = (
                 timed_compile(self.program.lower_evaluate()) if self.data.evals else (None, 0.0)
             )
+        self.step_bytes = memory.program_bytes(step)
         cached = self.compile_log.count("step", cached=True) > 0
         self._say(f"compiled in {seconds + more:.1f} s" + (" (from the cache)" if cached else ""))
         return step, evaluate
 
-    def _state(self) -> tuple[int, TrainState]:
-        config = self.config
-        self.checkpoints = Checkpoints(
-            self.workdir / "checkpoints",
-            config.checkpoint.keep_last,
-            config.checkpoint.keep_best,
-            config.eval.stop_metric,
-            config.eval.stop_mode,
-            config.checkpoint.asynchronous,
-        )
-        self.stack.callback(self.checkpoints.close)
-        for note in self.checkpoints.notes:
-            self._say(note)
-        step, state = self._newest(config.train.steps + 1)
-        self.tracker = self.stack.enter_context(
-            Tracker(self.workdir, config.track, step, config.name, config.to_dict(), main=self.main)
-        )
-        for note in self.tracker.notes:
-            self._say(note)
-        self.goodput.resumed(step)
-        return step, state
-
     def _newest(self, before: int) -> tuple[int, TrainState]:
         """The state to go on from: of the newest checkpoint earlier than `before`."""
-        self.checkpoints.wait()
-        steps = [step for step in self.checkpoints.steps() if step < before]
-        if steps:
-            only = None if before > self.config.train.steps else max(steps)
-            step, state, notes = self.checkpoints.restore(self.program.abstract, only)
-            for note in notes:
-                self._say(note)
-            self._say(f"resuming at step {step}")
-            return step, state
-        state = self.program.fresh_state()
-        source = self.config.train.init_from
-        if source:
-            params, _ = init_from(
-                source, state.params, mapping=self.config.train.init_from_map, say=self._say
-            )
-            ema = params if state.ema is not None else None
-            state = dataclasses.replace(state, params=params, ema=ema)
-        return 0, state
+        found = self.record.newest(self.program.abstract, before)
+        return found or (0, self.record.first(self.program.fresh_state()))
 
     def _restore_before(self, step: int) -> tuple[int, TrainState]:
         """Rolls back: checkpoint, stream and ledger return to before a bad step."""
         found, state = self._newest(step)
-        self.tracker.rewind(found)
-        self.goodput.resumed(found)
+        self.record.rewind(found)
         return found, state
 
     def _loop(
         self, step: int, state: TrainState, compiled_step: Any, compiled_eval: Any
     ) -> tuple[Outcome | None, DivergedError | None]:
-        config = self.config
-        bad_steps = BadSteps(
-            self.workdir / "bad_steps",
-            config.train.on_bad_step,
-            config.train.max_bad_steps,
-            writes=self.main,
+        books = self.record.books(
+            step, self.program.task, self.program.mesh.devices, self.data.train, self._log
         )
-        stopping = EarlyStopping(
-            config.eval.stop_metric,
-            config.eval.stop_mode,
-            config.eval.patience,
-            config.eval.min_delta,
-        )
-        if step and (self.workdir / "metrics.jsonl").exists():
-            stopping.replay(line for line in read_metrics(self.workdir) if line["step"] <= step)
+        evaluators = {
+            name: scorer(self.program, compiled_eval, split)
+            for name, split in self.data.evals.items()
+        }
         loop = Loop(
             self.program,
             compiled_step,
-            self.data.train,
-            {
-                name: scorer(self.program, compiled_eval, split)
-                for name, split in self.data.evals.items()
-            },
-            Hooks(self._log, self._save, self._restore_before, self._should_stop, self._say),
-            bad_steps,
-            stopping,
-            self.goodput,
+            evaluators,
+            books,
+            self._restore_before,
+            self._should_stop,
         )
         self.compile_log.warm()
         try:
             outcome = loop.run(step, state)
         except DivergedError as error:
             return None, error
-        self.checkpoints.wait()
+        self.record.checkpoints.wait()
         return outcome, None
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
-        self.tracker.write(step, values)
+        self.record.tracker.write(step, values)
         # The steps are compiled ahead and refuse other shapes; this is about everything else.
         for text in self.compile_log.late():
             self._say(f"by step {step}: {text}")
@@ -281,13 +222,8 @@ class Run:
             told = ", ".join(f"{k[5:]} {v:.4g}" for k, v in values.items() if k[:5] == "eval/")
             self._say(f"step {step} eval: {told}")
 
-    def _save(self, step: int, state: TrainState, values: Mapping[str, float]) -> None:
-        self.tracker.sync()
-        self.checkpoints.save(step, state, values, self.config_json, self.start)
-        self.goodput.mark(step)
-
     def _should_stop(self, step: int) -> bool:
-        self.checkpoints.check()
+        self.record.checkpoints.check()
         return self.processes.stop_at(step, self.stop.reason is not None)
 
     def _say(self, text: str) -> None:
@@ -298,65 +234,20 @@ class Run:
         status = outcome.status if outcome else "diverged"
         if trouble:
             self._say(f"diverged: {trouble}")
-        if self.main:
-            summary = self._summary(status, outcome)
-            if trouble:
-                summary["error"] = str(trouble)
-            self.run_dir.write_summary(summary)
-            self._say(_digest(summary))
+        summary = self.record.write_summary(
+            status,
+            outcome.step if outcome else None,
+            outcome.eval if outcome else {},
+            self.program.task,
+            self.data.info,
+            self.step_bytes,
+            compiles=self.compile_log.count(cached=False),
+            **({"error": str(trouble)} if trouble else {}),
+        )
+        self._say(digest(summary))
+        if "grade" in summary:
+            self._say(grade.describe(summary["grade"]))
         if status == "preempted":
             self._say("stopped before the end; the same command goes on from here")
             return EXIT_PREEMPTED
         return self.config.train.diverged_exit if trouble else 0
-
-    def _summary(self, status: str, outcome: Outcome | None) -> dict[str, Any]:
-        """summary.json, see the contract in DESIGN.md."""
-        task, config = self.program.task, self.config
-        step = outcome.step if outcome else self._diverged_step()
-        seconds = self.goodput.report()
-        units = step * config.train.batch_size * task.units_per_example
-        evals = dict(outcome.eval) if outcome else {}
-        return {
-            "status": status,
-            "step": step,
-            task.unit: units,
-            "params": dataclasses.asdict(task.params),
-            "flops": {
-                name: per_unit * units for name, per_unit in dataclasses.asdict(task.flops).items()
-            },
-            "eval": evals.pop("eval", {}),
-            **({"evals": evals} if evals else {}),
-            "entropy": {
-                "rate": self.data.info.entropy_rate,
-                "eval": self.data.info.eval_entropy,
-            },
-            "seconds": seconds,
-            "goodput": self.goodput.goodput(),
-            "memory_bytes": {
-                "host_peak": memory.host_peak_bytes(),
-                "device": memory.device_bytes(jax.local_devices()),
-            },
-            "compiles": self.compile_log.count(cached=False),
-            "run_id": self.run_id,
-            "name": config.name,
-            "seed": config.seed,
-        }
-
-    def _diverged_step(self) -> int:
-        records = read_metrics(self.workdir)
-        return records[-1]["step"] if records else 0
-
-
-def _digest(summary: Mapping[str, Any]) -> str:
-    """A summary in the lines that people look for first."""
-    loss = summary["eval"].get("loss")
-    lines = [
-        f"{summary['status']} at step {summary['step']}",
-        f"  eval loss {loss:.4f}" if isinstance(loss, float) else "  not evaluated",
-    ]
-    for key in ("bits_per_byte", "perplexity", "accuracy", "f1_macro"):
-        if isinstance(summary["eval"].get(key), float):
-            lines[-1] += f", {key.replace('_', ' ')} {summary['eval'][key]:.4f}"
-    spent = {k: v for k, v in summary["seconds"].items() if v >= 0.05}
-    lines.append("  seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in spent.items()))
-    return "\n".join(lines)
