@@ -124,6 +124,16 @@ def check_claim(path: str | pathlib.Path, cells: Sequence[Cell]) -> list[str]:
     return []
 
 
+def preview(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDir:
+    """What `claim` would make of a directory; writes nothing."""
+    return SweepDir(
+        pathlib.Path(path).absolute(),
+        name,
+        {cell.id: dict(cell.axes) for cell in cells},
+        {cell.id: measure(cell.config) for cell in cells},
+    )
+
+
 def claim(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDir:
     """Makes a directory that of a design, and writes down its cells and their configs.
 
@@ -135,14 +145,14 @@ def claim(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDi
     folder = pathlib.Path(path).absolute()
     for part in ("cells", "leases", "logs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    axes = {cell.id: dict(cell.axes) for cell in cells}
-    sweep = SweepDir(folder, name, axes, {cell.id: measure(cell.config) for cell in cells})
+    sweep = preview(folder, name, cells)
     for cell in cells:
         _write_config(sweep.cell_dir(cell.id), cell)
     listed = [
-        {"id": one, "axes": axes[one], "cost": dataclasses.asdict(sweep.costs[one])} for one in axes
+        {"id": one, "axes": axes, "cost": dataclasses.asdict(sweep.costs[one])}
+        for one, axes in sweep.axes.items()
     ]
-    record = {"name": name, "fingerprint": design_fingerprint(axes), "cells": listed}
+    record = {"name": name, "fingerprint": design_fingerprint(sweep.ids), "cells": listed}
     files.write_json(folder / SWEEP, record)
     return sweep
 
