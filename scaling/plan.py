@@ -1,26 +1,45 @@
 """`python -m scaling.plan`: know before you pay, and learn afterwards how well you knew.
 
-    argv -> cli.read -> one job of JOBS
+    argv -> cli.read -> one job of JOBS; without one of their flags, a plan:
+    config, topology -> planning.topology -> planning.compile -> planning.report
 
-Exit codes: 0 done; 2 bad usage or config; 1 anything else.
+Exit codes: 0 done (of a plan: it fits); 1 it does not fit, or something failed; 2 bad usage or
+config. Needs no accelerator: the TPU compiler comes with the extra `tpu`.
 """
 
+import dataclasses
+import json
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scaling import cli
+from scaling import cli, configs
+from scaling.cli import Option
 from scaling.configs import ConfigError
 from scaling.planning import doors_forecast
+
+EXIT_DOES_NOT_FIT = 1
 
 USAGE = """\
 Plan a run, forecast it, and grade the forecast when it is over.
 
+  python -m scaling.plan --config=experiments/llama.py:7b --topology=v5e-256
+  python -m scaling.plan --config=experiments/llama.py:70b --topology=v5p:4x8x8 --slices=2
+  python -m scaling.plan --config=experiments/quickstart.py --topology=cpu-8 --json=plan.json
   python -m scaling.plan --config=experiments/quickstart.py --forecast=runs/fit --workdir=runs/big
   python -m scaling.plan --grade=runs/big
   python -m scaling.plan --scoreboard=runs"""
 
-OPTIONS = (cli.CONFIG, cli.WORKDIR, *doors_forecast.OPTIONS)
+PLAN_OPTIONS = (
+    Option("topology", "v5e-256, v5p-128, v5p:4x4x8, v6e-64, v4-32, v7x-128, cpu-8, gpu.", "NAME"),
+    Option("slices", "Slices of that topology, joined by the data-centre network.", "N", "integer"),
+    Option("json", "Also write the report as JSON.", "FILE"),
+    Option("hlo", "Also write the compiled program as text.", "FILE"),
+)
+
+OPTIONS = (cli.CONFIG, cli.WORKDIR, *PLAN_OPTIONS, *doors_forecast.OPTIONS)
 
 # The flag that asks for a job, what it does, and the flags that it understands beside its own.
 Job = Callable[[Mapping[str, Any], Sequence[str]], int]
@@ -31,6 +50,11 @@ JOBS: dict[str, tuple[Job, tuple[str, ...]]] = {
     ),
     "grade": (lambda values, _: doors_forecast.run_grade(values), ()),
     "scoreboard": (lambda values, _: doors_forecast.run_scoreboard(values), ()),
+    # Last: any of the others comes first where both are given.
+    "topology": (
+        lambda values, overrides: plan(values, overrides),
+        ("config", "price", *(option.flag for option in PLAN_OPTIONS)),
+    ),
 }
 
 
@@ -48,6 +72,8 @@ def door(argv: Sequence[str]) -> int:
     values, overrides = cli.read(argv, OPTIONS, USAGE)
     asked = [name for name in JOBS if name in values]
     if not asked:
+        if "config" in values:
+            target(values)  # says which topologies there are
         raise ConfigError(
             "scaling.plan", "nothing was asked for",
             "give one of " + ", ".join(f"--{name}" for name in JOBS),
@@ -57,6 +83,75 @@ def door(argv: Sequence[str]) -> int:
         if name not in (asked[0], *understood):
             raise ConfigError(f"--{name}", f"does not go with --{asked[0]}", "leave it out")
     return job(values, overrides)
+
+
+def load(values: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """The resolved config that `--config` and the overrides name.
+
+    Raises:
+      ConfigError: it is missing or wrong.
+    """
+    if "config" not in values:
+        raise ConfigError("--config", "is required", "write --config=FILE[:ARG]")
+    return configs.load_resolved(values["config"], overrides)
+
+
+def target(values: Mapping[str, Any]) -> Any:
+    """The hardware that `--topology` and `--slices` name, with the process made ready for it.
+
+    Raises:
+      ConfigError: it is missing, unknown, or its compiler is not installed.
+    """
+    from scaling.planning import topology
+
+    if "topology" not in values:
+        raise ConfigError("--topology", "is required", topology.listing())
+    found = topology.parse(values["topology"], values.get("slices", 1))
+    topology.prepare(found)
+    return found
+
+
+def dollars(values: Mapping[str, Any]) -> float | None:
+    """The price of `--price`.
+
+    Raises:
+      ConfigError: it is no positive number.
+    """
+    if "price" not in values:
+        return None
+    try:
+        price = float(values["price"])
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < float("inf"):
+        raise ConfigError("--price", f"{values['price']!r} is no price", "give dollars, as 1.2")
+    return price
+
+
+def plan(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
+    """Compiles one config for one target and reports."""
+    config, hardware = load(values, overrides), target(values)
+    price = dollars(values)
+    from scaling.planning import compile as compiling
+    from scaling.planning import cost, report
+
+    text_path = pathlib.Path(values["hlo"]) if "hlo" in values else None
+    found = compiling.compile_plan(config, hardware, text_path)
+    paid = cost.cost(found, price)
+    print(report.text(found, paid))
+    if "json" in values:
+        data = compiling.to_json(found)
+        data["cost"] = None if paid is None else dataclasses.asdict(paid)
+        write_json(pathlib.Path(values["json"]), data)
+    return 0 if found.fits else EXIT_DOES_NOT_FIT
+
+
+def write_json(path: pathlib.Path, data: Any) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(data, indent=2) + "\n")
+    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,361 @@
+"""One plan: the run's own train step, compiled for hardware that is not here.
+
+    config, target -> lower (shapes alone) -> the target's compiler -> memory, work, communication
+
+The memory is the compiler's own number. A program that is too large is a verdict (`Overflow`), not an
+exception.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from scaling import configs, data
+from scaling.configs.errors import ConfigError
+from scaling.planning import allocations, collectives, hlo, roofline, topology, work
+from scaling.planning.allocations import Allocation
+from scaling.planning.collectives import Traffic
+from scaling.planning.topology import Target
+from scaling.track import hardware, provenance
+
+GiB = 2**30
+_OVERFLOW = re.compile(r"RESOURCE_EXHAUSTED|HbmOom|[Oo]ut of memory|exceeds available")
+_SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)i?B?\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+      params: parameters.
+      optimizer: optimizer state.
+      other: the rest of the arguments: batch, averages, counters, hyper-parameters.
+      arguments: everything that lives before the step starts, by the compiler's count (padding
+        included).
+      temporaries: peak less arguments: activations, gradients, gathered parameters, buffers.
+      peak: the most that is alive at once; for GPU and CPU arguments + results + temporaries.
+      limit: what a program may use; None where it is not known.
+      code: the program itself.
+    """
+
+    params: float
+    optimizer: float
+    other: float
+    arguments: float
+    temporaries: float
+    peak: float
+    limit: float | None
+    code: float
+
+    @property
+    def head_room(self) -> float | None:
+        """Bytes to spare; negative where the program is too large."""
+        return None if self.limit is None else self.limit - self.peak
+
+
+@dataclasses.dataclass(frozen=True)
+class Overflow:
+    """The compiler's verdict on a program that is too large for a device.
+
+    Attributes:
+      required: bytes that it needs; None if the compiler does not say.
+      limit: bytes that it may use; None if neither the compiler nor our table says.
+      message: the compiler's own words.
+    """
+
+    required: float | None
+    limit: float | None
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known of a run before it runs; sizes and rates are of one device, one step.
+
+    Attributes:
+      name: of the config.
+      target: the hardware.
+      devices: JAX devices.
+      mesh: {axis: size}.
+      device_kind: as JAX names it.
+      remat: `model.remat`, where the model has it.
+      rows: examples of a device and microbatch.
+      accumulate: microbatches in a step.
+      batch_size: examples in a step, over all devices.
+      tokens: units (tokens or examples) in a step, over all devices.
+      unit: what they are.
+      steps: of the whole run.
+      params: parameters of the model.
+      model_flops: forward and backward products, attention halved by its mask, without
+        recomputation; of one device.
+      memory: None if it does not fit.
+      overflow: None if it fits.
+      largest: the largest allocations, by the names of the model.
+      work: None if it does not fit.
+      traffic: collectives.
+      estimate: step time.
+      seconds: of lowering and of compiling.
+      fingerprint: of config (whole), code of the program, hardware and compiler.
+      run_id: `configs.fingerprint` of the config: the same as that of the run itself.
+      versions: of jax and the compiler.
+    """
+
+    name: str
+    target: Target
+    devices: int
+    mesh: dict[str, int]
+    device_kind: str
+    remat: str | None
+    rows: float
+    accumulate: int
+    batch_size: int
+    tokens: float
+    unit: str
+    steps: int
+    params: int
+    model_flops: float
+    memory: Memory | None
+    overflow: Overflow | None
+    largest: tuple[Allocation, ...]
+    work: work.Work | None
+    traffic: tuple[Traffic, ...]
+    estimate: roofline.Estimate | None
+    seconds: dict[str, float]
+    fingerprint: str
+    run_id: str
+    versions: dict[str, str]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the program compiles within the limit of the device."""
+        if self.memory is None:
+            return False
+        return self.memory.head_room is None or self.memory.head_room >= 0
+
+    @property
+    def overhead(self) -> float | None:
+        """FLOPs of the compiled step per model FLOP; what is above 1 is recomputation."""
+        if self.work is None or not self.model_flops:
+            return None
+        return self.work.flops / self.model_flops
+
+
+def compile_plan(config: Any, target: Target, text_path: pathlib.Path | None = None) -> Plan:
+    """Compiles the train step of a config for a target; `topology.prepare` came before.
+
+    Args:
+      config: resolved and validated.
+      target: the hardware.
+      text_path: where to keep the compiled program as text.
+
+    Raises:
+      ConfigError: the mesh or the batch does not fit the devices, or an array cannot be split so.
+    """
+    devices = topology.devices(target)
+    configs.check_devices(config, len(devices))
+    program, lowered, seconds = _lower(config, devices)
+    kind = devices[0].device_kind
+    device = hardware.lookup(kind)
+    limit = _limit(target, devices, device)
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except Exception as error:
+        if not _OVERFLOW.search(str(error)):
+            raise
+        seconds["compile"] = time.perf_counter() - start
+        overflow = _overflow(str(error), limit)
+        return _plan(config, target, program, kind, seconds, overflow=overflow)
+    seconds["compile"] = time.perf_counter() - start
+    text = compiled.as_text()
+    if text_path is not None:
+        text_path.write_text(text)
+    memory = _memory(compiled.memory_analysis(), program, limit)
+    module = hlo.parse(text)
+    counted = work.count(module)
+    order = program.mesh.devices.reshape(-1)
+    slices = [getattr(one, "slice_index", 0) or 0 for one in order]
+    traffic = tuple(collectives.collectives(module, dict(program.mesh.shape), slices))
+    estimate = None
+    if device is not None:
+        estimate = roofline.estimate(counted, traffic, device, target, dict(program.mesh.shape))
+    return _plan(
+        config, target, program, kind, seconds,
+        memory=memory, work=counted, traffic=traffic, estimate=estimate,
+    )  # fmt: skip
+
+
+def _lower(config: Any, devices: list[Any]) -> tuple[Any, Any, dict[str, float]]:
+    from scaling import parallel
+    from scaling.train.program import build_program
+
+    start = time.perf_counter()
+    try:
+        mesh = parallel.make_mesh(config.mesh, devices)
+        program = build_program(config, data.describe(config), mesh)
+        lowered = program.lower_step()
+    except (parallel.ShardingError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("mesh", str(error)) from error
+    return program, lowered, {"lower": time.perf_counter() - start}
+
+
+def _limit(target: Target, devices: list[Any], device: hardware.Device | None) -> float | None:
+    if target.platform == "gpu":
+        stats = devices[0].memory_stats() or {}
+        return float(stats["bytes_limit"]) if "bytes_limit" in stats else None
+    if target.platform == "tpu" and device is not None:
+        return device.usable
+    return None
+
+
+def _memory(stats: Any, program: Any, limit: float | None) -> Memory:
+    """From the compiler's statistics; donated arguments are counted once."""
+    state = program.abstract
+    params, optimizer = (
+        allocations.tree_bytes(state.params),
+        allocations.tree_bytes(state.opt_state),
+    )
+    arguments = float(stats.argument_size_in_bytes)
+    peak = float(getattr(stats, "peak_memory_in_bytes", 0) or 0)
+    whole = (
+        arguments
+        + stats.temp_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+    )
+    platform = program.mesh.devices.flat[0].platform
+    if platform != "tpu" or not peak:
+        # Only the TPU compiler packs over time; elsewhere temporaries are one block that lives
+        # through the whole step.
+        peak = float(whole)
+    return Memory(
+        params=params,
+        optimizer=optimizer,
+        other=max(0.0, arguments - params - optimizer),
+        arguments=arguments,
+        temporaries=max(0.0, peak - arguments),
+        peak=peak,
+        limit=limit,
+        code=float(stats.generated_code_size_in_bytes),
+    )
+
+
+def _overflow(message: str, limit: float | None) -> Overflow:
+    """Reads the two sizes out of the compiler's words."""
+    text = " ".join(message.split())
+    required = None
+    match = re.search(r"\(([\d.]+[KMGT]?)i?B?\) exceeds available HBM \(([\d.]+[KMGT]?)", text)
+    if match is None:
+        match = re.search(r"Used ([\d.]+[KMGT]?)i?B? of ([\d.]+[KMGT]?)i?B? hbm", text)
+    if match is not None:
+        required, limit = _bytes(match[1]), _bytes(match[2])
+    elif found := re.search(r"(?:allocate|allocating) ([\d.]+ ?[KMGT]?)i?B", text):
+        required = _bytes(found[1])
+    return Overflow(required, limit, text[:600])
+
+
+def _bytes(text: str) -> float:
+    match = _SIZE.match(text)
+    assert match is not None
+    return float(match[1]) * 1024.0 ** " KMGT".index(match[2] or " ")
+
+
+def _plan(
+    config: Any,
+    target: Target,
+    program: Any,
+    kind: str,
+    seconds: dict[str, float],
+    **results: Any,
+) -> Plan:
+    mesh = dict(program.mesh.shape)
+    rows = allocations.rows(config, program.mesh)
+    tokens = config.train.batch_size * program.task.units_per_example
+    flops = program.task.flops.exact_causal * tokens / program.mesh.size
+    largest = allocations.largest(program, overflow=results.get("overflow") is not None)
+    return Plan(
+        name=config.name,
+        target=dataclasses.replace(target, chips=target.chips or program.mesh.size),
+        devices=program.mesh.size,
+        mesh=mesh,
+        device_kind=kind,
+        remat=configs.get(config, "model.remat"),
+        rows=rows,
+        accumulate=config.train.accumulate,
+        batch_size=config.train.batch_size,
+        tokens=float(tokens),
+        unit=program.task.unit,
+        steps=config.train.steps,
+        params=program.task.params.total,
+        model_flops=flops,
+        memory=results.get("memory"),
+        overflow=results.get("overflow"),
+        largest=tuple(largest),
+        work=results.get("work"),
+        traffic=results.get("traffic", ()),
+        estimate=results.get("estimate"),
+        seconds={k: round(v, 2) for k, v in seconds.items()},
+        fingerprint=fingerprint(config, target),
+        run_id=configs.fingerprint(config),
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """What decides how a program is compiled."""
+    names = ("jax", "jaxlib", "libtpu", "flax", "scaling")
+    return {k: v for k, v in provenance.versions().items() if k in names}
+
+
+def fingerprint(config: Any, target: Target) -> str:
+    """16 hex digits of all that the compiled step depends on: config, target, versions, code."""
+    import hashlib
+
+    parts = {
+        "config": json.loads(configs.to_json(config)),
+        "target": dataclasses.asdict(target),
+        "versions": versions(),
+        "code": code_digest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_digest() -> str:
+    """Hash of the package's own source: another line may be another program."""
+    import hashlib
+
+    import scaling
+
+    digest = hashlib.sha256()
+    root = pathlib.Path(scaling.__file__).parent
+    for folder in ("models", "parallel", "tasks", "optim", "train"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data, with what the properties add."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): clean(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    found = clean(dataclasses.asdict(plan))
+    found |= {"fits": plan.fits, "overhead": plan.overhead}
+    if plan.memory is not None:
+        found["memory"]["head_room"] = plan.memory.head_room
+    return found

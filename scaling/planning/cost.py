@@ -1,0 +1,74 @@
+"""Chip-hours and money: list prices as data, with where and when they were read.
+
+A price is of one chip for one hour, on demand, in US dollars. Prices change and contracts differ:
+`--price` overrides the table, and hardware without an entry has no cost rather than a guess.
+"""
+
+import dataclasses
+
+from scaling.planning.compile import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """Dollars of a chip-hour.
+
+    Attributes:
+      dollars: on demand.
+      source: where it was read.
+      date: when.
+    """
+
+    dollars: float
+    source: str
+    date: str
+
+
+_CATALOG = (
+    "github.com/skypilot-org/skypilot-catalog, catalogs/v8/gcp/vms.csv (of Google's billing API), "
+    "commit 006059e, "
+)
+
+# By key of `topology.FAMILIES`. v4, v5e, v7x and GPUs: no source at hand, so no price.
+PRICES: dict[str, Price] = {
+    "v5p": Price(4.20, _CATALOG + "us-east5: 20160 $/h for tpu-v5p-9600 (4800 chips)", "2026-11"),
+    "v6e": Price(2.70, _CATALOG + "us-central1: 691.20 $/h for tpu-v6e-256", "2026-11"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a run takes, as a range that follows the step time's.
+
+    Attributes:
+      hours: wall-clock of all steps (evaluation, checkpoints and restarts left out).
+      chip_hours: times chips.
+      dollars: times the price; None without one.
+      tokens_per_second: units (tokens or examples) of all devices.
+      price: the price used.
+    """
+
+    hours: tuple[float, float]
+    chip_hours: tuple[float, float]
+    dollars: tuple[float, float] | None
+    tokens_per_second: tuple[float, float]
+    price: Price | None
+
+
+def cost(plan: Plan, price: float | None = None) -> Cost | None:
+    """The cost of a whole run; None without an estimate of its step time.
+
+    Args:
+      plan: a compiled plan.
+      price: dollars of a chip-hour, instead of the table's.
+    """
+    if plan.estimate is None:
+        return None
+    chosen = PRICES.get(plan.target.family or "")
+    if price is not None:
+        chosen = Price(price, "--price", "")
+    hours = tuple(plan.steps * s / 3600 for s in (plan.estimate.low, plan.estimate.high))
+    chip_hours = tuple(h * plan.target.chips for h in hours)
+    rates = tuple(plan.tokens / s for s in (plan.estimate.high, plan.estimate.low))
+    dollars = None if chosen is None else tuple(h * chosen.dollars for h in chip_hours)
+    return Cost(hours, chip_hours, dollars, rates, chosen)  # type: ignore[arg-type]
