@@ -31,11 +31,13 @@ class Machine:
 
     Attributes:
       device: what `step_time` and all that follows from it hold for.
+      chips: what is paid for; a chip may be several devices. None without a device.
       price: money per chip-hour, in `currency`.
       currency: of the price.
     """
 
     device: Device | None = None
+    chips: int | None = None
     price: float | None = None
     currency: str = "USD"
 
@@ -64,8 +66,8 @@ def build(
     runs = smaller_runs.find(law.runs)
     absent: dict[str, str] = {}
     quantities = {"loss": _loss(target, law, values)}
-    timed = _machine(target, runs, plan, price, absent)
-    quantities |= timed[0]
+    measured, machine = _machine(target, runs, plan, price, absent)
+    quantities |= measured
     outside = _outside(target, law, values)
     differs = smaller_runs.differences(runs, target)
     return {
@@ -82,10 +84,7 @@ def build(
         "outside": outside,
         "differs": differs,
         "warnings": list(law.result.warnings),
-        "device": dataclasses.asdict(timed[1].device) if timed[1].device else None,
-        "price": {"per_chip_hour": timed[1].price, "currency": timed[1].currency}
-        if timed[1].price is not None
-        else None,
+        "machine": dataclasses.asdict(machine),
         "law": law.record(),
         "plan": plan.origin if plan else None,
         "versions": provenance.versions(),
@@ -167,10 +166,11 @@ def _machine(
 ) -> tuple[dict[str, Quantity], Machine]:
     """Time, memory and cost; what nothing speaks for goes into `absent` with the reason."""
     found: dict[str, Quantity] = {}
-    device: Device | None = None
+    machine = Machine(price=price)
     if plan is not None:
         plan.check(target.fingerprint)
-        device, price = plan.device, plan.price if price is None else price
+        price = plan.price if price is None else price
+        machine = Machine(plan.device, plan.chips, price)
         found |= plan.quantities()
     if "memory_peak" not in found:
         absent["memory_peak"] = "no plan was given, and memory of other sizes says little of it"
@@ -180,7 +180,8 @@ def _machine(
             absent["step_time"] = measured
         else:
             found["step_time"], device = measured
-    follows = _from_step_time(found.get("step_time"), target, device, price)
+            machine = Machine(device, device.count, price)
+    follows = _from_step_time(found.get("step_time"), target, machine)
     for name in (f"{target.unit}_per_second", "chip_hours", "cost"):
         if name in follows:
             found[name] = follows[name]
@@ -188,27 +189,25 @@ def _machine(
             absent[name] = "no price was given"
         else:
             absent[name] = "it follows from the step time, which is absent"
-    return found, Machine(device, price)
+    return found, machine
 
 
-def _from_step_time(
-    step: Quantity | None, target: Target, device: Device | None, price: float | None
-) -> dict[str, Quantity]:
+def _from_step_time(step: Quantity | None, target: Target, machine: Machine) -> dict[str, Quantity]:
     """Rate, chip-hours and cost of stepping: compiling, evaluating and saving are left out."""
-    if step is None or device is None:
+    if step is None or machine.chips is None:
         return {}
-    hours = target.steps * device.count / 3600
+    hours, price = target.steps * machine.chips / 3600, machine.price
     found = {
         f"{target.unit}_per_second": step.through(
             lambda t: target.units_per_step / t, f"{target.unit}/s", "from step_time"
         ),
         "chip_hours": step.through(
-            lambda t: t * hours, "chip-hours", f"{target.steps} x step_time x {device.count} chips"
+            lambda t: t * hours, "chip-hours", f"{target.steps} x step_time x {machine.chips} chips"
         ),
     }
     if price is not None:
         found["cost"] = step.through(
-            lambda t: t * hours * price, "USD", f"chip_hours x {price:g} USD"
+            lambda t: t * hours * price, machine.currency, f"chip_hours x {price:g}"
         )
     return found
 
@@ -221,6 +220,7 @@ def describe(content: Mapping[str, Any]) -> str:
         for level in ("50", "95"):
             ends = one[f"interval{level}"]
             line += f"  {level} % [{ends[0]:.5g}, {ends[1]:.5g}]" if ends else ""
+        line += "  range [{:.5g}, {:.5g}]".format(*one["range"]) if "range" in one else ""
         lines += [line, f"  {'':18s} {one['source']}"]
     lines += [f"  {name:18s} absent: {why}" for name, why in content["absent"].items()]
     where = ", ".join(f"{name} x{factor:.3g}" for name, factor in content["outside"].items())

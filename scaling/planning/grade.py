@@ -8,6 +8,7 @@ interval); `not yet` (preempted); `not graded`, with the `reason`, for a forecas
 does not fit the run.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -135,18 +136,19 @@ def _happened(
     found[rate] = median_of(workdir, f"perf/{rate}")
     memory = summary.get("memory_bytes") or {}
     found["memory_peak"] = (memory.get("device") or {}).get("peak") or memory.get("program")
-    device, expected = device_of(workdir), forecast.get("device")
-    if expected and device and (device.kind, device.count) != tuple(expected.values()):
+    machine = forecast["machine"]
+    device, expected = device_of(workdir), machine["device"]
+    if expected and device and dataclasses.asdict(device) != expected:
         here = f"{device.count} x {device.kind}"
         there = f"{expected['count']} x {expected['kind']}"
         for name in ("step_time", rate, "memory_peak", "chip_hours", "cost"):
             reasons[name] = f"the run used {here}, the forecast is for {there}"
-    seconds, price = summary.get("seconds", {}), forecast.get("price")
-    if device is not None and "train" in seconds:
+    seconds = summary.get("seconds", {})
+    if machine["chips"] and "train" in seconds:
         spent = seconds["train"] + seconds.get("data_wait", 0.0)
-        found["chip_hours"] = spent * device.count / 3600
-        if price:
-            found["cost"] = found["chip_hours"] * price["per_chip_hour"]
+        found["chip_hours"] = spent * machine["chips"] / 3600
+        if machine["price"] is not None:
+            found["cost"] = found["chip_hours"] * machine["price"]
     usable = {
         name: float(value)
         for name, value in found.items()

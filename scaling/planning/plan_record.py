@@ -21,6 +21,7 @@ class PlanRecord:
       topology: what it was compiled for, in words.
       fingerprint: of the config it was made for.
       device: what it was compiled for.
+      chips: what chip-hours count; a chip may be several devices.
       memory_peak: bytes on the fullest device, by the compiler.
       step_seconds: roofline range, from full overlap to none; None where it gives no time.
       price: money per chip-hour; None where it knows none.
@@ -30,6 +31,7 @@ class PlanRecord:
     topology: str
     fingerprint: str
     device: Device
+    chips: int
     memory_peak: float | None
     step_seconds: Interval | None
     price: float | None
@@ -54,7 +56,19 @@ class PlanRecord:
 
     @classmethod
     def _of(cls, plan: dict[str, Any], origin: dict[str, str]) -> Self:
-        raise NotImplementedError
+        # See `compile.to_json` for the fields, and `plan.plan` for `cost`.
+        target, estimate, cost = plan["target"], plan["estimate"], plan.get("cost") or {}
+        price = (cost.get("price") or {}).get("dollars")
+        return cls(
+            origin=origin,
+            topology=target["name"],
+            fingerprint=plan["run_id"],
+            device=Device(plan["device_kind"], int(plan["devices"])),
+            chips=int(target["chips"]) or int(plan["devices"]),
+            memory_peak=plan["memory"]["peak"] if plan["memory"] else None,
+            step_seconds=(estimate["low"], estimate["high"]) if estimate else None,
+            price=price,
+        )
 
     def check(self, fingerprint: str) -> None:
         """Raises ConfigError unless the plan is of this config."""
