@@ -6,7 +6,7 @@
 Needs a prepared `mnist` in $TFDS_DATA_DIR, or `--config.data.source.data_dir=DIR`.
 
 Measured 2026-11-22 with JAX 0.10.2 on 2 shared CPU cores, seed 0: test accuracy 99.26 % of the CNN
-(4 minutes in all, beside much other work), 98.16 % of the MLP (22 seconds).
+(57 seconds in all), 98.30 % of the MLP (9 seconds).
 """
 
 import ml_collections

@@ -228,8 +228,42 @@ def init_from_is_whole(config: Any) -> None:
         )
 
 
+def task_fits_model_and_data(config: Any) -> None:
+    """A task's model and data are of its family, as far as the components say of what they are.
+
+    A source that learns its kind from what it reads (TFDS) is checked once it is described.
+    """
+    from scaling.tasks import NEEDS
+
+    task = get(config, "task.name")
+    if task not in NEEDS:
+        return
+    kind, model_key = NEEDS[task]
+    model = get(config, "model")
+    if model is not None and model_key not in model:
+        raise ConfigError(
+            "model.name",
+            f"{model['name']} has no {model_key}, which task.name={task} needs",
+            "choose another model or another task",
+        )
+    source = get(config, "data.source")
+    if source is None:
+        return
+    given = getattr(
+        signature.find_component(source["name"], _sources(), "data.source"), "kind", None
+    )
+    given = "text" if given == "tokens" else given
+    if isinstance(given, str) and given != kind:
+        raise ConfigError(
+            "data.source",
+            f"{source['name']} gives {given}, but task.name={task} learns from {kind}",
+            "choose another source or another task",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     one_source_of_data,
+    task_fits_model_and_data,
     mesh_has_sizes,
     mesh_rules_name_axes,
     batch_divides,
@@ -243,6 +277,12 @@ RULES: tuple[Rule, ...] = (
     rollback_has_a_checkpoint,
     init_from_is_whole,
 )
+
+
+def _sources() -> dict[str, str]:
+    from scaling.data import SOURCES
+
+    return SOURCES
 
 
 def _mesh_sizes(config: Any) -> dict[str, int]:

@@ -10,5 +10,11 @@ TASKS: dict[str, str] = {
     "classification": "scaling.tasks.classification:classification",
 }
 
+# What a task learns from, and a key that every model of its family has.
+NEEDS: dict[str, tuple[str, str]] = {
+    "language_model": ("text", "vocab_size"),
+    "classification": ("images", "num_classes"),
+}
+
 # Parameters of task functions that the code supplies, not the config.
 EXTERNAL = frozenset({"config", "info", "platform"})

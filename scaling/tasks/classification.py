@@ -13,6 +13,7 @@ import numpy as np
 from scaling.configs import build
 from scaling.configs.types import Range
 from scaling.models import MODELS
+from scaling.tasks import NEEDS
 from scaling.tasks import flops as counts
 from scaling.tasks.base import Batch, Loss, Task, Total, Variables, check_fit
 from scaling.tasks.losses import cross_entropy, moments, smoothed, standard_error
@@ -33,7 +34,7 @@ def classification(
       platform: where the step runs.
       label_smoothing: mass moved from the label to the uniform distribution.
     """
-    check_fit(config, info, "images", "num_classes")
+    check_fit(config, info, *NEEDS["classification"])
     section = config.model.copy_and_resolve_references()
     num_classes = section.num_classes or info.num_classes
     section.num_classes = num_classes

@@ -14,6 +14,7 @@ import numpy as np
 from scaling.configs import build
 from scaling.configs.types import Range
 from scaling.models import MODELS
+from scaling.tasks import NEEDS
 from scaling.tasks import flops as counts
 from scaling.tasks.base import Batch, Loss, Task, Total, Variables, check_fit
 from scaling.tasks.losses import cross_entropy, moments, smoothed, standard_error
@@ -36,7 +37,7 @@ def language_model(
       z_loss: weight of log(Z)^2, which keeps the logits from drifting (PaLM, 2204.02311, sec. 5).
       label_smoothing: mass moved from the target to the uniform distribution.
     """
-    check_fit(config, info, "text", "vocab_size")
+    check_fit(config, info, *NEEDS["language_model"])
     section = config.model.copy_and_resolve_references()
     vocab_size = section.vocab_size or info.vocab_size
     section.vocab_size = vocab_size

@@ -31,6 +31,7 @@ def changed(config: Any, overrides: dict[str, Any]) -> Any:
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"data.source": None}, "data.source", "not given"),
     ({"data.mixture": {"a": {}}}, "data.mixture", "both given"),
+    ({"task.name": "classification"}, "model.name", "has no num_classes"),
     ({"mesh.fsdp": 0}, "mesh.fsdp", "no size"),
     ({"mesh.tensor": -1}, "mesh.tensor", "and so is"),
     ({"mesh.rules": (("embed", "fdsp"),)}, "mesh.rules", "nearest 'fsdp'"),
@@ -141,3 +142,26 @@ def test_quickstart_has_the_keys_that_the_rules_read(quickstart: Any) -> None:
     from scaling.optim.schedules import wsd
 
     assert {"decay_steps", "decay_fraction"} <= set(inspect.signature(wsd).parameters)
+
+
+@pytest.mark.parametrize(
+    ("spec", "override", "key"),
+    [
+        ("quickstart.py", "task.name=classification", "model.name"),
+        ("mnist.py:mlp", "task.name=language_model", "model.name"),
+    ],
+)
+def test_task_refuses_a_model_of_another_family_before_the_start(spec, override, key):
+    with pytest.raises(configs.ConfigError) as caught:
+        configs.load_resolved(str(ROOT / "experiments" / spec), [f"--config.{override}"])
+    assert caught.value.key == key
+
+
+def test_task_refuses_a_source_of_another_kind(tmp_path):
+    text = (ROOT / "experiments" / "mnist.py").read_text()
+    text = text.replace(
+        '{"name": "tfds", "dataset": "mnist", "eval_split": "test"}', '{"name": "stdlib"}'
+    )
+    (tmp_path / "wrong.py").write_text(text)
+    with pytest.raises(configs.ConfigError, match="gives text, but"):
+        configs.load_resolved(str(tmp_path / "wrong.py"), [])
