@@ -43,18 +43,19 @@ def scorer(program: Program, compiled: Any, eval_set: Any) -> Evaluator:
             batch = parallel.put_batch(fetch, program.eval_batch, program.mesh)
             sums = compiled(params, extra, batch)
             if pending is not None:
-                totals = _add(totals, pending)
+                totals = add_totals(totals, pending)
             pending = sums
         if pending is not None:
-            totals = _add(totals, pending)
+            totals = add_totals(totals, pending)
         return program.task.summarize(totals)
 
     return run
 
 
-def _add(
+def add_totals(
     totals: dict[str, tuple[np.ndarray, np.ndarray]], sums: Mapping[str, Any]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Adds the sums of one more batch, read from the device, in float64."""
     host = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(dict(sums)))
     if not totals:
         return host

@@ -9,7 +9,7 @@ rules and jitted with shardings.
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from scaling.optim import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
 from scaling.tasks.base import Task, build_task
 from scaling.train.state import TrainState, fresh_guard
-from scaling.train.step import make_eval_step, make_train_step
+from scaling.train.step import TrainStep, make_eval_step, make_train_step
 
 PyTree = Any
 
@@ -97,22 +97,44 @@ def key_data(seed: int) -> np.ndarray:
     return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
 
 
-def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
-    """Builds a run's program.
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """What a run computes, before `jit`: pure functions that `vmap` and loops may wrap too.
+
+    Attributes:
+      task: the learning problem.
+      optimizer: its hyper-parameters are run-time arguments of `step`.
+      shardings: of the variables, by collection.
+      axis_names: logical axis names of the variables, likewise.
+      init: uint32[2] key data -> state.
+      step: (state, batch, hparams) -> (state, metrics).
+      evaluate: (params, extra, batch) -> {name: (sum, weight)}.
+    """
+
+    task: Task
+    optimizer: Optimizer
+    shardings: PyTree
+    axis_names: PyTree
+    init: Callable[[jax.Array], TrainState]
+    step: TrainStep
+    evaluate: Callable[[PyTree, PyTree, Mapping[str, jax.Array]], dict[str, Any]]
+
+
+def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
+    """The functions of a run.
 
     Args:
       config: resolved and validated.
       info: `scaling.data.describe(config)`.
-      mesh: `parallel.make_mesh(config.mesh)`, or one of a topology that is not here.
+      mesh: where the run lives; decides kernels and shardings.
 
     Raises:
-      ValueError: an array does not divide its mesh axis, or is silently replicated.
+      ValueError: an array does not divide its mesh axis.
     """
     platform = mesh.devices.flat[0].platform
-    rules = parallel.rules(config.mesh)
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
     boxed = jax.eval_shape(task.init, jax.random.key(0))
-    variable_shardings, axis_names = parallel.param_shardings(boxed, mesh, config.mesh)
+    shardings, axis_names = parallel.param_shardings(boxed, mesh, config.mesh)
     optimizer = build_optimizer(config.optim, config.train.steps, axis_names["params"])
 
     def init(key: jax.Array) -> TrainState:
@@ -135,8 +157,24 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
         ema_decay=config.train.ema_decay,
         spike_factor=config.train.spike_factor,
     )
-    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    shardings = parallel.state_shardings(shapes, variable_shardings["params"], mesh)
+    return Functions(task, optimizer, shardings, axis_names, init, step, make_eval_step(task))
+
+
+def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
+    """Builds a run's program.
+
+    Args:
+      config: resolved and validated.
+      info: `scaling.data.describe(config)`.
+      mesh: `parallel.make_mesh(config.mesh)`, or one of a topology that is not here.
+
+    Raises:
+      ValueError: an array does not divide its mesh axis, or is silently replicated.
+    """
+    functions = build_functions(config, info, mesh)
+    rules = parallel.rules(config.mesh)
+    shapes = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    shardings = parallel.state_shardings(shapes, functions.shardings["params"], mesh)
     rows = audit(shapes, shardings, mesh, config.mesh, config.train.audit_bytes)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
@@ -150,25 +188,25 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
 
     return Program(
         config=config,
-        task=task,
-        optimizer=optimizer,
+        task=functions.task,
+        optimizer=functions.optimizer,
         mesh=mesh,
-        axis_names=axis_names["params"],
+        axis_names=functions.axis_names["params"],
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
         train_batch=_abstract_batch(info.spec, config.train.batch_size, batch),
         eval_batch=_abstract_batch(info.spec, eval_batch_size(config), batch),
         audit=tuple(rows),
-        init=jax.jit(init, in_shardings=replicated, out_shardings=shardings),
+        init=jax.jit(functions.init, in_shardings=replicated, out_shardings=shardings),
         step=jax.jit(
-            within_rules(step),
+            within_rules(functions.step),
             in_shardings=(shardings, batch, replicated),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         ),
         evaluate=jax.jit(
-            within_rules(make_eval_step(task)),
+            within_rules(functions.evaluate),
             in_shardings=(shardings.params, shardings.extra, batch),
             out_shardings=replicated,
         ),
