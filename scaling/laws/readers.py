@@ -10,10 +10,12 @@ from typing import Any
 
 from scaling.laws.law import LawError
 from scaling.laws.table import Table
+from scaling.track.points import kind
 
 MAX_ROWS = 1_000_000
 COUNTS = ("total", "non_embedding", "active")
 FLOP_COUNTS = ("six_nd", "exact")
+RESERVED = ("params", "tokens", "loss", "flops", "run_id", "seed", "status", "step")
 
 
 def read_table(
@@ -48,8 +50,9 @@ def read_table(
                 f"{path} has more than {max_rows:,} rows; a law is fitted to one row a run (or a "
                 f"few checkpoints of each): aggregate or thin it, or raise --max-rows"
             )
-        for name in row.keys() - cells.keys():
-            cells[name] = [None] * count
+        for name in row:
+            if name not in cells:
+                cells[name] = [None] * count
         for name, values in cells.items():
             values.append(row.get(name))
     if not cells:
@@ -124,12 +127,16 @@ def read_runs(
 ) -> Table:
     """Completed runs below a folder (every `summary.json`), one row each or one an evaluation.
 
-    Runs that did not complete, or whose summary cannot be read, are excluded with the reason.
+    Runs that did not complete, or whose summary cannot be read, are excluded with the reason. Of a
+    sweep, its axes are columns too, runs that share a trunk share a `run_id` (they are resampled
+    together), and `curves` takes only points that the schedule makes valid, see
+    `scaling.track.points`.
     """
     if params not in COUNTS:
         raise LawError(f"parameter count {params!r} is not one of {COUNTS}")
     if flops not in FLOP_COUNTS:
         raise LawError(f"FLOP count {flops!r} is not one of {FLOP_COUNTS}")
+    sweep = _read_sweep(folder)
     files = sorted(folder.rglob("summary.json"))
     if not files:
         raise LawError(f"{folder} holds no run (no summary.json below it)")
@@ -144,8 +151,9 @@ def read_runs(
         if summary.get("status") != "completed":
             excluded.append((number, f"{file.parent.name}: status is {summary.get('status')!r}"))
             continue
-        row = _run_row(summary, file, params, flops)
-        rows += _curve(row, summary, file.parent) if curves else [row]
+        row = {**_run_row(summary, file, params, flops), **sweep.get(file.parent.name, {})}
+        inside = _curve(row, summary, file.parent) if curves else [row]
+        rows += _valid_inside(inside, file.parent) if sweep else inside
     if not rows:
         raise LawError(f"{folder}: none of {len(files)} runs completed ({excluded[0][1]})")
     names = list(dict.fromkeys(n for row in rows for n in row))
@@ -154,6 +162,35 @@ def read_runs(
     table.notes["flops"] = f"{flops} of summary.json"
     object.__setattr__(table, "excluded", tuple(excluded))
     return table
+
+
+def _read_sweep(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Columns that a sweep gives its runs, by run: its axes, and its trunk as the unit of resampling.
+
+    Empty for a folder that is no sweep. Axes do not replace what summary.json says.
+    """
+    path = folder / "sweep.json"
+    if not path.exists():
+        return {}
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found = {}
+        for cell in cells:
+            axes = {k: v for k, v in cell["axes"].items() if k not in RESERVED}
+            trunk = cell.get("trunk")
+            found[cell["id"]] = axes | ({"run_id": trunk, "trunk": trunk} if trunk else {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LawError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    return found
+
+
+def _valid_inside(rows: list[dict[str, Any]], run: pathlib.Path) -> list[dict[str, Any]]:
+    """The end of a run, and points inside it that its schedule makes as good as shorter runs."""
+    try:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return [row for row in rows[:-1] if kind(config, row["steps"]) == "curve"] + rows[-1:]
+    except (OSError, ValueError, KeyError):
+        return rows[-1:]
 
 
 def _run_row(

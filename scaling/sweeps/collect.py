@@ -2,17 +2,11 @@
 
 One row a cell with its last state, and further rows for points inside a run (`point` says which):
 
-    final     the end of a completed run: what laws are fitted to
-    curve     inside a run whose schedule does not know its length (constant or inverse square root
-              after a warm-up counted in steps): the same loss that a run of that length would have
-              ended with, so it may be fitted along with the ends
-    stable    inside the stable part of a warm-up-stable-decay run: comparable with one another, but
-              above what a run of that length ends with after its decay (Haegele et al. 2024,
-              arXiv:2405.18392), so never fitted along with the ends
-    partial   where a run stands that has not ended
+    final            the end of a completed run: what laws are fitted to
+    curve, stable    points inside a run that its schedule makes valid, see `scaling.track.points`
+    partial          where a run stands that has not ended
 
-Under cosine, linear and every decay to a fixed end, a point inside a run is no shorter run: its rate
-was still high. Those have no rows. `trunk` names the run whose first part a branch shares: those
+`trunk` names the run whose first part a branch shares: those
 points are not independent, and a bootstrap resamples them together.
 """
 
@@ -25,7 +19,7 @@ from typing import Any
 from scaling.sweeps import ledger
 from scaling.sweeps.design import Cell
 from scaling.sweeps.sweep_dir import SweepDir, open_sweep
-from scaling.track import files
+from scaling.track import files, points
 from scaling.track.run_dir import RunDirError, read_summary
 from scaling.track.stream import StreamError, read_metrics
 
@@ -91,10 +85,9 @@ def _points(sweep: SweepDir, cell: Cell, state: str) -> Iterator[dict[str, Any]]
         }  # fmt: skip
 
     evals = [] if state == "pending" else _evals(run)
-    kind = point_kind(cell.config)
     last = summary.get("step", 0)
     for step, loss in evals:
-        if kind and step < last and _inside(cell.config, step):
+        if step < last and (kind := points.kind(cell.config, step)):
             yield at(step, loss, kind)
     if state in ledger.ENDS:
         more = {
@@ -104,31 +97,7 @@ def _points(sweep: SweepDir, cell: Cell, state: str) -> Iterator[dict[str, Any]]
         end = summary.get("eval", {}).get("loss") if state == "completed" else None
         yield at(last, end, "final") | more
     else:
-        reached = evals[-1] if evals else (0, None)
-        yield at(*reached, "partial")
-
-
-def point_kind(config: Any) -> str:
-    """What points inside a run of this schedule are: "curve", "stable", or "" for nothing."""
-    schedule = config.optim.schedule
-    in_steps = schedule.get("warmup_steps") is not None or schedule.get("warmup_fraction") == 0
-    if not in_steps:
-        return ""
-    return {"constant": "curve", "inverse_sqrt": "curve", "wsd": "stable"}.get(schedule.name, "")
-
-
-def _inside(config: Any, step: int) -> bool:
-    """Whether a step lies after the warm-up and before the decay."""
-    schedule, total = config.optim.schedule, config.train.steps
-    warmup = schedule.get("warmup_steps") or 0
-    if schedule.name != "wsd":
-        return step > warmup
-    decay = schedule.get("decay_steps")
-    return (
-        warmup
-        < step
-        <= total - (round(schedule.decay_fraction * total) if decay is None else decay)
-    )
+        yield at(evals[-1][0] if evals else 0, evals[-1][1] if evals else None, "partial")
 
 
 def _evals(run: pathlib.Path) -> list[tuple[int, float]]:

@@ -8,7 +8,7 @@ plan is on disk.
 from collections.abc import Sequence
 
 from scaling.sweeps import ledger
-from scaling.sweeps.ledger import ENDS, State
+from scaling.sweeps.ledger import State
 from scaling.sweeps.sweep_dir import SweepDir
 
 
@@ -50,8 +50,11 @@ class Plan:
         return ledger.states(self.sweep, tries, [one for unit in self.units for one in unit])
 
 
-def prepare(plan: Plan, cells: list[str]) -> None:
+def families(sweep: SweepDir) -> list[list[str]]:
+    """Cells that must run in one place, in the order that they must run; dearest family first."""
+    found = [[one] for one in sweep.ids]
+    return sorted(found, key=lambda family: -sum(sweep.costs[one].flops for one in family))
+
+
+def prepare(sweep: SweepDir, cells: Sequence[str]) -> None:
     """What must be in place before cells start."""
-
-
-__all__ = ["ENDS", "Plan", "prepare"]

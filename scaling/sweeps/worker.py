@@ -126,7 +126,7 @@ class Worker:
     def _execute(self, leases: list[Lease]) -> list[Ended]:
         """Runs the cells; whatever goes wrong becomes an end of each."""
         try:
-            units.prepare(self.plan, [lease.cell for lease in leases])
+            units.prepare(self.sweep, [lease.cell for lease in leases])
             if len(leases) == 1:
                 self._solo(leases[0].cell)
             else:
