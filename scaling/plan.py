@@ -18,7 +18,7 @@ from typing import Any
 from scaling import cli, configs
 from scaling.cli import Option
 from scaling.configs import ConfigError
-from scaling.planning import doors_forecast
+from scaling.planning import doors_forecast, doors_search
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -28,6 +28,9 @@ Plan a run, forecast it, and grade the forecast when it is over.
   python -m scaling.plan --config=experiments/llama.py:7b --topology=v5e-256
   python -m scaling.plan --config=experiments/llama.py:70b --topology=v5p:4x8x8 --slices=2
   python -m scaling.plan --config=experiments/quickstart.py --topology=cpu-8 --json=plan.json
+  python -m scaling.plan --config=experiments/llama.py:7b --topology=v5e-64 --search
+  python -m scaling.plan --config=experiments/llama.py:7b --topology=v5e-256 \\
+      --budget=50000h --fit=runs/fit
   python -m scaling.plan --config=experiments/quickstart.py --forecast=runs/fit --workdir=runs/big
   python -m scaling.plan --grade=runs/big
   python -m scaling.plan --scoreboard=runs"""
@@ -39,7 +42,13 @@ PLAN_OPTIONS = (
     Option("hlo", "Also write the compiled program as text.", "FILE"),
 )
 
-OPTIONS = (cli.CONFIG, cli.WORKDIR, *PLAN_OPTIONS, *doors_forecast.OPTIONS)
+OPTIONS = (
+    cli.CONFIG,
+    cli.WORKDIR,
+    *PLAN_OPTIONS,
+    *doors_search.OPTIONS,
+    *doors_forecast.OPTIONS,
+)
 
 # The flag that asks for a job, what it does, and the flags that it understands beside its own.
 Job = Callable[[Mapping[str, Any], Sequence[str]], int]
@@ -50,10 +59,18 @@ JOBS: dict[str, tuple[Job, tuple[str, ...]]] = {
     ),
     "grade": (lambda values, _: doors_forecast.run_grade(values), ()),
     "scoreboard": (lambda values, _: doors_forecast.run_scoreboard(values), ()),
-    # Last: any of the others comes first where both are given.
+    "sweep": (
+        lambda values, _: doors_search.run_sweep(target(values), values),
+        ("topology", "slices", "jobs", "hardware"),
+    ),
+    "search": (
+        lambda values, overrides: search(values, overrides),
+        ("config", "topology", "slices", "json", "compiles", "jobs", "hardware"),
+    ),
+    # Last: the others take the topology as a flag of theirs.
     "topology": (
         lambda values, overrides: plan(values, overrides),
-        ("config", "price", *(option.flag for option in PLAN_OPTIONS)),
+        ("config", "slices", "json", "hlo", "price", "hardware", "budget", "fit"),
     ),
 }
 
@@ -129,21 +146,31 @@ def dollars(values: Mapping[str, Any]) -> float | None:
 
 
 def plan(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
-    """Compiles one config for one target and reports."""
+    """Compiles one config for one target and reports; with a budget, says what it buys."""
     config, hardware = load(values, overrides), target(values)
-    price = dollars(values)
+    price, changes = dollars(values), doors_search.hardware_changes(values)
+    if ("budget" in values) != ("fit" in values):
+        given, lacking = ("budget", "fit") if "budget" in values else ("fit", "budget")
+        raise ConfigError(f"--{lacking}", f"is required with --{given}", "give both")
     from scaling.planning import compile as compiling
     from scaling.planning import cost, report
 
     text_path = pathlib.Path(values["hlo"]) if "hlo" in values else None
-    found = compiling.compile_plan(config, hardware, text_path)
+    found = compiling.compile_plan(config, hardware, text_path, changes)
     paid = cost.cost(found, price)
     print(report.text(found, paid))
     if "json" in values:
         data = compiling.to_json(found)
         data["cost"] = None if paid is None else dataclasses.asdict(paid)
         write_json(pathlib.Path(values["json"]), data)
+    if "budget" in values:
+        return doors_search.run_budget(found, values, price)
     return 0 if found.fits else EXIT_DOES_NOT_FIT
+
+
+def search(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
+    """Searches for the settings that fit and are fastest."""
+    return doors_search.run_search(load(values, overrides), target(values), values)
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:

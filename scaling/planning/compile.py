@@ -146,12 +146,18 @@ class Plan:
         return self.work.flops / self.model_flops
 
 
-def compile_plan(config: Any, target: Target, text_path: pathlib.Path | None = None) -> Plan:
+def compile_plan(
+    config: Any,
+    target: Target,
+    text_path: pathlib.Path | None = None,
+    changes: dict[str, float] | None = None,
+) -> Plan:
     """Compiles the train step of a config for a target; `topology.prepare` came before.
 
     Args:
       config: resolved and validated.
       target: the hardware.
+      changes: numbers of its devices that replace the table's, see `hardware.override`.
       text_path: where to keep the compiled program as text.
 
     Raises:
@@ -161,8 +167,10 @@ def compile_plan(config: Any, target: Target, text_path: pathlib.Path | None = N
     configs.check_devices(config, len(devices))
     program, lowered, seconds = _lower(config, devices)
     kind = devices[0].device_kind
-    device = hardware.lookup(kind)
+    device = hardware.override(kind, changes or {})
     limit = _limit(target, devices, device)
+    if changes and "usable" in changes:
+        limit = changes["usable"]
     start = time.perf_counter()
     try:
         compiled = lowered.compile()

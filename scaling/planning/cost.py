@@ -7,6 +7,7 @@ A price is of one chip for one hour, on demand, in US dollars. Prices change and
 import dataclasses
 
 from scaling.planning.compile import Plan
+from scaling.planning.topology import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Cost:
     price: Price | None
 
 
+def price_of(target: Target, price: float | None = None) -> Price | None:
+    """The price given, else the table's; None where there is neither."""
+    return PRICES.get(target.family or "") if price is None else Price(price, "--price", "")
+
+
 def cost(plan: Plan, price: float | None = None) -> Cost | None:
     """The cost of a whole run; None without an estimate of its step time.
 
@@ -64,9 +70,7 @@ def cost(plan: Plan, price: float | None = None) -> Cost | None:
     """
     if plan.estimate is None:
         return None
-    chosen = PRICES.get(plan.target.family or "")
-    if price is not None:
-        chosen = Price(price, "--price", "")
+    chosen = price_of(plan.target, price)
     hours = tuple(plan.steps * s / 3600 for s in (plan.estimate.low, plan.estimate.high))
     chip_hours = tuple(h * plan.target.chips for h in hours)
     rates = tuple(plan.tokens / s for s in (plan.estimate.high, plan.estimate.low))

@@ -121,3 +121,22 @@ def mfu(flops_per_second: float, device_kind: str, devices: int) -> float | None
             "time too short (was the result waited for?), or the number of devices wrong."
         )
     return value
+
+
+def override(kind: str, changes: dict[str, float]) -> Device | None:
+    """The entry of a device with some numbers replaced; a new entry if the peak rates are all given.
+
+    Args:
+      kind: `jax.Device.device_kind`.
+      changes: {field of `Device`: value}, rates and bytes a device.
+
+    Returns:
+      None where the device is not listed and the changes give no `flops` and `bandwidth`.
+    """
+    known = DEVICES.get(kind)
+    if known is not None:
+        return dataclasses.replace(known, **changes) if changes else known  # type: ignore[arg-type]
+    if not {"flops", "bandwidth"} <= set(changes):
+        return None
+    stated = {"memory": changes.get("usable", 0.0), "link": None} | changes
+    return Device(source="given", date="", **stated)  # type: ignore[arg-type]
