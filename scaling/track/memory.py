@@ -42,11 +42,11 @@ def device_bytes(devices: Sequence[Any]) -> dict[str, int] | None:
 def program_bytes(compiled: Any) -> int | None:
     """The most that a compiled program needs on one device, by its own account, in bytes.
 
-    Arguments and results (donated ones once), temporaries and code. None where the backend does
+    Arguments and results (donated ones once) and temporaries. None where the backend does
     not tell.
     """
     stats = compiled.memory_analysis()
     if stats is None:
         return None
     held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-    return int(held + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes)
+    return int(held + stats.temp_size_in_bytes)

@@ -1,0 +1,113 @@
+"""Are the intervals of our forecasts honest? Many forecasts of runs that are then made and graded.
+
+    python scripts/bench/forecast_calibration.py --out=runs/forecast_calibration
+
+For each of six made-up languages (`synthetic_zipf`, other facts, other exponents, other noise): 20
+small runs (5 sizes x 4 lengths), a law fitted to them by `scaling.plan --forecast`, and four larger
+runs (up to 18 times the compute of the largest small one) forecast before they start. Every run has
+a seed of its own. 144 runs, 24 forecasts, one process; what is done already is not done again.
+
+Writes OUT/scoreboard.json, .svg and .png, and with --figure=FILE.svg a copy of the picture.
+"""
+
+import argparse
+import pathlib
+import shutil
+import sys
+import time
+
+import ml_collections
+
+# Slope of the Zipf law, share of attributes that are noise. Rows are languages, by number.
+FAMILIES = ((0.4, 0.1), (0.5, 0.1), (0.6, 0.1), (0.5, 0.2), (0.7, 0.05), (0.5, 0.05))
+SMALL_SIZES, SMALL_STEPS = (8, 12, 16, 20, 24), (50, 100, 200, 400)
+LARGE = ((32, 800), (32, 1600), (40, 800), (40, 1600))
+HERE = pathlib.Path(__file__).resolve()
+
+
+def get_config(arg: str = "1,16,100") -> ml_collections.ConfigDict:
+    """One run: `LANGUAGE,WIDTH,STEPS`."""
+    language, width, steps = (int(part) for part in arg.split(","))
+    skew, noise = FAMILIES[language]
+    config = ml_collections.ConfigDict()
+    config.name = f"calibration_{language}_{width}_{steps}"
+    config.seed = 1000 * language + 10 * width + steps  # no two runs share their noise
+    config.task = {"name": "language_model"}
+    config.data = {
+        "source": {
+            "name": "synthetic_zipf",
+            "language": 100 + language,
+            "skew": skew,
+            "noise": noise,
+            "base": 32,
+            "digits": 3,
+            "attributes": 4,
+            "eval_examples": 1024,
+        },
+        "seq_len": 63,
+    }
+    config.model = {
+        "name": "transformer",
+        "num_layers": 1,
+        "model_dim": width,
+        "num_heads": 2,
+        "tie_embeddings": True,
+    }
+    # The rate does not know the length of the run, so all lengths of a size share one program.
+    config.optim = {
+        "name": "adamw",
+        "learning_rate": 0.02,
+        "schedule": {"name": "inverse_sqrt", "warmup_steps": 50},
+    }
+    config.train = {"steps": steps, "batch_size": 16}
+    config.track = {"progress": "off"}
+    return config
+
+
+def train(workdir: pathlib.Path, arg: str) -> None:
+    from scaling.main import main
+
+    if (workdir / "summary.json").exists():
+        return
+    if main([f"--config={HERE}:{arg}", f"--workdir={workdir}"]) != 0:
+        raise SystemExit(f"the run in {workdir} failed")
+
+
+def forecast(workdir: pathlib.Path, arg: str, sweep: pathlib.Path, law: str) -> None:
+    from scaling.plan import main
+
+    if (workdir / "forecast.json").exists():
+        return
+    flags = [f"--forecast={sweep}", f"--law={law}", f"--workdir={workdir}"]
+    if main([f"--config={HERE}:{arg}", *flags]) != 0:
+        raise SystemExit(f"no forecast for {workdir}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/calibration"))
+    parser.add_argument("--law", default="chinchilla")
+    parser.add_argument("--families", type=int, default=len(FAMILIES), help="how many languages")
+    parser.add_argument("--figure", type=pathlib.Path, help="also copy the SVG here")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    for language in range(options.families):
+        sweep = options.out / f"language{language}" / "sweep"
+        for width in SMALL_SIZES:
+            for steps in SMALL_STEPS:
+                train(sweep / f"{width}_{steps}", f"{language},{width},{steps}")
+        for width, steps in LARGE:
+            run = sweep.parent / "large" / f"{width}_{steps}"
+            forecast(run, f"{language},{width},{steps}", sweep, options.law)
+            train(run, f"{language},{width},{steps}")
+        print(f"language {language}: {time.perf_counter() - began:.0f} s so far", flush=True)
+    from scaling.plan import main as plan
+
+    code = plan([f"--scoreboard={options.out}"])
+    if code == 0 and options.figure:
+        shutil.copy(options.out / "scoreboard.svg", options.figure)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Grades: what counts as a forecast, what is compared, what is refused."""
+
+import json
+
+import pytest
+from forecast_helpers import fake_forecast, fake_run
+
+from scaling.plan import main
+from scaling.planning import grade
+from scaling.track import sealed
+from scaling.track.run_dir import RunDir
+
+
+def test_every_quantity_is_compared(tmp_path):
+    summary = fake_run(tmp_path / "run", fake_forecast())
+    found = grade.grade(tmp_path / "run", summary)
+    assert found["status"] == "graded"
+    loss = found["quantities"]["loss"]
+    assert (loss["predicted"], loss["happened"]) == (2.0, 2.05)
+    assert loss["inside50"] is True
+    assert loss["error"] == pytest.approx(-0.05)
+    assert loss["relative_error"] == pytest.approx(-0.05 / 2.05)
+    step = found["quantities"]["step_time"]
+    assert step["happened"] == pytest.approx(0.11)  # median, without the first
+    assert (step["inside50"], step["inside95"]) == (False, True)
+    # Training and waiting for data are paid for; evaluation is not in a forecast of stepping.
+    assert found["quantities"]["chip_hours"]["happened"] == pytest.approx(1.1 / 3600)
+    assert found["quantities"]["cost"]["happened"] == pytest.approx(2.2 / 3600)
+    assert found["quantities"]["cost"]["levels"] == {"0.5": False, "0.95": True}
+    assert "OUTSIDE 50 %" in grade.describe(found)
+
+
+@pytest.mark.parametrize(
+    ("loss", "inside"), [(2.4, True), (2.41, False), (1.6, True), (1.59, False)]
+)
+def test_the_ends_of_an_interval_belong_to_it(tmp_path, loss, inside):
+    summary = fake_run(tmp_path / "run", fake_forecast(), loss=loss)
+    assert grade.grade(tmp_path / "run", summary)["quantities"]["loss"]["inside95"] is inside
+
+
+def test_a_forecast_that_was_edited_is_not_graded(tmp_path):
+    run = tmp_path / "run"
+    summary = fake_run(run, fake_forecast())
+    path = run / sealed.FORECAST
+    content = json.loads(path.read_text())
+    content["quantities"]["loss"]["interval95"][1] = 9.0
+    path.write_text(json.dumps(content))
+    found = grade.grade(run, summary)
+    assert found["status"] == "not graded"
+    assert "forecast changed" in found["reason"]
+    # Sealing it anew does not help: the run recorded the seal when it began.
+    sealed.write(path, content)
+    assert "forecast changed" in grade.grade(run, summary)["reason"]
+    path.unlink()
+    assert "gone" in grade.grade(run, summary)["reason"]
+
+
+def test_a_forecast_after_the_start_is_not_graded(tmp_path):
+    summary = fake_run(tmp_path / "run", None)
+    assert grade.grade(tmp_path / "run", summary) is None
+    assert grade.with_grade(tmp_path / "run", summary) == summary
+    sealed.write(tmp_path / "run" / sealed.FORECAST, fake_forecast())
+    assert "after the run had started" in grade.grade(tmp_path / "run", summary)["reason"]
+
+
+def test_other_formatting_of_the_file_is_no_edit(tmp_path):
+    summary = fake_run(tmp_path / "run", fake_forecast())
+    path = tmp_path / "run" / sealed.FORECAST
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert grade.grade(tmp_path / "run", summary)["status"] == "graded"
+
+
+def test_preempted_waits_and_diverged_misses(tmp_path):
+    waiting = fake_run(tmp_path / "a", fake_forecast(), status="preempted", step=5)
+    assert grade.grade(tmp_path / "a", waiting)["status"] == "not yet"
+    lost = fake_run(tmp_path / "b", fake_forecast(), status="diverged", step=5, eval={})
+    found = grade.grade(tmp_path / "b", lost)
+    assert found["status"] == "diverged"
+    loss = found["quantities"]["loss"]
+    assert (loss["happened"], loss["inside50"], loss["inside95"]) == (None, False, False)
+    assert found["quantities"]["step_time"]["inside95"] is True
+
+
+def test_a_run_that_stopped_early_has_no_final_loss(tmp_path):
+    summary = fake_run(tmp_path / "run", fake_forecast(), step=7)
+    found = grade.grade(tmp_path / "run", summary)["quantities"]
+    assert found["loss"]["inside95"] is None
+    assert "step 7 of 10" in found["loss"]["reason"]
+    assert found["step_time"]["inside95"] is True
+
+
+def test_times_of_other_devices_are_not_compared(tmp_path):
+    forecast = fake_forecast()
+    forecast["machine"] |= {"device": {"kind": "TPU v5 lite", "count": 8}, "chips": 8}
+    summary = fake_run(tmp_path / "run", forecast)
+    found = grade.grade(tmp_path / "run", summary)["quantities"]
+    assert found["loss"]["inside95"] is True
+    assert found["step_time"]["happened"] is None
+    assert "8 x TPU v5 lite" in found["step_time"]["reason"]
+
+
+def test_the_door_grades_again(tmp_path, capsys):
+    fake_run(tmp_path / "run", fake_forecast())
+    assert main([f"--grade={tmp_path / 'run'}"]) == 0
+    assert "inside 95 %" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["grade"]["quantities"]["loss"]["inside95"] is True
+    assert summary["step"] == 10
+    assert main([f"--grade={tmp_path}"]) == 2
+    assert "has not ended" in capsys.readouterr().err
+    fake_run(tmp_path / "bare", None)
+    assert main([f"--grade={tmp_path / 'bare'}"]) == 2
+    assert "--forecast" in capsys.readouterr().err
+
+
+def test_a_run_records_the_seal_before_it_starts(tmp_path):
+    written = sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "f", "quantities": {}})
+    with RunDir(tmp_path, "{}", "f", {"time": "now"}):
+        pass
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert record["forecast"] == written["sha256"]
+    # A later start keeps what the first one saw.
+    sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "f", "quantities": {"new": 1}})
+    with RunDir(tmp_path, "{}", "f", {"time": "now"}) as opened:
+        assert opened.provenance["forecast"] == written["sha256"]
+
+
+@pytest.mark.parametrize("damage", ["another run", "edited"])
+def test_a_run_refuses_to_start_on_a_forecast_that_is_not_its_own(tmp_path, damage):
+    sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "other", "value": 1.0})
+    if damage == "edited":
+        path = tmp_path / sealed.FORECAST
+        path.write_text(path.read_text().replace("1.0", "2.0"))
+    with pytest.raises(sealed.SealError, match="changed" if damage == "edited" else "another exp"):
+        RunDir(tmp_path, "{}", "f", {"time": "now"})
+    assert not (tmp_path / "provenance.json").exists()
