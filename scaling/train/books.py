@@ -107,16 +107,17 @@ class Books:
     def evaluated(self, step: int, results: Mapping[str, Any]) -> bool:
         """Takes in the values of every evaluator and logs them; True when the run should end."""
         self.evals = dict(results)
-        values = self._numbers()
+        values = self.numbers()
         self.hooks.log(step, values)
         return self.stopping.update(values)
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts a checkpoint."""
         with self.ledger.spend("checkpoint"):
-            self.hooks.save(step, state, self._numbers())
+            self.hooks.save(step, state, self.numbers())
 
-    def _numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float]:
+        """The newest values of all evaluators, by their names in the stream."""
         values: dict[str, float] = {}
         for name, result in self.evals.items():
             values |= numbers(result, name)

@@ -119,6 +119,11 @@ class Functions:
     step: TrainStep
     evaluate: Callable[[PyTree, PyTree, Mapping[str, jax.Array]], dict[str, Any]]
 
+    @property
+    def hparams(self) -> dict[str, float]:
+        """The numbers that `step` takes as arrays, with this run's values."""
+        return self.optimizer.hparams
+
 
 def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
     """The functions of a run.
