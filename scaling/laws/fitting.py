@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scaling.laws import identify
+from scaling.laws.explore import explore, joined
 from scaling.laws.law import Law, LawError
 from scaling.laws.losses import Loss, objective, unlink
 from scaling.laws.problem import LOG_LIMIT, Array, Problem, build_problem
@@ -140,6 +141,10 @@ def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Res
             f"law {problem.law.name}: no start gives a finite objective on this table; check that "
             f"the variables and the target are positive and in the stated units, or give --bounds"
         )
+    if problem.loss.kind != "lsq" and len(_distinct(problem, solution)) > 1:
+        more, further = explore(problem, solution)
+        vectors, solution = np.concatenate([vectors, more]), joined([solution, further])
+        random = np.append(random, np.zeros(len(more), bool))
     return _describe(problem, vectors, random, solution)
 
 

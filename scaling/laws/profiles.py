@@ -119,7 +119,9 @@ def profile(result: Result, name: str, level: float = 0.95) -> Profile:
     warnings = list(walker.warnings)
     for side, bound in (("below", low), ("above", high)):
         if bound is None:
-            warnings.append(f"{name} is not bounded {side} by the data: its profile stays flat")
+            warnings.append(
+                f"{name} is not identified: no value {side} the fit is excluded, its profile is flat"
+            )
 
     def natural(value: Any) -> Any:
         return np.exp(value) if problem.kinds[slot] == "log" else value

@@ -39,7 +39,7 @@ def test_unidentified_parameter_has_an_open_side():
     result = fit(table, law, Loss("lsq"), fix=frozen)
     found = profile(result, "R_D")
     assert found.high is None
-    assert any("not bounded above" in w for w in found.warnings)
+    assert any("not identified: no value above" in w for w in found.warnings)
 
 
 def test_fixed_parameters_cannot_be_profiled():

@@ -121,8 +121,9 @@ OVER_TRAINING = Law(
     },
     published=(
         Published(
-            "redpajama", {"E": 1.8366, "a": 166.2, "b": 366.7, "eta": 0.27285}, GADRE,
-            "N includes embeddings; recomputed from their five points",
+            "redpajama", {"E": 1.8366, "a": 166.2, "b": 287.2, "eta": 0.27285}, GADRE,
+            "N includes embeddings; recomputed from their five points; their code prints "
+            "366.7 = b 6^(eta/2)",
         ),
     ),
     source=GADRE + "; L = E + (a_C M^eta + b_C M^-eta) C^-eta of the paper with eta/2 for eta",
