@@ -81,7 +81,9 @@ class Books:
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint of this step is due; the last one is saved on leaving."""
-        return _due(self.config.checkpoint.every, step) and step < self.last_step()
+        section = self.config.checkpoint
+        due = _due(section.every, step) or step in section.keep_steps
+        return due and step < self.last_step()
 
     def read(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes in a step's metrics: logs them, and acts on a bad one.

@@ -53,6 +53,7 @@ class Checkpoints:
         asynchronous: bool = True,
         read_only: bool = False,
         timeout: float = 1200.0,
+        keep_steps: Sequence[int] = (),
     ) -> None:
         """Opens a folder of checkpoints, and clears away what a killed save left in it.
 
@@ -66,6 +67,7 @@ class Checkpoints:
           asynchronous: return from `save` when the arrays are copied, not when they are on disk.
           read_only: never write, create or delete anything, as another process may own the folder.
           timeout: seconds one save may take before it counts as failed.
+          keep_steps: steps that are never deleted.
 
         Raises:
           CheckpointError: the folder cannot be created or written to.
@@ -79,6 +81,7 @@ class Checkpoints:
         self._directory = layout.locate(directory) if read_only else pathlib.Path(directory)
         self._directory = self._directory.absolute()
         self._keep_last, self._keep_best = keep_last, keep_best
+        self._keep_steps = frozenset(keep_steps)
         self._best_metric, self._best_mode = best_metric, best_mode
         self._asynchronous, self._read_only, self._timeout = asynchronous, read_only, timeout
         self._orbax: ocp.AsyncCheckpointer | None = None
@@ -220,7 +223,7 @@ class Checkpoints:
 
     def _kept(self) -> set[int]:
         steps = self.steps()
-        kept = set(steps[-self._keep_last :])
+        kept = set(steps[-self._keep_last :]) | self._keep_steps.intersection(steps)
         scores: list[tuple[float, int]] = []
         for step in steps if self._keep_best else []:
             try:

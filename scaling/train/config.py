@@ -83,10 +83,12 @@ class CheckpointConfig:
       every: steps between checkpoints; 0 means only after the last step (and on SIGTERM).
       keep_last: how many of the newest to keep.
       keep_best: how many of the best by `eval.stop_metric` to keep besides.
+      keep_steps: steps that are saved, and kept for good: where other runs branch off.
       asynchronous: write in the background while training goes on.
     """
 
     every: NonNegativeInt = 500
     keep_last: PositiveInt = 2
     keep_best: NonNegativeInt = 0
+    keep_steps: tuple[PositiveInt, ...] = ()
     asynchronous: bool = True

@@ -111,6 +111,7 @@ class Record:
             evaluation.stop_metric,
             evaluation.stop_mode,
             section.asynchronous,
+            keep_steps=section.keep_steps,
         )
         self.stack.callback(self.checkpoints.close)
         for note in self.checkpoints.notes:

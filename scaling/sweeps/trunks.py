@@ -1,0 +1,265 @@
+"""Runs of several lengths for the price of little more than one: trunks and branches.
+
+Under warm-up, stable, decay (`optim.schedule.name=wsd`) runs that differ in their length alone do
+the same work until the first of them decays (Haegele et al. 2024, arXiv:2405.18392). The longest is
+the trunk: an ordinary run that keeps its checkpoints at the branch points. Every other run is a
+branch: its directory begins with a copy of the trunk's checkpoint and lines, and it resumes from
+there as after a kill. So a branch is bit-equal to the run from scratch, on the same machine.
+
+    plan(cells)                 which cells are branches, of what, from where on
+    with_branch_points(cells)   the cells, with `checkpoint.keep_steps` of the trunks set
+    ready(trunk, step)          whether the trunk has come far enough
+    seed(branch, trunk, step)   what a branch's directory begins with
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scaling import configs
+from scaling.track import files, provenance, sealed
+from scaling.track.run_dir import CONFIG, PROVENANCE
+from scaling.track.stream import METRICS, read_metrics
+
+if TYPE_CHECKING:
+    from scaling.sweeps.design import Cell
+
+# What members of a family may differ in: the length, and what only says when the decay begins.
+_LENGTHS = ("train.steps", "optim.schedule.decay_steps", "optim.schedule.decay_fraction")
+
+
+class TrunkError(ValueError):
+    """A run cannot branch off another; says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """Where a cell leaves its trunk.
+
+    Attributes:
+      trunk: id of the trunk's cell.
+      step: updates that the two share.
+    """
+
+    trunk: str
+    step: int
+
+
+def stable_until(config: Any) -> int:
+    """The last step that does not depend on the length of the run.
+
+    Raises:
+      TrunkError: there is none: not a wsd schedule, or a warm-up as a fraction of the run.
+    """
+    schedule, steps = config.optim.schedule, config.train.steps
+    if schedule.name != "wsd":
+        raise TrunkError(
+            f"optim.schedule.name={schedule.name}: its rates depend on the length of the run from "
+            "the start; runs share a trunk under wsd"
+        )
+    if schedule.warmup_steps is None and schedule.warmup_fraction:
+        raise TrunkError(
+            f"optim.schedule.warmup_fraction={schedule.warmup_fraction}: the warm-up moves with the "
+            "length of the run; give optim.schedule.warmup_steps"
+        )
+    decay = schedule.decay_steps
+    return steps - (round(schedule.decay_fraction * steps) if decay is None else decay)
+
+
+def branch_point(config: Any, trunk: Any) -> int:
+    """Updates that a run shares with a longer one.
+
+    Args:
+      config: resolved, of the branch.
+      trunk: resolved, of the trunk.
+
+    Raises:
+      TrunkError: they differ in more than the length, or the trunk decays before the branch does.
+    """
+    if _family(config) != _family(trunk):
+        left, right = (_without_lengths(one) for one in (config, trunk))
+        found = [
+            one
+            for one in configs.diff(left, right)
+            if not one.key.startswith(("name", "checkpoint"))
+        ]
+        raise TrunkError(
+            "the runs differ in more than their length:\n"
+            + configs.format_differences(found, "branch", "trunk")
+        )
+    step, end = stable_until(config), stable_until(trunk)
+    if step < 1 or step > end:
+        raise TrunkError(
+            f"the branch of {config.train.steps} steps decays from step {step} on, and the trunk "
+            f"of {trunk.train.steps} steps from step {end} on, so in step {min(step, end) + 1} "
+            "their learning rates differ; shorten the trunk's decay"
+        )
+    return step
+
+
+def plan(cells: Sequence["Cell"]) -> dict[str, Branch]:
+    """The cells that are branches. Those that cannot share, and the trunks, are not in it."""
+    found: dict[str, Branch] = {}
+    for members in _families(cells).values():
+        trunk = max(members, key=lambda cell: (cell.config.train.steps, cell.id))
+        for cell in members:
+            if cell.id != trunk.id:
+                try:
+                    found[cell.id] = Branch(trunk.id, branch_point(cell.config, trunk.config))
+                except TrunkError:
+                    continue
+    return found
+
+
+def refused(cells: Sequence["Cell"]) -> dict[str, str]:
+    """Cells that differ from a longer one in their length alone and yet cannot branch: why."""
+    told: dict[str, str] = {}
+    for members in _families(cells).values():
+        trunk = max(members, key=lambda cell: (cell.config.train.steps, cell.id))
+        for cell in members:
+            if cell.id != trunk.id:
+                try:
+                    branch_point(cell.config, trunk.config)
+                except TrunkError as error:
+                    told[cell.id] = str(error)
+    return told
+
+
+def with_branch_points(cells: Sequence["Cell"]) -> list["Cell"]:
+    """The cells in their order; trunks keep checkpoints at the branch points. Ids stay."""
+    points: dict[str, set[int]] = {}
+    for branch in plan(cells).values():
+        points.setdefault(branch.trunk, set()).add(branch.step)
+    return [_keeping(cell, points[cell.id]) if cell.id in points else cell for cell in cells]
+
+
+def _keeping(cell: "Cell", steps: set[int]) -> "Cell":
+    config = cell.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.checkpoint.keep_steps = tuple(sorted(steps | set(config.checkpoint.keep_steps)))
+    return dataclasses.replace(cell, config=config.lock())
+
+
+def steps_saved(cells: Sequence["Cell"]) -> dict[str, int]:
+    """{id of a branch: updates that it need not do}; times FLOPs a step, what sharing saves."""
+    return {cell: branch.step for cell, branch in plan(cells).items()}
+
+
+def ready(trunk: pathlib.Path, step: int) -> bool:
+    """Whether the trunk's directory has a whole checkpoint at the branch point."""
+    from scaling.train import checkpoint_format as layout
+
+    return layout.step_path(trunk / "checkpoints", step).is_dir()
+
+
+def seed(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> bool:
+    """Begins a branch's run directory with what it shares with its trunk.
+
+    Files of the checkpoint are linked, not copied, where the file system can. A kill in the middle
+    leaves a directory that this function, called again, completes.
+
+    Args:
+      branch: its run directory; holds the branch's config.json.
+      trunk: the trunk's run directory; it may still be running.
+      step: the branch point.
+
+    Returns:
+      False when the branch has begun already: nothing is done then.
+
+    Raises:
+      TrunkError: the two cannot share these steps, or the trunk has no checkpoint there.
+    """
+    from scaling.train import checkpoint_format as layout
+
+    if layout.find_steps(branch / "checkpoints"):
+        return False
+    config, other = _config(branch), _config(trunk)
+    if branch_point(config, other) != step:
+        raise TrunkError(
+            f"{branch} leaves its trunk at step {branch_point(config, other)}, not at {step}"
+        )
+    source = layout.step_path(trunk / "checkpoints", step)
+    if not source.is_dir():
+        raise TrunkError(
+            f"{trunk} has no checkpoint of step {step} but {layout.find_steps(trunk / 'checkpoints')}; "
+            f"set --config.checkpoint.keep_steps='({step},)' there, or run {branch.name} on its own"
+        )
+    _copy_records(branch, trunk, step)
+    _write_provenance(branch, trunk, step, config)
+    target = layout.step_path(branch / "checkpoints", step)
+    temporary = target.with_name(f"{layout.TEMPORARY}{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, temporary, copy_function=_link)
+    temporary.rename(target)
+    files.sync_directory(target.parent)
+    return True
+
+
+def _copy_records(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> None:
+    """Lines of the stream and bad steps up to the branch point."""
+    lines = [line for line in read_metrics(trunk) if line["step"] <= step]
+    files.write_text(branch / METRICS, "".join(files.to_json(line) + "\n" for line in lines))
+    for path in sorted((trunk / "bad_steps").glob("step_*.json")):
+        if files.read_json(path)["step"] <= step:
+            (branch / "bad_steps").mkdir(exist_ok=True)
+            shutil.copyfile(path, branch / "bad_steps" / path.name)
+
+
+def _write_provenance(branch: pathlib.Path, trunk: pathlib.Path, step: int, config: Any) -> None:
+    path = branch / PROVENANCE
+    if path.exists():
+        return
+    fingerprint = configs.fingerprint(config)
+    attempts = files.read_json(trunk / PROVENANCE)["attempts"]
+    told: Mapping[str, Any] = {"directory": str(trunk), "run_id": _run_id(trunk), "step": step}
+    first = {**attempts[-1], "time": provenance.now(), "config_changes": [], "trunk": told}
+    record = {
+        "fingerprint": fingerprint,
+        "forecast": sealed.forecast_of(branch, fingerprint),
+        "attempts": [first],
+    }
+    files.write_json(path, record)
+
+
+def _run_id(directory: pathlib.Path) -> str:
+    return str(files.read_json(directory / PROVENANCE)["fingerprint"])
+
+
+def _config(directory: pathlib.Path) -> Any:
+    return configs.from_json((directory / CONFIG).read_text(encoding="utf-8"))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _families(cells: Sequence["Cell"]) -> dict[str, list["Cell"]]:
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(_family(cell.config), []).append(cell)
+    return found
+
+
+def _family(config: Any) -> str:
+    """What runs share that differ in their length alone."""
+    return configs.fingerprint(_without_lengths(config))
+
+
+def _without_lengths(config: Any) -> Any:
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        for path in _LENGTHS:
+            *parents, last = path.split(".")
+            section = plain
+            for part in parents:
+                section = section[part]
+            if last in section:
+                del section[last]
+    return plain
