@@ -19,10 +19,20 @@ from scaling.parallel.attention import SAVED_NAME, Implementation, attention
 from scaling.parallel.logical import constrain
 
 Activation = Literal["gelu", "relu2", "swiglu", "geglu"]
-Remat = Literal["none", "full", "dots", "save_attention", "save_mlp", "save_attention_mlp"]
+Remat = Literal[
+    "none",
+    "full",
+    "dots",
+    "dots_attention",
+    "dots_except_mlp",
+    "save_attention",
+    "save_mlp",
+    "save_attention_mlp",
+]
 
-# Values that `remat="save_..."` keeps; everything else in a block is computed again.
+# Values that a policy keeps by name; everything else in a block is computed again.
 SAVED: dict[str, tuple[str, ...]] = {
+    "dots_except_mlp": ("attention_heads", "attention_projection"),
     "save_attention": (SAVED_NAME,),
     "save_mlp": ("mlp_hidden",),
     "save_attention_mlp": (SAVED_NAME, "mlp_hidden"),
@@ -59,13 +69,18 @@ def remat_policy(remat: Remat) -> Any:
     """What `jax.checkpoint` may keep under a policy's name.
 
     `dots` keeps the results of the dense layers but not of attention's batched products, which are
-    quadratic in the length.
+    quadratic in the length; `dots_attention` also attention's result (and splash's normalisers), so
+    that no product of matrices is done twice.
     """
     policies = jax.checkpoint_policies
     if remat == "full":
         return policies.nothing_saveable
+    dots = policies.dots_with_no_batch_dims_saveable
     if remat == "dots":
-        return policies.dots_with_no_batch_dims_saveable
+        return dots
+    if remat == "dots_attention":
+        attention_too = policies.save_only_these_names(SAVED_NAME)
+        return policies.save_from_both_policies(dots, attention_too)
     return policies.save_only_these_names(*SAVED[remat])
 
 
@@ -131,7 +146,7 @@ class Attention(nn.Module):
             implementation=config.attention,
             platform=config.platform,
         )
-        return Dense(
+        y_BTD = Dense(
             x_BTD.shape[-1],
             ("heads", "embed"),
             fan_in(config.residual_scale),
@@ -139,6 +154,7 @@ class Attention(nn.Module):
             config.dtype,
             name="out",
         )(out_BTHK.reshape(*x_BTD.shape[:2], -1))
+        return checkpoint_name(y_BTD, "attention_projection")
 
     def _heads(self, name: str, x_BTD: jax.Array, heads: int, axis: str) -> jax.Array:
         config = self.config
@@ -150,6 +166,7 @@ class Attention(nn.Module):
             config.dtype,
             name=name,
         )(x_BTD)
+        y_BTJ = checkpoint_name(y_BTJ, "attention_heads")
         y_BTHK = y_BTJ.reshape(*x_BTD.shape[:2], heads, config.head_dim)
         return constrain(y_BTHK, ("batch", "length", axis, None))
 

@@ -65,6 +65,29 @@ class Dense(nn.Module):
         return y_NF.reshape(*x_xD.shape[:-1], self.features)
 
 
+@jax.custom_vjp
+def wide_product(x_ND: jax.Array, kernel_DV: jax.Array) -> jax.Array:
+    """x @ kernel in float32 from operands of the compute type, and gradients in the compute type.
+
+    Without this rule the gradient of float32 logits would enter the backward products as float32:
+    several passes of the matrix unit, and a sum over devices of twice the bytes.
+    """
+    return jnp.dot(x_ND, kernel_DV, preferred_element_type=jnp.float32)
+
+
+def _wide_forward(x_ND: jax.Array, kernel_DV: jax.Array) -> tuple[jax.Array, Any]:
+    return wide_product(x_ND, kernel_DV), (x_ND, kernel_DV)
+
+
+def _wide_backward(kept: Any, grad_NV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_ND, kernel_DV = kept
+    grad_NV = grad_NV.astype(x_ND.dtype)
+    return grad_NV @ kernel_DV.T, x_ND.T @ grad_NV
+
+
+wide_product.defvjp(_wide_forward, _wide_backward)
+
+
 def lookup(table_VD: jax.Array, tokens_x: jax.Array) -> jax.Array:
     """Rows of a table, [..., D]; tokens out of range clamp.
 

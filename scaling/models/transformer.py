@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from scaling.configs.types import PositiveFloat, PositiveInt, Range
 from scaling.models import dims
 from scaling.models.block import Activation, Block, BlockConfig, Remat, make_norm, remat_policy
-from scaling.models.layers import compute_dtype, fan_in, lookup, rotary_tables
+from scaling.models.layers import compute_dtype, fan_in, lookup, rotary_tables, wide_product
 from scaling.parallel.attention import Implementation
 from scaling.parallel.logical import constrain
 
@@ -57,7 +57,8 @@ class Transformer(nn.Module):
       dtype: type of the computation; parameters, norms, softmax and logits are float32. `auto` is
         bfloat16 on accelerators.
       remat: what a block keeps for the backward pass: `none` keeps all, `full` only its input,
-        `dots` matmul results, `save_...` the named values.
+        `dots` results of dense layers, `dots_attention` also that of attention, `dots_except_mlp`
+        those of attention's dense layers, `save_...` the named values.
       unroll: layers that run inside one turn of the loop; `auto` is one, on CPU without remat all.
       init_scale: multiplies the standard deviation of every initial matrix.
       attention: kernel, see `scaling.parallel.attention`.
@@ -169,7 +170,7 @@ class Transformer(nn.Module):
         """Logits float32 [..., V] of hidden states [..., D]."""
         head_DV = self.embedding.T if self.tie_embeddings else self.head
         x_ND = x_BTD.reshape(-1, self.model_dim).astype(self._dtype())
-        logits_NV = jnp.dot(x_ND, head_DV.astype(self._dtype()), preferred_element_type=jnp.float32)
+        logits_NV = wide_product(x_ND, head_DV.astype(self._dtype()))
         if self.logit_softcap is not None:
             logits_NV = jnp.tanh(logits_NV / self.logit_softcap) * self.logit_softcap
         logits_BTV = logits_NV.reshape(*x_BTD.shape[:-1], -1)

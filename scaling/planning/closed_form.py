@@ -18,6 +18,7 @@ KEPT: dict[str, tuple[dict[str, float], float]] = {
     "none": ({"D": 6, "H": 3, "G": 3, "F": 2}, 0.0),
     "dots_attention": ({"D": 2, "H": 2, "G": 2, "F": 1}, 0.0),
     "dots": ({"D": 2, "H": 1, "G": 2, "F": 1}, 0.07),
+    "dots_except_mlp": ({"D": 2, "H": 1, "G": 2}, 0.55),
     "save_attention_mlp": ({"D": 1, "H": 1, "F": 1}, 0.33),
     "save_mlp": ({"D": 1, "F": 1}, 0.4),
     "save_attention": ({"D": 1, "H": 1}, 0.85),

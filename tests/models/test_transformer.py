@@ -143,6 +143,8 @@ def test_positions_count_from_zero_by_default():
         {"remat": "full"},
         {"unroll": 1, "remat": "full"},
         {"unroll": 1, "remat": "dots"},
+        {"unroll": 1, "remat": "dots_attention"},
+        {"unroll": 1, "remat": "dots_except_mlp"},
         {"unroll": 1, "remat": "save_attention"},
         {"unroll": 1, "remat": "save_mlp"},
         {"unroll": 1, "remat": "save_attention_mlp"},
