@@ -1,0 +1,199 @@
+"""The front door: what it refuses, and a whole sweep in worker processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from sweep_helpers import check_once, command, ends, ledger, start, sweep_file
+
+from scaling import sweep as door
+from scaling.sweeps import live, local
+from scaling.sweeps.sweep_dir import open_sweep
+
+
+def refused(capsys, *words):
+    code = door.main(list(words))
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--sweep: is required"),
+        (("--swep=x.py",), "did you mean --sweep"),
+        (("--table",), "--workdir: is required"),
+        (("--table", "--workdir=x", "--yes"), "does not go with --table"),
+        (("--sweep=x.py", "--launcher=pbs"), "there is no 'pbs'"),
+        (("--sweep=x.py", "--workers=0"), "at least 1"),
+        (("--sweep=x.py", "--resources=a=1"), "does not go with --launcher=local"),
+        (("--sweep=x.py", "--launcher=slurm", "--submit"), "does not go with --launcher=slurm"),
+        (("--sweep=absent.py",), "there is no file absent.py"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what(capsys, words, message):
+    code, said = refused(capsys, *words)
+    assert code == 2
+    assert message in said
+
+
+def test_bad_usage_and_help_start_no_jax():
+    code = (
+        "import sys\nfrom scaling import sweep\n"
+        "try:\n    sweep.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "assert 'jax' not in sys.modules, 'jax was imported'"
+    )
+    for flag in ("--help", "--sweep=absent.py", "--tabel"):
+        subprocess.run([sys.executable, "-c", code, flag], check=True, capture_output=True)
+
+
+def test_cells_that_cannot_run_stop_all_before_the_first(tmp_path, capsys):
+    bad = sweep_file(tmp_path, 'axis("train.batch_size", (8, 8, 4, -1))')
+    code, said = refused(capsys, f"--sweep={bad}", f"--workdir={tmp_path / 'out'}")
+    assert code == 2
+    assert "train.batch_size" in said
+    assert "cell 4 (batch_size=-1)" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_million_cells_want_a_yes(tmp_path, capsys):
+    many = sweep_file(
+        tmp_path, "product(seeds(1000), axis('optim.b1', [i / 1000 for i in range(1000)]))"
+    )
+    code, said = refused(capsys, f"--sweep={many}", f"--workdir={tmp_path / 'out'}")
+    assert code == 2
+    assert "1,000,000 cells" in said
+    assert "--yes" in said
+
+
+def test_dry_run_shows_cells_and_warnings_and_writes_nothing(tmp_path, capsys):
+    grid = "isoflop((2e7, 4e7), ladder((8, 16, 24), head_dim=8))"
+    file = sweep_file(tmp_path, grid)
+    assert door.main([f"--sweep={file}", f"--workdir={tmp_path / 'out'}", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "6 cells: 6 pending" in said
+    assert "budget 2e+07: Chinchilla's rule expects the best size at" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_runs_retries_and_is_not_run_again(tmp_path, capsys):
+    """Two healthy cells in one program, one that diverges, one that cannot start."""
+    design = (
+        "chain(seeds(2), settings([{'optim.learning_rate': 1e30, 'optim.clip_norm': None}]),"
+        " settings([{'train.init_from': '/nowhere'}]))"
+    )
+    file, workdir = sweep_file(tmp_path, design), tmp_path / "out"
+    code = door.main([f"--sweep={file}", f"--workdir={workdir}", "--workers=2", "--tries=2"])
+    said = capsys.readouterr().out
+    assert code == 1
+    assert len(ends(workdir)) == 2
+    assert len(ends(workdir, "diverged")) == 1
+    (failed,) = set(ends(workdir, "failed"))
+    assert len(ends(workdir, "failed")) == 2, "tried twice"
+    assert "/nowhere" in (workdir / "logs" / f"{failed}.1.log").read_text()
+    assert "/nowhere" in said
+    table = (workdir / "table.csv").read_text()
+    assert [table.count(word) for word in ("completed", "diverged", "failed")] == [2, 1, 1]
+
+    before = ledger(workdir)
+    assert door.main([f"--sweep={file}", f"--workdir={workdir}", "--tries=2"]) == 1
+    assert ledger(workdir) == before
+    assert "2 completed, 1 diverged, 1 failed" in capsys.readouterr().out
+    other = sweep_file(tmp_path, "seeds(5, first=3)", "other")
+    code, said = refused(capsys, f"--sweep={other}", f"--workdir={workdir}")
+    assert code == 2
+    assert "belongs to another sweep" in said
+
+
+def test_a_stop_saves_all_and_the_next_launch_goes_on(tmp_path):
+    file = sweep_file(tmp_path, 'settings([{"train.steps": 100_000, "seed": s} for s in (0, 1)])')
+    workdir, log = tmp_path / "out", tmp_path / "log"
+    words = command(file, workdir, "--workers=1", "--group=1")
+    process = start(words, log)
+    try:
+        wait_for_metrics(workdir, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 75, log.read_text()
+    finally:
+        process.kill()
+    (stopped,) = ends(workdir, "preempted")
+    assert list((workdir / "cells" / stopped / "checkpoints").iterdir())
+    assert "SIGTERM" in log.read_text()
+    with open(workdir / "ledger.jsonl", "ab") as ledger_file:
+        ledger_file.write(b'{"torn')
+    shown = subprocess.run(
+        [*words, "--dry_run"], capture_output=True, text=True, check=True, env=os.environ.copy()
+    ).stdout
+    assert "2 cells: 1 pending, 1 preempted" in shown
+
+
+def wait_for_metrics(workdir, process):
+    import time
+
+    for _ in range(600):
+        time.sleep(0.1)
+        assert process.poll() is None, "ended too early"
+        if any(path.stat().st_size for path in workdir.glob("cells/*/metrics.jsonl")):
+            return
+    raise TimeoutError("no metrics within 60 s")
+
+
+def test_workers_share_out_cores_and_devices(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+    monkeypatch.setattr(local, "visible_gpus", list)
+    assert [one.cores for one in local.slots(2, 10)] == [(0, 1), (2, 3)]
+    assert len(local.slots(None, 3)) == 3
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "3"])
+    found = local.slots(None, 10)
+    assert [one.env for one in found] == [
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "3"},
+    ]
+
+
+def test_workers_that_die_at_once_end_the_launcher(tmp_path, monkeypatch):
+    file = sweep_file(tmp_path, "seeds(1)")
+    monkeypatch.setattr(
+        local, "command", lambda *_: [sys.executable, "-c", "raise SystemExit('no disk')"]
+    )
+    assert door.main([f"--sweep={file}", f"--workdir={tmp_path / 'out'}"]) == 1
+
+
+def test_the_live_table_shows_what_runs(tmp_path, monkeypatch):
+    import io
+
+    from scaling.sweeps import lease
+
+    file = sweep_file(tmp_path, "seeds(2)")
+    monkeypatch.setattr(local, "launch", lambda *_: 0)
+    door.main([f"--sweep={file}", f"--workdir={tmp_path / 'out'}"])
+    sweep = open_sweep(tmp_path / "out")
+    cell = sweep.ids[0]
+    lease.take(sweep.path / "leases", cell)
+    lines = [{"step": 5, "train/loss": 1.25}, {"step": 5, "eval/loss": 2.0}]
+    (sweep.cell_dir(cell) / "metrics.jsonl").write_text(
+        "".join(json.dumps(x) + "\n" for x in lines)
+    )
+    out = io.StringIO()
+    with live.Display(sweep, 3, out) as display:
+        display._console.print(display._table({cell: "running", sweep.ids[1]: "pending"}))
+    said = out.getvalue()
+    assert "5/20" in said
+    assert "1.2500" in said
+    assert "1 running, 1 pending" in said
+
+
+@pytest.mark.slow
+def test_two_launchers_at_once_run_no_cell_twice(tmp_path):
+    file, workdir = sweep_file(tmp_path, "seeds(12)"), tmp_path / "out"
+    launchers = [
+        start(command(file, workdir, "--workers=1", "--group=2"), tmp_path / f"log{i}")
+        for i in range(2)
+    ]
+    assert [one.wait(600) for one in launchers] == [0, 0]
+    check_once(workdir, 12)
+    pids = {one["pid"] for one in ledger(workdir) if one["event"] == "running"}
+    assert len(pids) >= 2, "both had a share"
+    assert len(ends(workdir, "running")) == 12
