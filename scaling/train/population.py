@@ -59,8 +59,8 @@ def run_population(
       mode: how to run the members, see `population_program`; `auto` is `map` on CPU and `vmap` on
         accelerators.
       stop: raised by a signal: all members save and end as preempted.
-      watch: (member, step, values of its evaluation) -> whether to end this member here, as
-        pruned. Called after every evaluation but the last.
+      watch: (step, {member: values of its evaluation}) -> the members to end here, as pruned.
+        Called after every evaluation but the last, for all that were evaluated.
 
     Returns:
       How each ended: completed, diverged, preempted, pruned, or failed (what went wrong is printed;

@@ -8,7 +8,7 @@ that happens to one changes a number of another.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,8 +25,8 @@ from scaling.train.record import Record
 from scaling.train.state import TrainState
 
 PyTree = Any
-# (member, step, values of the evaluation) -> whether to end the member there as pruned.
-Watch = Callable[[int, int, Mapping[str, float]], bool]
+# (step, {member: values of its evaluation}) -> the members to end there as pruned.
+Watch = Callable[[int, Mapping[int, Mapping[str, float]]], Collection[int]]
 
 
 @dataclasses.dataclass
@@ -183,22 +183,21 @@ class PopulationLoop:
         """Evaluates and saves the members for which it is time."""
         due = [member for member in members if member.books.evaluates(step)]
         ended: list[Member] = []
-        pruned: list[Member] = []
+        going: dict[int, Member] = {}
         for whole in (False, True):
             group = [m for m in due if (m.books.last_step() == step) == whole]
             for member, results in self._score(group, whole):
                 with self._member(member):
                     if member.books.evaluated(step, results) or whole:
                         ended.append(member)
-                    elif self._is_pruned(member, step):
-                        pruned.append(member)
-        self._leave([m for m in ended if m.status is None], "completed")
-        self._leave([m for m in pruned if m.status is None], "pruned")
-        saving = [m for m in members if m.status is None and m.books.saves(step)]
-        self._save(saving)
-
-    def _is_pruned(self, member: Member, step: int) -> bool:
-        return self.watch is not None and self.watch(member.index, step, member.books.numbers())
+                    else:
+                        going[member.index] = member
+        self._leave(ended, "completed")
+        if self.watch is not None and going:
+            values = {index: member.books.numbers() for index, member in going.items()}
+            pruned = self.watch(step, values)
+            self._leave([member for i, member in going.items() if i in pruned], "pruned")
+        self._save([m for m in members if m.status is None and m.books.saves(step)])
 
     def _score(self, members: Sequence[Member], whole: bool) -> list[tuple[Member, dict[str, Any]]]:
         """Every evaluator's values for some members, in one pass over the held-out batches."""

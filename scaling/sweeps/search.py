@@ -1,0 +1,476 @@
+"""Hyper-parameter search: Optuna proposes cells, the sweep runs them, Optuna is told.
+
+    def get_search(arg: str = "") -> Search:
+        return Search(
+            base="experiments/quickstart.py",
+            space={"optim.learning_rate": Float(1e-3, 1e-1, log=True)},
+        )
+
+    python -m scaling.sweeps.search --search=FILE --workdir=DIR --trials=32 --batch=16
+
+A trial is a cell of a sweep: same ids, directories, ledger, launchers' workers. Trials are proposed in
+batches, so that a batch which differs in numbers alone trains as one population; all its members
+report an evaluation before any of them is pruned. The search itself lies in the sweep's directory,
+search.json (what it is) and search.journal (Optuna's own storage): started again after a kill, it
+finishes the trials that were running, then proposes more.
+"""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from scaling import cli, configs
+from scaling.configs import ConfigError
+from scaling.configs.files import import_file, split_spec
+from scaling.sweeps import sweep_dir
+from scaling.sweeps.design import Cell, label, with_settings
+from scaling.track import files
+from scaling.track.run_dir import read_summary
+from scaling.track.stream import read_metrics
+
+SEARCH, JOURNAL = "search.json", "search.journal"
+
+
+@dataclasses.dataclass(frozen=True)
+class Float:
+    """A number in [low, high]; `log` draws its logarithm evenly."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Integer:
+    """A whole number in [low, high]; `log` draws its logarithm evenly."""
+
+    low: int
+    high: int
+    log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several values: None, truth values, numbers or strings."""
+
+    values: tuple[Any, ...]
+
+
+Range = Float | Integer | Choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What `get_search` returns.
+
+    Attributes:
+      base: a config as its file states it, or "FILE[:ARG]" of one.
+      space: config key -> what it may be.
+      metric: key of the stream that trials are compared by.
+      mode: whether a smaller or a larger value is better.
+      sampler: `tpe` (Bergstra et al. 2011; the first `startup` trials are random), `random`, or
+        `grid`, which tries every combination of `Choice`s once.
+      pruner: `asha` keeps the best 1 / `reduction` of the trials at evaluations `rung`, rung x
+        reduction, ... steps (Li et al. 2018, arXiv:1810.05934); `median` ends those that are worse
+        than the median of the trials before them at the same step, after `startup` trials; `none`.
+      rung: step of the first decision of `asha` and `median`.
+      reduction: see `pruner`.
+      startup: see `sampler` and `pruner`.
+      seed: of the sampler.
+    """
+
+    base: Any
+    space: Mapping[str, Range]
+    metric: str = "eval/loss"
+    mode: Literal["min", "max"] = "min"
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["none", "median", "asha"] = "none"
+    rung: int = 1
+    reduction: int = 2
+    startup: int = 10
+    seed: int = 0
+
+
+class SearchError(ValueError):
+    """The search cannot go on; says what to change."""
+
+
+# --- the study -------------------------------------------------------------------------------
+
+
+def open_study(folder: pathlib.Path, search: Search) -> Any:
+    """The Optuna study in a sweep's directory, begun if there is none.
+
+    Raises:
+      SearchError: optuna is missing, or the directory holds another search.
+    """
+    record = _record(search)
+    path = folder / SEARCH
+    if path.exists():
+        found = configs.diff(files.read_json(path), files.decode(files.encode(record)))
+        if found:
+            raise SearchError(
+                f"{folder} holds another search:\n"
+                + configs.format_differences(found, "there", "now")
+                + "\nUse another --workdir, or the settings on the left to go on with that one."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    study = _study(folder, record)
+    if not path.exists():
+        if search.sampler == "grid":
+            for point in _grid(search.space):
+                study.enqueue_trial(point, skip_if_exists=True)
+        # Last, so that a kill in between leaves a search that is not there yet.
+        files.write_json(path, record)
+    return study
+
+
+def _record(search: Search) -> dict[str, Any]:
+    fields = {f.name: getattr(search, f.name) for f in dataclasses.fields(search)}
+    base = search.base if isinstance(search.base, str) else configs.to_json(search.base)
+    space = {
+        key: {"kind": type(one).__name__, **dataclasses.asdict(one)}
+        for key, one in search.space.items()
+    }
+    if not space:
+        raise SearchError("the search has no space: give a range for at least one config key")
+    return fields | {"base": base, "space": space}
+
+
+def _study(folder: pathlib.Path, record: Mapping[str, Any]) -> Any:
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    except ImportError as error:
+        raise SearchError(
+            f"optuna cannot be imported ({error}): pip install 'scaling[sweep]'"
+        ) from (error)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = str(folder / JOURNAL)
+    backend = JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal))
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(backend),
+        study_name="search",
+        direction="minimize" if record["mode"] == "min" else "maximize",
+        load_if_exists=True,
+        pruner=_pruner(optuna, record),
+    )
+    # The journal keeps no random state. A seed that moves with the trials makes a search that was
+    # killed propose what it would have proposed.
+    seed, startup = record["seed"] + len(study.get_trials(deepcopy=False)), record["startup"]
+    samplers = optuna.samplers
+    study.sampler = (
+        samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+        if record["sampler"] == "tpe"
+        else samplers.RandomSampler(seed=seed)
+    )
+    return study
+
+
+def _pruner(optuna: Any, record: Mapping[str, Any]) -> Any:
+    pruners = optuna.pruners
+    if record["pruner"] == "median":
+        return pruners.MedianPruner(
+            n_startup_trials=record["startup"], n_warmup_steps=record["rung"]
+        )
+    return pruners.NopPruner()
+
+
+def _grid(space: Mapping[str, Range]) -> Iterator[dict[str, Any]]:
+    import itertools
+
+    for key, one in space.items():
+        if not isinstance(one, Choice):
+            raise SearchError(f"sampler=grid needs a Choice for {key}, not {one}")
+    columns = [one.values for one in space.values() if isinstance(one, Choice)]
+    for values in itertools.product(*columns):
+        yield dict(zip(space, values, strict=True))
+
+
+def _distributions(space: Mapping[str, Range]) -> dict[str, Any]:
+    from optuna import distributions as kinds
+
+    def one(range_: Range) -> Any:
+        if isinstance(range_, Choice):
+            return kinds.CategoricalDistribution(range_.values)
+        if isinstance(range_, Integer):
+            return kinds.IntDistribution(range_.low, range_.high, log=range_.log)
+        return kinds.FloatDistribution(range_.low, range_.high, log=range_.log)
+
+    return {key: one(range_) for key, range_ in space.items()}
+
+
+# --- asking and telling ----------------------------------------------------------------------
+
+
+def propose(folder: pathlib.Path, search: Search, n: int) -> list[Cell]:
+    """Up to `n` cells to run next; first those that were proposed before and have not ended.
+
+    Fewer when a grid is exhausted. Cells of a batch may be equal (a sampler may repeat itself):
+    each comes once.
+
+    Raises:
+      ConfigError: a proposed config cannot run; names the trial.
+      SearchError: see `open_study`.
+    """
+    from optuna.trial import TrialState
+
+    study = open_study(folder, search)
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    found: dict[str, Cell] = {}
+    for trial in waiting:
+        if set(trial.params) != set(search.space):
+            # Killed while it was being proposed.
+            study.tell(trial.number, state=TrialState.FAIL)
+        elif len(found) < n:
+            cell = _cell(search, trial.number, trial.params)
+            found[cell.id] = cell
+    distributions = _distributions(search.space)
+    for _ in range(n - len(found)):
+        queued = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if search.sampler == "grid" and not queued:
+            break
+        trial = study.ask(distributions)
+        cell = _cell(search, trial.number, trial.params)
+        trial.set_user_attr("cell", cell.id)
+        found.setdefault(cell.id, cell)
+    return list(found.values())
+
+
+def _cell(search: Search, number: int, params: Mapping[str, Any]) -> Cell:
+    base = configs.load(search.base) if isinstance(search.base, str) else search.base
+    plain = base.to_dict() if hasattr(base, "to_dict") else dict(base)
+    axes = {key.rpartition(".")[2]: value for key, value in params.items()}
+    try:
+        config = configs.resolve(with_settings(plain, params))
+        configs.validate(config)
+    except ConfigError as error:
+        where = f"trial {number} ({label(axes)})"
+        raise ConfigError(error.key, f"{error.reason}, in {where}", error.remedy) from error
+    name = configs.fingerprint(config)
+    with config.unlocked():
+        config.name = f"search-{number}"
+    return Cell(name, config, axes | {"trial": number})
+
+
+def tell(folder: pathlib.Path, search: Search) -> dict[int, str]:
+    """Tells Optuna what became of the trials that have ended since; {trial: status}.
+
+    A run that diverged counts as pruned: the sampler then knows the place to be bad.
+    """
+    from optuna.trial import TrialState
+
+    study = open_study(folder, search)
+    told: dict[int, str] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if set(trial.params) != set(search.space):
+            continue
+        run = folder / "cells" / _cell(search, trial.number, trial.params).id
+        summary = read_summary(run) or {}
+        status = summary.get("status")
+        if status not in ("completed", "diverged", "pruned"):
+            continue
+        with _handle(study, trial.number) as handle:
+            last = _report_stream(handle, run, search.metric)
+        if status == "completed" and last is not None:
+            study.tell(trial.number, last)
+        else:
+            state = TrialState.FAIL if status == "completed" else TrialState.PRUNED
+            study.tell(trial.number, state=state)
+        told[trial.number] = status
+    return told
+
+
+def _report_stream(handle: Any, run: pathlib.Path, metric: str) -> float | None:
+    """Reports every value of the stream that the study has not; the last one."""
+    known = handle.study.trials[handle.number].intermediate_values
+    last: float | None = None
+    for line in read_metrics(run):
+        if metric in line:
+            last = float(line[metric])
+            if line["step"] not in known:
+                handle.report(last, line["step"])
+    return last
+
+
+@contextlib.contextmanager
+def _handle(study: Any, number: int) -> Iterator[Any]:
+    """The trial as an object that takes reports."""
+    import optuna
+
+    trial = study.trials[number]
+    with warnings.catch_warnings():
+        # After a resume a step may be reported again; Optuna keeps the first value, an equal one.
+        warnings.filterwarnings("ignore", message=".*already reported.*")
+        yield optuna.trial.Trial(study, trial._trial_id)
+
+
+def watcher(
+    folder: pathlib.Path, ids: Sequence[str]
+) -> Callable[[int, Mapping[int, Mapping[str, float]]], set[int]] | None:
+    """What prunes the cells `ids` while they train (see `train.population`), in their order.
+
+    None for a sweep that is no search, or one that prunes nothing.
+    """
+    if not (folder / SEARCH).exists():
+        return None
+    record = files.read_json(folder / SEARCH)
+    if record["pruner"] == "none":
+        return None
+
+    def watch(step: int, values: Mapping[int, Mapping[str, float]]) -> set[int]:
+        study = _study(folder, record)
+        numbers = {
+            trial.user_attrs["cell"]: trial.number
+            for trial in study.get_trials(deepcopy=False)
+            if not trial.state.is_finished() and "cell" in trial.user_attrs
+        }
+        known = {i: numbers[ids[i]] for i in values if ids[i] in numbers}
+        # All report before anyone is judged: members of a population arrive together.
+        for i, number in known.items():
+            with _handle(study, number) as handle:
+                handle.report(values[i][record["metric"]], step)
+        pruned = set()
+        for i, number in known.items():
+            with _handle(study, number) as handle:
+                behind = _is_behind(study.trials, number, record)
+                if behind if record["pruner"] == "asha" else handle.should_prune():
+                    pruned.add(i)
+        return pruned
+
+    return watch
+
+
+def _is_behind(trials: Sequence[Any], number: int, record: Mapping[str, Any]) -> bool:
+    """Successive halving: whether a trial is not among the best 1 / reduction at a rung.
+
+    Optuna's own pruner judges a trial by those that were judged before it, so that of a batch which
+    arrives together the first would always stay. Here all values that are there count.
+    """
+    values = trials[number].intermediate_values
+    boundary, step = record["rung"], max(values)
+    while boundary <= step:
+        if boundary > max((one for one in values if one < step), default=0):
+            sign = 1.0 if record["mode"] == "min" else -1.0
+            found = (_at_rung(trial.intermediate_values, boundary) for trial in trials)
+            ranked = sorted(math.inf if v != v else sign * v for v in found if v is not None)
+            own = sign * values[step]
+            return not own <= ranked[max(1, len(ranked) // record["reduction"]) - 1]
+        boundary *= record["reduction"]
+    return False
+
+
+def _at_rung(values: Mapping[int, float], boundary: int) -> float | None:
+    """A trial's first value from the rung's step on."""
+    later = [step for step in values if step >= boundary]
+    return values[min(later)] if later else None
+
+
+def best(folder: pathlib.Path, search: Search) -> dict[str, Any] | None:
+    """{trial, value, params, cell} of the best trial that has completed; None before one has."""
+    from optuna.trial import TrialState
+
+    study = open_study(folder, search)
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return None
+    trial = study.best_trial
+    cell = _cell(search, trial.number, trial.params)
+    return {"trial": trial.number, "value": trial.value, "params": trial.params, "cell": cell.id}
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+def run(folder: pathlib.Path, search: Search, trials: int, batch: int, name: str) -> int:
+    """Proposes and runs batches until `trials` have ended; returns the exit code.
+
+    Raises:
+      ConfigError: a proposed config cannot run.
+      SearchError: see `open_study`.
+    """
+    from optuna.trial import TrialState
+
+    from scaling.sweeps import worker
+    from scaling.train.signals import EXIT_PREEMPTED
+
+    cells: dict[str, Cell] = {}
+    while True:
+        tell(folder, search)
+        study = open_study(folder, search)
+        for trial in study.get_trials(deepcopy=False):
+            if set(trial.params) == set(search.space):
+                cell = _cell(search, trial.number, trial.params)
+                cells.setdefault(cell.id, cell)
+        ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        left = trials - len(ended)
+        chosen = propose(folder, search, min(batch, left)) if left > 0 else []
+        if not chosen:
+            break
+        cells |= {cell.id: cell for cell in chosen}
+        sweep_dir.claim(folder, name, list(cells.values()))
+        code = worker.work(folder, [cell.id for cell in chosen])
+        if code == EXIT_PREEMPTED:
+            return code
+        _give_up(study, folder, chosen, search)
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        print(f"{len(ended)} of {trials} trials ended, {len(done)} completed", flush=True)
+    found = best(folder, search)
+    if found is None:
+        print("no trial has completed", file=sys.stderr)
+        return 1
+    print(f"best: trial {found['trial']}, {search.metric} {found['value']:.6g}")
+    print("\n".join(f"  {key} = {value!r}" for key, value in found["params"].items()))
+    print(f"  in {folder / 'cells' / found['cell']}")
+    return 0
+
+
+def _give_up(study: Any, folder: pathlib.Path, cells: Sequence[Cell], search: Search) -> None:
+    """Trials whose cells have failed for good are failed, so that the search goes on."""
+    from optuna.trial import TrialState
+
+    from scaling.sweeps import ledger, worker
+
+    tell(folder, search)
+    found = ledger.states(sweep_dir.open_sweep(folder), worker.TRIES, [cell.id for cell in cells])
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if found.get(trial.user_attrs.get("cell", "")) == "failed":
+            study.tell(trial.number, state=TrialState.FAIL)
+
+
+OPTIONS = (
+    cli.Option("search", "The search, and the argument of its get_search.", "FILE[:ARG]"),
+    cli.Option("workdir", "Where the search lives. Default: runs/NAME of the file.", "DIR"),
+    cli.Option("trials", "End when so many trials have ended; default 32.", "N", "integer"),
+    cli.Option("batch", "Trials proposed at once; default 16.", "N", "integer"),
+)
+
+
+def door(argv: Sequence[str]) -> int:
+    """Does what the command line says.
+
+    Raises:
+      ConfigError: the command line, the file or a proposed config is wrong.
+    """
+    values, _ = cli.read(argv, OPTIONS, (__doc__ or "").partition("    python")[0])
+    if "search" not in values:
+        raise ConfigError("--search", "is required", "write --search=FILE[:ARG]")
+    path, argument = split_spec(values["search"])
+    get_search = getattr(import_file(path), "get_search", None)
+    if get_search is None:
+        raise ConfigError("--search", f"{path} has no function get_search", "define it")
+    search = get_search(argument) if argument else get_search()
+    folder = pathlib.Path(values.get("workdir", f"runs/{path.stem}")).absolute()
+    try:
+        return run(folder, search, values.get("trials", 32), values.get("batch", 16), path.stem)
+    except (SearchError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(door, sys.argv[1:]))

@@ -1,0 +1,148 @@
+"""Branches against independent runs, what sharing saves, and what cannot share."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+from helpers import tiny_language_model
+from run_helpers import TINY, corpus, stream, summary
+
+from scaling import configs
+from scaling.main import main
+from scaling.sweeps import trunks
+from scaling.sweeps.cost import measure
+from scaling.sweeps.design import Cell
+from scaling.sweeps.trunks import Branch, TrunkError
+from scaling.train.checkpoints import Checkpoints
+
+WSD = (
+    *("optim.schedule.name=wsd", "optim.schedule.warmup_steps=5", "track.progress=off"),
+    *("eval.every=8", "checkpoint.every=0", "checkpoint.keep_last=1", "model.num_layers=1"),
+)
+
+
+def cell(**overrides: object) -> Cell:
+    config = tiny_language_model(
+        **{"optim.schedule.name": "wsd", "optim.schedule.warmup_steps": 10, **overrides}
+    )
+    return Cell(configs.fingerprint(config), config, {})
+
+
+def lengths(*steps: int, **overrides: object) -> list[Cell]:
+    return [cell(**{"train.steps": count, **overrides}) for count in steps]
+
+
+def test_the_longest_is_the_trunk_of_its_family():
+    cells = lengths(100, 200, 400) + lengths(200, 400, **{"optim.learning_rate": 0.1})
+    found = trunks.plan(cells)
+    short, middle, trunk, other, its_trunk = (one.id for one in cells)
+    assert found == {
+        short: Branch(trunk, 80),
+        middle: Branch(trunk, 160),
+        other: Branch(its_trunk, 160),
+    }
+    kept = {one.id: one.config.checkpoint.keep_steps for one in trunks.with_branch_points(cells)}
+    assert kept == {short: (), middle: (), trunk: (80, 160), other: (), its_trunk: (160,)}
+    assert [configs.fingerprint(one.config) for one in trunks.with_branch_points(cells)] == [
+        one.id for one in cells
+    ]
+
+
+def test_a_grid_of_four_lengths_costs_at_most_six_tenths():
+    """4 lengths, each half as long again as the last, x 3 widths; the decay a fifth of each."""
+    cells = [
+        one
+        for width in (32, 64, 96)
+        for one in lengths(400, 600, 900, 1350, **{"model.model_dim": width})
+    ]
+    costs = {one.id: measure(one.config) for one in cells}
+    independent = sum(cost.flops for cost in costs.values())
+    saved = sum(
+        steps * costs[name].unit_flops * costs[name].step_units
+        for name, steps in trunks.steps_saved(cells).items()
+    )
+    assert (independent - saved) / independent == pytest.approx(0.532, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"optim.schedule.name": "cosine", "optim.schedule.warmup_steps": 5}, "under wsd"),
+        ({"optim.schedule.warmup_steps": None}, "warmup_steps"),
+    ],
+)
+def test_schedules_that_depend_on_the_length_are_refused(overrides, words):
+    cells = lengths(100, 200, **overrides)
+    assert trunks.plan(cells) == {}
+    assert words in trunks.refused(cells)[cells[0].id]
+
+
+def test_a_trunk_that_decays_first_is_refused():
+    short = cell(**{"train.steps": 180, "optim.schedule.decay_steps": 10})
+    long = cell(**{"train.steps": 200, "optim.schedule.decay_steps": 100})
+    with pytest.raises(TrunkError, match=r"in step 101 their learning rates differ"):
+        trunks.branch_point(short.config, long.config)
+    assert trunks.plan([short, long]) == {}
+    other = cell(**{"train.steps": 200, "optim.b2": 0.5})
+    with pytest.raises(TrunkError, match=r"optim\.b2"):
+        trunks.branch_point(short.config, other.config)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> pathlib.Path:
+    return corpus(tmp_path_factory.mktemp("trunks"))
+
+
+def train(text: pathlib.Path, workdir: pathlib.Path, steps: int, *more: str) -> None:
+    flags = [f"--config.{one}" for one in (*WSD, f"train.steps={steps}", *more)]
+    assert main([f"--config={TINY}:{text}", f"--workdir={workdir}", *flags]) == 0
+
+
+def place(text: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
+    """A cell's directory before its run."""
+    config = configs.load_resolved(f"{TINY}:{text}", [*WSD, f"train.steps={steps}"])
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text(configs.to_json(config))
+
+
+def test_branches_equal_independent_runs_bit_for_bit(text, tmp_path):
+    trunk = tmp_path / "trunk"
+    train(text, trunk, 60, "checkpoint.keep_steps=(24,32)")
+    assert Checkpoints(trunk, read_only=True).steps() == [24, 32, 60]
+    for steps, point in ((30, 24), (40, 32)):
+        branch, alone = tmp_path / f"branch{steps}", tmp_path / f"alone{steps}"
+        place(text, branch, steps)
+        assert trunks.ready(trunk, point)
+        assert trunks.seed(branch, trunk, point)
+        assert not trunks.seed(branch, trunk, point), "it has begun"
+        begun = stream(branch)
+        train(text, branch, steps)
+        train(text, alone, steps)
+        assert begun == stream(alone)[: len(begun)], "examples, rates and losses of the shared part"
+        assert json.loads(begun[-1])["step"] == point
+        assert stream(branch) == stream(alone)
+        assert summary(branch)["eval"] == summary(alone)["eval"]
+        assert summary(branch)["flops"] == summary(alone)["flops"]
+        attempts = json.loads((branch / "provenance.json").read_text())["attempts"]
+        assert attempts[0]["trunk"]["step"] == point
+        assert len(attempts) == 2
+
+
+def test_a_trunk_without_the_checkpoint_is_refused(text, tmp_path):
+    train(text, tmp_path / "trunk", 60)
+    place(text, tmp_path / "branch", 30)
+    assert not trunks.ready(tmp_path / "trunk", 24)
+    with pytest.raises(TrunkError, match="keep_steps"):
+        trunks.seed(tmp_path / "branch", tmp_path / "trunk", 24)
+    with pytest.raises(TrunkError, match="at step 24, not at 20"):
+        trunks.seed(tmp_path / "branch", tmp_path / "trunk", 20)
+
+
+def test_points_already_kept_stay(text):
+    short, long = lengths(100, 200)
+    config = long.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.checkpoint.keep_steps = (7,)
+    found = trunks.with_branch_points([short, dataclasses.replace(long, config=config)])
+    assert found[1].config.checkpoint.keep_steps == (7, 80)
