@@ -30,7 +30,10 @@ def with_grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, A
 
     Never raises over the forecast: a run that is done must not fail because its forecast is bad.
     """
-    found = grade(workdir, summary)
+    try:
+        found = grade(workdir, summary)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        found = _refused(f"the forecast cannot be compared ({error!r})")
     return {**summary, "grade": found} if found else dict(summary)
 
 
@@ -125,13 +128,16 @@ def _happened(
     """What the run came to, and why some of it cannot be told."""
     found: dict[str, Any] = {}
     reasons: dict[str, str] = {}
+    rate = f"{forecast['unit']}_per_second"
     step, steps = summary.get("step"), forecast["steps"]
+    if step != steps:
+        early = f"the run ended at step {step} of {steps}, the forecast is for all"
+        reasons |= dict.fromkeys(("loss", "chip_hours", "cost"), early)
+    if "population" in summary:
+        beside = "it trained beside others in one program, and shared its time with them"
+        reasons |= dict.fromkeys(("step_time", rate, "chip_hours", "cost", "memory_peak"), beside)
     if summary["status"] == "completed":
         found["loss"] = summary.get("eval", {}).get("loss")
-        if step != steps:
-            reasons["loss"] = f"the run ended at step {step} of {steps}, the forecast is for all"
-            reasons["chip_hours"] = reasons["cost"] = reasons["loss"]
-    rate = f"{forecast['unit']}_per_second"
     found["step_time"] = median_of(workdir, "perf/step_seconds")
     found[rate] = median_of(workdir, f"perf/{rate}")
     memory = summary.get("memory_bytes") or {}

@@ -112,11 +112,18 @@ def _score_one(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "calibration": {
             level: coverage([row["levels"].get(level) for row in rows]) for level in levels
         },
+        "mean_half_width95": _mean(_half_widths(rows)),
         "mean_absolute_error": _mean(np.abs(errors)),
         "bias": _mean(errors),
         "bias_standard_error": _standard_error(errors),
         "drift": drift(errors),
     }
+
+
+def _half_widths(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Half of each 95 % interval over its forecast: how much was claimed to be known."""
+    spans = [(row["interval95"], abs(row["predicted"])) for row in rows if row["interval95"]]
+    return np.array([(high - low) / 2 / value for (low, high), value in spans if value])
 
 
 def coverage(inside: Sequence[bool | None]) -> dict[str, Any] | None:
@@ -167,18 +174,17 @@ def describe(record: dict[str, Any]) -> str:
     told = ", ".join(f"{count} {status}" for status, count in sorted(record["runs"].items()))
     lines = [
         f"{record['folder']}: {told}; forecasts from {record['fits']} fits",
-        f"{'quantity':20s} {'n':>4s}  {'in 50 %':22s} {'in 95 %':22s} {'mean |error|':>12s} "
-        f"{'bias':>16s}  drift",
+        f"{'quantity':20s} {'n':>4s}  {'in 50 %':22s} {'in 95 %':22s} {'half width':>10s} "
+        f"{'mean |error|':>12s} {'bias':>16s}  drift",
     ]
     for name, one in record["quantities"].items():
         shares = [_share(one["coverage50"]), _share(one["coverage95"])]
         if one["coverage_range"]:
             shares[1] = f"range {_share(one['coverage_range'])}"
-        error = one["mean_absolute_error"]
         lines.append(
             f"{name:20s} {one['measured']:4d}  {shares[0]:22s} {shares[1]:22s} "
-            f"{'-' if error is None else f'{100 * error:.2f} %':>12s} {_bias(one):>16s}  "
-            f"{_drift(one['drift'])}"
+            f"{_percent(one['mean_half_width95']):>10s} {_percent(one['mean_absolute_error']):>12s} "
+            f"{_bias(one):>16s}  {_drift(one['drift'])}"
         )
     lines += [f"not graded: {text}" for text in record["refused"][:10]]
     return "\n".join(lines)
@@ -189,6 +195,10 @@ def _share(one: dict[str, Any] | None) -> str:
         return "-"
     low, high = one["interval95"]
     return f"{one['inside']}/{one['of']} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def _bias(one: dict[str, Any]) -> str:

@@ -41,7 +41,8 @@ class SmallRun:
       config: as the run resolved it.
       device: where it last ran; None if its provenance does not tell, or tells of several kinds.
       step_flops: model FLOPs of an update (`exact`).
-      step_seconds: median over the lines of its stream; None if it kept none.
+      step_seconds: median over the lines of its stream; None if it kept none, or if it trained
+        beside others in one program, which shared its time.
     """
 
     path: pathlib.Path
@@ -52,8 +53,10 @@ class SmallRun:
 
 
 def find(folder: pathlib.Path) -> list[SmallRun]:
-    """Completed runs below `folder`; none where it is a table instead of a directory."""
+    """Completed runs below `folder`; none where it is a table of runs that are elsewhere."""
     runs = []
+    if folder.is_file() and (folder.parent / "sweep.json").exists():
+        folder = folder.parent  # the table that a sweep wrote about its own cells
     for path in sorted(folder.rglob("summary.json")) if folder.is_dir() else ():
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
@@ -63,7 +66,8 @@ def find(folder: pathlib.Path) -> list[SmallRun]:
             config = configs.from_json((path.parent / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the reader of the table has listed it among the excluded
-        seconds = median_of(path.parent, "perf/step_seconds")
+        alone = "population" not in summary
+        seconds = median_of(path.parent, "perf/step_seconds") if alone else None
         runs.append(SmallRun(path.parent, config, device_of(path.parent), flops, seconds))
     return runs
 
