@@ -13,6 +13,7 @@ from scaling.laws.table import Table
 from scaling.track.points import kind
 
 MAX_ROWS = 1_000_000
+MOST_ROWS = 10_000_000  # some 70 bytes a cell: three columns of these take 2 GB
 COUNTS = ("total", "non_embedding", "active")
 FLOP_COUNTS = ("six_nd", "exact")
 RESERVED = ("params", "tokens", "loss", "flops", "run_id", "seed", "status", "step")
@@ -35,6 +36,11 @@ def read_table(
     path = pathlib.Path(path)
     if not path.exists():
         raise LawError(f"{path} does not exist")
+    if max_rows > MOST_ROWS:
+        raise LawError(
+            f"--max-rows={max_rows} is above {MOST_ROWS:,}, which is as much as memory is planned "
+            f"for; aggregate or thin the table first"
+        )
     if path.is_dir():
         return read_runs(path, params=params, flops=flops, curves=curves)
     suffix = path.suffix.lower()

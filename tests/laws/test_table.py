@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -112,6 +115,49 @@ def test_an_endless_file_is_refused_early(tmp_path):
         read_table(path, max_rows=20_000)
     writer.join(10)
     assert not writer.is_alive()
+
+
+@pytest.mark.slow
+def test_a_file_of_fifty_million_rows_is_refused_in_little_memory(tmp_path):
+    path = tmp_path / "huge.csv"
+    block = b"1e8,1e9,3.0\n" * 100_000
+    with path.open("wb") as file:
+        file.write(b"params,tokens,loss\n")
+        for _ in range(500):
+            file.write(block)
+    command = [sys.executable, "-m", "scaling.fit", f"--runs={path}", "--law=chinchilla"]
+    code = (
+        "import resource, subprocess, sys\n"
+        "run = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
+        "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024\n"
+        "print(run.returncode, peak, run.stderr)"
+    )
+    began = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, "-c", code, *command, f"--out={tmp_path / 'o'}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    path.unlink()
+    status, peak, error = run.stdout.split(" ", 2)
+    assert status == "2"
+    assert "more than 1,000,000 rows" in error
+    assert "aggregate or thin" in error
+    assert "Traceback" not in error
+    assert int(peak) < 600  # MB
+    assert time.monotonic() - began < 120
+
+
+def test_more_rows_than_memory_is_planned_for_are_refused(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss\n1,2,3\n")
+    with pytest.raises(LawError, match="--max-rows=60000000 is above 10,000,000"):
+        read_table(path, max_rows=60_000_000)
+
+
+def test_columns_keep_the_order_of_the_file(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("loss,params,a,zz,tokens\n1,2,3,4,5\n")
+    assert list(read_table(path).columns) == ["loss", "params", "a", "zz", "tokens"]
 
 
 def test_json_lines(tmp_path):
