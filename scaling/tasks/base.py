@@ -4,7 +4,7 @@ A task is made of pure functions over plain pytrees, so that all of them compose
 `vmap` over a population of runs, and ahead-of-time compilation:
 
     init(rng) -> variables                       boxed, with logical axis names; {"params": ..., ...}
-    loss(variables, batch, rng, train) -> Loss   sums and weights, never means
+    loss(variables, batch, rng, train, hparams=None) -> Loss   sums and weights, never means
     summarize(totals) -> metrics                 on the host, in float64
 
 Sums and weights are what make padding, masks, accumulation and any number of devices give the same
@@ -29,7 +29,7 @@ How the families of DESIGN.md come through it (a sketch that the interface was c
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -61,27 +61,45 @@ class Loss(NamedTuple):
     state: dict[str, Any]
 
 
+class LossFunction(Protocol):
+    """The loss of a task."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        batch: Batch,
+        rng: jax.Array | None,
+        train: bool,
+        hparams: Mapping[str, Any] | None = None,
+    ) -> Loss:
+        """One (micro)batch's loss; `hparams` replaces numbers of `Task.hparams`, as arrays."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One learning problem; see the module's docstring.
 
     Attributes:
       init: random key -> boxed variables.
-      loss: (variables, batch, rng, train) -> Loss.
+      loss: (variables, batch, rng, train, hparams) -> Loss.
       summarize: {name: (float64 sum, float64 weight)} of a whole evaluation -> reported values.
       unit: what the examples are counted in, "tokens" or "examples".
       units_per_example: target tokens in a sequence, or 1.
       params: parameter counts under several conventions.
       flops: FLOPs of one unit (token or example), forward and backward, under several conventions.
+      hparams: numbers of the training loss that the step takes as arrays, so that one executable
+        serves many values; a number that is zero is switched off and not among them.
     """
 
     init: Callable[[jax.Array], Variables]
-    loss: Callable[[Variables, Batch, jax.Array | None, bool], Loss]
+    loss: LossFunction
     summarize: Callable[[Mapping[str, tuple[np.ndarray, np.ndarray]]], dict[str, Any]]
     unit: str
     units_per_example: int
     params: ParamCounts
     flops: FlopCounts
+    hparams: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def build_task(config: Any, info: Any, platform: str) -> Task:
@@ -127,6 +145,7 @@ __all__ = [
     "EXTERNAL",
     "Batch",
     "Loss",
+    "LossFunction",
     "Task",
     "Total",
     "Variables",

@@ -41,10 +41,19 @@ def classification(
     model = build(section, MODELS, platform=platform)
     names = tuple(info.class_names or (str(k) for k in range(num_classes)))
 
+    numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
+
     def init(rng: jax.Array) -> Variables:
         return model.init(rng, jnp.zeros((1, *info.image_shape), jnp.float32), train=False)
 
-    def loss(variables: Variables, batch: Batch, rng: jax.Array | None, train: bool) -> Loss:
+    def loss(
+        variables: Variables,
+        batch: Batch,
+        rng: jax.Array | None,
+        train: bool,
+        hparams: Mapping[str, Any] | None = None,
+    ) -> Loss:
+        h = {**numbers, **(hparams or {})}
         images_BHWC = batch["images"].astype(jnp.float32) / 255.0
         collections = [name for name in variables if name != "params"]
         logits_BK, state = model.apply(
@@ -57,8 +66,8 @@ def classification(
         weights_B = batch["weights"]
         nll_B, log_z_B = cross_entropy(logits_BK, batch["labels"])
         objective_B = nll_B
-        if train and label_smoothing:
-            objective_B = smoothed(nll_B, log_z_B, logits_BK, label_smoothing)
+        if train and "label_smoothing" in h:
+            objective_B = smoothed(nll_B, log_z_B, logits_BK, h["label_smoothing"])
         weight = jnp.sum(weights_B)
         guess_B = jnp.argmax(logits_BK, axis=-1)
         right_B = (guess_B == batch["labels"]).astype(jnp.float32)
@@ -84,6 +93,7 @@ def classification(
         units_per_example=1,
         params=counts.params(section, image_shape=tuple(info.image_shape)),
         flops=counts.flops(section, image_shape=tuple(info.image_shape)),
+        hparams=numbers,
     )
 
 

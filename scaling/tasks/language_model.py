@@ -45,10 +45,23 @@ def language_model(
     seq_len = config.data.seq_len
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
 
+    numbers = {
+        name: value
+        for name, value in (("z_loss", z_loss), ("label_smoothing", label_smoothing))
+        if value
+    }
+
     def init(rng: jax.Array) -> Variables:
         return model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False)
 
-    def loss(variables: Variables, batch: Batch, rng: jax.Array | None, train: bool) -> Loss:
+    def loss(
+        variables: Variables,
+        batch: Batch,
+        rng: jax.Array | None,
+        train: bool,
+        hparams: Mapping[str, Any] | None = None,
+    ) -> Loss:
+        h = {**numbers, **(hparams or {})}
         logits_BTV = model.apply(
             variables,
             batch["inputs"],
@@ -60,12 +73,12 @@ def language_model(
         weights_BT = batch["weights"]
         nll_BT, log_z_BT = cross_entropy(logits_BTV, batch["targets"])
         objective_BT = nll_BT
-        if train and label_smoothing:
-            objective_BT = smoothed(nll_BT, log_z_BT, logits_BTV, label_smoothing)
+        if train and "label_smoothing" in h:
+            objective_BT = smoothed(nll_BT, log_z_BT, logits_BTV, h["label_smoothing"])
         weight = jnp.sum(weights_BT)
         metrics: dict[str, Total] = {"loss": (jnp.sum(weights_BT * nll_BT), weight)}
-        if train and z_loss:
-            objective_BT = objective_BT + z_loss * log_z_BT**2
+        if train and "z_loss" in h:
+            objective_BT = objective_BT + h["z_loss"] * log_z_BT**2
             metrics["log_z_squared"] = (jnp.sum(weights_BT * log_z_BT**2), weight)
         if not train:
             metrics |= _score(logits_BTV, nll_BT, batch, token_bytes)
@@ -79,6 +92,7 @@ def language_model(
         units_per_example=seq_len,
         params=counts.params(section),
         flops=counts.flops(section, seq_len=seq_len),
+        hparams=numbers,
     )
 
 

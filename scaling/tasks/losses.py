@@ -30,7 +30,7 @@ def cross_entropy(logits_BxV: jax.Array, targets_Bx: jax.Array) -> tuple[jax.Arr
 
 
 def smoothed(
-    nll: jax.Array, log_z: jax.Array, logits_BxV: jax.Array, smoothing: float
+    nll: jax.Array, log_z: jax.Array, logits_BxV: jax.Array, smoothing: float | jax.Array
 ) -> jax.Array:
     """Cross-entropy against (1 - s) one-hot + s uniform (Szegedy et al. 2016, 1512.00567)."""
     uniform = log_z - jnp.mean(logits_BxV.astype(jnp.float32), axis=-1)

@@ -60,15 +60,16 @@ class Program:
     evaluate: Any
 
     def hparams(self, **changes: float) -> dict[str, jax.Array]:
-        """The optimizer's hyper-parameters as replicated device scalars.
+        """The optimizer's and the task's run-time numbers as replicated device scalars.
 
         Raises:
           KeyError: a change names no hyper-parameter.
         """
-        unknown = set(changes) - set(self.optimizer.hparams)
+        own = {**self.optimizer.hparams, **self.task.hparams}
+        unknown = set(changes) - set(own)
         if unknown:
             raise KeyError(f"no such hyper-parameter: {sorted(unknown)}")
-        values = self.optimizer.hparams | changes
+        values = own | changes
         place = parallel.replicated(self.mesh)
         return {k: jax.device_put(np.float32(v), place) for k, v in values.items()}
 
@@ -79,9 +80,8 @@ class Program:
     def abstract_hparams(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and shardings of the hyper-parameters, for lowering."""
         place = parallel.replicated(self.mesh)
-        return {
-            k: jax.ShapeDtypeStruct((), jnp.float32, sharding=place) for k in self.optimizer.hparams
-        }
+        names = [*self.optimizer.hparams, *self.task.hparams]
+        return {k: jax.ShapeDtypeStruct((), jnp.float32, sharding=place) for k in names}
 
     def lower_step(self) -> jax.stages.Lowered:
         """The train step lowered for this mesh from shapes alone."""
@@ -122,7 +122,7 @@ class Functions:
     @property
     def hparams(self) -> dict[str, float]:
         """The numbers that `step` takes as arrays, with this run's values."""
-        return self.optimizer.hparams
+        return {**self.optimizer.hparams, **self.task.hparams}
 
 
 def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:

@@ -8,7 +8,7 @@ Nothing here knows about devices: the mesh enters through the shardings given to
 `train.program`), a population of runs through `jax.vmap` over `state` and `hparams`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -45,7 +45,8 @@ def make_train_step(
       spike_factor: multiple of the usual gradient norm that makes a step bad, or None.
 
     Returns:
-      step(state, batch, hparams) -> (state, metrics): metrics are float32 scalars, among them
+      step(state, batch, hparams) -> (state, metrics): hparams are a value for each of the
+      optimizer's and the task's `hparams`; metrics are float32 scalars, among them
       `loss`, `grad_norm`, `weight` and `ok` (1 if the update was applied).
     """
 
@@ -53,11 +54,13 @@ def make_train_step(
         state: TrainState, batch: Batch, hparams: dict[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        total, grads = sum_gradients(task, state.params, state.extra, batch, rng, accumulate)
+        own = {name: hparams[name] for name in task.hparams}
+        rest = {name: value for name, value in hparams.items() if name not in own}
+        total, grads = sum_gradients(task, state.params, state.extra, batch, rng, accumulate, own)
         scale = jnp.where(total.weight > 0, 1.0 / jnp.maximum(total.weight, 1e-30), 0.0)
         grads = jax.tree.map(lambda g: g * scale, grads)
         updates, opt_state, info = optimizer.update(
-            grads, state.opt_state, state.params, state.step, hparams
+            grads, state.opt_state, state.params, state.step, rest
         )
         params = optax.apply_updates(state.params, updates)
         objective, norm = total.sum * scale, info["grad_norm"]
@@ -84,9 +87,15 @@ def make_train_step(
 
 
 def sum_gradients(
-    task: Task, params: PyTree, extra: PyTree, batch: Batch, rng: jax.Array, accumulate: int
+    task: Task,
+    params: PyTree,
+    extra: PyTree,
+    batch: Batch,
+    rng: jax.Array,
+    accumulate: int,
+    hparams: Mapping[str, jax.Array] | None = None,
 ) -> tuple[Loss, PyTree]:
-    """The loss of a whole batch and the gradient of its sum.
+    """The loss of a whole batch and the gradient of its sum; `hparams` are the task's.
 
     Microbatch i of k takes rows i::k. With the batch sharded in contiguous blocks of rows every
     device then cuts its own rows, and no row moves. Besides the gradient of the microbatch at
@@ -94,7 +103,7 @@ def sum_gradients(
     """
 
     def objective(params: PyTree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Loss]:
-        loss = task.loss({"params": params, **extra}, batch, rng, True)
+        loss = task.loss({"params": params, **extra}, batch, rng, True, hparams)
         return loss.sum, loss
 
     gradient = jax.grad(objective, has_aux=True)
