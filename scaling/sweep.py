@@ -34,6 +34,7 @@ OPTIONS = (
     cli.Option("yes", "Also a design of more than 1,000 cells."),
     cli.Option("launcher", f"One of {', '.join(LAUNCHERS)}; default local.", "NAME"),
     cli.Option("workers", "How many workers; default: one a device or core.", "N", "integer"),
+    cli.Option("group", "Most cells that train in one program; 1 for none.", "N", "integer"),
     cli.Option("tries", "Attempts that may fail before a cell has failed; default 3.", "N", "integer"),
     cli.Option("resources", "What the launcher asks for, see its module.", "KEY=VALUE,..."),
     cli.Option("submit", "skypilot, jobset: hand the files over instead of only writing them."),
@@ -80,7 +81,7 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigError(
             "--launcher", f"there is no {launcher!r}", f"one of {', '.join(LAUNCHERS)}"
         )
-    for flag in ("workers", "tries"):
+    for flag in ("workers", "tries", "group"):
         if values.get(flag) == 0:
             raise ConfigError(f"--{flag}", "0 do nothing", f"write --{flag}=N, at least 1")
     if "resources" in values and launcher == "local":
@@ -106,7 +107,7 @@ def _sweep(values: dict[str, Any]) -> int:
     workdir = pathlib.Path(values.get("workdir", f"runs/{declared.name}")).absolute()
     many = None if values.get("yes") else design.MANY
     cells, notes = design.cells(declared, many=many)
-    notes += sweep_dir.check_claim(workdir, cells)
+    notes += sweep_dir.check_claim(workdir, cells) + _unshared(cells)
     tries = values.get("tries", 3)
     preview = sweep_dir.preview(workdir, declared.name, cells)
     print(f"sweep {declared.name} in {workdir}")
@@ -123,17 +124,32 @@ def _sweep(values: dict[str, Any]) -> int:
     return code
 
 
+def _unshared(cells: Sequence[Any]) -> list[str]:
+    """A note on cells that differ in their length alone and yet share no trunk."""
+    from scaling.sweeps import trunks
+
+    refused = trunks.refused(cells)
+    if not refused:
+        return []
+    why = next(iter(refused.values()))
+    return [
+        f"{len(refused)} cells differ from others in their length alone and share no trunk: {why}"
+    ]
+
+
 def _launch(sweep: Any, values: dict[str, Any], tries: int) -> int:
     launcher = values.get("launcher", "local")
     if launcher == "local":
         from scaling.sweeps import local
 
-        return local.launch(sweep, values.get("workers"), tries)
+        return local.launch(sweep, values.get("workers"), tries, values.get("group"))
     import importlib
 
     module = importlib.import_module(f"scaling.sweeps.{launcher}")
     asked = module.parse(values.get("resources", ""))
-    return module.launch(sweep, asked, values.get("workers"), tries, bool(values.get("submit")))
+    return module.launch(
+        sweep, asked, values.get("workers"), tries, values.get("group"), bool(values.get("submit"))
+    )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ One row a cell with its last state, and further rows for points inside a run (`p
     curve, stable    points inside a run that its schedule makes valid, see `scaling.track.points`
     partial          where a run stands that has not ended
 
-`trunk` names the run whose first part a branch shares: those
-points are not independent, and a bootstrap resamples them together.
+`trunk` names the run whose first part a branch shares: their points are not independent, and a
+bootstrap resamples them together.
 """
 
 import csv
@@ -38,11 +38,10 @@ def table(path: str | pathlib.Path, tries: int = 3) -> list[dict[str, Any]]:
     """
     sweep = open_sweep(path)
     states = ledger.states(sweep, tries)
-    trunks = _trunks(sweep)
     rows = []
     for cell_id in sweep.ids:
         cell = sweep.cell(cell_id)
-        base = _base(sweep, cell, trunks.get(cell_id, ""))
+        base = _base(sweep, cell)
         rows += [base | row for row in _points(sweep, cell, states[cell_id])]
     return rows
 
@@ -60,10 +59,11 @@ def write(path: str | pathlib.Path, tries: int = 3) -> pathlib.Path:
     return target
 
 
-def _base(sweep: SweepDir, cell: Cell, trunk: str) -> dict[str, Any]:
+def _base(sweep: SweepDir, cell: Cell) -> dict[str, Any]:
     """What all rows of a cell share. Axes never hide a column of the table."""
     axes = {k: v for k, v in cell.axes.items() if k not in COLUMNS}
     cost = sweep.costs[cell.id]
+    trunk = sweep.branches[cell.id].trunk if cell.id in sweep.branches else ""
     own = {"params": cost.params, "seed": cell.config.seed, "run_id": cell.id, "trunk": trunk}
     return {**own, **axes}
 
@@ -108,7 +108,3 @@ def _evals(run: pathlib.Path) -> list[tuple[int, float]]:
         ]
     except (OSError, StreamError):
         return []
-
-
-def _trunks(sweep: SweepDir) -> dict[str, str]:
-    return {}

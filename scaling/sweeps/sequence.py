@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from scaling import cli
 from scaling.configs import ConfigError
+from scaling.parallel.processes import discover
 from scaling.sweeps import ledger, units
 from scaling.sweeps.sweep_dir import SweepDir, open_sweep
 from scaling.train.signals import EXIT_PREEMPTED, StopRequest
@@ -44,12 +45,14 @@ def parts(sweep: SweepDir, count: int) -> list[list[str]]:
 
 def run(sweep: SweepDir, cells: Sequence[str]) -> int:
     """Runs cells one after another; returns the exit code."""
-    worst = 0
+    worst, place = 0, discover()
     with StopRequest() as stop:
         for cell in cells:
             if ledger.finished(sweep.cell_dir(cell)) in ledger.ENDS:
                 continue
-            units.prepare(sweep, [cell])
+            if place is None or place.process_id == 0:
+                # The other hosts meet this one in scaling.main before they look for checkpoints.
+                units.prepare(sweep, [cell])
             code = _main(sweep, cell, stop)
             state = ledger.finished(sweep.cell_dir(cell))
             print(f"{cell}: exit code {code}, {state or 'no summary'}", flush=True)

@@ -1,6 +1,6 @@
 """The directory of a sweep: what it consists of, and whose it is.
 
-sweep.json      name, fingerprint and cells (id, axes) of the design
+sweep.json      name, fingerprint and cells (id, axes, cost, trunk) of the design
 cells/<id>/     run directories, as `scaling.main` makes them; config.json lies there from the start,
                 so `python -m scaling.main --config=cells/<id>/config.json --workdir=cells/<id>` is
                 the same run by hand
@@ -16,8 +16,10 @@ from typing import Any
 
 from scaling import configs
 from scaling.configs import ConfigError
+from scaling.sweeps import trunks
 from scaling.sweeps.cost import Cost, measure
 from scaling.sweeps.design import Cell, label
+from scaling.sweeps.trunks import Branch
 from scaling.track import files
 
 SWEEP = "sweep.json"
@@ -32,12 +34,14 @@ class SweepDir:
       name: of the sweep.
       axes: {cell id: its columns}, in the order of the design.
       costs: {cell id: what it costs}.
+      branches: {cell id: the trunk that it branches off, and where}, see `trunks`.
     """
 
     path: pathlib.Path
     name: str
     axes: Mapping[str, Mapping[str, Any]]
     costs: Mapping[str, Cost]
+    branches: Mapping[str, Branch]
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -83,7 +87,12 @@ def open_sweep(path: str | pathlib.Path) -> SweepDir:
         record = files.read_json(file)
         axes = {cell["id"]: cell["axes"] for cell in record["cells"]}
         costs = {cell["id"]: Cost(**cell["cost"]) for cell in record["cells"]}
-        return SweepDir(folder, record["name"], axes, costs)
+        branches = {
+            cell["id"]: Branch(cell["trunk"], cell["branch_step"])
+            for cell in record["cells"]
+            if cell.get("trunk")
+        }
+        return SweepDir(folder, record["name"], axes, costs, branches)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             "--workdir", f"{file} is damaged ({error})",
@@ -131,6 +140,7 @@ def preview(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> Sweep
         name,
         {cell.id: dict(cell.axes) for cell in cells},
         {cell.id: measure(cell.config) for cell in cells},
+        trunks.plan(cells),
     )
 
 
@@ -146,12 +156,14 @@ def claim(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDi
     for part in ("cells", "leases", "logs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     sweep = preview(folder, name, cells)
-    for cell in cells:
+    for cell in trunks.with_branch_points(cells):
         _write_config(sweep.cell_dir(cell.id), cell)
-    listed = [
-        {"id": one, "axes": axes, "cost": dataclasses.asdict(sweep.costs[one])}
-        for one, axes in sweep.axes.items()
-    ]
+    listed = []
+    for one, axes in sweep.axes.items():
+        branch = sweep.branches.get(one, Branch("", 0))
+        cost = dataclasses.asdict(sweep.costs[one])
+        place = {"trunk": branch.trunk, "branch_step": branch.step}
+        listed.append({"id": one, "axes": axes, "cost": cost, **place})
     record = {"name": name, "fingerprint": design_fingerprint(sweep.ids), "cells": listed}
     files.write_json(folder / SWEEP, record)
     return sweep

@@ -119,6 +119,13 @@ def _totals(sweep: SweepDir, left: Sequence[str], seconds: Mapping[str, float | 
         f"{quantity(total(lambda c: c.kept_bytes, sweep.ids))}B kept; "
         f"left {total(lambda c: c.flops, left):.3g} FLOPs"
     )
+    shared = sum(
+        branch.step * sweep.costs[one].step_units * sweep.costs[one].unit_flops
+        for one, branch in sweep.branches.items()
+    )
+    if shared:
+        share = shared / total(lambda c: c.flops, sweep.ids)
+        text += f"; shared trunks save {shared:.3g} of these FLOPs ({share:.0%})"
     return text + (f", about {duration(sum(known))} of one worker" if known else "")
 
 

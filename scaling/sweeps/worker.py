@@ -21,7 +21,7 @@ from typing import Any
 from scaling import cli
 from scaling.configs import ConfigError
 from scaling.sweeps import ledger as ledger_lib
-from scaling.sweeps import output, units
+from scaling.sweeps import output, search, units
 from scaling.sweeps.design import label
 from scaling.sweeps.lease import Heartbeat, Lease, take
 from scaling.sweeps.ledger import ENDS, Ledger
@@ -36,6 +36,7 @@ OPTIONS = (
     cli.Option("sweep_dir", "The directory of the sweep.", "DIR"),
     cli.Option("cells", "Only these cells.", "ID,ID,..."),
     cli.Option("tries", f"Attempts that may fail before a cell has failed ({TRIES}).", "N", "integer"),
+    cli.Option("group", f"Most cells that train in one program ({units.GROUP}).", "N", "integer"),
     cli.Option("cores", "Stay on these processor cores.", "I,I,..."),
     cli.Option("parent", "Stop when process PID is the parent no longer.", "PID", "integer"),
 )  # fmt: skip
@@ -57,12 +58,13 @@ class Worker:
         sweep: SweepDir,
         chosen: Sequence[str],
         tries: int,
+        group: int,
         stop: StopRequest,
         heart: Heartbeat,
     ) -> None:
         self.sweep, self.tries, self.stop, self.heart = sweep, tries, stop, heart
         self.ledger = Ledger(sweep.path / "ledger.jsonl")
-        self.plan = units.Plan(sweep, chosen)
+        self.plan = units.Plan(sweep, chosen, group)
         self.done: list[str] = []
 
     def run(self) -> int:
@@ -127,10 +129,12 @@ class Worker:
         """Runs the cells; whatever goes wrong becomes an end of each."""
         try:
             units.prepare(self.sweep, [lease.cell for lease in leases])
-            if len(leases) == 1:
-                self._solo(leases[0].cell)
+            ids = [lease.cell for lease in leases]
+            watch = search.watcher(self.sweep.path, ids)
+            if len(ids) == 1 and watch is None:
+                self._solo(ids[0])
             else:
-                self._together([lease.cell for lease in leases])
+                self._together(ids)
         except LockedError as error:
             print(error, flush=True)
             return [Ended("preempted", {"reason": "its run directory is in use"}) for _ in leases]
@@ -149,14 +153,22 @@ class Worker:
             run(cell.config, self.sweep.cell_dir(cell_id), processes, self.stop)
 
     def _together(self, ids: list[str]) -> None:
+        from scaling.sweeps.grouping import max_members
         from scaling.train.population import run_population
 
         cells = [self.sweep.cell(one) for one in ids]
-        run_population(
-            [cell.config for cell in cells],
-            [self.sweep.cell_dir(one) for one in ids],
-            stop=self.stop,
-        )
+        memory = _device_memory()
+        count = len(cells)
+        if memory is not None:
+            count = max_members(cells[0].config, self.sweep.costs[ids[0]].params, memory)
+        for start in range(0, len(cells), count):
+            members = cells[start : start + count]
+            run_population(
+                [cell.config for cell in members],
+                [self.sweep.cell_dir(cell.id) for cell in members],
+                stop=self.stop,
+                watch=search.watcher(self.sweep.path, [cell.id for cell in members]),
+            )
 
     def _end(self, cell: str, error: str) -> Ended:
         """What an attempt came to: the run's own word where it ended, else the error."""
@@ -170,9 +182,17 @@ class Worker:
             return Ended(status, {"loss": loss, "step": summary.get("step")} | reason)
         if error:
             return Ended("failed", {"reason": error})
-        if status == "preempted" or self.stop.reason is not None:
-            return Ended("preempted", {"reason": self.stop.reason or "stopped"})
-        return Ended("failed", {"reason": "ended without a summary"})
+        if self.stop.reason is not None:
+            return Ended("preempted", {"reason": self.stop.reason})
+        return Ended("failed", {"reason": "went wrong, see its log"})
+
+
+def _device_memory() -> int | None:
+    """Bytes of the first device; None where the backend does not say (CPU)."""
+    import jax
+
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit")
 
 
 def _who() -> dict[str, Any]:
@@ -186,6 +206,7 @@ def work(
     chosen: Sequence[str] | None = None,
     *,
     tries: int = TRIES,
+    group: int = units.GROUP,
     parent: int | None = None,
 ) -> int:
     """Runs what is left of a sweep in this process; returns the exit code.
@@ -194,6 +215,7 @@ def work(
       sweep_dir: the sweep's directory.
       chosen: only these cells; None for all.
       tries: attempts that may fail before a cell has failed.
+      group: most cells that train in one program.
       parent: process that must stay this one's parent.
 
     Raises:
@@ -208,7 +230,7 @@ def work(
         sweep = open_sweep(sweep_dir)
         heart = Heartbeat(halt, parent)
         try:
-            return Worker(sweep, chosen or sweep.ids, tries, stop, heart).run()
+            return Worker(sweep, chosen or sweep.ids, tries, group, stop, heart).run()
         finally:
             heart.close()
 
@@ -229,7 +251,8 @@ def door(argv: Sequence[str]) -> int:
     try:
         return work(
             pathlib.Path(values["sweep_dir"]), chosen or None,
-            tries=values.get("tries", TRIES), parent=values.get("parent"),
+            tries=values.get("tries", TRIES), group=values.get("group", units.GROUP),
+            parent=values.get("parent"),
         )  # fmt: skip
     except ledger_lib.LedgerError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The front door: what it refuses, and a whole sweep in worker processes."""
 
+import csv
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ import sys
 import pytest
 from sweep_helpers import check_once, command, ends, ledger, start, sweep_file
 
+from scaling import configs
 from scaling import sweep as door
-from scaling.sweeps import live, local
+from scaling.laws.readers import read_table
+from scaling.sweeps import design, live, local, sequence, sweep_dir
 from scaling.sweeps.sweep_dir import open_sweep
 
 
@@ -105,6 +108,48 @@ def test_a_sweep_runs_retries_and_is_not_run_again(tmp_path, capsys):
     code, said = refused(capsys, f"--sweep={other}", f"--workdir={workdir}")
     assert code == 2
     assert "belongs to another sweep" in said
+
+
+def test_runs_of_several_lengths_share_a_trunk(tmp_path, capsys):
+    schedule = "{'optim.schedule': {'name': 'wsd', 'warmup_steps': 2, 'decay_steps': 4}}"
+    grid = f"product(settings([{schedule}], [{{}}]), axis('train.steps', (12, 16, 20)))"
+    file, workdir = sweep_file(tmp_path, grid), tmp_path / "out"
+    assert door.main([f"--sweep={file}", f"--workdir={workdir}", "--workers=2"]) == 0
+    said = capsys.readouterr().out
+    assert "shared trunks save" in said
+    assert "(42%)" in said  # 8 and 12 of 48 steps
+    check_once(workdir, 3)
+    order = ends(workdir, "running")
+    sweep = open_sweep(workdir)
+    (trunk,) = {branch.trunk for branch in sweep.branches.values()}
+    assert order[0] == trunk
+    for cell, branch in sweep.branches.items():
+        log = sweep.log(cell, 1).read_text()
+        assert f"resuming at step {branch.step}" in log
+    with open(workdir / "table.csv", newline="") as table:
+        finals = [row for row in csv.DictReader(table) if row["point"] == "final"]
+    assert [row["trunk"] for row in finals] == [trunk, trunk, ""]
+    rows = read_table(workdir)
+    assert set(rows.text["run_id"]) == {trunk}
+
+
+def test_a_part_runs_as_pods_run_it(tmp_path, capfd):
+    file, workdir = sweep_file(tmp_path, "seeds(2)"), tmp_path / "out"
+    sweep = open_sweep(claimed(file, workdir))
+    for part in ("0/2", "1/2"):
+        assert sequence.door([f"--sweep_dir={workdir}", f"--part={part}"]) == 0
+    assert sequence.door([f"--sweep_dir={workdir}"]) == 0
+    said = capfd.readouterr().out
+    assert all(f"{cell}: exit code 0, completed" in said for cell in sweep.ids)
+    assert said.count("exit code") == 2, "finished cells are left alone"
+    with pytest.raises(configs.ConfigError, match="is no part"):
+        sequence.door([f"--sweep_dir={workdir}", "--part=2/2"])
+
+
+def claimed(file, workdir):
+    declared = design.load_sweep(str(file))
+    sweep_dir.claim(workdir, declared.name, design.cells(declared)[0])
+    return workdir
 
 
 def test_a_stop_saves_all_and_the_next_launch_goes_on(tmp_path):
