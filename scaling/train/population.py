@@ -266,6 +266,8 @@ class Population:
     def _finish(self, member: Member) -> None:
         """Waits for a member's checkpoint, writes its summary, closes its directory."""
         with self._alone(member.index):
+            if member.status == "diverged":
+                self._say(member.index, f"diverged: {member.error}")
             if member.status != "failed":
                 member.record.checkpoints.wait()
                 summary = member.record.write_summary(
