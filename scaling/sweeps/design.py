@@ -255,8 +255,12 @@ def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[st
     """
     found: dict[str, Cell] = {}
     repeats = 0
-    for number, point in enumerate(sweep.design.points(sweep.base), 1):
-        if many is not None and number > many:
+    # Points are cheap and configs are not, so that too many are refused at once.
+    listed = list(
+        itertools.islice(sweep.design.points(sweep.base), None if many is None else many + 1)
+    )
+    for number, point in enumerate(listed, 1):
+        if many is not None and len(listed) > many:
             raise ConfigError(
                 "--sweep", f"the design has up to {sweep.design.size:,} cells, more than {many:,}",
                 "make it smaller, or say --yes",

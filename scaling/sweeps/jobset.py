@@ -186,14 +186,19 @@ def _pod(
 
 
 def launch(
-    sweep: SweepDir, asked: dict[str, Any], workers: int | None, tries: int, submit: bool
+    sweep: SweepDir,
+    asked: dict[str, Any],
+    workers: int | None,
+    tries: int,
+    group: int | None,
+    submit: bool,
 ) -> int:
     """Writes the manifests and a script that applies them; runs it if `submit`.
 
     Raises:
       LaunchError: `kubectl` or PyYAML is not installed.
     """
-    del tries
+    del tries, group
     try:
         import yaml
     except ImportError as error:

@@ -5,6 +5,7 @@
 The state of a cell comes from three things on disk, in this order:
 
     completed, diverged   its summary.json says so: the run itself is the witness, not this file
+                          (as it is of `pruned`, with which a search ends a run early)
     running               somebody alive holds its lease
     failed                it failed, or was lost with its process, as often as it may
     preempted             it stopped on request, or its process was lost: it goes on from its checkpoint
@@ -28,8 +29,8 @@ from scaling.sweeps.sweep_dir import SweepDir
 from scaling.track import files, provenance
 from scaling.track.run_dir import RunDirError, read_summary
 
-State = Literal["pending", "running", "completed", "diverged", "failed", "preempted"]
-ENDS = ("completed", "diverged")  # nothing more is to be done
+State = Literal["pending", "running", "completed", "diverged", "pruned", "failed", "preempted"]
+ENDS = ("completed", "diverged", "pruned")  # nothing more is to be done
 LOST_LIMIT = 10  # attempts whose process vanished, such as for want of memory
 
 

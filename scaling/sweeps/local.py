@@ -70,25 +70,17 @@ def visible_gpus() -> list[str]:
     return []
 
 
-def command(sweep: pathlib.Path, tries: int, cores: Sequence[int], parent: int | None) -> list[str]:
+def command(sweep: pathlib.Path, tries: int, group: int, *more: str) -> list[str]:
     """The command line of a worker."""
-    words = [
-        sys.executable,
-        "-m",
-        "scaling.sweeps.worker",
-        f"--sweep_dir={sweep}",
-        f"--tries={tries}",
-    ]
-    if cores:
-        words.append("--cores=" + ",".join(str(core) for core in cores))
-    return words + ([f"--parent={parent}"] if parent else [])
+    words = [sys.executable, "-m", "scaling.sweeps.worker", f"--sweep_dir={sweep}"]
+    return [*words, f"--tries={tries}", f"--group={group}", *more]
 
 
 class Pool:
     """The workers of one launcher; a context manager that leaves none behind."""
 
-    def __init__(self, sweep: SweepDir, places: Sequence[Slot], tries: int) -> None:
-        self.sweep, self.places, self.tries = sweep, places, tries
+    def __init__(self, sweep: SweepDir, places: Sequence[Slot], tries: int, group: int) -> None:
+        self.sweep, self.places, self.tries, self.group = sweep, places, tries, group
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         self.begun: dict[int, float] = {}
         self.stillborn = 0
@@ -110,7 +102,10 @@ class Pool:
                 continue
             with open(self.log(index), "ab") as log:
                 self.running[index] = subprocess.Popen(
-                    command(self.sweep.path, self.tries, place.cores, os.getpid()),
+                    command(
+                        self.sweep.path, self.tries, self.group, f"--parent={os.getpid()}",
+                        "--cores=" + ",".join(str(core) for core in place.cores),
+                    ),
                     stdout=log, stderr=log, env=os.environ | place.env, start_new_session=True,
                 )  # fmt: skip
             self.begun[index] = time.monotonic()
@@ -157,10 +152,16 @@ class Pool:
                 process.send_signal(number)
 
 
-def launch(sweep: SweepDir, workers: int | None, tries: int) -> int:
+def launch(sweep: SweepDir, workers: int | None, tries: int, group: int | None = None) -> int:
     """Runs a sweep to its end on this machine.
 
     Cells that another launcher runs are waited for, and taken over should it die.
+
+    Args:
+      sweep: the sweep.
+      workers: how many processes, see `slots`.
+      tries: attempts that may fail before a cell has failed.
+      group: most cells that train in one program; None for as many as leave no worker idle.
 
     Returns:
       0 all cells have ended (diverged ones too), 1 some failed for good, 75 told to stop.
@@ -169,10 +170,12 @@ def launch(sweep: SweepDir, workers: int | None, tries: int) -> int:
       LaunchError: workers do not come up.
       LedgerError: the ledger is damaged.
     """
-    plan = units.Plan(sweep, sweep.ids)
+    places = slots(workers, len(sweep.ids))
+    size = group or min(units.GROUP, -(-len(sweep.ids) // len(places)))
+    plan = units.Plan(sweep, sweep.ids, size)
     with (
         StopRequest() as stop,
-        Pool(sweep, slots(workers, len(plan.units)), tries) as pool,
+        Pool(sweep, places[: len(plan.units)], tries, size) as pool,
         live.Display(sweep, tries) as display,
     ):
         looked = -LOOK

@@ -77,7 +77,7 @@ def task(sweep: SweepDir, asked: dict[str, Any], workers: int) -> dict[str, Any]
         "name": name,
         "resources": wanted,
         "workdir": ".",
-        "envs": {"PART": "0", "PARTS": str(workers)},
+        "envs": {"PART": "0", "PARTS": str(workers)} | _join(str(asked["accelerators"])),
         "file_mounts": {
             MOUNT: {
                 "name": str(asked.get("bucket", f"scaling-{name}")),
@@ -89,6 +89,13 @@ def task(sweep: SweepDir, asked: dict[str, Any], workers: int) -> dict[str, Any]
         "setup": f"pip install -q -e '.[{extra}]' -c constraints.txt",
         "run": f"python -m scaling.sweeps.sequence --sweep_dir={MOUNT} --part=$PART/$PARTS",
     }
+
+
+def _join(accelerators: str) -> dict[str, str]:
+    """How the hosts of a slice find one another: those of TPU VMs through the cloud's metadata."""
+    size = re.fullmatch(r"tpu-\S*-(\d+)(:1)?", accelerators)
+    several = size is not None and int(size[1]) > 8
+    return {"JAX_COORDINATOR_ADDRESS": "auto"} if several else {}
 
 
 def script(workers: int) -> str:
@@ -106,14 +113,19 @@ def script(workers: int) -> str:
 
 
 def launch(
-    sweep: SweepDir, asked: dict[str, Any], workers: int | None, tries: int, submit: bool
+    sweep: SweepDir,
+    asked: dict[str, Any],
+    workers: int | None,
+    tries: int,
+    group: int | None,
+    submit: bool,
 ) -> int:
     """Writes the task file and the script; runs it if `submit`. Returns the exit code.
 
     Raises:
       LaunchError: `sky` or PyYAML is not installed.
     """
-    del tries
+    del tries, group
     try:
         import yaml
     except ImportError as error:

@@ -60,13 +60,13 @@ def parse(text: str) -> dict[str, Any]:
 class Job:
     """What a Slurm job does: keep one worker, and end it gently when told to."""
 
-    def __init__(self, sweep: str, tries: int) -> None:
-        self.sweep, self.tries = sweep, tries
+    def __init__(self, sweep: str, tries: int, group: int) -> None:
+        self.sweep, self.tries, self.group = sweep, tries, group
         self.pid = 0
 
     def __call__(self) -> int:
         """Runs a worker to its end; returns its exit code."""
-        words = command(pathlib.Path(self.sweep), self.tries, (), os.getpid())
+        words = command(pathlib.Path(self.sweep), self.tries, self.group, f"--parent={os.getpid()}")
         process = subprocess.Popen(words)
         self.pid = process.pid
         while process.poll() is None:
@@ -82,7 +82,7 @@ class Job:
             os.kill(self.pid, signal.SIGTERM)
             while _lives(self.pid):
                 time.sleep(0.1)
-        return submitit.helpers.DelayedSubmission(Job(self.sweep, self.tries))
+        return submitit.helpers.DelayedSubmission(Job(self.sweep, self.tries, self.group))
 
 
 def _lives(pid: int) -> bool:
@@ -93,7 +93,9 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def submit(sweep: SweepDir, asked: dict[str, Any], workers: int, tries: int) -> list[Any]:
+def start_jobs(
+    sweep: SweepDir, asked: dict[str, Any], workers: int, tries: int, group: int
+) -> list[Any]:
     """Hands `workers` jobs over; returns submitit's jobs.
 
     Raises:
@@ -108,7 +110,7 @@ def submit(sweep: SweepDir, asked: dict[str, Any], workers: int, tries: int) -> 
         executor = submitit.AutoExecutor(sweep.path / "slurm", cluster=asked["cluster"])
         executor.update_parameters(name=sweep.name, **parameters)
         with executor.batch():
-            jobs = [executor.submit(Job(str(sweep.path), tries)) for _ in range(workers)]
+            jobs = [executor.submit(Job(str(sweep.path), tries, group)) for _ in range(workers)]
     except (
         RuntimeError,
         NameError,
@@ -121,18 +123,24 @@ def submit(sweep: SweepDir, asked: dict[str, Any], workers: int, tries: int) -> 
 
 
 def launch(
-    sweep: SweepDir, asked: dict[str, Any], workers: int | None, tries: int, submit_: bool
+    sweep: SweepDir,
+    asked: dict[str, Any],
+    workers: int | None,
+    tries: int,
+    group: int | None,
+    submit: bool,
 ) -> int:
     """Submits workers and follows them to the end of the sweep; see `local.launch` for the codes.
 
     Being told to stop only ends the following: the jobs go on.
 
     Raises:
-      LaunchError: see `submit`.
+      LaunchError: see `start_jobs`.
     """
-    del submit_
-    ready = len(units.Plan(sweep, sweep.ids).ready(tries))
-    jobs = submit(sweep, asked, min(workers or 4, ready), tries) if ready else []
+    del submit
+    size = group or units.GROUP
+    ready = len(units.Plan(sweep, sweep.ids, size).ready(tries))
+    jobs = start_jobs(sweep, asked, min(workers or 4, ready), tries, size) if ready else []
     started = time.monotonic()
     with StopRequest() as stop, live.Display(sweep, tries) as display:
         if jobs:
