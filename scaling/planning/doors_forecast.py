@@ -14,6 +14,7 @@ from typing import Any
 from scaling import configs
 from scaling.cli import Option
 from scaling.configs import ConfigError
+from scaling.data.errors import DataError
 
 OPTIONS = (
     Option("forecast", "Write RUN/forecast.json from a fit.json, a run table or a sweep.", "FROM"),
@@ -27,25 +28,22 @@ OPTIONS = (
 )
 
 
-def run_forecast(
-    values: Mapping[str, Any], overrides: Sequence[str], default_workdir: str = "runs"
-) -> int:
+def run_forecast(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
     """Forecasts a run, before it starts; returns exit code 0.
 
     Args:
       values: flags by name, of `cli.read` with OPTIONS, `config` and `workdir`.
       overrides: of the config.
-      default_workdir: parent of the run directory where none is given, as in `scaling.main`.
 
     Raises:
-      ConfigError: a flag, the config, the law or its data cannot be used.
+      ConfigError: a flag, the config, its data, the law or its table cannot be used.
     """
     if "config" not in values:
         raise ConfigError("--config", "is required with --forecast", "write --config=FILE[:ARG]")
     at = _numbers(values.get("at", ""))
     price = _price(values.get("price"))
     config = configs.load_resolved(values["config"], overrides)
-    workdir = pathlib.Path(values.get("workdir") or f"{default_workdir}/{config.name}")
+    workdir = pathlib.Path(values.get("workdir") or f"runs/{config.name}")  # as scaling.main
     # Fits run on the CPU: a forecast must not grab an accelerator's memory.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scaling.planning import forecast, law_fit, target
@@ -53,7 +51,10 @@ def run_forecast(
 
     plan = PlanRecord.read(values["plan"]) if "plan" in values else None
     law = law_fit.load(values["forecast"], values.get("law"))
-    run = target.describe(config, values.get("count", law.count), law.flops)
+    try:
+        run = target.describe(config, values.get("count", law.count), law.flops)
+    except DataError as error:
+        raise ConfigError("data", str(error)) from error
     content = forecast.build(run, law, at, plan, price)
     path = forecast.write(workdir, content)
     print(forecast.describe(content))
