@@ -2,9 +2,10 @@
 
 import json
 import pathlib
+import sys
 
 import pytest
-from run_helpers import TINY, corpus
+from run_helpers import TINY, corpus, kill, last_step, run, start, stream, summary, wait_until
 
 from scaling import configs
 from scaling.sweeps import search as lib
@@ -133,3 +134,51 @@ def test_a_config_that_cannot_run_names_the_trial(base, tmp_path):
     search = Search(base, {"model.num_heads": Integer(5, 5)})
     with pytest.raises(configs.ConfigError, match=r"trial 0 \(num_heads=5\)"):
         lib.propose(tmp_path, search, 1)
+
+
+def test_a_search_runs_prunes_and_goes_on(base, tmp_path, capsys):
+    search = Search(base, RATE, pruner="asha", rung=10, startup=100)
+    assert lib.run(tmp_path, search, trials=4, batch=4, name="tiny") == 0
+    assert "best: trial" in capsys.readouterr().out
+    found = trials(tmp_path, search)
+    assert sorted(trial.state.name for trial in found) == ["COMPLETE"] * 2 + ["PRUNED"] * 2
+    for trial in found:
+        left = summary(tmp_path / "cells" / trial.user_attrs["cell"])
+        assert left["population"]["members"] == 4
+        assert left["step"] == (20 if trial.state.name == "COMPLETE" else 10)
+        assert left["status"] == ("completed" if trial.state.name == "COMPLETE" else "pruned")
+    kept = [trial.intermediate_values[10] for trial in found if trial.state.name == "COMPLETE"]
+    assert max(kept) <= min(t.intermediate_values[10] for t in found if t.state.name == "PRUNED")
+    assert lib.run(tmp_path, search, trials=6, batch=4, name="tiny") == 0
+    assert len(trials(tmp_path, search)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_search_ends_with_every_trial_run_once(tmp_path):
+    text = corpus(tmp_path)
+    file = tmp_path / "rates.py"
+    file.write_text(
+        "from scaling import configs\n"
+        "from scaling.sweeps.search import Float, Search\n"
+        "def get_search():\n"
+        f"    base = configs.load({f'{TINY}:{text}'!r}, ['train.steps=60', 'track.progress=off'])\n"
+        "    return Search(base, {'optim.learning_rate': Float(1e-4, 1e-1, log=True)}, startup=2)\n"
+    )
+    workdir, log = tmp_path / "search", tmp_path / "log"
+    arguments = [
+        *(sys.executable, "-m", "scaling.sweeps.search", f"--search={file}"),
+        *(f"--workdir={workdir}", "--trials=6", "--batch=3"),
+    ]
+
+    def steps() -> int:
+        return sum(last_step(run) for run in workdir.glob("cells/*"))
+
+    for goal in (30, 100, 200):
+        process = start(arguments, log)
+        assert wait_until(lambda goal=goal: steps() >= goal, process, 200), log.read_text()[-2000:]
+        kill(process)
+    assert "best: trial" in run(arguments)
+    runs = list(workdir.glob("cells/*"))
+    assert [summary(one)["status"] for one in runs] == ["completed"] * 6
+    assert [len(stream(one)) for one in runs] == [62] * 6  # 60 steps, evaluations at 40 and 60
