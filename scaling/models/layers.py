@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.parallel import logical
+
 Initializer = Callable[..., Any]
 
 
@@ -67,7 +69,7 @@ class Dense(nn.Module):
 
 @jax.custom_vjp
 def wide_product(x_ND: jax.Array, kernel_DV: jax.Array) -> jax.Array:
-    """x @ kernel in float32 from operands of the compute type, and gradients in the compute type.
+    """The head, x @ kernel in float32 from operands of the compute type; gradients in that type.
 
     Without this rule the gradient of float32 logits would enter the backward products as float32:
     several passes of the matrix unit, and a sum over devices of twice the bytes.
@@ -82,7 +84,21 @@ def _wide_forward(x_ND: jax.Array, kernel_DV: jax.Array) -> tuple[jax.Array, Any
 def _wide_backward(kept: Any, grad_NV: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_ND, kernel_DV = kept
     grad_NV = grad_NV.astype(x_ND.dtype)
-    return grad_NV @ kernel_DV.T, x_ND.T @ grad_NV
+    grad_DV = _placed_as_parameter(x_ND.T @ grad_NV, ("embed", "vocab"))
+    # The sum over devices of the second is done before the layers' backward pass begins. Left to
+    # itself it is done at the very end, and the whole matrix lives through that pass until then.
+    return jax.lax.optimization_barrier((grad_NV @ kernel_DV.T, grad_DV))
+
+
+def _placed_as_parameter(grad: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """The gradient split as its parameter is; as it comes where the parameter is whole by waiver."""
+    active = logical.active_rules()
+    if active is None:
+        return grad
+    mesh, rules = active
+    if logical.indivisible(grad.shape, logical.spec(names, rules), mesh):
+        return grad
+    return logical.constrain(grad, names)
 
 
 wide_product.defvjp(_wide_forward, _wide_backward)
