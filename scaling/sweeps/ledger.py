@@ -153,6 +153,21 @@ def _state(sweep: SweepDir, cell: str, tally: Tally, tries: int) -> State:
     return "pending"
 
 
+def settle(sweep: SweepDir) -> None:
+    """Writes down what is finished and not written down: its process was killed in between."""
+    book = Ledger(sweep.path / "ledger.jsonl")
+    tallies = book.tallies()
+    for cell in sweep.ids:
+        status = finished(sweep.cell_dir(cell))
+        if status not in ENDS or tallies.get(cell, Tally()).last in ENDS:
+            continue
+        held = lease.take(sweep.path / "leases", cell)
+        if held is not None:
+            if book.tallies().get(cell, Tally()).last not in ENDS:
+                book.append(cell, held.attempt, status, reason="found finished")
+            held.release(status)
+
+
 def finished(run: pathlib.Path) -> Any:
     """The status in a run's summary.json, or None. A damaged one counts as none."""
     try:

@@ -193,6 +193,7 @@ def launch(sweep: SweepDir, workers: int | None, tries: int, group: int | None =
             pool.fill(len(pool.running) + max(0, ready - pool.idle(found)))
         if stop.reason is not None:
             return _stopped(pool, display)
+        ledger_lib.settle(sweep)
         display.update()
     return 1 if "failed" in found.values() else 0
 

@@ -152,6 +152,7 @@ def launch(
         if stop.reason is not None:
             display.say("the jobs go on; the same command follows them, scancel ends them")
             return EXIT_PREEMPTED
+        ledger_lib.settle(sweep)
         found = ledger_lib.states(sweep, tries)
         display.say(f"{ledger_lib.counts(found)} after {duration(time.monotonic() - started)}")
     ended = set(found.values()) <= set(ledger_lib.ENDS)

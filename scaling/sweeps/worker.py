@@ -94,12 +94,10 @@ class Worker:
                 yield leases
 
     def _wanted(self, lease: Lease) -> bool:
-        """Under the lease: whether the cell still is to be run; settles what nobody wrote down."""
+        """Under the lease: whether the cell still is to be run; writes down a vanished process."""
         status = ledger_lib.finished(self.sweep.cell_dir(lease.cell))
         tally = self.ledger.tallies().get(lease.cell, ledger_lib.Tally())
         if status in ENDS:
-            if tally.last not in ENDS:
-                self.ledger.append(lease.cell, lease.attempt, status, reason="found finished")
             lease.release(status)
             return False
         if tally.last == "running":

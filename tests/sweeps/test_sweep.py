@@ -114,7 +114,7 @@ def test_runs_of_several_lengths_share_a_trunk(tmp_path, capsys):
     schedule = "{'optim.schedule': {'name': 'wsd', 'warmup_steps': 2, 'decay_steps': 4}}"
     grid = f"product(settings([{schedule}], [{{}}]), axis('train.steps', (12, 16, 20)))"
     file, workdir = sweep_file(tmp_path, grid), tmp_path / "out"
-    assert door.main([f"--sweep={file}", f"--workdir={workdir}", "--workers=2"]) == 0
+    assert door.main([f"--sweep={file}", f"--workdir={workdir}", "--workers=1"]) == 0
     said = capsys.readouterr().out
     assert "shared trunks save" in said
     assert "(42%)" in said  # 8 and 12 of 48 steps
@@ -134,14 +134,13 @@ def test_runs_of_several_lengths_share_a_trunk(tmp_path, capsys):
 
 
 def test_a_part_runs_as_pods_run_it(tmp_path, capfd):
-    file, workdir = sweep_file(tmp_path, "seeds(2)"), tmp_path / "out"
-    sweep = open_sweep(claimed(file, workdir))
-    for part in ("0/2", "1/2"):
+    file, workdir = sweep_file(tmp_path, "seeds(1)"), tmp_path / "out"
+    (cell,) = open_sweep(claimed(file, workdir)).ids
+    assert sequence.door([f"--sweep_dir={workdir}", "--part=0/2"]) == 0
+    assert f"{cell}: exit code 0, completed" in capfd.readouterr().out
+    for part in ("1/2", "0/1"):
         assert sequence.door([f"--sweep_dir={workdir}", f"--part={part}"]) == 0
-    assert sequence.door([f"--sweep_dir={workdir}"]) == 0
-    said = capfd.readouterr().out
-    assert all(f"{cell}: exit code 0, completed" in said for cell in sweep.ids)
-    assert said.count("exit code") == 2, "finished cells are left alone"
+        assert "exit code" not in capfd.readouterr().out, "finished cells are left alone"
     with pytest.raises(configs.ConfigError, match="is no part"):
         sequence.door([f"--sweep_dir={workdir}", "--part=2/2"])
 
