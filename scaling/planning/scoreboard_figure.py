@@ -101,9 +101,9 @@ def _errors(axis: Any, rows: list[dict[str, Any]]) -> None:
         axis.plot(place, error, "o" if row["inside95"] else "X", ms=4, color=colour)
     if rows:
         bias = 100 * float(np.mean([row["relative_error"] for row in rows]))
-        axis.axhline(bias, color=INK, lw=0.9, ls="--", label=f"bias {bias:+.2f} %")
-        axis.legend(loc="upper left")
+        axis.axhline(bias, color=INK, lw=0.9, ls="--")
+        axis.set_title(f"Error and 95 % interval; bias {bias:+.2f} % (dashed)")
     axis.set(
-        title="Error and 95 % interval", xlabel="forecast, in order of time",
+        xlabel="forecast, in order of time",
         ylabel="predicted less happened (%)",
     )  # fmt: skip

@@ -7,6 +7,9 @@ small runs (4 sizes x 4 lengths), a law fitted to them by `scaling.plan --foreca
 runs (5 to 10 times the compute of the largest small one) forecast before they start. Every run has
 a seed of its own. 120 runs, 24 forecasts, one process; what is done already is not done again.
 
+The law is L = E + A C^-alpha in compute: on the small runs of the first language it leaves residuals
+of 1.7 %, Chinchilla's five parameters 3.0 %.
+
 Writes OUT/scoreboard.json, .svg and .png, and with --figure=FILE.svg a copy of the picture.
 """
 
@@ -86,7 +89,7 @@ def forecast(workdir: pathlib.Path, arg: str, sweep: pathlib.Path, law: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/calibration"))
-    parser.add_argument("--law", default="chinchilla")
+    parser.add_argument("--law", default="henighan_c")
     parser.add_argument("--families", type=int, default=len(FAMILIES), help="how many languages")
     parser.add_argument("--figure", type=pathlib.Path, help="also copy the SVG here")
     options = parser.parse_args()

@@ -44,8 +44,10 @@ def test_diverged_runs_count_as_misses_and_others_not_at_all(tmp_path):
     for name, status in (("lost", "diverged"), ("waiting", "preempted")):
         fake_run(tmp_path / name, fake_forecast(), status=status, eval={})
         grade.regrade(tmp_path / name)
+    fake_run(tmp_path / "early", fake_forecast(), step=7)
+    grade.regrade(tmp_path / "early")
     record = scoreboard.score(scoreboard.collect(tmp_path))
-    assert record["runs"] == {"graded": 1, "diverged": 1, "not yet": 1}
+    assert record["runs"] == {"graded": 2, "diverged": 1, "not yet": 1}
     coverage = record["quantities"]["loss"]["coverage95"]
     assert (coverage["inside"], coverage["of"]) == (1, 2)
     assert record["quantities"]["loss"]["measured"] == 1
