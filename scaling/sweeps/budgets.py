@@ -135,6 +135,29 @@ def rate_by_width(
     return product(settings(sizes, columns), axis(key, rates))
 
 
+def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a grid of `rate_by_width` has found: the best rate of each width, and how far it moves.
+
+    Args:
+      rows: one a cell with `model_dim`, `learning_rate`, and `loss` where it has run.
+
+    Returns:
+      One line; empty for other designs, or before two widths have run.
+    """
+    runs = [row for row in rows if row.get("loss") is not None]
+    if not all(row.get("model_dim") and row.get("learning_rate") for row in runs):
+        return ""
+    best: dict[int, float] = {}
+    for row in sorted(runs, key=lambda row: -row["loss"]):
+        best[row["model_dim"]] = row["learning_rate"]
+    if len(best) < 2:
+        return ""
+    shown = ", ".join(f"{width}: {best[width]:g}" for width in sorted(best))
+    factor = max(best.values()) / min(best.values())
+    moves = "does not move" if factor == 1 else f"moves by a factor of {factor:g}"
+    return f"best learning_rate by model_dim: {shown}; it {moves}"
+
+
 def grid_warnings(rows: Sequence[Mapping[str, Any]], optimum: Optimum, rule: str) -> list[str]:
     """Budgets whose minimum would lie, or lies, at the edge of their sizes.
 

@@ -46,10 +46,10 @@ def overview(sweep: SweepDir, declared: Sweep, tries: int) -> str:
 
 
 def warnings(sweep: SweepDir, declared: Sweep, summaries: Mapping[str, Any]) -> list[str]:
-    """About isoFLOP budgets whose minimum would be at the edge of their sizes."""
+    """About isoFLOP budgets whose minimum would be at the edge; what a grid of rates has found."""
     rows = [
         {
-            "budget": sweep.axes[one].get("budget"),
+            **{key: sweep.axes[one].get(key) for key in ("budget", "model_dim", "learning_rate")},
             "params": sweep.costs[one].params,
             "loss": _loss(summaries[one]),
         }
@@ -57,7 +57,8 @@ def warnings(sweep: SweepDir, declared: Sweep, summaries: Mapping[str, Any]) -> 
     ]
     rule = "the sweep's rule" if declared.optimum else "Chinchilla's rule"
     optimum = declared.optimum or sizes.chinchilla()
-    return [f"warning: {text}" for text in budgets.grid_warnings(rows, optimum, rule)]
+    found = [f"warning: {text}" for text in budgets.grid_warnings(rows, optimum, rule)]
+    return found + list(filter(None, [budgets.best_rates(rows)]))
 
 
 def estimate(sweep: SweepDir, summaries: Mapping[str, Any]) -> dict[str, float | None]:
