@@ -46,6 +46,9 @@ def test_fit_json_holds_the_contract(out):
     assert record["optimum"][1]["outside"] > 40
     assert any("44.5 times above the largest" in w for w in record["warnings"])
     assert record["reached"] >= 0.95
+    assert any(w.startswith("prediction at params 7e+10, tokens") for w in record["warnings"])
+    assert record["comparison"][0]["held_out"] < 0.01
+    assert record["comparison"][0]["extrapolation"] < 0.05
 
 
 def test_report_is_one_file_with_warnings_first(out):
@@ -100,9 +103,11 @@ def test_bad_rows_are_in_the_result(tmp_path):
     rows[3], rows[7] = "1e8,1e9,nan", "1e8,1e9,-2"
     path = tmp_path / "runs.csv"
     path.write_text("params,tokens,loss\n" + "\n".join(rows) + "\n")
-    arguments = [f"--runs={path}", "--law=chinchilla", f"--out={tmp_path / 'o'}"]
+    arguments = [f"--runs={path}", "--law=chinchilla", f"--out={tmp_path / 'o'}", "--fix=E=1.8"]
     assert main([*arguments, "--bootstrap=0", "--profiles=no"]) == 0
     record = json.loads((tmp_path / "o" / "fit.json").read_text())
+    assert record["fixed"] == ["E"]
+    assert "E" not in record["intervals"]
     assert record["points"] == 22
     assert [e["row"] for e in record["excluded"]] == [4, 8]
     assert any("2 of 24 rows excluded" in w for w in record["warnings"])

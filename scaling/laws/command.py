@@ -140,10 +140,12 @@ def make_record(
         leader = result.problem.names[slot]
         if leader in swept and name not in swept:
             swept[name] = swept[leader]
+    slots = zip(result.law.names, result.problem.slots, strict=True)
+    fixed = [name for name, slot in slots if not result.problem.free[slot]]
     intervals = {
         n: list(boot[n]) if n in boot else swept[n]
         for n in result.parameters
-        if n in boot or n in swept
+        if n not in fixed and (n in boot or n in swept)
     }
     warnings = [*result.warnings, *(w for p in profiles for w in p.warnings)]
     if draws and draws.converged < 0.99:
@@ -162,8 +164,10 @@ def make_record(
         if draws is None:
             raise LawError("--predict needs draws for its interval: set --bootstrap above 0")
         forecasts = [forecast(result, point, draws, level) for point in options.predict]
-    for found in (*(o.warnings for o in optima), *(f.warnings for f in forecasts)):
-        warnings += found
+    warnings += [w for o in optima for w in o.warnings]
+    for f in forecasts:
+        point = ", ".join(f"{k} {v:.4g}" for k, v in f.variables.items())
+        warnings += [f"prediction at {point}: {w}" for w in f.warnings]
     scores = _scores(result, table, options)
     noise = seed_noise(result)
     return {
@@ -171,6 +175,7 @@ def make_record(
         "equation": result.law.equation,
         "law_source": result.law.source,
         "parameters": result.parameters,
+        "fixed": fixed,
         "intervals": intervals,
         "level": level,
         "interval_note": _interval_note(draws, result),
@@ -223,10 +228,13 @@ def _interval_note(draws: Draws | None, result: Result) -> str:
 
 
 def _scores(result: Result, table: Table, options: argparse.Namespace) -> list[Any]:
-    if not options.compare:
-        return []
-    from scaling.laws.comparison import compare
+    """Errors on runs left out: of the law, and of those that --compare names."""
+    from scaling.laws.comparison import compare, fold_masks, score
 
+    if not options.compare:
+        spare = result.points - fold_masks(result.problem.clusters, 10).sum(axis=1).max()
+        enough = result.problem.freedom and spare > result.problem.freedom
+        return [score(result, seed=options.seed)] if enough else []
     laws: list[Law | str] = [result.law]
     laws += [n for n in options.compare if n != result.law.name]
     return compare(table, laws, result.loss, seed=options.seed)
@@ -286,11 +294,17 @@ def summary(record: dict[str, Any], out: str) -> str:
         if interval:
             low, high = (f"{v:.5g}" if v is not None else "open" for v in interval)
             text = f"   [{low}, {high}]"
+        elif name in record["fixed"]:
+            text = "   fixed"
         lines.append(f"  {name:18s} {value:<12.6g}{text}")
     lines.append(
         f"objective {record['objective']:.10g}, scaled gradient {record['gradient_norm']:.1e}, "
         f"{record['points']} points, {len(record['excluded'])} excluded"
     )
+    for s in record["comparison"]:
+        left_out = s["extrapolation"]
+        far = "" if left_out is None else f", {left_out:.4g} on the largest budget left out"
+        lines.append(f"error on runs held out, {s['law']}: {s['held_out']:.4g}{far}")
     for o in record["optimum"]:
         split = f"N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}"
         lines += [f"at {o['flops']:.3g} FLOP: {split}"]

@@ -24,6 +24,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#222222", "#8a8a8a"
 WIDE, NARROW = (6.8, 3.6), (4.6, 3.6)
+FLAT = 1e3  # times its best value up to which a flat profile is drawn
 
 
 def _figure(size: tuple[float, float], columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
@@ -85,8 +86,8 @@ def loss_against_compute(result: Result, draws: Draws | None, cost: Cost) -> Any
         band = np.array([b.intervals["loss"] for b in best if b.intervals])
         axis.fill_between(grid, band[:, 0], band[:, 1], color=OKABE_ITO[1], alpha=0.2, lw=0)
     axis.axvspan(flops.max(), grid[-1], color="#f3f3f3", zorder=0)
-    axis.text(flops.max() * 1.15, 0.97, "beyond the data", transform=axis.get_xaxis_transform(),
-              fontsize=8, color=FAINT, va="top")  # fmt: skip
+    axis.text(0.99, 0.97, "beyond the data", transform=axis.transAxes, fontsize=8, color=FAINT,
+              va="top", ha="right")  # fmt: skip
     axis.set(
         xscale="log",
         yscale="log",
@@ -238,6 +239,8 @@ def contours(result: Result, draws: Draws | None, cost: Cost) -> Any:
     grid = {"params": n[None, :], "tokens": d[:, None], **_medians(result)}
     values = result.predict(**grid)
     figure, ((axis,),) = _figure(WIDE)
+    # Scales first: the gaps for labels are cut in the scale that the axis has when they are placed.
+    axis.set(xscale="log", yscale="log", xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
     lines = axis.contour(n, d, values, levels=14, cmap="viridis", linewidths=1)
     axis.clabel(lines, fontsize=7, fmt="%.2f")
     axis.scatter(columns["params"], columns["tokens"], s=8, color=FAINT, lw=0, label="runs")
@@ -247,15 +250,8 @@ def contours(result: Result, draws: Draws | None, cost: Cost) -> Any:
         [b.params for b in best], [b.tokens for b in best], "--", color=OKABE_ITO[1], lw=1.8,
         label="compute-optimal",
     )  # fmt: skip
-    axis.set(
-        xscale="log",
-        yscale="log",
-        xlabel=_label(result, "params"),
-        ylabel=_label(result, "tokens"),
-        xlim=(n[0], n[-1]),
-        ylim=(d[0], d[-1]),
-    )
-    axis.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+    axis.set(xlabel=_label(result, "params"), ylabel=_label(result, "tokens"))
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
     return figure
 
 
@@ -271,7 +267,10 @@ def profiles(found: Sequence[Profile]) -> Any:
             if edge is not None:
                 axis.axvline(edge, color=FAINT, lw=0.8)
         axis.set_ylim(0, 2.5 * item.threshold)
+        best = item.values[np.argmin(item.statistic)]
         near = item.values[item.statistic < 2.5 * item.threshold]
+        if best > 0 and near.max() > FLAT * best:  # a flat tail says no more further out
+            near = near[near <= FLAT * best]
         if len(near) > 1:
             axis.set_xlim(near.min(), near.max())
             if near.min() > 0 and near.max() > 30 * near.min():
@@ -307,11 +306,25 @@ def cloud(result: Result, draws: Draws) -> Any:
             axis.plot(
                 result.parameters[x], result.parameters[y], "+", ms=12, mew=2, color=OKABE_ITO[1]
             )
+            _bulk(axis.set_xscale, axis.set_xlim, draws.parameters[x], result.parameters[x])
+            _bulk(axis.set_yscale, axis.set_ylim, draws.parameters[y], result.parameters[y])
             if i == size - 1:
                 axis.set_xlabel(x)
             if j == 0:
                 axis.set_ylabel(y)
     return figure
+
+
+def _bulk(scale: Callable[[str], Any], limits: Callable[[float, float], Any], values: Any,
+          best: float) -> None:  # fmt: skip
+    """Axis limits that a few far draws do not stretch; logarithmic where the bulk spans decades."""
+    low, high = np.quantile(values, [0.01, 0.99])
+    low, high = min(low, best), max(high, best)
+    if low > 0 and high > 30 * low:
+        scale("log")
+        limits(low / 1.5, high * 1.5)
+    elif high > low:
+        limits(low - 0.08 * (high - low), high + 0.08 * (high - low))
 
 
 PLAIN: dict[str, Callable[[Result, Draws | None, Cost], Any]] = {

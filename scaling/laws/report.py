@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ CAPTIONS = {
     "bootstrap": "Bootstrap draws; the cross is the fit. Narrow diagonals are parameters that "
     "trade off.",
 }
-SMALL = ("observed_predicted", "bootstrap")
+PIXELS = 1.89  # of a page 60rem wide to the point, the same for all figures so that their text is
 STYLE = """
 :root{--ink:#1c1c1c;--soft:#5c5c5c;--line:#d9d9d9;--back:#fff;--warn:#fff4e0;--edge:#d55e00}
 *{box-sizing:border-box}
@@ -36,17 +37,22 @@ p.eq{font:1rem/1.5 ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere;
 p.soft,figcaption,small{color:var(--soft)}
 .warn{background:var(--warn);border-left:4px solid var(--edge);padding:.7rem 1rem;margin:1rem 0}
 .warn ul{margin:.3rem 0 0;padding-left:1.2rem}.good{border-left-color:#009e73;background:#eef8f4}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto;background:linear-gradient(90deg,var(--back) 30%,transparent),
+linear-gradient(90deg,transparent,var(--back) 70%) 100% 0,
+linear-gradient(90deg,rgba(0,0,0,.16),transparent),
+linear-gradient(90deg,transparent,rgba(0,0,0,.16)) 100% 0;background-repeat:no-repeat;
+background-size:2.5rem 100%,2.5rem 100%,.7rem 100%,.7rem 100%;
+background-attachment:local,local,scroll,scroll}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.93rem}
 th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
 .facts td,.facts th{text-align:left;white-space:normal;overflow-wrap:anywhere}
 .facts td:first-child{white-space:nowrap}
-figure{margin:1.2rem 0}figure img{width:100%;height:auto;display:block}
-figure.small img{max-width:30rem}
+figure{margin:1.2rem 0}figure img{max-width:100%;height:auto;display:block}
 figcaption{font-size:.9rem;margin-top:.4rem}
 pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:.85rem}
 summary{cursor:pointer}
+@media(max-width:40rem){table{font-size:.84rem}th,td{padding:.3rem .45rem}}
 @media print{main{max-width:none}figure{break-inside:avoid}}
 """
 
@@ -93,14 +99,16 @@ def _parameters(record: Mapping[str, Any]) -> str:
     rows = []
     header = ["parameter", "value", f"{record['level']:.0%} bootstrap", "profile", "sandwich s.e."]
     for name, value in {**record["parameters"], **record["derived"]}.items():
-        derived = name in record["derived"]
+        kind = "derived" if name in record["derived"] else ""
+        kind = "fixed" if name in record["fixed"] else kind
+        error = None if kind == "fixed" else record["standard_errors"].get(name)
         rows.append(
             [
-                f"{html.escape(name)}{' <small>(derived)</small>' if derived else ''}",
+                f"{html.escape(name)}{f' <small>({kind})</small>' if kind else ''}",
                 number(value, 6),
                 span({**record["intervals"], **record["derived_intervals"]}.get(name)),
                 span(record["profile_intervals"].get(name)),
-                number(record["standard_errors"].get(name), 3),
+                number(error, 3),
             ]
         )
     text = table(header, rows)
@@ -199,8 +207,12 @@ def _uses(record: Mapping[str, Any]) -> str:
             for s in record["comparison"]
         ]  # fmt: skip
         header = ["law", "parameters", "held-out error", "largest budget left out", "AICc", "BIC"]
-        text += "<h2>Other laws on the same data</h2>" + table(header, rows)
-        text += "<p class='soft'>Errors are root mean squares of residuals; smaller is better.</p>"
+        title = "Other laws on the same data" if len(rows) > 1 else "Error on runs left out"
+        text += f"<h2>{title}</h2>" + table(header, rows)
+        text += (
+            "<p class='soft'>Root mean squares of residuals, smaller is better: of runs held out "
+            "in turn, and of the largest budget under a fit to the others.</p>"
+        )
     return text
 
 
@@ -208,11 +220,13 @@ def render(record: Mapping[str, Any], figures: Mapping[str, pathlib.Path]) -> st
     """The report of one fit from the content of `fit.json` and SVG files, as one HTML string."""
     pictures = []
     for name, path in figures.items():
-        data = base64.b64encode(path.read_bytes()).decode()
+        content = path.read_bytes()
+        data = base64.b64encode(content).decode()
         caption = html.escape(CAPTIONS.get(name, name))
-        small = ' class="small"' if name in SMALL else ""
+        points = re.search(rb'<svg[^>]* width="([0-9.]+)pt"', content)
+        width = f' width="{PIXELS * float(points[1]):.0f}"' if points else ""
         pictures.append(
-            f'<figure{small}><img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
+            f'<figure><img alt="{caption}"{width} src="data:image/svg+xml;base64,{data}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     title = f"Scaling law: {record['law']}"

@@ -29,6 +29,18 @@ def test_data_constrained_without_repeats_is_chinchilla():
     assert law.evaluate(p, {**point, "unique_tokens": 1e10}) == pytest.approx(plain, rel=1e-14)
 
 
+@pytest.mark.parametrize("name", ["data_constrained", "repetition_decay", "repetition_penalty"])
+def test_less_than_one_pass_over_the_data_is_chinchilla(name):
+    """Tokens that are there but not read yet are worth nothing: D < U counts as D distinct ones."""
+    law, base = get_law(name), get_law("chinchilla")
+    p = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
+    extra = {"R_D": 15.0, "R_N": 5.0, "tau": 4.0, "K": 1.0, "gamma": 0.5, "kappa": 1.0, "eta": 0.5}
+    values = {**p, **{k: extra[k] for k in law.names if k in extra}}
+    point = {"params": 1e8, "tokens": 1e10}
+    found = law.evaluate(values, {**point, "unique_tokens": 5e10})
+    assert found == pytest.approx(base.evaluate(p, point), rel=1e-9)
+
+
 def test_kaplan_compute_exponent_is_implied():
     """a_C = 1 / (1/a_S + 1/a_B + 1/a_N) (Kaplan et al. 2020, equation 1.8)."""
     implied = 1 / (1 / 0.76 + 1 / 0.21 + 1 / 0.076)

@@ -26,10 +26,14 @@ CHINCHILLA_TERMS = (
 
 
 def _decayed(total: Any, unique: Any, scale: Any) -> Any:
-    """Worth of `total` with `unique` distinct: unique (1 + R* (1 - exp(-R/R*))), R repeats."""
+    """Worth of `total` with `unique` distinct: unique (1 + R* (1 - exp(-R/R*))), R repeats.
+
+    Less than one pass uses `total` of the distinct ones (U_D = min of the two in the paper).
+    """
     import jax.numpy as jnp
 
-    repeats = jnp.maximum(total / unique - 1.0, 0.0)
+    unique = jnp.minimum(unique, total)
+    repeats = total / unique - 1.0
     return unique * (1.0 - scale * jnp.expm1(-repeats / scale))
 
 
@@ -64,6 +68,14 @@ DATA_CONSTRAINED = Law(
     source=MUENNIGHOFF,
 )  # fmt: skip
 
+
+def _repeats(total: Any, unique: Any) -> Any:
+    """Passes after the first, never quite 0 so that its power has a slope."""
+    import jax.numpy as jnp
+
+    return jnp.maximum(total / unique - 1.0, 0.0) + 1e-12
+
+
 REPETITION_PENALTY = Law(
     name="repetition_penalty",
     equation="L = E + A/N^alpha + B/D^beta + K N^gamma (D/U - 1)^kappa / U^eta",
@@ -75,7 +87,7 @@ REPETITION_PENALTY = Law(
     formula=lambda p, v: (
         p.E + p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta)
         + p.K * power(v.params, p.gamma) * power(v.unique_tokens, -p.eta)
-        * power(v.tokens / v.unique_tokens - 1.0 + 1e-12, p.kappa)
+        * power(_repeats(v.tokens, v.unique_tokens), p.kappa)
     ),
     linear=("E", "A", "B", "K"),
     source="additive over-fitting penalty, the general form of the rival to decayed repetition "
@@ -101,7 +113,8 @@ def _half_life(total: Any, unique: Any, tau: Any) -> Any:
     import jax.numpy as jnp
 
     rate = jnp.log(2.0) / tau
-    return unique * (1.0 - jnp.expm1(-rate * jnp.maximum(total / unique - 1.0, 0.0)) / rate)
+    unique = jnp.minimum(unique, total)
+    return unique * (1.0 - jnp.expm1(-rate * (total / unique - 1.0)) / rate)
 
 
 GADRE = "Gadre et al. 2024, arXiv 2403.08540"
