@@ -36,26 +36,34 @@ def scorer(program: Program, compiled: Any, eval_set: Any) -> Evaluator:
     def run(params: PyTree, extra: PyTree, limit: int | None) -> dict[str, Any]:
         count = eval_set.num_batches(size)
         count = count if limit is None else min(count, limit)
-        totals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        pending: Mapping[str, Any] | None = None
-        for i in range(count):
+
+        def sums_of(i: int) -> Mapping[str, Any]:
             fetch = functools.partial(eval_set.batch, i, size)
             batch = parallel.put_batch(fetch, program.eval_batch, program.mesh)
-            sums = compiled(params, extra, batch)
-            if pending is not None:
-                totals = add_totals(totals, pending)
-            pending = sums
-        if pending is not None:
-            totals = add_totals(totals, pending)
-        return program.task.summarize(totals)
+            return compiled(params, extra, batch)
+
+        return program.task.summarize(total(count, sums_of))
 
     return run
 
 
-def add_totals(
+def total(
+    count: int, sums_of: Callable[[int], Mapping[str, Any]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The sums of `count` batches, added in float64 and read one batch late."""
+    totals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    pending: Mapping[str, Any] | None = None
+    for i in range(count):
+        sums = sums_of(i)
+        if pending is not None:
+            totals = _add(totals, pending)
+        pending = sums
+    return totals if pending is None else _add(totals, pending)
+
+
+def _add(
     totals: dict[str, tuple[np.ndarray, np.ndarray]], sums: Mapping[str, Any]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Adds the sums of one more batch, read from the device, in float64."""
     host = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(dict(sums)))
     if not totals:
         return host

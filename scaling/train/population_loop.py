@@ -18,7 +18,7 @@ from scaling.data import Data
 from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import DivergedError, RollbackError
 from scaling.train.books import Books
-from scaling.train.evaluate import add_totals
+from scaling.train.evaluate import total
 from scaling.train.population_program import PopulationProgram
 from scaling.train.program import eval_batch_size
 from scaling.train.record import Record
@@ -212,13 +212,13 @@ class PopulationLoop:
         found: list[dict[str, Any]] = [{} for _ in members]
         with self._spend("eval", members):
             for name, split in self.data[0].evals.items():
-                count = split.num_batches(size)
-                count = count if limit is None else min(count, limit)
-                totals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-                for i in range(count):
+
+                def sums_of(i: int, split: Any = split) -> Mapping[str, Any]:
                     batch = self.program.place_batch(split.batch(i, size, 0, size))
-                    sums = self.program.evaluate(params, self.states.extra, batch, active)
-                    totals = add_totals(totals, sums)
+                    return self.program.evaluate(params, self.states.extra, batch, active)
+
+                count = split.num_batches(size)
+                totals = total(count if limit is None else min(count, limit), sums_of)
                 for values, member in zip(found, members, strict=True):
                     own = jax.tree.map(lambda x, m=member: x[m.slot], totals)
                     values[name] = task.summarize(own)

@@ -103,9 +103,9 @@ def test_devices_and_vmap_change_only_the_last_places(text, alone, tmp_path):
     assert population(text, tmp_path / "spread", MEMBERS) == ["completed"] * 3
     assert population(text, tmp_path / "vmap", MEMBERS, mode="vmap") == ["completed"] * 3
     for name in MEMBERS:
-        assert_same(tmp_path / "spread" / name, alone / name, rel=1e-4)
+        assert_same(tmp_path / "spread" / name, alone / name, rel=5e-4)
         ends = [summary(one / name)["eval"]["loss"] for one in (tmp_path / "vmap", alone)]
-        assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+        assert ends[0] == pytest.approx(ends[1], rel=5e-4)
 
 
 def test_a_diverging_member_disturbs_nobody(text, alone, tmp_path, one_device):
