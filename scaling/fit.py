@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="COLUMN>VALUE",
-        help="leave rows out, recorded in the result (>, >=, <, <=, ==); repeat for more",
+        help="leave rows out, recorded in the result (>, >=, <, <=; ==, != on text too); repeat",
     )
     add("--loss", default="huber", choices=("huber", "lsq", "l1"))
     add("--delta", type=_positive, default=1e-3, help="Huber's delta, in units of the residual")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from laws.law_data import FIXTURES, surface
 
-from scaling.fit import main
+from scaling.fit import main, parse
+from scaling.laws.command import load
 
 REFIT = [
     f"--runs={FIXTURES / 'chinchilla_epoch.csv'}",
@@ -78,6 +79,8 @@ def test_report_is_one_file_with_warnings_first(out):
         ([*REFIT, "--out=o", "--fix=gamma=1"], "no parameter 'gamma'"),
         ([*REFIT, "--out=o", "--exclude=los>3"], "did you mean 'loss'"),
         ([*REFIT, "--out=o", "--exclude=loss!3"], "is not COLUMN>VALUE"),
+        ([*REFIT, "--out=o", "--exclude=loss>low"], "'low' is not a number"),
+        ([*REFIT, "--out=o", "--exclude=loss==low"], "no row holds 'low'; loss holds ['2.07"),
     ],
 )
 def test_usage_errors_exit_with_2(capsys, tmp_path, monkeypatch, arguments, message):
@@ -111,6 +114,16 @@ def test_bad_rows_are_in_the_result(tmp_path):
     assert record["points"] == 22
     assert [e["row"] for e in record["excluded"]] == [4, 8]
     assert any("2 of 24 rows excluded" in w for w in record["warnings"])
+
+
+def test_rows_are_left_out_by_text(tmp_path):
+    routed = f"--runs={FIXTURES / 'clark_routed.csv'}"
+    options = parse([routed, "--law=routed", "--out=o", "--exclude=router==S-Base"])
+    assert len(load(options)) == 163 - 53
+    options = parse([routed, "--law=routed", "--out=o", "--exclude=router != Hash"])
+    table = load(options)
+    assert set(table.text["router"]) == {"Hash"}
+    assert table.excluded[0] == (1, "--exclude=router != Hash")
 
 
 def test_one_variable_law_with_other_columns(tmp_path):

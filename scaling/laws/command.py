@@ -31,7 +31,8 @@ from scaling.laws.resample import Draws, bootstrap
 from scaling.laws.table import Table, missing_column
 
 OPERATORS = {
-    ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
+    ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
+    ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 
 
@@ -101,18 +102,29 @@ def load(options: argparse.Namespace) -> Table:
         curves=options.curves,
     ).mapped(options.columns)  # fmt: skip
     for rule in options.exclude:
-        match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|>|<)\s*(\S+)\s*", rule)
-        if not match:
-            raise LawError(f"--exclude={rule!r} is not COLUMN>VALUE (or >=, <, <=, ==)")
-        name, sign, value = match.groups()
-        if name not in table.columns:
-            raise LawError(missing_column(name, table.columns, table.source))
-        try:
-            limit = float(value)
-        except ValueError:
-            raise LawError(f"--exclude={rule!r}: {value!r} is not a number") from None
-        table = table.without(~OPERATORS[sign](table.columns[name], limit), f"--exclude={rule}")
+        table = table.without(~_matches(table, rule), f"--exclude={rule}")
     return table
+
+
+def _matches(table: Table, rule: str) -> np.ndarray:
+    """Rows, [n], of which a rule such as `loss>=3.4` or `router==Hash` is true."""
+    match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", rule)
+    if not match:
+        raise LawError(f"--exclude={rule!r} is not COLUMN>VALUE (or >=, <, <=, ==, !=)")
+    name, sign, value = match.groups()
+    if name not in table.columns:
+        raise LawError(missing_column(name, table.columns, table.source))
+    try:
+        return np.asarray(OPERATORS[sign](table.columns[name], float(value)))
+    except ValueError:
+        pass
+    if sign not in ("==", "!="):
+        raise LawError(f"--exclude={rule!r}: {value!r} is not a number")
+    same = np.array([cell.strip() == value for cell in table.text[name]])
+    if not same.any():
+        known = sorted({cell.strip() for cell in table.text[name]})[:8]
+        raise LawError(f"--exclude={rule!r}: no row holds {value!r}; {name} holds {known}")
+    return same if sign == "==" else ~same
 
 
 def _reweighted(result: Result, options: argparse.Namespace) -> Result:
