@@ -115,6 +115,7 @@ def _graded(
         "law": forecast["law"]["name"],
         "table_sha256": forecast["law"]["table_sha256"],
         "outside": forecast["outside"],
+        "memory_by": _memory(summary)[1],
         "quantities": {
             name: _compare(one, happened.get(name), reasons.get(name), diverged and name == "loss")
             for name, one in forecast["quantities"].items()
@@ -140,8 +141,7 @@ def _happened(
         found["loss"] = summary.get("eval", {}).get("loss")
     found["step_time"] = median_of(workdir, "perf/step_seconds")
     found[rate] = median_of(workdir, f"perf/{rate}")
-    memory = summary.get("memory_bytes") or {}
-    found["memory_peak"] = (memory.get("device") or {}).get("peak") or memory.get("program")
+    found["memory_peak"] = _memory(summary)[0]
     machine = forecast["machine"]
     device, expected = device_of(workdir), machine["device"]
     if expected and device and dataclasses.asdict(device) != expected:
@@ -161,6 +161,14 @@ def _happened(
         if name not in reasons and isinstance(value, int | float) and math.isfinite(value)
     }
     return usable, reasons
+
+
+def _memory(summary: Mapping[str, Any]) -> tuple[float | None, str]:
+    """Peak bytes on the fullest device, and who says so; backends without a count (CPU) have none."""
+    memory = summary.get("memory_bytes") or {}
+    if peak := (memory.get("device") or {}).get("peak"):
+        return peak, "the device's statistics"
+    return memory.get("program"), "the compiled step's own account"
 
 
 def _compare(
