@@ -6,7 +6,7 @@
 writes DIR/skypilot.yaml and DIR/skypilot.sh, which `--submit` runs: it hands one managed job for each
 worker to the user's own `sky` (SkyPilot lives in an environment of its own; see its documentation).
 DIR goes into a bucket that the jobs mount; a job that loses its machine is started again elsewhere
-and goes on from the checkpoints there. `infra=kubernetes` runs the same on GKE.
+and goes on from the checkpoints there. On GKE it is infra=kubernetes,accelerators=tpu-v6e-slice:4.
 """
 
 import os

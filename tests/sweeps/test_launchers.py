@@ -102,6 +102,10 @@ task = sky.Task.from_yaml_config(json.loads(json.dumps(config)))
 task.validate()
 (resources,) = task.resources
 print(json.dumps([task.num_nodes, resources.use_spot, resources.accelerators, str(resources.cloud)]))
+gke = json.loads(json.dumps(config))
+gke["resources"] |= {"accelerators": "tpu-v6e-slice:4", "infra": "kubernetes"}
+gke["resources"].pop("accelerator_args")
+print(*[str(one.cloud) for one in sky.Task.from_yaml_config(gke).resources])
 config["resources"]["use_spott"] = True
 try:
     sky.Task.from_yaml_config(config)
@@ -123,7 +127,8 @@ def test_the_sky_task_is_accepted_by_sky_itself(sweep, tmp_path):
         cwd=ROOT, env=os.environ | {"HOME": str(tmp_path)}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()[-2:]
+    first, gke, second = done.stdout.splitlines()[-3:]
+    assert gke == "Kubernetes"
     assert json.loads(first) == [1, True, {"tpu-v6e-8": 1}, "GCP"]
     assert second == "refused True"
 
