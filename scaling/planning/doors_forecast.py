@@ -42,10 +42,10 @@ def run_forecast(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
         raise ConfigError("--config", "is required with --forecast", "write --config=FILE[:ARG]")
     at = _numbers(values.get("at", ""))
     price = _price(values.get("price"))
+    # Before JAX is imported. Fits run on the CPU: a forecast must not grab an accelerator's memory.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     config = configs.load_resolved(values["config"], overrides)
     workdir = pathlib.Path(values.get("workdir") or f"runs/{config.name}")  # as scaling.main
-    # Fits run on the CPU: a forecast must not grab an accelerator's memory.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scaling.planning import forecast, law_fit, target
     from scaling.planning.plan_record import PlanRecord
 
