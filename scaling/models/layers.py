@@ -84,10 +84,12 @@ def _wide_forward(x_ND: jax.Array, kernel_DV: jax.Array) -> tuple[jax.Array, Any
 def _wide_backward(kept: Any, grad_NV: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_ND, kernel_DV = kept
     grad_NV = grad_NV.astype(x_ND.dtype)
+    # One product after the other, so that the gathered kernel is gone before its gradient is there,
+    # and the gradient's sum over devices before the layers' backward pass begins: left to itself the
+    # compiler does the sum at the very end, and the whole matrix lives until then.
+    grad_ND, x_ND = jax.lax.optimization_barrier((grad_NV @ kernel_DV.T, x_ND))
     grad_DV = _placed_as_parameter(x_ND.T @ grad_NV, ("embed", "vocab"))
-    # The sum over devices of the second is done before the layers' backward pass begins. Left to
-    # itself it is done at the very end, and the whole matrix lives through that pass until then.
-    return jax.lax.optimization_barrier((grad_NV @ kernel_DV.T, grad_DV))
+    return jax.lax.optimization_barrier((grad_ND, grad_DV))
 
 
 def _placed_as_parameter(grad: jax.Array, names: tuple[str, ...]) -> jax.Array:
