@@ -39,6 +39,7 @@ PLAN_OPTIONS = (
     Option("topology", "v5e-256, v5p-128, v5p:4x4x8, v6e-64, v4-32, v7x-128, cpu-8, gpu.", "NAME"),
     Option("slices", "Slices of that topology, joined by the data-centre network.", "N", "integer"),
     Option("json", "Also write the report as JSON.", "FILE"),
+    Option("effort", "Of the compiler: default, or least (a third of the time).", "EFFORT"),
     Option("hlo", "Also write the compiled program as text.", "FILE"),
 )
 
@@ -55,7 +56,7 @@ Job = Callable[[Mapping[str, Any], Sequence[str]], int]
 JOBS: dict[str, tuple[Job, tuple[str, ...]]] = {
     "forecast": (
         doors_forecast.run_forecast,
-        ("config", "workdir", "law", "at", "count", "plan", "price"),
+        ("config", "workdir", "law", "at", "count", "flops", "plan", "price"),
     ),
     "grade": (lambda values, _: doors_forecast.run_grade(values), ()),
     "scoreboard": (lambda values, _: doors_forecast.run_scoreboard(values), ()),
@@ -70,7 +71,7 @@ JOBS: dict[str, tuple[Job, tuple[str, ...]]] = {
     # Last: the others take the topology as a flag of theirs.
     "topology": (
         lambda values, overrides: plan(values, overrides),
-        ("config", "slices", "json", "hlo", "price", "hardware", "budget", "fit"),
+        ("config", "slices", "json", "hlo", "price", "hardware", "budget", "fit", "effort"),
     ),
 }
 
@@ -155,8 +156,11 @@ def plan(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
     from scaling.planning import compile as compiling
     from scaling.planning import cost, report
 
+    effort = values.get("effort", "default")
+    if effort not in ("default", "least"):
+        raise ConfigError("--effort", f"{effort!r} is none", "give default or least")
     text_path = pathlib.Path(values["hlo"]) if "hlo" in values else None
-    found = compiling.compile_plan(config, hardware, text_path, changes)
+    found = compiling.compile_plan(config, hardware, text_path, changes, effort)
     paid = cost.cost(found, price)
     print(report.text(found, paid))
     if "json" in values:

@@ -21,6 +21,7 @@ OPTIONS = (
     Option("law", "The law to fit where --forecast is no fit.json.", "NAME"),
     Option("at", "Variables of the law that the config does not tell.", "NAME=VALUE,..."),
     Option("count", "Which parameters the table counts: total, non_embedding, active.", "COUNT"),
+    Option("flops", "Which FLOPs the table counts, for laws of them: six_nd, exact.", "COUNT"),
     Option("plan", "Memory and step time from a plan of this config.", "PLAN_JSON"),
     Option("price", "Money per chip-hour.", "USD"),
     Option("grade", "Grade a run that has ended against its forecast, again.", "RUN"),
@@ -52,7 +53,8 @@ def run_forecast(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
     plan = PlanRecord.read(values["plan"]) if "plan" in values else None
     law = law_fit.load(values["forecast"], values.get("law"))
     try:
-        run = target.describe(config, values.get("count", law.count), law.flops)
+        counts = values.get("count", law.count), values.get("flops", law.flops)
+        run = target.describe(config, *counts)
     except DataError as error:
         raise ConfigError("data", str(error)) from error
     content = forecast.build(run, law, at, plan, price)

@@ -223,6 +223,8 @@ def describe(content: Mapping[str, Any]) -> str:
         line += "  range [{:.5g}, {:.5g}]".format(*one["range"]) if "range" in one else ""
         lines += [line, f"  {'':18s} {one['source']}"]
     lines += [f"  {name:18s} absent: {why}" for name, why in content["absent"].items()]
+    told = {k: v for k, v in content["conventions"].items() if k in content["variables"]}
+    lines.append("  the law's " + "; ".join(f"{k}: {v}" for k, v in told.items()))
     where = ", ".join(f"{name} x{factor:.3g}" for name, factor in content["outside"].items())
     lines.append(
         f"  extrapolates: {where} beyond the data; the intervals trust the law there"

@@ -8,6 +8,7 @@ from scaling.tasks.base import build_task
 from scaling.tasks.flops import ParamCounts
 
 COUNTS = ("total", "non_embedding", "active")
+FLOPS = ("six_nd", "exact")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +49,11 @@ def describe(config: Any, count: str = "total", flops: str = "six_nd") -> Target
     Raises:
       ConfigError: there is no such count.
     """
-    if count not in COUNTS:
-        raise configs.ConfigError(
-            "--count", f"{count!r} is no parameter count", f"choose of {', '.join(COUNTS)}"
-        )
+    for flag, value, known in (("--count", count, COUNTS), ("--flops", flops, FLOPS)):
+        if value not in known:
+            raise configs.ConfigError(
+                flag, f"{value!r} is no count", f"choose of {', '.join(known)}"
+            )
     task = build_task(config, data.describe(config), "cpu")
     per_step = config.train.batch_size * task.units_per_example
     steps = config.train.steps

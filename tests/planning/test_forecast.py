@@ -124,6 +124,7 @@ def test_a_run_that_has_started_is_not_forecast(table, tmp_path, capsys):
         (["--forecast=TABLE", "--law=chinchilla", "--at=x=2"], ["--at", "x", "params, tokens"]),
         (["--forecast=TABLE", "--law=chinchilla", "--price=lots"], ["--price", "lots"]),
         (["--forecast=TABLE", "--law=chinchilla", "--count=most"], ["--count", "non_embedding"]),
+        (["--forecast=TABLE", "--law=chinchilla", "--flops=all"], ["--flops", "exact"]),
         (["--forecast=TABLE", "--law=chinchilla", "--plan=TABLE"], ["--plan", "--topology"]),
         (["--forecast=TABLE", "--law=chinchilla", "--scoreboard=."], ["does not go with"]),
         (["--forecast=TABLE", "--law=critical_batch"], ["critical_batch", "loss"]),
