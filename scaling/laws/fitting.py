@@ -202,11 +202,15 @@ def _describe(problem: Problem, starts: Array, random: Array, solution: Solution
 
 
 def derive(law: Law, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Derived quantities of a law (exponents of the optimum, for instance) from its parameters."""
+    """Derived quantities of a law (exponents of the optimum, for instance) from its parameters.
+
+    NaN or infinity where they do not exist, as the exponents of a law whose terms all vanished.
+    """
     from scaling.laws.law import Namespace
 
+    numbers = {k: np.asarray(v, np.float64)[()] for k, v in parameters.items()}
     with np.errstate(all="ignore"):
-        values = {k: f(Namespace(**parameters)) for k, f in law.derived.items()}
+        values = {k: f(Namespace(**numbers)) for k, f in law.derived.items()}
     return {k: (float(v) if np.ndim(v) == 0 else np.asarray(v)) for k, v in values.items()}
 
 

@@ -72,6 +72,7 @@ def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
             reader = csv.reader(file, delimiter="\t" if suffix == ".tsv" else ",")
             names = [n.strip() for n in next(reader, [])]
             _check_names(path, names)
+            _check_separator(path, names)
             for row in reader:
                 if not row:
                     continue
@@ -93,6 +94,15 @@ def _check_names(path: pathlib.Path, names: list[str]) -> None:
         raise LawError(f"{path}: the header repeats {repeated}; rename one of them")
     if names and all(_is_number(n) for n in names):
         raise LawError(f"{path}: the first line holds numbers; it must hold the column names")
+
+
+def _check_separator(path: pathlib.Path, names: list[str]) -> None:
+    if len(names) != 1:
+        return
+    for mark, word in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")):
+        if mark in names[0]:
+            kind = ".tsv with tabs" if path.suffix.lower() == ".tsv" else ".csv with commas"
+            raise LawError(f"{path}: cells are separated by {word}; save it as {kind}")
 
 
 def _is_number(text: str) -> bool:

@@ -135,3 +135,13 @@ def test_one_budget_and_constant_columns_are_told():
     warnings = fit(data, "chinchilla").warnings
     assert any("single value" in w for w in warnings)
     assert any("cannot be told apart" in w or "trade off" in w for w in warnings)
+
+
+def test_a_loss_that_rises_with_size_is_fitted_and_told():
+    """An accuracy in place of a loss: no term survives, so no exponent of the optimum exists."""
+    data = surface()
+    data["loss"] = 1 / data["loss"]
+    result = fit(data, "chinchilla")
+    text = " ".join(result.warnings)
+    assert "less than half" in text
+    assert not np.isfinite(result.derived["a"]) or "plays no part" in text or "bound" in text

@@ -75,6 +75,7 @@ def test_columns_map_with_factors(tmp_path):
         ("params,loss\n1,2,3\n", "line 2: 3 cells under 2"),
         ("params,params\n1,2\n", "repeats"),
         ("1,2\n3,4\n", "must hold the column names"),
+        ("params;loss\n1;2\n", "separated by semicolons; save it as .csv with commas"),
     ],
 )
 def test_broken_csv_is_refused(tmp_path, text, message):
