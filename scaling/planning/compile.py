@@ -6,14 +6,15 @@ The memory is the compiler's own number. A program that is too large is a verdic
 exception.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from scaling import configs, data
 from scaling.configs.errors import ConfigError
@@ -24,6 +25,7 @@ from scaling.planning.topology import Target
 from scaling.track import hardware, provenance
 
 GiB = 2**30
+Effort = Literal["default", "least"]
 _OVERFLOW = re.compile(r"RESOURCE_EXHAUSTED|HbmOom|[Oo]ut of memory|exceeds available")
 _SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)i?B?\b")
 
@@ -101,6 +103,7 @@ class Plan:
       traffic: collectives.
       estimate: step time.
       seconds: of lowering and of compiling.
+      effort: of the compiler.
       fingerprint: of config (whole), code of the program, hardware and compiler.
       run_id: `configs.fingerprint` of the config: the same as that of the run itself.
       versions: of jax and the compiler.
@@ -127,6 +130,7 @@ class Plan:
     traffic: tuple[Traffic, ...]
     estimate: roofline.Estimate | None
     seconds: dict[str, float]
+    effort: Effort
     fingerprint: str
     run_id: str
     versions: dict[str, str]
@@ -151,6 +155,7 @@ def compile_plan(
     target: Target,
     text_path: pathlib.Path | None = None,
     changes: dict[str, float] | None = None,
+    effort: Effort = "default",
 ) -> Plan:
     """Compiles the train step of a config for a target; `topology.prepare` came before.
 
@@ -159,6 +164,8 @@ def compile_plan(
       target: the hardware.
       changes: numbers of its devices that replace the table's, see `hardware.override`.
       text_path: where to keep the compiled program as text.
+      effort: `least` compiles in a third of the time to nearly the same program (7B on v5e-256: 0.4 %
+        less memory, the same products and collectives); runs are compiled with `default`.
 
     Raises:
       ConfigError: the mesh or the batch does not fit the devices, or an array cannot be split so.
@@ -173,13 +180,14 @@ def compile_plan(
         limit = changes["usable"]
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        with _with_effort(effort):
+            compiled = lowered.compile()
     except Exception as error:
         if not _OVERFLOW.search(str(error)):
             raise
         seconds["compile"] = time.perf_counter() - start
         overflow = _overflow(str(error), limit)
-        return _plan(config, target, program, kind, seconds, overflow=overflow)
+        return _plan(config, target, program, kind, seconds, effort, overflow=overflow)
     seconds["compile"] = time.perf_counter() - start
     text = compiled.as_text()
     if text_path is not None:
@@ -194,9 +202,24 @@ def compile_plan(
     if device is not None:
         estimate = roofline.estimate(counted, traffic, device, target, dict(program.mesh.shape))
     return _plan(
-        config, target, program, kind, seconds,
+        config, target, program, kind, seconds, effort,
         memory=memory, work=counted, traffic=traffic, estimate=estimate,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _with_effort(effort: Effort) -> Iterator[None]:
+    import jax
+
+    names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name in names if effort == "least" else ():
+            jax.config.update(name, -1.0)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _lower(config: Any, devices: list[Any]) -> tuple[Any, Any, dict[str, float]]:
@@ -282,6 +305,7 @@ def _plan(
     program: Any,
     kind: str,
     seconds: dict[str, float],
+    effort: Effort,
     **results: Any,
 ) -> Plan:
     mesh = dict(program.mesh.shape)
@@ -311,7 +335,8 @@ def _plan(
         traffic=results.get("traffic", ()),
         estimate=results.get("estimate"),
         seconds={k: round(v, 2) for k, v in seconds.items()},
-        fingerprint=fingerprint(config, target),
+        effort=effort,
+        fingerprint=fingerprint(config, target, effort),
         run_id=configs.fingerprint(config),
         versions=versions(),
     )
@@ -323,7 +348,7 @@ def versions() -> dict[str, str]:
     return {k: v for k, v in provenance.versions().items() if k in names}
 
 
-def fingerprint(config: Any, target: Target) -> str:
+def fingerprint(config: Any, target: Target, effort: Effort = "default") -> str:
     """16 hex digits of all that the compiled step depends on: config, target, versions, code."""
     import hashlib
 
@@ -332,6 +357,7 @@ def fingerprint(config: Any, target: Target) -> str:
         "target": dataclasses.asdict(target),
         "versions": versions(),
         "code": code_digest(),
+        "effort": effort,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -150,7 +150,8 @@ def run_sweep(target: Any, values: Mapping[str, Any]) -> int:
     ]
     jobs = _positive(values, "jobs", 1)
     done = []
-    for one in searching.compile_all(chosen, target, jobs=jobs, cache=cache_folder()):
+    folder = cache_folder()
+    for one in searching.compile_all(chosen, target, jobs=jobs, cache=folder, effort="default"):
         done.append(one)
         print(f"[{len(done)}/{len(chosen)}] {searching.describe(one)}", flush=True)
     rows = []

@@ -21,7 +21,9 @@ from typing import Any
 from scaling import configs
 from scaling.configs.errors import ConfigError
 from scaling.planning import closed_form
+from scaling.planning import compile as compiling
 from scaling.planning.closed_form import Rates, Sketch
+from scaling.planning.compile import Effort
 from scaling.planning.topology import Target
 
 REMATS = tuple(closed_form.KEPT)
@@ -97,8 +99,9 @@ def search(
 ) -> Found:
     """Looks for the fastest settings that fit.
 
-    Stops when `most` candidates are compiled, or when what is left is slower by the closed form than
-    twice the best found.
+    Candidates are compiled with the compiler's least effort; the best is compiled again as a run
+    would be, and gives way to the next if it does not fit then. Stops when `most` candidates are
+    compiled, or when what is left is slower by the closed form than twice the best found.
 
     Args:
       config: resolved; its mesh, `train.accumulate` and `model.remat` are what may change.
@@ -128,8 +131,14 @@ def search(
         for done in compile_all(chosen, target, jobs=jobs, cache=cache):
             tried.append(done)
             say(f"[{len(tried)}/{most}] {describe(done)}")
-    fitting = [one for one in tried if one.fits]
-    best = min(fitting, key=rank, default=None)
+    best = None
+    for one in sorted((one for one in tried if one.fits), key=rank):
+        say(f"as a run compiles it: {one.candidate.label()}")
+        (final,) = compile_all([one.candidate], target, jobs=1, cache=cache, effort="default")
+        tried = [final if other is one else other for other in tried]
+        if final.fits:
+            best = final
+            break
     return Found(best, tuple(sorted(tried, key=rank)), pruned, len(queue))
 
 
@@ -211,35 +220,40 @@ def _changes(config: Any, target: Target) -> Iterator[dict[str, Any]]:
 
 
 def compile_all(
-    chosen: Sequence[Candidate], target: Target, *, jobs: int, cache: pathlib.Path
+    chosen: Sequence[Candidate],
+    target: Target,
+    *,
+    jobs: int,
+    cache: pathlib.Path,
+    effort: Effort = "least",
 ) -> Iterator[Tried]:
     """Compiles candidates in processes of their own, `jobs` at a time, as they get done."""
-    from scaling.planning import compile as compiling
-
     cache.mkdir(parents=True, exist_ok=True)
     waiting = list(chosen)
     running: list[tuple[Candidate, pathlib.Path, subprocess.Popen[bytes]]] = []
     while waiting or running:
         while waiting and len(running) < jobs:
             one = waiting.pop(0)
-            path = cache / f"{compiling.fingerprint(one.config, target)}.json"
+            path = cache / f"{compiling.fingerprint(one.config, target, effort)}.json"
             if path.is_file():
                 yield Tried(one, json.loads(path.read_text()), cached=True)
             else:
-                running.append((one, path, _start(one, target, path)))
+                running.append((one, path, _start(one, target, path, effort)))
         time.sleep(0.05)
         for entry in [entry for entry in running if entry[2].poll() is not None]:
             running.remove(entry)
             yield _collect(*entry)
 
 
-def _start(one: Candidate, target: Target, path: pathlib.Path) -> subprocess.Popen[bytes]:
+def _start(
+    one: Candidate, target: Target, path: pathlib.Path, effort: Effort
+) -> subprocess.Popen[bytes]:
     config = path.with_suffix(".config.json")
     config.write_text(configs.to_json(one.config))
     name = target.name if target.slices == 1 else target.name.rpartition("x")[0]
     command = [
         sys.executable, "-m", "scaling.plan", f"--config={config}", f"--topology={name}",
-        f"--json={path}",
+        f"--json={path}", f"--effort={effort}",
     ]  # fmt: skip
     command += [f"--slices={target.slices}"] if target.slices > 1 else []
     root = str(pathlib.Path(__file__).resolve().parents[2])

@@ -6,12 +6,10 @@ After a change that is meant to move them:
     SCALING_WRITE_GOLDEN=1 pytest tests/planning/test_golden_peaks.py
 """
 
-import contextlib
 import json
 import os
 import pathlib
 
-import jax
 import pytest
 
 from scaling import configs
@@ -34,19 +32,6 @@ CASES = {
 SAME_VERSION, OTHER_VERSION = 0.03, 0.15
 
 
-@contextlib.contextmanager
-def least_effort():
-    names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name in names:
-        jax.config.update(name, -1.0)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
 def compiled(name: str) -> dict:
     spec, hardware = CASES[name]
     target = topology.parse(hardware)
@@ -58,8 +43,7 @@ def compiled(name: str) -> dict:
         "eval.batch_size=None",
     ]
     config = configs.load_resolved(str(ROOT / "experiments" / spec), changes)
-    with least_effort():
-        plan = compiling.compile_plan(config, target)
+    plan = compiling.compile_plan(config, target, effort="least")
     assert plan.fits, plan.overflow
     return {
         "topology": hardware,
