@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 from helpers import tiny_language_model
@@ -106,37 +107,32 @@ def place(text: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
     (workdir / "config.json").write_text(configs.to_json(config))
 
 
-def test_branches_equal_independent_runs_bit_for_bit(text, tmp_path):
-    trunk = tmp_path / "trunk"
+def test_a_branch_equals_the_independent_run_bit_for_bit(text, tmp_path):
+    trunk, branch, alone = (tmp_path / name for name in ("trunk", "branch", "alone"))
     train(text, trunk, 60, "checkpoint.keep_steps=(24,32)")
     assert Checkpoints(trunk, read_only=True).steps() == [24, 32, 60]
-    for steps, point in ((30, 24), (40, 32)):
-        branch, alone = tmp_path / f"branch{steps}", tmp_path / f"alone{steps}"
-        place(text, branch, steps)
-        assert trunks.ready(trunk, point)
-        assert trunks.seed(branch, trunk, point)
-        assert not trunks.seed(branch, trunk, point), "it has begun"
-        begun = stream(branch)
-        train(text, branch, steps)
-        train(text, alone, steps)
-        assert begun == stream(alone)[: len(begun)], "examples, rates and losses of the shared part"
-        assert json.loads(begun[-1])["step"] == point
-        assert stream(branch) == stream(alone)
-        assert summary(branch)["eval"] == summary(alone)["eval"]
-        assert summary(branch)["flops"] == summary(alone)["flops"]
-        attempts = json.loads((branch / "provenance.json").read_text())["attempts"]
-        assert attempts[0]["trunk"]["step"] == point
-        assert len(attempts) == 2
-
-
-def test_a_trunk_without_the_checkpoint_is_refused(text, tmp_path):
-    train(text, tmp_path / "trunk", 60)
-    place(text, tmp_path / "branch", 30)
-    assert not trunks.ready(tmp_path / "trunk", 24)
+    place(text, branch, 30)
+    with pytest.raises(TrunkError, match="at step 24, not at 32"):
+        trunks.seed(branch, trunk, 32)
+    assert trunks.ready(trunk, 24)
+    assert trunks.seed(branch, trunk, 24)
+    assert not trunks.seed(branch, trunk, 24), "it has begun"
+    begun = stream(branch)
+    train(text, branch, 30)
+    train(text, alone, 30)
+    assert begun == stream(alone)[: len(begun)], "examples, rates and losses of the shared part"
+    assert json.loads(begun[-1])["step"] == 24
+    assert stream(branch) == stream(alone)
+    assert summary(branch)["eval"] == summary(alone)["eval"]
+    assert summary(branch)["flops"] == summary(alone)["flops"]
+    attempts = json.loads((branch / "provenance.json").read_text())["attempts"]
+    assert attempts[0]["trunk"]["step"] == 24
+    assert len(attempts) == 2
+    place(text, tmp_path / "late", 30)
+    shutil.rmtree(trunk / "checkpoints" / "00000024")
+    assert not trunks.ready(trunk, 24)
     with pytest.raises(TrunkError, match="keep_steps"):
-        trunks.seed(tmp_path / "branch", tmp_path / "trunk", 24)
-    with pytest.raises(TrunkError, match="at step 24, not at 20"):
-        trunks.seed(tmp_path / "branch", tmp_path / "trunk", 20)
+        trunks.seed(tmp_path / "late", trunk, 24)
 
 
 def test_points_already_kept_stay(text):

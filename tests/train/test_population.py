@@ -185,7 +185,9 @@ def test_members_stop_early_one_by_one(text, tmp_path, one_device):
 
 
 def test_a_member_whose_directory_is_taken_fails_alone(text, alone, tmp_path, one_device, capsys):
-    solo(text, tmp_path / "taken", "optim.b2=0.5", "train.steps=5")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.json").write_text(configs.to_json(load(text, "optim.b2=0.5")))
+    (tmp_path / "taken" / "provenance.json").write_text('{"fingerprint": "another"}')
     statuses = population(text, tmp_path, MEMBERS | {"taken": ()}, "track.progress=lines")
     assert statuses == ["completed"] * 3 + ["failed"]
     assert "belongs to another experiment" in capsys.readouterr().out

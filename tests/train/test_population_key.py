@@ -65,7 +65,8 @@ def test_the_step_takes_the_tasks_numbers_as_arrays():
         mesh = jax.sharding.Mesh(
             np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), ("replica", "data", "fsdp", "tensor")
         )
-        config = tiny_language_model(**{f"task.{k}": v for k, v in overrides.items()})
+        changed = {f"task.{k}": v for k, v in overrides.items()}
+        config = tiny_language_model(**{"model.num_layers": 1, **changed})
         return build_program(config, TEXT_INFO, mesh)
 
     def losses(program, **changes: float) -> dict[str, float]:
