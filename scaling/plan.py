@@ -155,7 +155,14 @@ def plan(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
         raise ConfigError(f"--{lacking}", f"is required with --{given}", "give both")
     from scaling.planning import compile as compiling
     from scaling.planning import cost, report
+    from scaling.track import compile_cache
 
+    if hardware.platform != "tpu":
+        # A run of the same config, code, compiler and devices on this machine finds the step in the
+        # cache that it uses itself, whose key is all of these; anything else it compiles anew.
+        note = compile_cache.enable()
+        if note:
+            print(note, file=sys.stderr)
     effort = values.get("effort", "default")
     if effort not in ("default", "least"):
         raise ConfigError("--effort", f"{effort!r} is none", "give default or least")

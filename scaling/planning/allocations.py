@@ -67,18 +67,39 @@ def largest(program: Any, *, overflow: bool = False, count: int = 12) -> list[Al
         for path, x in jax.tree_util.tree_flatten_with_path(program.abstract)[0]
     ]
     if overflow:
-        found += saved(program)
+        found += activations(program)
     return sorted(found, key=lambda one: (-one.bytes, one.name))[:count]
 
 
-def saved(program: Any) -> list[Allocation]:
-    """What loops over layers stack up in the forward pass for the backward pass."""
-    traced = program.step.trace(
-        program.abstract, program.train_batch, program.abstract_hparams()
-    )  # fmt: skip
+def activations(program: Any) -> list[Allocation]:
+    """What loops over layers stack up in the forward pass, and products outside of them (logits)."""
+    traced = program.step.trace(program.abstract, program.train_batch, program.abstract_hparams())
     split = batch_parts(program.config, program.mesh)
+    return _stacked(traced.jaxpr.jaxpr, split) + _products(traced.jaxpr.jaxpr, split)
+
+
+def _products(jaxpr: Any, split: int, path: str = "") -> list[Allocation]:
+    """Results of products that stand in no loop over layers."""
+    found = []
+    for equation in jaxpr.eqns:
+        name = f"{path}/{equation.source_info.name_stack}".strip("/")
+        if equation.primitive.name == "dot_general" and "transpose" not in name:
+            out = equation.outvars[0].aval
+            size = math.prod(out.shape) * np.dtype(out.dtype).itemsize
+            found.append(
+                Allocation(
+                    f"computed: {name}", tuple(out.shape), str(out.dtype), size / split, False
+                )
+            )
+        elif equation.primitive.name != "scan":
+            for inner in _inside(equation):
+                found += _products(inner, split, name)
+    return found
+
+
+def _stacked(jaxpr: Any, split: int) -> list[Allocation]:
     found: dict[tuple[str, tuple[int, ...]], Allocation] = {}
-    for loop in _loops(traced.jaxpr.jaxpr):
+    for loop in _loops(jaxpr):
         carried, body = loop.params["num_carry"], loop.params["jaxpr"].jaxpr
         made = {id(v): equation for equation in body.eqns for v in equation.outvars}
         for outer, inner in zip(
@@ -101,10 +122,16 @@ def _loops(jaxpr: Any) -> Iterator[Any]:
         ):
             yield equation
         else:
-            for value in equation.params.values():
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    yield from _loops(inner)
+            for inner in _inside(equation):
+                yield from _loops(inner)
+
+
+def _inside(equation: Any) -> Iterator[Any]:
+    """The jaxprs that an equation calls."""
+    for value in equation.params.values():
+        inner = getattr(value, "jaxpr", value)
+        if hasattr(inner, "eqns"):
+            yield inner
 
 
 def _name(equation: Any) -> str:
