@@ -118,7 +118,7 @@ def minimum(
     if bend > 0 and abs(best - 0.5 * (used.max() + used.min())) > OFF_CENTRE * half:
         warnings.append("sampling is off-centre: a parabola is biased there")
     return Minimum(
-        flops, float(np.exp(best)), value, len(loss), curve, float(half), tuple(warnings)
+        flops, float(np.exp(min(best, 700.0))), value, len(loss), curve, float(half), tuple(warnings)
     )  # fmt: skip
 
 
