@@ -82,7 +82,6 @@ class Pool:
     def __init__(self, sweep: SweepDir, places: Sequence[Slot], tries: int, group: int) -> None:
         self.sweep, self.places, self.tries, self.group = sweep, places, tries, group
         self.running: dict[int, subprocess.Popen[bytes]] = {}
-        self.begun: dict[int, float] = {}
         self.stillborn = 0
 
     def __enter__(self) -> "Pool":
@@ -108,7 +107,6 @@ class Pool:
                     ),
                     stdout=log, stderr=log, env=os.environ | place.env, start_new_session=True,
                 )  # fmt: skip
-            self.begun[index] = time.monotonic()
 
     def reap(self, events: int) -> None:
         """Takes note of workers that have ended.

@@ -21,6 +21,7 @@ from scaling.sweeps.cost import Cost, measure
 from scaling.sweeps.design import Cell, label
 from scaling.sweeps.trunks import Branch
 from scaling.track import files
+from scaling.track.run_dir import RunDirError, read_summary
 
 SWEEP = "sweep.json"
 
@@ -176,9 +177,17 @@ def design_fingerprint(ids: Iterable[str]) -> str:
 
 
 def _write_config(folder: pathlib.Path, cell: Cell) -> None:
-    """config.json of a run that has not begun, or whose settings without effect on it changed."""
+    """config.json of a run that has not ended; settings without effect on it may have changed."""
     path, text = folder / "config.json", configs.to_json(cell.config)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
+    if path.exists() and (_ended(folder) or path.read_text(encoding="utf-8") == text):
         return
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(path, text)
+
+
+def _ended(folder: pathlib.Path) -> bool:
+    try:
+        status = (read_summary(folder) or {}).get("status")
+    except RunDirError:
+        return False
+    return status not in (None, "preempted", "failed")

@@ -135,7 +135,9 @@ def test_settings_without_effect_may_change_between_launches(sweep):
         base = design.with_settings(BASE, {"track.every": every})
         return design.cells(Sweep(base, seeds(6), "six"))[0]
 
+    ends(sweep, sweep.ids[1], "completed")
     again = sweep_dir.claim(sweep.path, "six", cells(7))
+    assert sweep.cell(sweep.ids[1]).config.track.every != 7, "what has ended stays as it was"
     assert again.ids == sweep.ids
     assert sweep.cell(sweep.ids[0]).config.track.every == 7
     text = (sweep.cell_dir(sweep.ids[0]) / "config.json").read_text()
