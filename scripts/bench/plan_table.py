@@ -54,7 +54,7 @@ CASES = (
         (8.64, 1.275),
     ),
     Case("7b-v5p-128", "llama.py:7b", "v5p-128", _llama(4, 64, "dots"), 1, (46.66, 1.063)),
-    Case("124m-v5e-8", "gpt2.py:124m", "v5e-8", ("train.accumulate=4",)),
+    Case("124m-v5e-8", "gpt2.py:124m", "v5e-8", ("train.accumulate=6",)),
     Case(
         "70b-2xv5p-512", "llama.py:70b", "v5p:4x8x8",
         (*_llama(2, 512, "full"), "mesh.replica=2"), 2,

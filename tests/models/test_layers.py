@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scaling.models import dims
-from scaling.models.layers import Dense, lookup, rotary_tables, rotate
+from scaling.models.layers import Dense, lookup, rotary_tables, rotate, wide_product
 
 
 def test_lookup_clamps_and_has_the_gradient_of_indexing():
@@ -63,3 +63,22 @@ def test_widths_that_follow():
     assert dims.num_kv_heads(4) == 4
     with pytest.raises(ValueError, match="num_heads=5"):
         dims.head_dim(96, 5)
+
+
+def test_the_head_has_float32_results_and_gradients_of_the_compute_type():
+    keys = jax.random.split(jax.random.key(0))
+    x_ND, kernel_DV = jax.random.normal(keys[0], (6, 4)), jax.random.normal(keys[1], (4, 5))
+
+    def loss(product, dtype):
+        return lambda x, w: jnp.sum(jnp.sin(product(x.astype(dtype), w.astype(dtype))))
+
+    ours = jax.jit(jax.grad(loss(wide_product, "float32"), (0, 1)))(x_ND, kernel_DV)
+    plain = jax.jit(jax.grad(loss(jnp.dot, "float32"), (0, 1)))(x_ND, kernel_DV)
+    jax.tree.map(np.testing.assert_array_equal, ours, plain)
+    assert wide_product(x_ND.astype("bfloat16"), kernel_DV.astype("bfloat16")).dtype == "float32"
+    jaxpr = str(jax.make_jaxpr(jax.grad(loss(wide_product, "bfloat16")))(x_ND, kernel_DV))
+    assert "bf16[6,5] = convert_element_type" in jaxpr  # the gradient of the logits, once rounded
+    stacked = jax.vmap(jax.grad(loss(wide_product, "float32"), (0, 1)))(
+        jnp.stack([x_ND, x_ND]), jnp.stack([kernel_DV, kernel_DV])
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6), stacked, ours)
