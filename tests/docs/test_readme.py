@@ -23,6 +23,8 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 MAIN = [line for line in COMMANDS if line.startswith("python -m scaling.main")]
 FIT = [line for line in COMMANDS if line.startswith("python -m scaling.fit")]
+SWEEP = [line for line in COMMANDS if line.startswith("python -m scaling.sweep ")]
+PLAN = [line for line in COMMANDS if line.startswith("python -m scaling.plan")]
 SMALL = (
     "--config.train.steps=4",
     "--config.optim.schedule.warmup_steps=1",
@@ -51,7 +53,7 @@ def run(words: list[str], **env: str) -> str:
 
 def test_the_readme_has_commands_and_all_are_known():
     assert COMMANDS[:2] == ["./scripts/run", "./scripts/test"]
-    rest = set(COMMANDS[2:]) - set(MAIN) - set(FIT)
+    rest = set(COMMANDS[2:]) - set(MAIN) - set(FIT) - set(SWEEP) - set(PLAN)
     assert rest == {"python -m scaling.doctor"}, "teach this test how to run them"
 
 
@@ -91,11 +93,31 @@ def test_the_command_for_several_processes(tmp_path):
 
 
 def test_fit_commands(tmp_path):
+    """A sweep that the text has run before stands as the table that it left."""
+    table = ROOT / "experiments" / "sweeps" / "isoflop_tiny.csv"
     for line in FIT:
+        line = line.replace("--runs=runs/isoflop", f"--runs={table}")
         words = shlex.split(line.replace("=runs/", f"={tmp_path}/"))
         few = ["--bootstrap=20", "--profiles=no"] if "--runs" in line else []
         assert "chinchilla" in run([sys.executable, *words[1:], *few])
     assert (tmp_path / "fit" / "report.html").exists()
+
+
+def test_sweep_commands_show_their_cells(tmp_path):
+    """Running the sweep itself is a test of tests/sweeps."""
+    for line in SWEEP:
+        words = shlex.split(line.replace("=runs/", f"={tmp_path}/").replace(" --dry_run", ""))
+        shown = run([sys.executable, *words[1:], "--dry_run"])
+        assert "isoflop_tiny" in shown
+        assert "FLOP" in shown
+
+
+def test_plan_commands(tmp_path):
+    """One layer instead of all; the full sizes are in scripts/bench/plan_table.py."""
+    pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install 'scaling[tpu]'")
+    for line in PLAN:
+        words = shlex.split(line.replace("=runs/", f"={tmp_path}/"))
+        assert "FITS" in run([sys.executable, *words[1:], "--config.model.num_layers=1"])
 
 
 def test_doctor_command():
