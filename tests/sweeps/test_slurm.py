@@ -1,6 +1,7 @@
 """submitit for real, with its local executor: preempted, requeued, and on from the checkpoint."""
 
 import json
+import logging
 import os
 import signal
 import time
@@ -14,6 +15,13 @@ from scaling import sweep as door
 from scaling.sweeps import design, slurm, sweep_dir
 
 STEPS = 400
+
+
+@pytest.fixture(autouse=True)
+def _submitit(monkeypatch):
+    # Its import shuts down every logging handler there is, and one of them closes pytest's stderr.
+    monkeypatch.setattr(logging, "_handlerList", [])
+    pytest.importorskip("submitit")
 
 
 def claimed(folder, name="tiny"):
@@ -31,7 +39,6 @@ def newest_step(run):
 
 @pytest.mark.slow
 def test_a_preempted_job_is_requeued_and_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    pytest.importorskip("submitit")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     sweep = claimed(tmp_path)
     (cell,) = sweep.ids
@@ -65,7 +72,6 @@ def test_a_preempted_job_is_requeued_and_goes_on_from_its_checkpoint(tmp_path, m
 
 @pytest.mark.slow
 def test_the_front_door_runs_a_sweep_through_submitit(tmp_path, monkeypatch):
-    pytest.importorskip("submitit")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     file, workdir = sweep_file(tmp_path, "seeds(4)"), tmp_path / "out"
     words = [f"--sweep={file}", f"--workdir={workdir}", "--launcher=slurm", "--workers=2"]
@@ -75,7 +81,6 @@ def test_the_front_door_runs_a_sweep_through_submitit(tmp_path, monkeypatch):
 
 
 def test_a_machine_without_slurm_says_so(tmp_path, capsys):
-    pytest.importorskip("submitit")
     file = sweep_file(tmp_path, "seeds(2)")
     code = door.main([f"--sweep={file}", f"--workdir={tmp_path / 'out'}", "--launcher=slurm"])
     assert code == 1
