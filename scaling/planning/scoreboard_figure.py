@@ -85,7 +85,7 @@ def _calibration(axis: Any, quantities: dict[str, Any]) -> None:
         xlim=(0, 1), ylim=(0, 1.03),
     )  # fmt: skip
     if drawn:
-        axis.legend(loc="upper left")
+        axis.legend(loc="lower right")
 
 
 def _errors(axis: Any, rows: list[dict[str, Any]]) -> None:
@@ -102,7 +102,7 @@ def _errors(axis: Any, rows: list[dict[str, Any]]) -> None:
     if rows:
         bias = 100 * float(np.mean([row["relative_error"] for row in rows]))
         axis.axhline(bias, color=INK, lw=0.9, ls="--")
-        axis.set_title(f"Error and 95 % interval; bias {bias:+.2f} % (dashed)")
+        axis.set_title(f"Error, 95 % interval; bias {bias:+.2f} %")
     axis.set(
         xlabel="forecast, in order of time",
         ylabel="predicted less happened (%)",
