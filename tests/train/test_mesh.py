@@ -15,6 +15,10 @@ from helpers import (
 from scaling import parallel
 from scaling.train.program import Program, build_program
 
+# XLA of JAX 0.12 on CPU computes erf_inv in vectors or one by one as a shard's shape falls, and the two
+# differ in the last place (seen: 4 % of the values of one kernel on one of the ten meshes).
+LAST_PLACES = 0 if jax.__version_info__ < (0, 12) else 4
+
 SHAPES = [(d, f, 8 // d // f) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
 
 
@@ -45,6 +49,12 @@ def trajectory(program: Program, make_batch) -> tuple[list[float], dict]:
     return losses, start
 
 
+def assert_same_start(actual, desired) -> None:
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_max_ulp(a, b, maxulp=LAST_PLACES), actual, desired
+    )
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict:
     return {
@@ -56,7 +66,7 @@ def expected() -> dict:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_text_losses_and_initial_parameters(shape, expected):
     losses, start = trajectory(program(shape, "text"), text_batch)
-    jax.tree.map(np.testing.assert_array_equal, start, expected["text"][1])
+    assert_same_start(start, expected["text"][1])
     # float32 sums in another order; five steps of Adam.
     np.testing.assert_allclose(losses, expected["text"][0], rtol=2e-5)
 
@@ -64,7 +74,7 @@ def test_text_losses_and_initial_parameters(shape, expected):
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)], ids=str)
 def test_image_losses_with_batch_statistics(shape, expected):
     losses, start = trajectory(program(shape, "images"), image_batch)
-    jax.tree.map(np.testing.assert_array_equal, start, expected["images"][1])
+    assert_same_start(start, expected["images"][1])
     np.testing.assert_allclose(losses, expected["images"][0], rtol=1e-4)
 
 
@@ -78,7 +88,7 @@ def test_accumulation_on_a_mesh(expected):
 )
 def test_remat_and_the_scanned_form(overrides, expected):
     losses, start = trajectory(program(None, "text", **overrides), text_batch)
-    jax.tree.map(np.testing.assert_array_equal, start, expected["text"][1])
+    assert_same_start(start, expected["text"][1])
     np.testing.assert_allclose(losses, expected["text"][0], rtol=2e-5)
 
 
