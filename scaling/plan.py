@@ -39,7 +39,9 @@ PLAN_OPTIONS = (
     Option("topology", "v5e-256, v5p-128, v5p:4x4x8, v6e-64, v4-32, v7x-128, cpu-8, gpu.", "NAME"),
     Option("slices", "Slices of that topology, joined by the data-centre network.", "N", "integer"),
     Option("json", "Also write the report as JSON.", "FILE"),
-    Option("effort", "Of the compiler: default, or least (a third of the time).", "EFFORT"),
+    Option(
+        "effort", "Of the compiler: default, or least (quicker, nearly the same program).", "EFFORT"
+    ),
     Option("hlo", "Also write the compiled program as text.", "FILE"),
 )
 
