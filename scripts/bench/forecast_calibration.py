@@ -11,6 +11,12 @@ is done already is not done again.
 The law is L = E + A C^-alpha in compute: on the small runs of the first language it leaves residuals
 of 1.7 %, Chinchilla's five parameters 3.0 %.
 
+Measured 2026-11-22 with JAX 0.10.2 on 2 CPU cores shared with others: all 22 losses inside their 95 %
+intervals (exact binomial 85 to 100 %), 20 inside their 50 %; mean absolute error 1.03 %, bias -0.86 %,
+half-width of the 95 % intervals 7.3 %. So the intervals are wider than they need to be here. The four
+or six forecasts of one language share one fit, and their errors: 5 fits are not 22 experiments. Step
+time, on a machine whose load changed: 22 of 22 inside 95 %, mean absolute error 20 %.
+
 Writes OUT/scoreboard.json, .svg and .png, and with --figure=FILE.svg a copy of the picture.
 """
 
