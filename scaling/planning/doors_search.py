@@ -74,6 +74,7 @@ def run_search(config: Any, target: Any, values: Mapping[str, Any]) -> int:
         most=_positive(values, "compiles", 8),
         jobs=_positive(values, "jobs", 1),
         cache=cache_folder(),
+        numbers=values.get("hardware") or "",
         say=lambda line: print(line, flush=True),
     )
     rows = [(one.candidate.label(), *cells(one)) for one in found.tried]
@@ -151,7 +152,10 @@ def run_sweep(target: Any, values: Mapping[str, Any]) -> int:
     jobs = _positive(values, "jobs", 1)
     done = []
     folder = cache_folder()
-    for one in searching.compile_all(chosen, target, jobs=jobs, cache=folder, effort="default"):
+    numbers = values.get("hardware") or ""
+    for one in searching.compile_all(
+        chosen, target, jobs=jobs, cache=folder, effort="default", numbers=numbers
+    ):
         done.append(one)
         print(f"[{len(done)}/{len(chosen)}] {searching.describe(one)}", flush=True)
     rows = []

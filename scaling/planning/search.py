@@ -7,6 +7,7 @@ the fingerprint of config, code, compiler and topology.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -95,6 +96,7 @@ def search(
     most: int = 8,
     jobs: int = 1,
     cache: pathlib.Path,
+    numbers: str = "",
     say: Callable[[str], None] = print,
 ) -> Found:
     """Looks for the fastest settings that fit.
@@ -111,6 +113,7 @@ def search(
       most: compiles.
       jobs: at a time.
       cache: folder of reports.
+      numbers: numbers of the hardware in place of the table's, as `--hardware` takes them.
       say: told of progress.
     """
     everything = candidates(config, target, rates)
@@ -128,13 +131,15 @@ def search(
         if not chosen:
             break
         queue = [one for one in queue if not any(one is other for other in chosen)]
-        for done in compile_all(chosen, target, jobs=jobs, cache=cache):
+        for done in compile_all(chosen, target, jobs=jobs, cache=cache, numbers=numbers):
             tried.append(done)
             say(f"[{len(tried)}/{most}] {describe(done)}")
     best = None
     for one in sorted((one for one in tried if one.fits), key=rank):
         say(f"as a run compiles it: {one.candidate.label()}")
-        (final,) = compile_all([one.candidate], target, jobs=1, cache=cache, effort="default")
+        (final,) = compile_all(
+            [one.candidate], target, jobs=1, cache=cache, effort="default", numbers=numbers
+        )
         tried = [final if other is one else other for other in tried]
         if final.fits:
             best = final
@@ -226,19 +231,24 @@ def compile_all(
     jobs: int,
     cache: pathlib.Path,
     effort: Effort = "least",
+    numbers: str = "",
 ) -> Iterator[Tried]:
-    """Compiles candidates in processes of their own, `jobs` at a time, as they get done."""
+    """Compiles candidates in processes of their own, `jobs` at a time, as they get done.
+
+    A report holds verdict and estimate by `numbers`, so other numbers are another report.
+    """
     cache.mkdir(parents=True, exist_ok=True)
+    suffix = f"-{hashlib.sha256(numbers.encode()).hexdigest()[:8]}" if numbers else ""
     waiting = list(chosen)
     running: list[tuple[Candidate, pathlib.Path, subprocess.Popen[bytes]]] = []
     while waiting or running:
         while waiting and len(running) < jobs:
             one = waiting.pop(0)
-            path = cache / f"{compiling.fingerprint(one.config, target, effort)}.json"
+            path = cache / f"{compiling.fingerprint(one.config, target, effort)}{suffix}.json"
             if path.is_file():
                 yield Tried(one, json.loads(path.read_text()), cached=True)
             else:
-                running.append((one, path, _start(one, target, path, effort)))
+                running.append((one, path, _start(one, target, path, effort, numbers)))
         time.sleep(0.05)
         for entry in [entry for entry in running if entry[2].poll() is not None]:
             running.remove(entry)
@@ -246,7 +256,7 @@ def compile_all(
 
 
 def _start(
-    one: Candidate, target: Target, path: pathlib.Path, effort: Effort
+    one: Candidate, target: Target, path: pathlib.Path, effort: Effort, numbers: str
 ) -> subprocess.Popen[bytes]:
     config = path.with_suffix(".config.json")
     config.write_text(configs.to_json(one.config))
@@ -256,6 +266,7 @@ def _start(
         f"--json={path}", f"--effort={effort}",
     ]  # fmt: skip
     command += [f"--slices={target.slices}"] if target.slices > 1 else []
+    command += [f"--hardware={numbers}"] if numbers else []
     root = str(pathlib.Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with open(path.with_suffix(".log"), "wb") as log:

@@ -9,6 +9,7 @@ import pytest
 from helpers import ROOT
 
 from scaling import plan
+from scaling.planning import doors_search
 
 QUICK = [
     f"--config={ROOT / 'experiments' / 'quickstart.py'}",
@@ -105,3 +106,25 @@ def test_a_run_finds_the_step_that_a_plan_compiled(tmp_path):
     assert "(from the cache)" in found
     other = call("main", f"--workdir={tmp_path / 'other'}", *steps, "--config.model.mlp_dim=96")
     assert "(from the cache)" not in other
+
+
+def test_a_sweep_is_planned_cell_by_cell(tmp_path, monkeypatch, capsys):
+    """The wide cell passes the limit that `--hardware` sets; its row says what may help."""
+    monkeypatch.setattr(doors_search, "cache_folder", lambda: tmp_path / "plans")
+    (tmp_path / "widths.py").write_text(
+        "from scaling.sweeps import Sweep, axis\n"
+        "BASE = {'task': {'name': 'language_model'}, 'data': {'source': {'name': 'stdlib'},\n"
+        "  'seq_len': 32}, 'model': {'name': 'transformer', 'num_layers': 1, 'num_heads': 2},\n"
+        "  'optim': {'name': 'adamw', 'schedule': {'name': 'constant'}},\n"
+        "  'train': {'steps': 10, 'batch_size': 8}}\n"
+        "def get_sweep(arg=''):\n"
+        "    return Sweep(BASE, axis('model.model_dim', (32, 256)))\n"
+    )
+    limit = "--hardware=flops=1e12,bandwidth=1e11,usable=6e6"
+    flags = [f"--sweep={tmp_path / 'widths.py'}", "--topology=cpu-2", limit]
+    assert plan.main(flags) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if "model_dim" in line]
+    assert [("!" in row) for row in rows[-2:]] == [False, True], rows
+    assert (
+        plan.main([*flags[:2], limit.replace("6e6", "1e9")]) == 0
+    )  # another limit: not the cache's

@@ -83,7 +83,7 @@ class FakeCompiler:
     def __init__(self, limit: float) -> None:
         self.limit, self.asked = limit, []
 
-    def __call__(self, chosen, target, *, jobs, cache, effort="least"):
+    def __call__(self, chosen, target, *, jobs, cache, effort="least", numbers=""):
         for one in chosen:
             self.asked.append(one)
             need, seconds = 1.3 * one.sketch.bytes, one.sketch.seconds
