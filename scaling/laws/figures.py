@@ -114,8 +114,10 @@ def _plain_log(axis: Any) -> None:
 
 def isoflop_curves(result: Result, draws: Draws | None, cost: Cost) -> Any:
     """Loss against size at each budget, with parabolas and their minima."""
-    del draws, cost
+    del draws
     flops, columns = _compute(result), result.problem.variables
+    # Budgets as the fit counts them: a grid of exact FLOPs is grouped and labelled by its own.
+    flops = flops * np.asarray(cost.per_token(columns["params"])) / (6 * columns["params"])
     codes = group_budgets(flops)
     groups = [k for k in np.unique(codes) if len(np.unique(columns["params"][codes == k])) >= 4]
     if len(groups) < 2:
@@ -143,7 +145,7 @@ def isoflop_curves(result: Result, draws: Draws | None, cost: Cost) -> Any:
         ylabel=_label(result, result.law.target.name),
     )
     _plain_log(axis)
-    axis.legend(title="budget (FLOP)", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.legend(title=f"budget ({cost.name} FLOP)", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
