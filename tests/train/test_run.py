@@ -160,7 +160,7 @@ def test_data_that_ends_ends_the_run(text, tmp_path):
         (("platform=tpu",), "platform=tpu", 1),
         (("data.source.paths=('/no/such/file.txt',)",), "/no/such/file.txt", 1),
         (("train.batch_size=12",), "batch", 2),
-        (("task=classification",), "text", 2),
+        (("task=classification",), "model.name: transformer has no num_classes", 2),
         (("model=cnn",), "model", 2),
     ],
     ids=str,
