@@ -1,5 +1,7 @@
 """Profile and sandwich intervals against theory, and coverage by simulation."""
 
+import functools
+
 import numpy as np
 import pytest
 from laws.law_data import TRUTH, surface
@@ -71,16 +73,26 @@ def test_coverage_is_near_nominal():
     assert min(found.values()) > 0.8
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lsq", "huber"])
-@pytest.mark.timeout(3600)
-def test_coverage_over_a_thousand_draws(kind):
-    """Measured: least squares 0.947 to 0.953; Huber's profile 0.946 and 0.950, its bootstrap more.
+THOUSAND = functools.cache(functools.partial(coverage, draws=1000, resamples=400))
 
-    With Gaussian noise far above its delta, Huber's loss is nearly the absolute value, for which the
-    bootstrap over pairs is conservative on small tables: 0.976 and 0.968 here.
-    """
-    found = coverage(kind, 1000, 400)
-    for name, value in found.items():
-        conservative = kind == "huber" and name == "bootstrap"
-        assert 0.93 <= value <= (0.985 if conservative else 0.97), (name, value)
+# With Gaussian noise far above its delta, Huber's loss is nearly the absolute value, for which the
+# bootstrap over pairs is conservative on small tables: 0.976 (alpha) and 0.968 (beta) in 1,000 draws.
+WIDE = pytest.mark.xfail(
+    reason="the pairs bootstrap of a Huber fit covers 97.2 % here, not 93 to 97"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("lsq", "bootstrap"),
+        ("lsq", "profile"),
+        pytest.param("huber", "bootstrap", marks=WIDE),
+        ("huber", "profile"),
+    ],
+)
+@pytest.mark.timeout(3600)
+def test_coverage_over_a_thousand_draws(kind, method):
+    """Measured: least squares 0.947 to 0.953 by either method, Huber's profile 0.946 and 0.950."""
+    assert 0.93 <= THOUSAND(kind)[method] <= 0.97
