@@ -84,6 +84,12 @@ def _check(values: dict[str, Any]) -> None:
     for flag in ("workers", "tries", "group"):
         if values.get(flag) == 0:
             raise ConfigError(f"--{flag}", "0 do nothing", f"write --{flag}=N, at least 1")
+    # What these two write runs on a platform that counts attempts, and one cell after another.
+    for flag in ("tries", "group"):
+        if flag in values and launcher in ("skypilot", "jobset"):
+            raise ConfigError(
+                f"--{flag}", f"does not go with --launcher={launcher}", "leave it out"
+            )
     if "resources" in values and launcher == "local":
         raise ConfigError("--resources", "does not go with --launcher=local", "leave it out")
     if values.get("submit") and launcher not in ("skypilot", "jobset"):

@@ -33,6 +33,8 @@ def refused(capsys, *words):
         (("--sweep=x.py", "--workers=0"), "at least 1"),
         (("--sweep=x.py", "--resources=a=1"), "does not go with --launcher=local"),
         (("--sweep=x.py", "--launcher=slurm", "--submit"), "does not go with --launcher=slurm"),
+        (("--sweep=x.py", "--launcher=jobset", "--tries=5"), "does not go with --launcher=jobset"),
+        (("--sweep=x.py", "--launcher=skypilot", "--group=2"), "does not go with --launcher=sky"),
         (("--sweep=absent.py",), "there is no file absent.py"),
     ],
 )
