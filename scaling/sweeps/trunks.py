@@ -16,7 +16,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaling import configs
@@ -102,30 +102,25 @@ def branch_point(config: Any, trunk: Any) -> int:
 
 def plan(cells: Sequence["Cell"]) -> dict[str, Branch]:
     """The cells that are branches. Those that cannot share, and the trunks, are not in it."""
-    found: dict[str, Branch] = {}
-    for members in _families(cells).values():
-        trunk = max(members, key=lambda cell: (cell.config.train.steps, cell.id))
-        for cell in members:
-            if cell.id != trunk.id:
-                try:
-                    found[cell.id] = Branch(trunk.id, branch_point(cell.config, trunk.config))
-                except TrunkError:
-                    continue
-    return found
+    return {id_: found for id_, found in _candidates(cells) if isinstance(found, Branch)}
 
 
 def refused(cells: Sequence["Cell"]) -> dict[str, str]:
     """Cells that differ from a longer one in their length alone and yet cannot branch: why."""
-    told: dict[str, str] = {}
+    return {id_: str(found) for id_, found in _candidates(cells) if isinstance(found, TrunkError)}
+
+
+def _candidates(cells: Sequence["Cell"]) -> Iterator[tuple[str, Branch | TrunkError]]:
+    """Every cell that has a longer sibling, and its branch of it or why there is none."""
     for members in _families(cells).values():
         trunk = max(members, key=lambda cell: (cell.config.train.steps, cell.id))
         for cell in members:
-            if cell.id != trunk.id:
-                try:
-                    branch_point(cell.config, trunk.config)
-                except TrunkError as error:
-                    told[cell.id] = str(error)
-    return told
+            if cell.id == trunk.id:
+                continue
+            try:
+                yield cell.id, Branch(trunk.id, branch_point(cell.config, trunk.config))
+            except TrunkError as error:
+                yield cell.id, error
 
 
 def with_branch_points(cells: Sequence["Cell"]) -> list["Cell"]:
