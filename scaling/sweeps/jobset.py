@@ -18,9 +18,8 @@ from typing import Any
 
 from scaling.configs import ConfigError
 from scaling.configs.errors import suggest
-from scaling.sweeps import resources
-from scaling.sweeps.local import LaunchError
-from scaling.sweeps.skypilot import EXIT_PREEMPTED, run_tool
+from scaling.sweeps import handover, resources
+from scaling.sweeps.skypilot import EXIT_PREEMPTED
 from scaling.sweeps.sweep_dir import SweepDir
 
 # GKE's name of each generation (cloud.google.com/gke-tpu-accelerator). Hosts of slices that span
@@ -199,25 +198,11 @@ def launch(
       LaunchError: `kubectl` or PyYAML is not installed.
     """
     del tries, group
-    try:
-        import yaml
-    except ImportError as error:
-        raise LaunchError(f"{error}: pip install 'scaling[sweep]'") from error
     path = sweep.path / "jobset.yaml"
     found = manifests(sweep, asked, min(workers or 1, len(sweep.ids)))
-
-    class Plain(yaml.SafeDumper):
-        """Without anchors, which people find hard to read."""
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    path.write_text(yaml.dump_all(found, Dumper=Plain, sort_keys=False), encoding="utf-8")
-    start = path.with_suffix(".sh")
-    start.write_text(f'#!/bin/sh\nexec kubectl apply -f "$(dirname "$0")/{path.name}"\n')
-    start.chmod(0o755)
-    print(f"wrote {path} and {start}")
+    apply = f'#!/bin/sh\nexec kubectl apply -f "$(dirname "$0")/{path.name}"\n'
+    start = handover.write(path, found, apply)
     if not submit:
         print(f"copy {sweep.path} to {MOUNT}/{sweep.path.name} of the claim, then run {start}")
         return 0
-    return run_tool("kubectl", start)
+    return handover.run("kubectl", start)

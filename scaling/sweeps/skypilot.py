@@ -10,15 +10,11 @@ and goes on from the checkpoints there. On GKE it is infra=kubernetes,accelerato
 """
 
 import os
-import pathlib
 import re
-import shutil
-import subprocess
 from typing import Any
 
 from scaling.configs import ConfigError
-from scaling.sweeps import resources
-from scaling.sweeps.local import LaunchError
+from scaling.sweeps import handover, resources
 from scaling.sweeps.sweep_dir import SweepDir
 
 KEYS = {
@@ -126,32 +122,13 @@ def launch(
       LaunchError: `sky` or PyYAML is not installed.
     """
     del tries, group
-    try:
-        import yaml
-    except ImportError as error:
-        raise LaunchError(f"{error}: pip install 'scaling[sweep]'") from error
     count = min(workers or 1, len(sweep.ids))
     path = sweep.path / "skypilot.yaml"
-    path.write_text(yaml.safe_dump(task(sweep, asked, count), sort_keys=False), encoding="utf-8")
-    start = path.with_suffix(".sh")
-    start.write_text(script(count), encoding="utf-8")
-    start.chmod(0o755)
-    print(f"wrote {path} and {start}")
+    start = handover.write(path, [task(sweep, asked, count)], script(count))
     if not submit:
         print(f"start it with {os.path.relpath(start)}, or say --submit")
         return 0
-    return run_tool("sky", start)
-
-
-def run_tool(tool: str, start: pathlib.Path) -> int:
-    """Runs a script that needs a tool of the user's.
-
-    Raises:
-      LaunchError: the tool is not on the path.
-    """
-    if shutil.which(tool) is None:
-        raise LaunchError(f"--submit needs `{tool}` on the path; without it, run {start} elsewhere")
-    return subprocess.run([str(start)], check=False).returncode
+    return handover.run("sky", start)
 
 
 def _name(text: str) -> str:
