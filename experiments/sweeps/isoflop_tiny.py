@@ -4,11 +4,12 @@
     python -m scaling.fit --runs=runs/isoflop --law=chinchilla --flops=exact --cost=table \\
         --budgets=2.4e11 --out=runs/isoflop/fit
 
-Measured 2026-11-22 with JAX 0.10.2 on 2 CPU cores, two workers, empty caches: 181 s for the sweep, 18 s for
-the fit. The table and the figure lie beside this file. The lowest loss of every budget is inside its
-sizes. Fitted to all 25 runs, E is 0.795 [0.453, 0.860] nats a token, and the text's entropy rate, known
-exactly, is 0.822; at 2.4e11 FLOPs N* is 20.0k [12.4k, 27.6k] and D* 1.87M [1.36M, 2.94M]. Fitted without
-the largest budget, the law gives 0.871 [0.827, 0.918] for the run that was best there, which came to 0.902.
+Measured 2026-11-22 with JAX 0.10.2 on 2 CPU cores, two workers, empty caches: 181 s for the sweep, 18 s
+for the fit. The table and the figure lie beside this file. The lowest loss of every budget is inside
+its sizes. Fitted to all 25 runs, E is 0.795 [0.453, 0.860] nats a token, and the text's entropy rate,
+known exactly, is 0.822; at 2.4e11 FLOPs N* is 20.0k [12.4k, 27.6k] and D* 1.87M [1.36M, 2.94M]. Fitted
+without the largest budget, the law gives 0.871 [0.827, 0.918] for the run that was best there, which
+came to 0.902.
 
 `isoflop_tiny.py:6` in the same directory adds a sixth budget of five runs, twice as long: the law fitted
 to the 25 gives 0.865 [0.812, 0.909] for the best of them, which came to 0.884; fitted to all 30, E is
