@@ -24,7 +24,11 @@ Kind = Literal["points", "runs", "parametric"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Draws:
-    """Fits of resamples: `vectors` [R, p], parameters and derived quantities as arrays [R]."""
+    """Fits of resamples: `vectors` [R, p], parameters and derived quantities as arrays [R].
+
+    `units` independent observations were resampled, `freedom` parameters fitted; `squared` says
+    that the loss is squared error for most residuals.
+    """
 
     kind: str
     vectors: Array
@@ -34,6 +38,7 @@ class Draws:
     units: int
     freedom: int
     seed: int
+    squared: bool = True
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -48,16 +53,21 @@ class Draws:
         return {k: float(np.std(v, ddof=1)) for k, v in self.values.items()}
 
     def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Expanded percentile intervals of every parameter and derived quantity."""
+        """Percentile intervals of every parameter and derived quantity; see `interval`."""
         return {k: self.interval(v, level) for k, v in self.values.items()}
 
     def interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
-        """Percentiles of `values` [R], widened for small samples.
+        """Percentiles of `values` [R], widened for small samples where errors are squared.
 
-        The percentile interval uses normal quantiles and the variance of n, not n - p, points;
-        Hesterberg (2015, arXiv 1411.5279, section 3.3) corrects both by moving the percentiles.
+        Squares: the percentile interval uses normal quantiles and the variance of n, not n - p,
+        points; Hesterberg (2015, arXiv 1411.5279, section 3.3) corrects both by moving the
+        percentiles. Absolute errors (Huber with a delta below the noise) have the opposite fault:
+        resampling pairs overstates their spread (by 1.1 at 90 points, 1.4 at 25, five parameters),
+        so their percentiles are left alone.
         """
-        low, high = expanded_percentiles(level, self.units, self.freedom)
+        low, high = (1 - level) / 2, (1 + level) / 2
+        if self.squared:
+            low, high = expanded_percentiles(level, self.units, self.freedom)
         finite = values[np.isfinite(values)]
         if not len(finite):
             return (float("nan"), float("nan"))
@@ -121,7 +131,15 @@ def bootstrap(
         k: np.broadcast_to(v, len(vectors)).copy()
         for k, v in derive(problem.law, parameters).items()
     }
-    return Draws(kind, vectors, parameters, derived, converged, units, problem.freedom, seed)
+    return Draws(
+        kind, vectors, parameters, derived, converged, units, problem.freedom, seed,
+        squared=_mostly_squared(result) or kind == "parametric",
+    )  # fmt: skip
+
+
+def _mostly_squared(result: Result) -> bool:
+    delta = {"lsq": np.inf, "l1": 0.0}.get(result.loss.kind, result.loss.delta)
+    return bool(np.median(np.abs(result.residuals)) < delta)
 
 
 def refit(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from scaling.models import dims
-from scaling.models.layers import Dense, fan_in, rotate
+from scaling.models.layers import DENSE_NAME, Dense, fan_in, rotate
 from scaling.models.norm import LayerNorm, RMSNorm
 from scaling.parallel.attention import SAVED_NAME, Implementation, attention
 from scaling.parallel.logical import constrain
@@ -32,6 +32,8 @@ Remat = Literal[
 
 # Values that a policy keeps by name; everything else in a block is computed again.
 SAVED: dict[str, tuple[str, ...]] = {
+    "dots": (DENSE_NAME,),
+    "dots_attention": (DENSE_NAME, SAVED_NAME),
     "dots_except_mlp": ("attention_heads", "attention_projection"),
     "save_attention": (SAVED_NAME,),
     "save_mlp": ("mlp_hidden",),
@@ -75,12 +77,6 @@ def remat_policy(remat: Remat) -> Any:
     policies = jax.checkpoint_policies
     if remat == "full":
         return policies.nothing_saveable
-    dots = policies.dots_with_no_batch_dims_saveable
-    if remat == "dots":
-        return dots
-    if remat == "dots_attention":
-        attention_too = policies.save_only_these_names(SAVED_NAME)
-        return policies.save_from_both_policies(dots, attention_too)
     return policies.save_only_these_names(*SAVED[remat])
 
 

@@ -15,6 +15,7 @@ and shifts are zero, norm scales one.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -22,9 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.types import PositiveFloat, PositiveInt, Range
-from scaling.models import dims
+from scaling.models import dims, head
 from scaling.models.block import Activation, Block, BlockConfig, Remat, make_norm, remat_policy
-from scaling.models.layers import compute_dtype, fan_in, lookup, rotary_tables, wide_product
+from scaling.models.layers import compute_dtype, fan_in, lookup, rotary_tables
 from scaling.parallel.attention import Implementation
 from scaling.parallel.logical import constrain
 
@@ -168,13 +169,34 @@ class Transformer(nn.Module):
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of hidden states [..., D]."""
-        head_DV = self.embedding.T if self.tie_embeddings else self.head
         x_ND = x_BTD.reshape(-1, self.model_dim).astype(self._dtype())
-        logits_NV = wide_product(x_ND, head_DV.astype(self._dtype()))
-        if self.logit_softcap is not None:
-            logits_NV = jnp.tanh(logits_NV / self.logit_softcap) * self.logit_softcap
+        logits_NV = head.softcap(head.logits(x_ND, self._head()), self.logit_softcap)
         logits_BTV = logits_NV.reshape(*x_BTD.shape[:-1], -1)
         return constrain(logits_BTV, ("batch", "length", "vocab"))
+
+    def scored(
+        self,
+        inputs_BT: jax.Array,
+        targets_BT: jax.Array,
+        score: head.Score,
+        numbers: Mapping[str, Any],
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        *,
+        train: bool,
+    ) -> tuple[jax.Array, Any]:
+        """`score` of the logits of every token, which are never held all at once: `head.scored`."""
+
+        def capped(logits: jax.Array, targets: jax.Array, numbers: Any) -> tuple[jax.Array, Any]:
+            return score(head.softcap(logits, self.logit_softcap), targets, numbers)
+
+        x_BTD = self.hidden(inputs_BT, segments_BT, positions_BT, train=train)
+        x_BTD = x_BTD.astype(self._dtype())
+        return head.scored(capped, x_BTD, self._head(), targets_BT, numbers)
+
+    def _head(self) -> jax.Array:
+        head_DV = self.embedding.T if self.tie_embeddings else self.head
+        return head_DV.astype(self._dtype())
 
     def _dtype(self) -> str:
         return compute_dtype(self.dtype, self.platform)

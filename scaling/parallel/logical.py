@@ -161,6 +161,31 @@ def indivisible(
     ]
 
 
+def gathered(kernel: jax.Array, names: Names) -> jax.Array:
+    """A parameter as a product wants it: whole over the axes that split the batch."""
+    active = _active.get()
+    if active is None or not is_split(kernel.shape, names):
+        return kernel
+    mesh, table = active
+    batch = set(table["batch"])
+    partition = [
+        tuple(axis for axis in axes_of(entry) if axis not in batch) or None
+        for entry in spec(names, table)
+    ]
+    return jax.lax.with_sharding_constraint(kernel, NamedSharding(mesh, PartitionSpec(*partition)))
+
+
+def is_split(shape: Sequence[int], names: Names) -> bool:
+    """Whether the surrounding `logical_rules` split a parameter; False if whole by waiver."""
+    active = _active.get()
+    if active is None:
+        return False
+    mesh, table = active
+    partition = spec(names, table)
+    split = any(parts(entry, mesh) > 1 for entry in partition)
+    return split and not indivisible(shape, partition, mesh)
+
+
 def check_divides(
     what: str, shape: Sequence[int], partition: PartitionSpec, mesh: jax.sharding.Mesh
 ) -> None:

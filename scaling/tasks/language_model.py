@@ -61,27 +61,23 @@ def language_model(
         train: bool,
         hparams: Mapping[str, Any] | None = None,
     ) -> Loss:
-        h = {**numbers, **(hparams or {})}
-        logits_BTV = model.apply(
-            variables,
-            batch["inputs"],
-            batch.get("segments"),
-            batch.get("positions"),
-            train=train,
-            rngs={"dropout": rng} if rng is not None else None,
-        )
-        weights_BT = batch["weights"]
-        nll_BT, log_z_BT = cross_entropy(logits_BTV, batch["targets"])
-        objective_BT = nll_BT
-        if train and "label_smoothing" in h:
-            objective_BT = smoothed(nll_BT, log_z_BT, logits_BTV, h["label_smoothing"])
+        inputs = (batch.get("segments"), batch.get("positions"))
+        rngs = {"dropout": rng} if rng is not None else None
+        weights_BT, targets_BT = batch["weights"], batch["targets"]
         weight = jnp.sum(weights_BT)
-        metrics: dict[str, Total] = {"loss": (jnp.sum(weights_BT * nll_BT), weight)}
-        if train and "z_loss" in h:
-            objective_BT = objective_BT + h["z_loss"] * log_z_BT**2
-            metrics["log_z_squared"] = (jnp.sum(weights_BT * log_z_BT**2), weight)
         if not train:
-            metrics |= _score(logits_BTV, nll_BT, batch, token_bytes)
+            logits_BTV = model.apply(variables, batch["inputs"], *inputs, train=False, rngs=rngs)
+            nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
+            metrics = _score(logits_BTV, nll_BT, batch, token_bytes)
+            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, {})
+        h = {**numbers, **(hparams or {})}
+        objective_BT, (nll_BT, log_z_BT) = model.apply(
+            variables, batch["inputs"], targets_BT, _objective, h, *inputs,
+            train=True, rngs=rngs, method="scored",
+        )  # fmt: skip
+        metrics = {"loss": (jnp.sum(weights_BT * nll_BT), weight)}
+        if "z_loss" in h:
+            metrics["log_z_squared"] = (jnp.sum(weights_BT * log_z_BT**2), weight)
         return Loss(jnp.sum(weights_BT * objective_BT), weight, metrics, {})
 
     return Task(
@@ -96,15 +92,29 @@ def language_model(
     )
 
 
+def _objective(
+    logits_xV: jax.Array, targets_x: jax.Array, numbers: Mapping[str, Any]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """What training minimises, of each token; beside it the plain loss and the log normaliser."""
+    nll_x, log_z_x = cross_entropy(logits_xV, targets_x)
+    objective_x = nll_x
+    if "label_smoothing" in numbers:
+        objective_x = smoothed(nll_x, log_z_x, logits_xV, numbers["label_smoothing"])
+    if "z_loss" in numbers:
+        objective_x = objective_x + numbers["z_loss"] * log_z_x**2
+    return objective_x, (nll_x, log_z_x)
+
+
 def _score(
     logits_BTV: jax.Array, nll_BT: jax.Array, batch: Batch, token_bytes: np.ndarray | None
 ) -> dict[str, Total]:
-    """The further sums that an evaluation takes: accuracy, text bytes, moments of the loss."""
+    """The sums that an evaluation takes: loss, accuracy, text bytes, moments of the loss."""
     weights_BT = batch["weights"]
     weight = jnp.sum(weights_BT)
     right_BT = (jnp.argmax(logits_BTV, axis=-1) == batch["targets"]).astype(jnp.float32)
     loss_B = jnp.sum(weights_BT * nll_BT, axis=1)
-    metrics = {
+    metrics: dict[str, Total] = {
+        "loss": (jnp.sum(weights_BT * nll_BT), weight),
         "accuracy": (jnp.sum(weights_BT * right_BT), weight),
         "moments": (moments(loss_B, jnp.sum(weights_BT, axis=1)), weight),
     }

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from scaling.models import dims
-from scaling.models.layers import Dense, lookup, rotary_tables, rotate, wide_product
+from scaling.models.layers import Dense, lookup, product, rotary_tables, rotate
+from scaling.parallel import MeshConfig, make_mesh
+from scaling.parallel.logical import logical_rules, rules
 
 
 def test_lookup_clamps_and_has_the_gradient_of_indexing():
@@ -65,20 +67,45 @@ def test_widths_that_follow():
         dims.head_dim(96, 5)
 
 
-def test_the_head_has_float32_results_and_gradients_of_the_compute_type():
-    keys = jax.random.split(jax.random.key(0))
-    x_ND, kernel_DV = jax.random.normal(keys[0], (6, 4)), jax.random.normal(keys[1], (4, 5))
+def test_the_gradient_of_a_rotation_is_the_rotation_backwards():
+    """Against the written formula differentiated by JAX, tables with and without a batch."""
+    x, weight = jax.random.normal(jax.random.key(0), (2, 2, 3, 4, 8))
+    for positions in (jnp.arange(3), jnp.array([[0, 1, 2], [5, 6, 7]])):
+        cos, sin = rotary_tables(jnp.broadcast_to(positions, (2, 3)), 8, 100.0)
 
-    def loss(product, dtype):
-        return lambda x, w: jnp.sum(jnp.sin(product(x.astype(dtype), w.astype(dtype))))
+        def formula(x, cos=cos, sin=sin):
+            first, second = x[..., :4], x[..., 4:]
+            cos, sin = cos[..., None, :], sin[..., None, :]
+            return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
-    ours = jax.jit(jax.grad(loss(wide_product, "float32"), (0, 1)))(x_ND, kernel_DV)
-    plain = jax.jit(jax.grad(loss(jnp.dot, "float32"), (0, 1)))(x_ND, kernel_DV)
-    jax.tree.map(np.testing.assert_array_equal, ours, plain)
-    assert wide_product(x_ND.astype("bfloat16"), kernel_DV.astype("bfloat16")).dtype == "float32"
-    jaxpr = str(jax.make_jaxpr(jax.grad(loss(wide_product, "bfloat16")))(x_ND, kernel_DV))
-    assert "bf16[6,5] = convert_element_type" in jaxpr  # the gradient of the logits, once rounded
-    stacked = jax.vmap(jax.grad(loss(wide_product, "float32"), (0, 1)))(
-        jnp.stack([x_ND, x_ND]), jnp.stack([kernel_DV, kernel_DV])
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6), stacked, ours)
+        tables = rotary_tables(positions, 8, 100.0)
+        ours = jax.grad(lambda x, t=tables: jnp.sum(weight * rotate(x, t)))(x)
+        plain = jax.grad(lambda x, f=formula: jnp.sum(weight * f(x)))(x)
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [("embed", "mlp"), ("mlp", "embed")])
+def test_a_split_product_has_the_gradients_of_the_whole_one(axes):
+    """Kernel over fsdp and tensor: gathered for use, its gradient split as it is; nothing else."""
+    config = MeshConfig(fsdp=4, tensor=2)
+    mesh, table = make_mesh(config), rules(config)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (8, 16))
+    kernel = jax.random.normal(keys[1], (16, 24))
+    weight = jax.random.normal(keys[2], (8, 24))
+
+    def loss(x, kernel):
+        return jnp.sum(weight * jnp.sin(product(x, kernel, axes)))
+
+    def split(x, kernel):
+        with logical_rules(mesh, table):
+            return jax.grad(loss, (0, 1))(x, kernel)
+
+    whole = jax.grad(loss, (0, 1))(x, kernel)
+    program = jax.jit(split).lower(x, kernel).as_text()
+    assert program.count("optimization_barrier") == 1
+    grads = jax.jit(split)(x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, whole)
+    over = dict(zip(axes, grads[1].sharding.spec, strict=True))
+    assert over == {"embed": "fsdp", "mlp": "tensor"}
+    assert "optimization_barrier" not in jax.jit(jax.grad(loss)).lower(x, kernel).as_text()

@@ -1,0 +1,154 @@
+"""The head: float32 logits from operands of the compute type, and losses that never hold them all.
+
+Logits are the widest activation of a language model. `logits` makes them all, for evaluation and
+serving; training uses `scored`, which makes them a piece of the sequence at a time, scores the
+piece, and keeps only the gradient of its scores, in the compute type: a quarter of the bytes of
+float32 logits beside their gradient (bfloat16), with each product still done once.
+
+Legend: B batch, T time, C time within a piece, P pieces, D model width, V vocabulary, N rows.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from scaling.models.layers import in_turn, product
+from scaling.parallel import logical
+from scaling.parallel.logical import constrain
+
+# score(logits_xV float32, targets_x, numbers) -> (objective_x, what else to report of each token)
+Score = Callable[[jax.Array, jax.Array, Mapping[str, Any]], tuple[jax.Array, Any]]
+
+AXES = ("embed", "vocab")
+
+# A piece has at most this many bytes of float32 logits on a device.
+PIECE_BYTES = 2**28
+
+
+def softcap(logits: jax.Array, cap: float | None) -> jax.Array:
+    """cap * tanh(logits / cap) (Gemma 2, 2408.00118); None leaves them alone."""
+    return logits if cap is None else jnp.tanh(logits / cap) * cap
+
+
+def logits(x_ND: jax.Array, kernel_DV: jax.Array) -> jax.Array:
+    """x @ kernel in float32 from operands of the compute type; gradients in that type."""
+    return product(x_ND, kernel_DV, AXES, jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scored(
+    score: Score,
+    x_BTD: jax.Array,
+    kernel_DV: jax.Array,
+    targets_BT: jax.Array,
+    numbers: Mapping[str, Any],
+) -> tuple[jax.Array, Any]:
+    """`score` of the logits x @ kernel, a piece of the sequence at a time.
+
+    The gradient of the score with respect to the logits is taken while a piece's logits are there,
+    which makes the backward pass two products and nothing to recompute.
+
+    Args:
+      score: acts on each token alone; see `Score`.
+      x_BTD: hidden states of the compute type.
+      kernel_DV: of the compute type.
+      targets_BT: int32.
+      numbers: run-time numbers of the score; no gradient flows to them.
+
+    Returns:
+      (objective_BT, the score's other outputs, [B, T, ...]); only the objective has a gradient.
+    """
+    return _pieces(score, x_BTD, kernel_DV, targets_BT, numbers, None)
+
+
+def _scored_forward(
+    score: Score,
+    x_BTD: jax.Array,
+    kernel_DV: jax.Array,
+    targets_BT: jax.Array,
+    numbers: Mapping[str, Any],
+) -> tuple[Any, Any]:
+    objective_BT, rest, slope_PBCV = _pieces(
+        score, x_BTD, kernel_DV, targets_BT, numbers, x_BTD.dtype
+    )
+    return (objective_BT, rest), (x_BTD, kernel_DV, slope_PBCV)
+
+
+def _scored_backward(score: Score, kept: Any, grads: Any) -> tuple[Any, ...]:
+    x_BTD, kernel_DV, slope_PBCV = kept
+    grad_BT1 = grads[0][..., None]
+    # The tokens' weights scale the narrow operands, so that the wide one is read as it lies. The
+    # gathered kernel is gone before its gradient is there; for the rest see `layers.product`.
+    back_BTD = _join(jnp.einsum("pbcv,dv->pbcd", slope_PBCV, kernel_DV))
+    grad_BTD = (grad_BT1 * back_BTD).astype(x_BTD.dtype)
+    grad_BTD, x_BTD = jax.lax.optimization_barrier((grad_BTD, x_BTD))
+    weighted_PBCD = _cut((grad_BT1 * x_BTD).astype(x_BTD.dtype), len(slope_PBCV))
+    grad_DV = jnp.einsum("pbcd,pbcv->dv", weighted_PBCD, slope_PBCV)
+    if logical.is_split(grad_DV.shape, AXES):
+        grad_BTD, grad_DV = in_turn(grad_BTD, grad_DV, AXES)
+    return grad_BTD, grad_DV, None, None
+
+
+scored.defvjp(_scored_forward, _scored_backward)
+
+
+def _pieces(
+    score: Score,
+    x_BTD: jax.Array,
+    kernel_DV: jax.Array,
+    targets_BT: jax.Array,
+    numbers: Mapping[str, Any],
+    slope_dtype: Any,
+) -> tuple[Any, ...]:
+    """(objective_BT, rest) and, if a type for it is given, d objective / d logits [P, B, C, V]."""
+
+    def piece(one: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
+        x_BCD, targets_BC = one
+        logits_BCV = jnp.dot(x_BCD, kernel_DV, preferred_element_type=jnp.float32)
+        logits_BCV = constrain(logits_BCV, ("batch", "length", "vocab"))
+        if slope_dtype is None:
+            return score(logits_BCV, targets_BC, numbers)
+        objective_BC, pull, rest = jax.vjp(
+            lambda logits_BCV: score(logits_BCV, targets_BC, numbers), logits_BCV, has_aux=True
+        )
+        (slope_BCV,) = pull(jnp.ones_like(objective_BC))
+        return objective_BC, rest, slope_BCV.astype(slope_dtype)
+
+    count = _count(targets_BT.shape, kernel_DV.shape[1])
+    if count == 1:
+        found = piece((x_BTD, targets_BT))
+        return found if slope_dtype is None else (*found[:2], found[2][None])
+    # Gathered once, not once a piece.
+    kernel_DV = constrain(kernel_DV, (None, "vocab"))
+    found = jax.lax.map(piece, (_cut(x_BTD, count), _cut(targets_BT, count)))
+    return jax.tree.map(_join, found[:2]) + found[2:]
+
+
+def _count(shape_BT: tuple[int, ...], vocab: int) -> int:
+    """The fewest equal pieces of the sequence whose logits on a device are PIECE_BYTES or less."""
+    batch, length = shape_BT
+    split = 1
+    active = logical.active_rules()
+    if active is not None:
+        mesh, rules = active
+        partition = logical.spec(("batch", "length", "vocab"), rules)
+        if logical.parts(partition[1], mesh) > 1:
+            return 1  # the sequence is in pieces already, one a device
+        split = logical.parts(partition[0], mesh) * logical.parts(partition[2], mesh)
+    needed = 4 * batch * length * vocab / split / PIECE_BYTES
+    return next(n for n in range(1, length + 1) if length % n == 0 and (n >= needed or n == length))
+
+
+def _cut(a_BTx: jax.Array, count: int) -> jax.Array:
+    """[B, T, ...] to [P, B, C, ...]."""
+    batch, length, *rest = a_BTx.shape
+    return jnp.moveaxis(a_BTx.reshape(batch, count, length // count, *rest), 1, 0)
+
+
+def _join(a_PBCx: jax.Array) -> jax.Array:
+    """[P, B, C, ...] to [B, T, ...]."""
+    count, batch, size, *rest = a_PBCx.shape
+    return jnp.moveaxis(a_PBCx, 0, 1).reshape(batch, count * size, *rest)
