@@ -25,15 +25,17 @@ class Price:
     date: str
 
 
-_CATALOG = (
-    "github.com/skypilot-org/skypilot-catalog, catalogs/v8/gcp/vms.csv (of Google's billing API), "
-    "commit 006059e, "
-)
+# SkyPilot reads these from Google's billing API, but for v4, which that does not list.
+_CATALOG = "github.com/skypilot-org/skypilot-catalog, catalogs/{}/gcp/vms.csv, commit {}, "
+_V5, _V8 = _CATALOG.format("v5", "ddb8695"), _CATALOG.format("v8", "006059e")
+_SKYPILOT = "github.com/skypilot-org/skypilot, fetch_gcp.py, "
 
-# By key of `topology.FAMILIES`. v4, v5e, v7x and GPUs: no source at hand, so no price.
+# By key of `topology.FAMILIES`. v7x and GPUs: no source at hand, so no price.
 PRICES: dict[str, Price] = {
-    "v5p": Price(4.20, _CATALOG + "us-east5: 20160 $/h for tpu-v5p-9600 (4800 chips)", "2026-11"),
-    "v6e": Price(2.70, _CATALOG + "us-central1: 691.20 $/h for tpu-v6e-256", "2026-11"),
+    "v4": Price(3.22, _SKYPILOT + "us-central2: 12.88 $/h for tpu-v4-8 (4 chips)", "2026-11"),
+    "v5e": Price(1.20, _V5 + "us-central1: 307.20 $/h for tpu-v5litepod-256", "2026-11"),
+    "v5p": Price(4.20, _V8 + "us-east5: 20160 $/h for tpu-v5p-9600 (4800 chips)", "2026-11"),
+    "v6e": Price(2.70, _V8 + "us-central1: 691.20 $/h for tpu-v6e-256", "2026-11"),
 }
 
 
