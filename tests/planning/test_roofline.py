@@ -50,7 +50,7 @@ def test_prices_have_a_source_and_a_date():
         assert price.source
         assert price.date
     assert cost.price_of(topology.parse("v6e-8")).dollars == 2.70
-    assert cost.price_of(topology.parse("v5e-8")) is None
+    assert cost.price_of(topology.parse("v7x-8")) is None
     assert cost.price_of(topology.parse("v5e-8"), 1.5).dollars == 1.5
 
 
