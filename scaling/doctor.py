@@ -204,9 +204,7 @@ def examine(timeout: float = 90.0, seconds: float = 2.0) -> dict[str, Any]:
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpus": provenance.cores(),
         "host_memory": psutil.virtual_memory()._asdict(),
         "versions": provenance.versions(),
         "environment": provenance.environment(os.environ),

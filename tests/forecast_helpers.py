@@ -114,7 +114,7 @@ def fake_run(
     """A run directory as a run leaves it, with the forecast that it began with; the summary."""
     folder.mkdir(parents=True)
     seal = None if forecast is None else sealed.write(folder / sealed.FORECAST, forecast)["sha256"]
-    start = {"devices": {"platform": "cpu", "kinds": {"cpu": 1}}}
+    start = {"devices": {"platform": "cpu", "kinds": {"cpu": 1}, "cores": 2}}
     files.write_json(folder / "provenance.json", {"forecast": seal, "attempts": [start]})
     lines = [{"step": s, "train/loss": 3.0, "perf/step_seconds": 0.11} for s in range(1, 11)]
     lines[0]["perf/step_seconds"] = 9.0  # the first step warms up and does not count

@@ -8,14 +8,13 @@ interval); `not yet` (preempted); `not graded`, with the `reason`, for a forecas
 does not fit the run.
 """
 
-import dataclasses
 import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from scaling.planning.run_facts import device_of, median_of
+from scaling.planning.run_facts import Device, device_of, median_of
 from scaling.track import files, sealed
 
 SUMMARY = "summary.json"
@@ -143,12 +142,14 @@ def _happened(
     found[rate] = median_of(workdir, f"perf/{rate}")
     found["memory_peak"] = _memory(summary)[0]
     machine = forecast["machine"]
-    device, expected = device_of(workdir), machine["device"]
-    if expected and device and dataclasses.asdict(device) != expected:
-        here = f"{device.count} x {device.kind}"
-        there = f"{expected['count']} x {expected['kind']}"
-        for name in ("step_time", rate, "memory_peak", "chip_hours", "cost"):
-            reasons[name] = f"the run used {here}, the forecast is for {there}"
+    device, expected = device_of(workdir), machine["device"] and Device(**machine["device"])
+    if device and expected:
+        timed = ("step_time", rate, "chip_hours", "cost")
+        other = f"the run used {device}, the forecast is for {expected}"
+        if (device.kind, device.count) != (expected.kind, expected.count):
+            reasons |= dict.fromkeys((*timed, "memory_peak"), other)
+        elif device.cores and expected.cores and device.cores != expected.cores:
+            reasons |= dict.fromkeys(timed, other)
     seconds = summary.get("seconds", {})
     if machine["chips"] and "train" in seconds:
         spent = seconds["train"] + seconds.get("data_wait", 0.0)

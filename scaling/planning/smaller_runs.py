@@ -98,7 +98,7 @@ def step_time(runs: list[SmallRun], target: Target) -> tuple[Quantity, Device] |
         return f"the step times of the smaller runs cannot be fitted: {error}"
     beyond = target.step_flops / flops.max()
     source = (
-        f"t = t_0 + c F fitted to {len(timed)} smaller runs on {device.count} x {device.kind}; "
+        f"t = t_0 + c F fitted to {len(timed)} smaller runs on {device}; "
         f"FLOPs a step {beyond:.3g} times their largest"
     )
     return Quantity.from_draws(found.value, found.runs, draws, "seconds", source), device

@@ -47,8 +47,19 @@ def collect(argv: Sequence[str] | None = None, devices: Sequence[Any] = ()) -> d
         "versions": versions(),
         "git": git_state(pathlib.Path(__file__).resolve().parent),
         "environment": environment(os.environ),
-        "devices": {"platform": devices[0].platform if devices else None, "kinds": kinds},
+        "devices": {
+            "platform": devices[0].platform if devices else None,
+            "kinds": kinds,
+            "cores": cores(),
+        },
     }
+
+
+def cores() -> int | None:
+    """CPU cores that this process may use: what a step on CPU takes depends on it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def now() -> str:

@@ -22,9 +22,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 MAIN = [line for line in COMMANDS if line.startswith("python -m scaling.main")]
+TABLE = ROOT / "experiments" / "sweeps" / "isoflop_tiny.csv"  # what the README's sweep leaves
 FIT = [line for line in COMMANDS if line.startswith("python -m scaling.fit")]
 SWEEP = [line for line in COMMANDS if line.startswith("python -m scaling.sweep ")]
 PLAN = [line for line in COMMANDS if line.startswith("python -m scaling.plan")]
+TPU = [line for line in PLAN if "--topology=v" in line]
+LOOP = [line for line in COMMANDS if "runs/zipf" in line or "--scoreboard" in line]
 SMALL = (
     "--config.train.steps=4",
     "--config.optim.schedule.warmup_steps=1",
@@ -76,7 +79,7 @@ def test_the_two_scripts(tmp_path):
 def test_main_commands_one_after_the_other(tmp_path):
     """In the order of the text: some look at what an earlier one has made."""
     for line in MAIN:
-        if "--process_id" not in line:
+        if "--process_id" not in line and line not in LOOP:
             assert run(small(line, tmp_path)), line
 
 
@@ -94,9 +97,8 @@ def test_the_command_for_several_processes(tmp_path):
 
 def test_fit_commands(tmp_path):
     """A sweep that the text has run before stands as the table that it left."""
-    table = ROOT / "experiments" / "sweeps" / "isoflop_tiny.csv"
     for line in FIT:
-        line = line.replace("--runs=runs/isoflop", f"--runs={table}")
+        line = line.replace("--runs=runs/isoflop", f"--runs={TABLE}")
         words = shlex.split(line.replace("=runs/", f"={tmp_path}/"))
         few = ["--bootstrap=20", "--profiles=no"] if "--runs" in line else []
         assert "chinchilla" in run([sys.executable, *words[1:], *few])
@@ -115,9 +117,26 @@ def test_sweep_commands_show_their_cells(tmp_path):
 def test_plan_commands(tmp_path):
     """One layer instead of all; the full sizes are in scripts/bench/plan_table.py."""
     pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install 'scaling[tpu]'")
-    for line in PLAN:
+    for line in TPU:
         words = shlex.split(line.replace("=runs/", f"={tmp_path}/"))
         assert "FITS" in run([sys.executable, *words[1:], "--config.model.num_layers=1"])
+
+
+def test_the_loop_of_forecast_and_grade(tmp_path):
+    """A sweep's table for the sweep itself, and a run of four steps."""
+    assert sorted(PLAN) == sorted({*TPU, *LOOP} - set(MAIN))
+    fit = ["--law=chinchilla", "--flops=exact", "--bootstrap=50", "--profiles=no"]
+    fit += [f"--runs={TABLE}", f"--out={tmp_path / 'isoflop' / 'fit'}"]
+    run([sys.executable, "-m", "scaling.fit", *fit])
+    told = []
+    for line in LOOP:
+        words = shlex.split(line.replace("=runs", f"={tmp_path}"))
+        few = ["--config.train.steps=4"] if "--config=" in line else []
+        told.append(run([sys.executable, *words[1:], *few]))
+    assert "FITS" in told[0]
+    assert "compiled for cpu-1" in told[1]
+    assert "forecast against what happened" in told[2]
+    assert "1 graded" in told[3]
 
 
 def test_doctor_command():

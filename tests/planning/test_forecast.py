@@ -164,7 +164,7 @@ def test_a_plan_gives_memory_and_a_range_of_time(law, big, table, tmp_path, caps
     assert found["tokens_per_second"]["range"] == pytest.approx([1008 / 0.4, 1008 / 0.1])
     assert found["chip_hours"]["value"] == pytest.approx(1000 * 0.2 * 8 / 3600)
     assert found["cost"]["range"][1] == pytest.approx(1.5 * 1000 * 0.4 * 8 / 3600)
-    assert content["machine"]["device"] == {"kind": "TPU v5 lite", "count": 8}
+    assert content["machine"]["device"] == {"kind": "TPU v5 lite", "count": 8, "cores": None}
     other = [f"--config={config_file(tmp_path, tiny_zipf(seed=1))}", f"--workdir={tmp_path / 'b'}"]
     assert main([*other, *flags]) == 2
     assert "another config" in capsys.readouterr().err

@@ -99,6 +99,21 @@ def test_times_of_other_devices_are_not_compared(tmp_path):
     assert "8 x TPU v5 lite" in found["step_time"]["reason"]
 
 
+@pytest.mark.parametrize(("cores", "compared"), [(None, True), (2, True), (1, False)])
+def test_times_of_another_number_of_cores_are_not_compared(tmp_path, cores, compared):
+    """A sweep's workers have a core each, a run alone has all; memory does not depend on them."""
+    forecast = fake_forecast()
+    forecast["machine"]["device"]["cores"] = cores
+    forecast["quantities"]["memory_peak"] = forecast["quantities"]["loss"]
+    summary = fake_run(tmp_path / "run", forecast, memory_bytes={"program": 2.0})
+    found = grade.grade(tmp_path / "run", summary)["quantities"]
+    told = [found[name]["happened"] is not None for name in ("step_time", "chip_hours", "cost")]
+    assert told == [compared] * 3
+    assert found["memory_peak"]["happened"] == 2.0
+    if not compared:
+        assert "used 1 x cpu with 2 cores, the forecast is for 1 x cpu with 1 core" in str(found)
+
+
 def test_the_door_grades_again(tmp_path, capsys):
     fake_run(tmp_path / "run", fake_forecast())
     assert main([f"--grade={tmp_path / 'run'}"]) == 0
