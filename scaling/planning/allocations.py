@@ -100,14 +100,13 @@ def _products(jaxpr: Any, split: int, path: str = "") -> list[Allocation]:
 def _stacked(jaxpr: Any, split: int) -> list[Allocation]:
     found: dict[tuple[str, tuple[int, ...]], Allocation] = {}
     for loop in _loops(jaxpr):
-        carried, body = loop.params["num_carry"], loop.params["jaxpr"].jaxpr
+        body = loop.params["jaxpr"].jaxpr
         made = {id(v): equation for equation in body.eqns for v in equation.outvars}
-        for outer, inner in zip(
-            loop.outvars[carried:], body.outvars[carried:], strict=True
-        ):  # fmt: skip
+        for outer, inner in zip(loop.outvars, body.outvars, strict=True):
             shape, dtype = tuple(outer.aval.shape), outer.aval.dtype
             size = math.prod(shape) * np.dtype(dtype).itemsize
-            if len(shape) < 3 or not jax.numpy.issubdtype(dtype, np.inexact):
+            carried = len(shape) == len(inner.aval.shape)  # stacked: one dimension more
+            if carried or len(shape) < 3 or not jax.numpy.issubdtype(dtype, np.inexact):
                 continue
             name = "saved: " + _name(made.get(id(inner)))
             found[name, shape] = Allocation(name, shape, str(dtype), size / split, False)
