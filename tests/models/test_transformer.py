@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scaling.models import head
 from scaling.models.transformer import Transformer
 from scaling.parallel.logical import DEFAULT_RULES, logical_rules, rules
 from scaling.parallel.mesh import MeshConfig, make_mesh
+from scaling.tasks.language_model import _objective
 
 # A loop compiles faster than straight-line code; the tests of equality unroll.
 SMALL = {
@@ -327,3 +329,34 @@ def test_impossible_models_say_why(change, message):
     model = Transformer(**SMALL | change)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), tokens())
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"tie_embeddings": True, "logit_softcap": 2.0, "dtype": "bfloat16"}]
+)
+def test_scored_is_the_score_of_the_logits(monkeypatch, change):
+    """Objective, what is reported beside it, and every gradient; in several pieces."""
+    fields = SMALL | change
+    model, params = Transformer(**fields), nn.unbox(initial(fields))["params"]
+    inputs, targets = tokens(), tokens()[:, ::-1]
+    numbers = {"z_loss": 1e-2}
+    monkeypatch.setattr(head, "PIECE_BYTES", 1)
+    arguments = {"train": False, "method": "scored"}
+
+    def pieces(params):
+        found = model.apply({"params": params}, inputs, targets, _objective, numbers, **arguments)
+        return jnp.sum(found[0]), found
+
+    def whole(params):
+        logits = model.apply({"params": params}, inputs, train=False)
+        found = _objective(logits, targets, numbers)
+        return jnp.sum(found[0]), found
+
+    (_, ours), grads = jax.jit(jax.value_and_grad(pieces, has_aux=True))(params)
+    (_, plain), expected = jax.jit(jax.value_and_grad(whole, has_aux=True))(params)
+    close = 1e-5 if "dtype" not in change else 2e-2
+
+    def compare(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=close * np.abs(b).max())
+
+    jax.tree.map(compare, (ours, grads), (plain, expected))
