@@ -147,11 +147,7 @@ def make_record(
     """Everything that goes into fit.json and the report."""
     level = options.level
     boot = draws.intervals(level) if draws else {}
-    swept = {p.name: [p.low, p.high] for p in profiles}
-    for name, slot in zip(result.law.names, result.problem.slots, strict=True):
-        leader = result.problem.names[slot]
-        if leader in swept and name not in swept:
-            swept[name] = swept[leader]
+    swept = _swept(result, profiles)
     slots = zip(result.law.names, result.problem.slots, strict=True)
     fixed = [name for name, slot in slots if not result.problem.free[slot]]
     intervals = {
@@ -159,13 +155,6 @@ def make_record(
         for n in result.parameters
         if n not in fixed and (n in boot or n in swept)
     }
-    warnings = [*result.warnings, *(w for p in profiles for w in p.warnings)]
-    if draws and draws.converged < 0.99:
-        warnings.append(f"{100 * (1 - draws.converged):.1f} % of the resamples did not converge")
-    if not draws and result.problem.freedom:
-        warnings.append(
-            "no bootstrap was run: intervals are profiles and assume independent points"
-        )
     optima = (
         optimum(result, options.budgets, draws, cost=cost, at=options.at, level=level,
                 inference_tokens=options.inference_tokens)
@@ -176,10 +165,7 @@ def make_record(
         if draws is None:
             raise LawError("--predict needs draws for its interval: set --bootstrap above 0")
         forecasts = [forecast(result, point, draws, level) for point in options.predict]
-    warnings += [w for o in optima for w in o.warnings]
-    for f in forecasts:
-        point = ", ".join(f"{k} {v:.4g}" for k, v in f.variables.items())
-        warnings += [f"prediction at {point}: {w}" for w in f.warnings]
+    warnings = _warnings(result, draws, profiles, optima, forecasts)
     scores = _scores(result, table, options)
     noise = seed_noise(result)
     return {
@@ -224,6 +210,33 @@ def make_record(
     }  # fmt: skip
 
 
+def _swept(result: Result, profiles: Sequence[Profile]) -> dict[str, list[float | None]]:
+    """Profile intervals by parameter; tied parameters share that of the one that leads."""
+    swept = {p.name: [p.low, p.high] for p in profiles}
+    for name, slot in zip(result.law.names, result.problem.slots, strict=True):
+        leader = result.problem.names[slot]
+        if leader in swept and name not in swept:
+            swept[name] = swept[leader]
+    return swept
+
+
+def _warnings(
+    result: Result, draws: Draws | None, profiles: Sequence[Profile], optima: Sequence[Any],
+    forecasts: Sequence[Any],
+) -> list[str]:  # fmt: skip
+    """Of the fit and of all that was made from it."""
+    told = [*result.warnings, *(w for p in profiles for w in p.warnings)]
+    if draws and draws.converged < 0.99:
+        told.append(f"{100 * (1 - draws.converged):.1f} % of the resamples did not converge")
+    if not draws and result.problem.freedom:
+        told.append("no bootstrap was run: intervals are profiles and assume independent points")
+    told += [w for o in optima for w in o.warnings]
+    for f in forecasts:
+        point = ", ".join(f"{k} {v:.4g}" for k, v in f.variables.items())
+        told += [f"prediction at {point}: {w}" for w in f.warnings]
+    return told
+
+
 def _delta(loss: Loss) -> float | None:
     return loss.delta if loss.kind == "huber" else None
 
@@ -232,9 +245,10 @@ def _interval_note(draws: Draws | None, result: Result) -> str:
     if draws is None:
         return "Intervals are profile likelihood; they assume independent points of equal noise."
     what = {"points": "points", "runs": "whole runs", "parametric": "Gaussian noise"}[draws.kind]
+    percentiles = "expanded percentiles" if draws.squared else "plain percentiles (absolute errors)"
     return (
         f"Bootstrap: {len(draws)} resamples of {what} ({draws.units} units), each searched globally; "
-        f"expanded percentiles. Profiles assume independent points of equal noise: where the two "
+        f"{percentiles}. Profiles assume independent points of equal noise: where the two "
         f"disagree, trust the bootstrap."
     )
 

@@ -5,7 +5,8 @@ import pytest
 from laws.law_data import TRUTH, besiroglu, surface
 
 from scaling.laws import LawError, Loss, bootstrap, fit
-from scaling.laws.resample import resample_counts
+from scaling.laws.command import _interval_note
+from scaling.laws.resample import expanded_percentiles, resample_counts
 
 
 def published_counts(resamples):
@@ -66,3 +67,23 @@ def test_wrong_kind_is_refused():
     result = fit(surface(0.01), "chinchilla")
     with pytest.raises(LawError, match="'rows' is not one of"):
         bootstrap(result, 10, "rows")
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "widened"),
+    [
+        (Loss("lsq"), None, True),
+        (Loss("huber", delta=1.0), None, True),  # every residual is squared
+        (Loss("huber"), None, False),  # noise of five times delta
+        (Loss("huber"), "parametric", True),
+    ],
+)
+def test_percentiles_are_widened_where_errors_are_squared(loss, kind, widened):
+    """And the report says which."""
+    result = fit(surface(0.005, budgets=5, sizes=5), "chinchilla", loss)
+    draws = bootstrap(result, 40, kind)
+    values = np.linspace(0, 1, 10_001)
+    tails = expanded_percentiles(0.95, 25, 5) if widened else (0.025, 0.975)
+    assert draws.interval(values) == pytest.approx(tails, abs=1e-4)
+    assert draws.interval(values)[0] < (0.01 if widened else 0.026)
+    assert ("plain percentiles" in _interval_note(draws, result)) != widened
