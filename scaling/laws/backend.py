@@ -8,10 +8,11 @@ context, entered around every trace and call here and left afterwards. Fits run 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from scaling.track.provenance import cores
 
 T = TypeVar("T")
 _PLATFORM = "cpu"
@@ -51,9 +52,7 @@ def workers() -> int:
     """Threads that share the lanes of a batch: XLA leaves small programs on one core each."""
     if _PLATFORM != "cpu":
         return 1
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, min(len(os.sched_getaffinity(0)), 16))
-    return max(1, min(os.cpu_count() or 1, 16))
+    return max(1, min(cores() or 1, 16))
 
 
 def parallel(function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
