@@ -8,6 +8,9 @@ from ml_collections import config_dict
 from scaling.configs import signature
 from scaling.configs.errors import ConfigError
 
+# What the code passes to those components only that have a parameter of this name.
+OPTIONAL = frozenset({"platform"})
+
 Table = Mapping[str, str] | str | Callable[..., Any]
 
 
@@ -49,7 +52,8 @@ def build(section: Any, table: Table, **extra: Any) -> Any:
             keywords[key] = instantiate(value, params[key].annotation)
         elif not is_group and value is not None:
             raise ConfigError(key, f"{found.__name__} takes no {key!r}", "resolve the config first")
-    return found(**keywords, **extra)
+    takes = {k: v for k, v in extra.items() if k in params or k not in OPTIONAL}
+    return found(**keywords, **takes)
 
 
 def instantiate(value: Any, annotation: Any) -> Any:

@@ -89,34 +89,6 @@ def batch_divides(config: Any) -> None:
     _check_batches(config, _mesh_sizes(config))
 
 
-def heads_divide(config: Any) -> None:
-    """Width by heads, query heads by key/value heads, rotary heads by two."""
-    width, heads = get(config, "model.model_dim"), get(config, "model.num_heads")
-    if heads is None:
-        return
-    groups, head_dim = get(config, "model.num_kv_heads"), get(config, "model.head_dim")
-    if groups is not None and heads % groups:
-        raise ConfigError(
-            "model.num_kv_heads",
-            f"{groups} does not divide model.num_heads={heads}",
-            f"give {_divisor_near(groups, heads)}",
-        )
-    if width is not None and head_dim is None:
-        if width % heads:
-            raise ConfigError(
-                "model.num_heads",
-                f"{heads} does not divide model.model_dim={width}",
-                f"give {_divisor_near(heads, width)}, or set model.head_dim",
-            )
-        head_dim = width // heads
-    if head_dim is not None and head_dim % 2 and get(config, "model.position") == "rope":
-        raise ConfigError(
-            "model.head_dim",
-            f"is {head_dim}, and rotary positions turn pairs of features",
-            "make it even, or set --config.model.position=learned",
-        )
-
-
 def heads_divide_over_devices(config: Any) -> None:
     """Whole heads on each device of the axes that split them."""
     sizes, rules = _mesh_sizes(config), _logical_rules(config)
@@ -131,17 +103,6 @@ def heads_divide_over_devices(config: Any) -> None:
                 f"give mesh.{axes[0]} a divisor of {heads}, or keep them whole on each device: "
                 f"--config.mesh.rules='(({name},None),)'",
             )
-
-
-def sequence_fits_model(config: Any) -> None:
-    """The model has a position for every token of a sequence."""
-    length, longest = get(config, "data.seq_len"), get(config, "model.max_len")
-    if length is not None and longest is not None and length > longest:
-        raise ConfigError(
-            "data.seq_len",
-            f"{length} is longer than model.max_len={longest}",
-            f"give --config.model.max_len={length} or shorter sequences",
-        )
 
 
 def schedule_fits_run(config: Any) -> None:
@@ -252,48 +213,12 @@ def init_from_is_whole(config: Any) -> None:
         )
 
 
-def task_fits_model_and_data(config: Any) -> None:
-    """A task's model and data are of its family, as far as the components say of what they are.
-
-    A source that learns its kind from what it reads (TFDS) is checked once it is described.
-    """
-    from scaling.tasks import NEEDS
-
-    task = get(config, "task.name")
-    if task not in NEEDS:
-        return
-    kind, model_key = NEEDS[task]
-    model = get(config, "model")
-    if model is not None and model_key not in model:
-        raise ConfigError(
-            "model.name",
-            f"{model['name']} has no {model_key}, which task.name={task} needs",
-            "choose another model or another task",
-        )
-    source = get(config, "data.source")
-    if source is None:
-        return
-    given = getattr(
-        signature.find_component(source["name"], _sources(), "data.source"), "kind", None
-    )
-    given = "text" if given == "tokens" else given
-    if isinstance(given, str) and given != kind:
-        raise ConfigError(
-            "data.source",
-            f"{source['name']} gives {given}, but task.name={task} learns from {kind}",
-            "choose another source or another task",
-        )
-
-
 RULES: tuple[Rule, ...] = (
     one_source_of_data,
-    task_fits_model_and_data,
     mesh_has_sizes,
     mesh_rules_name_axes,
     batch_divides,
-    heads_divide,
     heads_divide_over_devices,
-    sequence_fits_model,
     schedule_fits_run,
     schedule_says_lengths_once,
     evaluations_serve_their_purpose,
@@ -305,17 +230,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _sources() -> dict[str, str]:
-    from scaling.data import SOURCES
-
-    return SOURCES
-
-
 def _mesh_sizes(config: Any) -> dict[str, int]:
     """Sizes as the config states them, -1 included."""
     mesh = get(config, "mesh") or {}
-    axes = ("replica", "data", "fsdp", "tensor")
-    return {axis: mesh[axis] for axis in axes if axis in mesh}
+    from scaling.parallel.mesh import AXES
+
+    return {axis: mesh[axis] for axis in AXES if axis in mesh}
 
 
 def _logical_rules(config: Any) -> Any:
@@ -353,12 +273,6 @@ def _check_batches(config: Any, sizes: dict[str, int]) -> None:
 def _product(axes: list[str], sizes: dict[str, int]) -> str:
     """The axes with their sizes: `mesh.data=2 x mesh.fsdp=4`."""
     return " x ".join(f"mesh.{axis}={sizes[axis]}" for axis in axes)
-
-
-def _divisor_near(wanted: int, number: int) -> int:
-    """The divisor of `number` nearest to `wanted`."""
-    divisors = [one for one in range(1, number + 1) if number % one == 0]
-    return min(divisors, key=lambda one: abs(one - wanted))
 
 
 def _schedule_length(schedule: Any, part: str, steps: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from scaling.configs.errors import ConfigError, nearest
+from scaling.configs.types import RuntimeNumber
 
 Table = Mapping[str, str]
 
@@ -95,6 +96,21 @@ def parameters(component: Callable[..., Any]) -> dict[str, Param]:
     else:
         found = _of_callable(component)
     return {name: param for name, param in found.items() if not _is_code(param.default)}
+
+
+def marked(component: Callable[..., Any], mark: type) -> list[str]:
+    """Parameters whose annotation carries a mark of this type."""
+    return [
+        name
+        for name, param in parameters(component).items()
+        if any(isinstance(m, mark) for one in alternatives(param.annotation) for m in strip(one)[1])
+        or any(isinstance(m, mark) for m in strip(param.annotation)[1])
+    ]
+
+
+def numbers_at_run_time(component: Callable[..., Any]) -> list[str]:
+    """Parameters that the compiled step takes as arrays."""
+    return marked(component, RuntimeNumber)
 
 
 def _of_dataclass(cls: Any) -> dict[str, Param]:

@@ -51,8 +51,23 @@ class Ambient:
     """
 
 
+@dataclasses.dataclass(frozen=True)
+class RuntimeNumber:
+    """Marks a number of a task that the compiled step takes as an array.
+
+    One executable serves all its values, and the members of a population may differ in it. Zero
+    switches the term off and is compiled in.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class PerMember:
+    """Marks a key that the compiled step does not see: members of a population may differ in it."""
+
+
 PositiveInt = Annotated[int, Range(low=1)]
 NonNegativeInt = Annotated[int, Range(low=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(low=0)]
 Probability = Annotated[float, Range(0, 1)]
+RuntimeFloat = Annotated[float, Range(low=0), RuntimeNumber()]

@@ -10,7 +10,7 @@ in this package imports JAX or TensorFlow.
 """
 
 from scaling.data.errors import DataError
-from scaling.data.info import Data, DataInfo
+from scaling.data.info import Data, DataContext, DataInfo, Opened
 
 SOURCES: dict[str, str] = {
     "stdlib": "scaling.data.sources.stdlib:Stdlib",
@@ -27,4 +27,14 @@ TOKENIZERS: dict[str, str] = {
 
 from scaling.data.building import build, describe  # noqa: E402  (it reads the tables)
 
-__all__ = ["SOURCES", "TOKENIZERS", "Data", "DataError", "DataInfo", "build", "describe"]
+__all__ = [
+    "SOURCES",
+    "TOKENIZERS",
+    "Data",
+    "DataContext",
+    "DataError",
+    "DataInfo",
+    "Opened",
+    "build",
+    "describe",
+]

@@ -11,13 +11,21 @@ from scaling.data.config import DataConfig
 from scaling.data.documents import Part, TextSource
 from scaling.data.errors import DataError
 from scaling.data.images import Images, image_arrays, split_rows
-from scaling.data.info import Data, DataInfo
+from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
 
 _SOURCES = "scaling.data:SOURCES"
 _TOKENIZERS = "scaling.data:TOKENIZERS"
+
+
+# Keys of `data` that every source has a use for; the others a source names in `reads`.
+_COMMON = ("source", "on_end", "seed", "prefetch", "workers", "cache_dir")
+_READS = {
+    "text": tuple(f.name for f in dataclasses.fields(DataConfig)),
+    "images": ("eval_source", "eval_fraction", "limit"),
+}
 
 
 def describe(config: Any) -> DataInfo:
@@ -30,13 +38,13 @@ def describe(config: Any) -> DataInfo:
       DataError: neither or both of `data.source` and `data.mixture` are given, or the kinds of
         the parts do not go together.
     """
-    section = config.data
-    source = next(iter(_sources(section).values()))
-    if source.kind == "tokens":
-        return source.describe(section.seq_len, section.mask_documents)
+    context = _context(config, None)
+    source = next(iter(_sources(context.section).values()))
+    if hasattr(source, "open"):
+        return source.describe(context)
     if source.kind == "images":
         return source.describe()
-    return _describe_text(section, configs.build(section.tokenizer, _TOKENIZERS))
+    return _describe_text(context.section, configs.build(context.section.tokenizer, _TOKENIZERS))
 
 
 def build(config: Any, cache_dir: pathlib.Path | str | None = None) -> Data:
@@ -49,42 +57,44 @@ def build(config: Any, cache_dir: pathlib.Path | str | None = None) -> Data:
     Raises:
       DataError: the data cannot be used, or the cache not be written; says what to do.
     """
+    context = _context(config, cache_dir)
+    section = context.section
+    sources = _sources(section)
+    source = next(iter(sources.values()))
+    if hasattr(source, "open"):
+        opened = source.open(context)
+    else:
+        opened = {"text": _open_text, "images": _open_images}[source.kind](context, sources)
+    train = list(opened.train.values())
+    dataset = train[0] if len(train) == 1 else Concat(train)
+    order = opened.order or _order(section, opened.train, context.seed)
+    loader = Loader(dataset, order, context.batch_size, section.on_end)
+    evals = {name: EvalSet(one) for name, one in opened.evals.items()}
+    sizes = {**opened.sizes, "train_examples": len(dataset)}
+    if "eval" in evals:
+        sizes["eval_examples"] = len(evals["eval"])
+    return Data(opened.info, loader, evals, sizes, opened.artefacts)
+
+
+def _context(config: Any, cache_dir: pathlib.Path | str | None) -> DataContext:
     section = config.data
     root = pathlib.Path(section.cache_dir or cache_dir or cache_lib.default_root()).expanduser()
-    sources = _sources(section)
-    kind = next(iter(sources.values())).kind
-    builders = {"text": _build_text, "tokens": _build_tokens, "images": _build_images}
-    parts = builders[kind](section, sources, root / "data")
     seed = config.seed if section.seed is None else section.seed
-    order: Order
-    if len(parts.train) == 1 and section.mixture is None:
-        (dataset,) = parts.train.values()
-        order = ShuffledOrder(len(dataset), seed)
-    else:
-        dataset = Concat(list(parts.train.values()))
-        lengths = {name: len(member) for name, member in parts.train.items()}
-        weights = {name: section.mixture[name].weight for name in lengths}
-        order = MixtureOrder(lengths, weights, seed)
-        if section.on_end == "stop" and not order.length:
-            raise DataError(
-                f"data.mixture: a member has fewer examples ({lengths}) than one block of the "
-                f"mixture needs ({order.slots}): use data.on_end=repeat, or other weights"
-            )
-    train = Loader(dataset, order, config.train.batch_size, section.on_end)
-    sizes = parts.sizes | {"train_examples": len(dataset)}
-    if "eval" in parts.evals:
-        sizes["eval_examples"] = len(parts.evals["eval"])
-    return Data(parts.info, train, parts.evals, sizes)
+    return DataContext(section, seed, config.train.batch_size, root / "data")
 
 
-@dataclasses.dataclass
-class _Parts:
-    """What each kind of data comes down to."""
-
-    info: DataInfo
-    train: Mapping[str, Dataset]
-    evals: dict[str, EvalSet]
-    sizes: dict[str, int]
+def _order(section: Any, train: Mapping[str, Dataset], seed: int) -> Order:
+    if section.mixture is None:
+        (dataset,) = train.values()
+        return ShuffledOrder(len(dataset), seed)
+    lengths = {name: len(member) for name, member in train.items()}
+    order = MixtureOrder(lengths, {name: section.mixture[name].weight for name in lengths}, seed)
+    if section.on_end == "stop" and not order.length:
+        raise DataError(
+            f"data.mixture: a member has fewer examples ({lengths}) than one block of the "
+            f"mixture needs ({order.slots}): use data.on_end=repeat, or other weights"
+        )
+    return order
 
 
 def _sources(section: Any) -> dict[str, Any]:
@@ -98,37 +108,45 @@ def _sources(section: Any) -> dict[str, Any]:
     else:
         entries = section.mixture.items()
         found = {name: configs.build(entry.source, _SOURCES) for name, entry in entries}
-    kinds = {source.kind for source in found.values()}
+    kinds = {_kind(source) for source in found.values()}
     if len(kinds) != 1 or (section.mixture is not None and kinds != {"text"}):
         raise DataError(f"data.mixture mixes sources of text, not {' and '.join(sorted(kinds))}")
-    _refuse_idle(section, kinds.pop())
+    _refuse_idle(section, next(iter(found.values())))
     return found
 
 
-# Keys that do nothing for a kind of data.
-_IDLE = {
-    "images": ("tokenizer", "seq_len", "mask_documents", "holdout"),
-    "tokens": ("tokenizer", "holdout", "eval_fraction"),
-}
+def _kind(source: Any) -> str:
+    """What decides how a source is opened: "text", "images", or "own" where it opens itself."""
+    if hasattr(source, "open"):
+        return "own"
+    kind = getattr(source, "kind", None)
+    if kind not in _READS:
+        raise DataError(
+            f"data.source: {type(source).__name__} is of kind {kind!r} and has no method `open`: "
+            "give it describe(context) and open(context), or kind = 'text' or 'images'"
+        )
+    return kind
 
 
-def _refuse_idle(section: Any, kind: str) -> None:
-    """Refuses keys that somebody set and nothing would read.
+def _refuse_idle(section: Any, source: Any) -> None:
+    """Refuses keys that are set and that nothing would read.
 
     They would make two runs with the same batches pass for different experiments.
 
     Raises:
       DataError: there is such a key; names it.
     """
-    idle = DataConfig()
-    for key in _IDLE.get(kind, ()):
-        value, default = section[key], getattr(idle, key)
-        if key == "tokenizer":
+    own = getattr(source, "reads", ())
+    used = {*_COMMON, *(own if hasattr(source, "open") else _READS[source.kind])}
+    defaults = DataConfig()
+    for field in dataclasses.fields(DataConfig):
+        value, default = section[field.name], getattr(defaults, field.name)
+        if field.name == "tokenizer":
             value, default = value.name, default["name"]
-        if value != default:
+        if field.name not in used and value != default:
             raise DataError(
-                f"data.{key}={value} does nothing: data.source.name={section.source.name} gives "
-                f"{kind}, so leave data.{key} out"
+                f"data.{field.name}={value} does nothing: data.source.name={section.source.name} "
+                f"does not read it, so leave data.{field.name} out"
             )
 
 
@@ -143,7 +161,8 @@ def _describe_text(section: Any, tokenizer: Any) -> DataInfo:
     )
 
 
-def _build_text(section: Any, sources: Mapping[str, TextSource], cache: pathlib.Path) -> _Parts:
+def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opened:
+    section, cache = context.section, context.cache
     train, held_out = {}, {}
     for name, source in sources.items():
         train[name], part = _split(section, source)
@@ -151,7 +170,7 @@ def _build_text(section: Any, sources: Mapping[str, TextSource], cache: pathlib.
             held_out[name] = part
     if section.eval_source is not None:
         other = configs.build(section.eval_source, _SOURCES)
-        if other.kind != "text":
+        if _kind(other) != "text":
             raise DataError(f"data.eval_source is of {other.kind}, and the training data of text")
         held_out = {"eval": Part(other)}
     tokenizer = configs.build(section.tokenizer, _TOKENIZERS).fit(list(train.values()), cache)
@@ -163,10 +182,11 @@ def _build_text(section: Any, sources: Mapping[str, TextSource], cache: pathlib.
     def windows(entry: cache_lib.Entry, limit: int | None) -> Windows:
         return Windows(open_tokens(entry), section.seq_len, separator, limit)
 
-    return _Parts(
+    return Opened(
         info=_describe_text(section, tokenizer),
         train={name: windows(entry, section.limit) for name, entry in entries.items()},
-        evals=_eval_sets({name: windows(entry, None) for name, entry in eval_entries.items()}),
+        evals=_splits({name: windows(entry, None) for name, entry in eval_entries.items()}),
+        artefacts={"tokenizer": tokenizer},
         sizes=_totals("train", entries) | _totals("eval", eval_entries),
     )
 
@@ -191,30 +211,19 @@ def _split(section: Any, source: TextSource) -> tuple[Part, Part | None]:
     return Part(source, "train", *split), Part(source, "eval", *split)
 
 
-def _eval_sets(members: Mapping[str, Dataset]) -> dict[str, EvalSet]:
+def _splits(members: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """All held-out data as `eval`, and that of each mixture member as `eval_<member>`."""
     if not members:
         return {}
-    parts = {f"eval_{name}": EvalSet(one) for name, one in members.items()}
-    return {"eval": EvalSet(Concat(list(members.values())))} | (parts if len(parts) > 1 else {})
-
-
-def _build_tokens(section: Any, sources: Mapping[str, Any], cache: pathlib.Path) -> _Parts:
-    ((name, source),) = sources.items()
-    if section.eval_source is not None:
-        raise DataError(
-            f"{section.source.name} holds out its own examples: leave data.eval_source out"
-        )
-    length, mask = section.seq_len, section.mask_documents
-    train = source.windows(length, mask, held_out=False, limit=section.limit)
-    held_out = source.windows(length, mask, held_out=True)
-    info = dataclasses.replace(
-        source.describe(length, mask), eval_entropy=held_out.mean_true_loss()
+    parts = {f"eval_{name}": one for name, one in members.items()}
+    whole = list(members.values())
+    return {"eval": whole[0] if len(whole) == 1 else Concat(whole)} | (
+        parts if len(parts) > 1 else {}
     )
-    return _Parts(info, {name: train}, {"eval": EvalSet(held_out)}, {})
 
 
-def _build_images(section: Any, sources: Mapping[str, Any], cache: pathlib.Path) -> _Parts:
+def _open_images(context: DataContext, sources: Mapping[str, Any]) -> Opened:
+    section, cache = context.section, context.cache
     ((name, source),) = sources.items()
     held_out = source.held_out()
     if section.eval_source is not None:
@@ -231,4 +240,4 @@ def _build_images(section: Any, sources: Mapping[str, Any], cache: pathlib.Path)
         evals = {"eval": Images(image_arrays(held_out, cache))}
     elif fraction:
         evals = {"eval": Images(entry, eval_rows)}
-    return _Parts(source.describe(), {name: train}, _eval_sets(evals), {})
+    return Opened(source.describe(), {name: train}, _splits(evals))

@@ -57,7 +57,7 @@ class Images:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: {images: uint8[n, H, W, C], labels: int32[n], weights: float32[n]}."""
         rows = self._rows[indices]
         return {

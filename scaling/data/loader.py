@@ -15,6 +15,9 @@ from scaling.data.order import Order
 Spec = dict[str, tuple[tuple[int, ...], Any]]  # key -> (shape of one example, numpy dtype)
 Batch = dict[str, np.ndarray]
 
+# The one key that every batch has: 0 for padding and for what is left out.
+WEIGHTS = "weights"
+
 
 class Dataset(Protocol):
     """Random access to examples of one shape."""
@@ -25,8 +28,14 @@ class Dataset(Protocol):
         """How many examples there are."""
         ...
 
-    def gather(self, indices: np.ndarray) -> Batch:
-        """Examples by index: int64[n] -> {key: [n, ...]}, `weights` among them."""
+    def gather(self, indices: np.ndarray, positions: np.ndarray) -> Batch:
+        """Examples by index: {key: [n, ...]}.
+
+        Args:
+          indices: int64[n].
+          positions: int64[n], places in the run (batch number times batch size, plus row): what
+            augmentation on the host may draw its randomness from. In evaluation the index itself.
+        """
         ...
 
 
@@ -41,15 +50,16 @@ class Concat:
     def __len__(self) -> int:
         return int(self._offsets[-1])
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: int64[n] -> {key: [n, ...]}."""
+        positions = indices if positions is None else positions
         out = {
             k: np.empty((len(indices), *shape), dtype) for k, (shape, dtype) in self.spec.items()
         }
         member = np.searchsorted(self._offsets, indices, side="right") - 1
         for m in np.unique(member):
             rows = np.flatnonzero(member == m)
-            part = self._members[m].gather(indices[rows] - self._offsets[m])
+            part = self._members[m].gather(indices[rows] - self._offsets[m], positions[rows])
             for key, values in part.items():
                 out[key][rows] = values
         return out
@@ -72,7 +82,7 @@ class Loader:
         batch_size: int,
         on_end: Literal["repeat", "stop"] = "repeat",
     ) -> None:
-        self.spec = dataset.spec
+        self.spec = with_weights(dataset.spec)
         self.batch_size = batch_size
         self.num_steps = -(-order.length // batch_size) if on_end == "stop" else None
         self._dataset = dataset
@@ -92,7 +102,8 @@ class Loader:
         Raises:
           IndexError: as for `indices`.
         """
-        return gather_padded(self._dataset, self._rows(step, start, stop))
+        positions = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
+        return gather_padded(self._dataset, self._rows(step, start, stop), positions)
 
     def epoch(self, step: int) -> float:
         """Passes over the training data before this step."""
@@ -117,7 +128,7 @@ class EvalSet:
     """Held-out examples in a fixed order, each of them once."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.spec = dataset.spec
+        self.spec = with_weights(dataset.spec)
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -131,14 +142,26 @@ class EvalSet:
         """Rows start:stop of batch i: {key: [stop - start, ...]}; padding has weight 0."""
         rows = i * batch_size + np.arange(start, stop, dtype=np.int64)
         rows[rows >= len(self._dataset)] = -1
-        return gather_padded(self._dataset, rows)
+        return gather_padded(self._dataset, rows, rows)
 
 
-def gather_padded(dataset: Dataset, indices: np.ndarray) -> Batch:
+def with_weights(spec: Spec) -> Spec:
+    """The spec of a batch: a dataset that has no `weights` gets one weight for each example."""
+    return spec if WEIGHTS in spec else {**spec, WEIGHTS: ((), np.dtype(np.float32))}
+
+
+def leave_out(batch: Batch) -> None:
+    """Makes a batch count for nothing: every weight becomes 0."""
+    batch[WEIGHTS] = np.zeros_like(batch[WEIGHTS])
+
+
+def gather_padded(dataset: Dataset, indices: np.ndarray, positions: np.ndarray) -> Batch:
     """Examples by index, where -1 is padding: a real example (the first), with weight 0.
 
     Real, so that statistics over a batch (batch normalisation) see nothing odd.
     """
-    batch = dataset.gather(np.maximum(indices, 0))
-    batch["weights"][indices < 0] = 0.0
+    batch = dataset.gather(np.maximum(indices, 0), np.maximum(positions, 0))
+    if WEIGHTS not in batch:
+        batch[WEIGHTS] = np.ones(len(indices), np.float32)
+    batch[WEIGHTS][indices < 0] = 0.0
     return batch

@@ -8,6 +8,7 @@ documents, and text can never spell it.
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
@@ -64,6 +65,15 @@ class Bytes:
         tokens = np.asarray(tokens)
         return tokens[tokens < 256].astype(np.uint8).tobytes().decode("utf-8", "replace")
 
+    def to_text(self) -> str:
+        """Nothing to keep."""
+        return ""
+
+    @classmethod
+    def from_text(cls, text: str) -> "Bytes":
+        """The same again."""
+        return cls()
+
 
 @dataclasses.dataclass(frozen=True)
 class Bpe:
@@ -89,11 +99,11 @@ class Bpe:
         def build(work: pathlib.Path) -> Mapping[str, Any]:
             logging.info("training a byte-pair encoding of %d tokens", self.vocab_size)
             tokenizer = _train_bpe(self._texts(parts), self.vocab_size - 1)
-            (work / "tokenizer.json").write_text(tokenizer.to_str())
+            (work / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
             return {"tokens": tokenizer.get_vocab_size()}
 
         entry = cached(cache, f"bpe-{key}", build)
-        text = (entry.path / "tokenizer.json").read_text()
+        text = (entry.path / "tokenizer.json").read_text(encoding="utf-8")
         return FittedBpe(tokenizers.Tokenizer.from_str(text), self.vocab_size)
 
     def _texts(self, parts: Sequence[Part]) -> Iterator[str]:
@@ -129,6 +139,16 @@ class FittedBpe:
         tokens = np.asarray(tokens)
         known = tokens[self.token_bytes[tokens] > 0]
         return self._tokenizer.decode(known.tolist(), skip_special_tokens=False)
+
+    def to_text(self) -> str:
+        """Everything that encoding and decoding depend on, as JSON."""
+        return json.dumps({"vocab_size": self.vocab_size, "tokenizer": self._tokenizer.to_str()})
+
+    @classmethod
+    def from_text(cls, text: str) -> "FittedBpe":
+        """The tokenizer that `to_text` wrote."""
+        content = json.loads(text)
+        return cls(tokenizers.Tokenizer.from_str(content["tokenizer"]), content["vocab_size"])
 
 
 def _train_bpe(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:

@@ -163,7 +163,7 @@ class Windows:
     def __len__(self) -> int:
         return self._length
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: int64[n] -> {inputs, targets: int32[n, T], weights: float32, ...}."""
         offsets = np.asarray(indices)[:, None] * self._seq_len + np.arange(self._seq_len + 1)
         last = len(self._tokens) - 1

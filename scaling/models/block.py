@@ -5,6 +5,7 @@ width of the feed-forward block.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,11 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from scaling.configs.errors import ConfigError
+from scaling.configs.signature import find_component
 from scaling.models import dims
-from scaling.models.layers import DENSE_NAME, Dense, fan_in, rotate
+from scaling.models.layers import DENSE_NAME, Dense, fan_in
 from scaling.models.norm import LayerNorm, RMSNorm
-from scaling.parallel.attention import SAVED_NAME, Implementation, attention
-from scaling.parallel.logical import constrain
+from scaling.ops import constrain
+from scaling.ops.attention import SAVED_NAME, Implementation, attention
+from scaling.ops.rotary import rotate
 
 Activation = Literal["gelu", "relu2", "swiglu", "geglu"]
 Remat = Literal[
@@ -38,6 +42,15 @@ SAVED: dict[str, tuple[str, ...]] = {
     "save_attention": (SAVED_NAME,),
     "save_mlp": ("mlp_hidden",),
     "save_attention_mlp": (SAVED_NAME, "mlp_hidden"),
+}
+
+
+# The layers of a block by name. One of your own is a flax module with the field `config`, a
+# `BlockConfig`: attention is called as layer(x_BTD, segments_BT, tables), a feed-forward as
+# layer(x_BTD). It may sow losses (`self.sow("losses", name, value)`) and metrics (`"metrics"`).
+LAYERS: dict[str, str] = {
+    "attention": "scaling.models.block:Attention",
+    "mlp": "scaling.models.block:FeedForward",
 }
 
 
@@ -64,7 +77,18 @@ class BlockConfig:
     init_scale: float
     residual_scale: float
     attention: Implementation
+    causal: bool
+    attention_layer: str
+    feed_forward: str
+    feed_forward_options: tuple[tuple[str, Any], ...]
     platform: str
+
+    def dense(
+        self, name: str, features: int, axes: tuple[str, str], residual: bool = False
+    ) -> Dense:
+        """A dense layer of the block; `residual` if its output is added to the residual stream."""
+        init = fan_in(self.residual_scale if residual else self.init_scale)
+        return Dense(features, axes, init, self.bias, self.dtype, name=name)
 
 
 def remat_policy(remat: Remat) -> Any:
@@ -107,16 +131,25 @@ class Block(nn.Module):
         config = self.config
         drop = nn.Dropout(config.dropout, deterministic=not train)
         y_BTD = make_norm(config, "attention_norm")(x_BTD)
-        y_BTD = Attention(config, name="attention")(y_BTD, segments_BT, tables)
+        y_BTD = self._layer("attention_layer", "attention")(y_BTD, segments_BT, tables)
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
         y_BTD = make_norm(config, "mlp_norm")(x_BTD)
-        y_BTD = FeedForward(config, name="mlp")(y_BTD)
+        y_BTD = self._layer("feed_forward", "mlp", dict(config.feed_forward_options))(y_BTD)
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
         return x_BTD, None
 
+    def _layer(self, key: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
+        layer = find_component(getattr(self.config, key), LAYERS, f"model.{key}")
+        try:
+            return layer(self.config, name=name, **(options or {}))
+        except TypeError as error:
+            raise ConfigError(
+                f"model.{key}_options", str(error), "see the fields of that class"
+            ) from error
+
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped key/value heads."""
+    """Self-attention with grouped key/value heads."""
 
     config: BlockConfig
 
@@ -136,32 +169,19 @@ class Attention(nn.Module):
             q_BTHK,
             k_BTGK,
             v_BTGK,
-            causal=True,
+            causal=config.causal,
             segments_BT=segments_BT,
             softcap=config.attention_softcap,
             implementation=config.attention,
             platform=config.platform,
         )
-        y_BTD = Dense(
-            x_BTD.shape[-1],
-            ("heads", "embed"),
-            fan_in(config.residual_scale),
-            config.bias,
-            config.dtype,
-            name="out",
-        )(out_BTHK.reshape(*x_BTD.shape[:2], -1))
+        out_BTJ = out_BTHK.reshape(*x_BTD.shape[:2], -1)
+        y_BTD = config.dense("out", x_BTD.shape[-1], ("heads", "embed"), residual=True)(out_BTJ)
         return checkpoint_name(y_BTD, "attention_projection")
 
     def _heads(self, name: str, x_BTD: jax.Array, heads: int, axis: str) -> jax.Array:
         config = self.config
-        y_BTJ = Dense(
-            heads * config.head_dim,
-            ("embed", axis),
-            fan_in(config.init_scale),
-            config.bias,
-            config.dtype,
-            name=name,
-        )(x_BTD)
+        y_BTJ = config.dense(name, heads * config.head_dim, ("embed", axis))(x_BTD)
         y_BTJ = checkpoint_name(y_BTJ, "attention_heads")
         y_BTHK = y_BTJ.reshape(*x_BTD.shape[:2], heads, config.head_dim)
         return constrain(y_BTHK, ("batch", "length", axis, None))
@@ -186,23 +206,8 @@ class FeedForward(nn.Module):
         else:
             hidden_BTF = nn.gelu(up_BTF)
         hidden_BTF = constrain(hidden_BTF, ("batch", "length", "mlp"))
-        return Dense(
-            x_BTD.shape[-1],
-            ("mlp", "embed"),
-            fan_in(config.residual_scale),
-            config.bias,
-            config.dtype,
-            name="down",
-        )(hidden_BTF)
+        return config.dense("down", x_BTD.shape[-1], ("mlp", "embed"), residual=True)(hidden_BTF)
 
     def _wide(self, name: str, x_BTD: jax.Array) -> jax.Array:
-        config = self.config
-        y_BTF = Dense(
-            config.mlp_dim,
-            ("embed", "mlp"),
-            fan_in(config.init_scale),
-            config.bias,
-            config.dtype,
-            name=name,
-        )(x_BTD)
+        y_BTF = self.config.dense(name, self.config.mlp_dim, ("embed", "mlp"))(x_BTD)
         return checkpoint_name(y_BTF, "mlp_hidden")

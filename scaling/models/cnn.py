@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.types import PositiveFloat, PositiveInt, Probability, Range
+from scaling.models.cost import Cost
 from scaling.models.layers import Dense, compute_dtype, fan_in
 from scaling.models.norm import GroupedBatchNorm
 
 
 class CNN(nn.Module):
-    """Stages of [convolution, halving, batch norm, ReLU]; a linear head on all that remains.
+    """Stages of [convolution, 2 x 2 max pooling, batch norm, ReLU]; a linear head on all that remains.
 
     The batch statistics are mutable state beside the parameters (`batch_stats`).
 
@@ -62,7 +63,7 @@ class CNN(nn.Module):
                 ),
                 name=f"conv_{i}",
             )(x_BHWC)
-            x_BHWC = halve(x_BHWC)
+            x_BHWC = max_pool(x_BHWC)
             norm = GroupedBatchNorm(
                 self.batch_norm_group, self.batch_norm_momentum, dtype=dtype, name=f"norm_{i}"
             )
@@ -80,8 +81,25 @@ class CNN(nn.Module):
         )
         return head(x_BD).astype(jnp.float32)
 
+    def cost(self, image_shape: tuple[int, int, int]) -> Cost:
+        """What an image of (height, width, channels) passes through; padding counts as work."""
+        assert self.num_classes is not None
+        height, width, channels = image_shape
+        body, products = 0, []
+        for features in self.channels:
+            kernel = self.kernel_size**2 * channels * features
+            body += kernel + 2 * features  # batch norm: scale and shift
+            products.append(kernel * height * width)
+            height, width, channels = -(-height // 2), -(-width // 2), features
+        head = height * width * channels * self.num_classes
+        return Cost(
+            body=body + head + self.num_classes,
+            matmul=sum(products) + head,
+            first=products[0] if products else head,
+        )
 
-def halve(x_BHWC: jax.Array) -> jax.Array:
+
+def max_pool(x_BHWC: jax.Array) -> jax.Array:
     """Largest of each 2 x 2 square; an odd last row or column stands alone.
 
     By reshaping, not `nn.max_pool`: the gradient of XLA's pooling (select-and-scatter) took half of

@@ -1,5 +1,7 @@
 """Sizes that follow from other sizes; shared by the modules and by the FLOP counts. No JAX."""
 
+from scaling.configs.errors import ConfigError
+
 GATED = ("swiglu", "geglu")
 
 
@@ -7,14 +9,15 @@ def head_dim(model_dim: int, num_heads: int, explicit: int | None = None) -> int
     """Width of one attention head: `explicit`, or model_dim / num_heads.
 
     Raises:
-      ValueError: model_dim does not divide by num_heads and no head_dim is given.
+      ConfigError: model_dim does not divide by num_heads and no head_dim is given.
     """
     if explicit is not None:
         return explicit
     if model_dim % num_heads:
-        raise ValueError(
-            f"model.model_dim={model_dim} does not divide by model.num_heads={num_heads}: "
-            "change one of them or set model.head_dim"
+        raise ConfigError(
+            "model.num_heads",
+            f"{num_heads} does not divide model.model_dim={model_dim}",
+            f"give {divisor_near(num_heads, model_dim)}, or set model.head_dim",
         )
     return model_dim // num_heads
 
@@ -23,14 +26,15 @@ def num_kv_heads(num_heads: int, explicit: int | None = None) -> int:
     """Key/value heads: `explicit`, or as many as query heads.
 
     Raises:
-      ValueError: the query heads do not divide into groups, one for each key/value head.
+      ConfigError: the query heads do not divide into groups, one for each key/value head.
     """
     if explicit is None:
         return num_heads
     if num_heads % explicit:
-        raise ValueError(
-            f"model.num_heads={num_heads} does not divide by model.num_kv_heads={explicit}: "
-            "each key/value head serves the same number of query heads"
+        raise ConfigError(
+            "model.num_kv_heads",
+            f"{explicit} does not divide model.num_heads={num_heads}",
+            f"give {divisor_near(explicit, num_heads)}",
         )
     return explicit
 
@@ -46,3 +50,9 @@ def mlp_dim(model_dim: int, mlp: str, explicit: int | None = None) -> int:
     if mlp in GATED:
         return -(-8 * model_dim // (3 * 64)) * 64
     return 4 * model_dim
+
+
+def divisor_near(wanted: int, number: int) -> int:
+    """The divisor of `number` nearest to `wanted`."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    return min(divisors, key=lambda n: abs(n - wanted))

@@ -3,6 +3,8 @@
 Legend: B batch, H height, W width, C channels, D features, K classes.
 """
 
+import itertools
+import math
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.models.cost import Cost
 from scaling.models.layers import Dense, compute_dtype, fan_in
 
 
@@ -50,3 +53,10 @@ class MLP(nn.Module):
         axes = ("embed" if len(self.hidden_dims) % 2 == 0 else "mlp", "classes")
         head = Dense(self.num_classes, axes, fan_in(self.init_scale), True, dtype, name="head")
         return head(x_BD).astype(jnp.float32)
+
+    def cost(self, image_shape: tuple[int, int, int]) -> Cost:
+        """What an image of (height, width, channels) passes through."""
+        assert self.num_classes is not None
+        widths = (math.prod(image_shape), *self.hidden_dims, self.num_classes)
+        products = [a * b for a, b in itertools.pairwise(widths)]
+        return Cost(body=sum(products) + sum(widths[1:]), matmul=sum(products), first=products[0])

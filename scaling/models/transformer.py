@@ -14,6 +14,7 @@ standard deviation init_scale / sqrt(D), so that a tied head starts with logits 
 and shifts are zero, norm scales one.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -22,12 +23,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveFloat, PositiveInt, Range
-from scaling.models import dims, head
+from scaling.models import dims
 from scaling.models.block import Activation, Block, BlockConfig, Remat, make_norm, remat_policy
-from scaling.models.layers import compute_dtype, fan_in, lookup, rotary_tables
-from scaling.parallel.attention import Implementation
-from scaling.parallel.logical import constrain
+from scaling.models.cost import Cost
+from scaling.models.layers import compute_dtype, fan_in
+from scaling.ops import constrain, cross_entropy
+from scaling.ops.attention import Implementation
+from scaling.ops.matmul import lookup
+from scaling.ops.rotary import rotary_tables
 
 
 class Transformer(nn.Module):
@@ -62,7 +67,12 @@ class Transformer(nn.Module):
         those of attention's dense layers, `save_...` the named values.
       unroll: layers that run inside one turn of the loop; `auto` is one, on CPU without remat all.
       init_scale: multiplies the standard deviation of every initial matrix.
-      attention: kernel, see `scaling.parallel.attention`.
+      attention: kernel, see `scaling.ops.attention`.
+      causal: whether a token attends only to itself and to earlier ones.
+      attention_layer: the attention of a block, a flax module "package.module:Class" of your own;
+        see `scaling.models.block`.
+      feed_forward: the feed-forward of a block, likewise.
+      feed_forward_options: further fields of your own feed-forward.
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
@@ -90,6 +100,10 @@ class Transformer(nn.Module):
     unroll: PositiveInt | Literal["auto"] = "auto"
     init_scale: PositiveFloat = 1.0
     attention: Implementation = "auto"
+    causal: bool = True
+    attention_layer: str = "attention"
+    feed_forward: str = "mlp"
+    feed_forward_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     platform: str = "cpu"
 
     def setup(self) -> None:  # noqa: D102
@@ -146,11 +160,13 @@ class Transformer(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        """What the head reads, [B, T, D] of the compute type; arguments as in `__call__`."""
+        """What `head_kernel` multiplies, [B, T, D] of the compute type; arguments as in `__call__`."""
         length = inputs_BT.shape[1]
         if length > self.max_len:
-            raise ValueError(
-                f"a sequence of {length} tokens is longer than model.max_len={self.max_len}"
+            raise ConfigError(
+                "model.max_len",
+                f"a sequence of {length} tokens is longer than {self.max_len}",
+                f"give --config.model.max_len={length}, or shorter sequences",
             )
         x_BTD = lookup(self.embedding, inputs_BT)
         tables = None
@@ -165,38 +181,45 @@ class Transformer(nn.Module):
         x_BTD = self.input_dropout(x_BTD.astype(self._dtype()), deterministic=not train)
         x_BTD = constrain(x_BTD, ("batch", "length", "embed"))
         x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train)
-        return self.final_norm(x_BTD)
+        return self.final_norm(x_BTD).astype(self._dtype())
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of hidden states [..., D]."""
         x_ND = x_BTD.reshape(-1, self.model_dim).astype(self._dtype())
-        logits_NV = head.softcap(head.logits(x_ND, self._head()), self.logit_softcap)
+        logits_NV = cross_entropy.logits(x_ND, self.head_kernel())
+        logits_NV = cross_entropy.softcap(logits_NV, self.logit_softcap)
         logits_BTV = logits_NV.reshape(*x_BTD.shape[:-1], -1)
         return constrain(logits_BTV, ("batch", "length", "vocab"))
 
-    def scored(
-        self,
-        inputs_BT: jax.Array,
-        targets_BT: jax.Array,
-        score: head.Score,
-        numbers: Mapping[str, Any],
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> tuple[jax.Array, Any]:
-        """`score` of the logits of every token, which are never held all at once: `head.scored`."""
+    def head_kernel(self) -> jax.Array:
+        """The output matrix [D, V] of the compute type: logits are `softcap(hidden @ kernel)`."""
+        kernel_DV = self.embedding.T if self.tie_embeddings else self.head
+        return kernel_DV.astype(self._dtype())
 
-        def capped(logits: jax.Array, targets: jax.Array, numbers: Any) -> tuple[jax.Array, Any]:
-            return score(head.softcap(logits, self.logit_softcap), targets, numbers)
-
-        x_BTD = self.hidden(inputs_BT, segments_BT, positions_BT, train=train)
-        x_BTD = x_BTD.astype(self._dtype())
-        return head.scored(capped, x_BTD, self._head(), targets_BT, numbers)
-
-    def _head(self) -> jax.Array:
-        head_DV = self.embedding.T if self.tie_embeddings else self.head
-        return head_DV.astype(self._dtype())
+    def cost(self, seq_len: int) -> Cost | None:
+        """What a token passes through at this sequence length; None with layers of your own."""
+        if self.feed_forward != "mlp" or self.attention_layer != "attention":
+            return None
+        block, width, layers = self._block_config(), self.model_dim, self.num_layers
+        q_width, kv_width = block.num_heads * block.head_dim, block.num_kv_heads * block.head_dim
+        ups, hidden, vocab = 2 if self.mlp in dims.GATED else 1, block.mlp_dim, self.vocab_size
+        assert vocab is not None
+        matmul = width * (q_width + 2 * kv_width) + q_width * width  # query, key, value; out
+        matmul += (ups + 1) * width * hidden  # up (and gate); down
+        bias = (q_width + 2 * kv_width + width) + (ups * hidden + width) if self.bias else 0
+        norm = 2 * width if self.norm == "layernorm" and self.bias else width
+        qk_norm = 2 * block.head_dim if self.qk_norm else 0
+        positions = self.max_len * width if self.position == "learned" else 0
+        pairs = 2 * layers * q_width  # a score and a weighted value for each pair, head and layer
+        return Cost(
+            body=layers * (matmul + bias + 2 * norm + qk_norm) + norm,
+            matmul=layers * matmul,
+            embedding=vocab * width + positions,
+            head=0 if self.tie_embeddings else vocab * width,
+            head_matmul=vocab * width,
+            attention=pairs * seq_len,
+            attention_causal=pairs * ((seq_len + 1) / 2 if self.causal else seq_len),
+        )
 
     def _dtype(self) -> str:
         return compute_dtype(self.dtype, self.platform)
@@ -221,6 +244,10 @@ class Transformer(nn.Module):
             init_scale=self.init_scale,
             residual_scale=self.init_scale / math.sqrt(2 * self.num_layers),
             attention=self.attention,
+            causal=self.causal,
+            attention_layer=self.attention_layer,
+            feed_forward=self.feed_forward,
+            feed_forward_options=tuple(sorted(self.feed_forward_options.items())),
             platform=self.platform,
         )
 
@@ -243,7 +270,7 @@ class Transformer(nn.Module):
             )
         return nn.scan(
             block,
-            variable_axes={"params": 0, "intermediates": 0},
+            variable_axes={"params": 0, "intermediates": 0, "losses": 0, "metrics": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.num_layers,

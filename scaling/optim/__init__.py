@@ -12,6 +12,7 @@ OPTIMIZERS: dict[str, str] = {
     "adafactor": "scaling.optim.optimizers:Adafactor",
     "lion": "scaling.optim.optimizers:Lion",
     "sgd": "scaling.optim.optimizers:Sgd",
+    "frozen": "scaling.optim.optimizers:Frozen",
 }
 
 SCHEDULES: dict[str, str] = {

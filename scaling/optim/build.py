@@ -1,7 +1,12 @@
-"""From section `optim` to one pure update whose hyper-parameters are arguments."""
+"""From section `optim` to one pure update whose hyper-parameters are arguments.
+
+The section's own rule updates every parameter that no entry of `optim.groups` takes. A group has a
+rule, a schedule, a norm and a clip of its own; its hyper-parameters are called "GROUP.key".
+"""
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,38 +14,107 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from scaling.configs import build, component
+from scaling.configs import ConfigError, build, component
 from scaling.optim import OPTIMIZERS, SCHEDULES
+from scaling.optim.optimizers import Frozen, Optax
 
 PyTree = Any
 Schedule = Callable[[jax.Array, Any], jax.Array]  # (step, peak) -> value
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """An optimizer and its schedule, ready for `jit` and `vmap`.
+class Rule:
+    """One update rule and its schedule.
 
     Attributes:
-      rule: one of `scaling.optim.optimizers`, or another dataclass with `transform`.
+      rule: one of `scaling.optim.optimizers`, or another object with `transform`.
       schedule: (step, peak) -> learning rate.
-      axis_names: logical axis names of every parameter (a tuple or None), shaped like the
-        parameters.
     """
 
     rule: Any
     schedule: Schedule
-    axis_names: PyTree
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the rule leaves parameters as they are."""
+        return isinstance(self.rule, Frozen)
 
     @property
     def hparams(self) -> dict[str, float]:
         """Every float of the section by key: defaults of what `update` takes as arrays."""
-        values = ((f.name, getattr(self.rule, f.name)) for f in dataclasses.fields(self.rule))
-        return {name: value for name, value in values if isinstance(value, float)}
+        if isinstance(self.rule, Optax):
+            values = dict(self.rule.arguments)
+        else:
+            values = {f.name: getattr(self.rule, f.name) for f in dataclasses.fields(self.rule)}
+        return {name: value for name, value in values.items() if isinstance(value, float)}
+
+    def init(self, params: PyTree, names: PyTree) -> PyTree:
+        """Fresh state for these parameters."""
+        transform = self.rule.transform(self.hparams, lambda peak: peak, names)
+        return transform.init(_float32(params))
+
+    def update(
+        self,
+        grads: PyTree,
+        state: PyTree,
+        params: PyTree,
+        names: PyTree,
+        step: jax.Array,
+        h: Mapping[str, jax.Array],
+    ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
+        """(updates, new state, {"learning_rate", "grad_norm"}) of one step."""
+        grads, params = _float32(grads), _float32(params)
+        norm = optax.global_norm(grads)
+        if "clip_norm" in h and not isinstance(self.rule, Optax):
+            factor = h["clip_norm"] / jnp.maximum(norm, h["clip_norm"])
+            grads = jax.tree.map(lambda g: g * factor, grads)
+        rate = functools.partial(self.schedule, step)
+        updates, state = self.rule.transform(h, rate, names).update(grads, state, params)
+        peak = h.get("learning_rate", 1.0)  # a rule without one is told the schedule's fraction
+        learning_rate = jnp.asarray(rate(peak), jnp.float32)
+        return updates, state, {"learning_rate": learning_rate, "grad_norm": norm}
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """All rules of a run, ready for `jit` and `vmap`.
+
+    Attributes:
+      rules: by group; "" is the section's own.
+      axis_names: logical axis names of every parameter (a tuple or None), shaped like the
+        parameters.
+      groups: the group of every parameter, shaped like the parameters.
+    """
+
+    rules: Mapping[str, Rule]
+    axis_names: PyTree
+    groups: PyTree
+
+    @property
+    def hparams(self) -> dict[str, float]:
+        """The hyper-parameters of all rules: "learning_rate", "GROUP.learning_rate", ..."""
+        return {
+            _join(group, name): value
+            for group, rule in self.rules.items()
+            for name, value in rule.hparams.items()
+        }
+
+    def own(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of a step's hyper-parameters that `update` takes."""
+        return {name: hparams[name] for name in self.hparams}
+
+    def trained(self, params: PyTree) -> PyTree:
+        """The parameters that some rule changes; None in place of the frozen ones."""
+        if not any(rule.frozen for rule in self.rules.values()):
+            return params
+        return jax.tree.map(lambda p, g: None if self.rules[g].frozen else p, params, self.groups)
 
     def init(self, params: PyTree) -> PyTree:
-        """Fresh optimizer state for these parameters (arrays, also traced ones)."""
-        transform = self.rule.transform(self.hparams, lambda peak: peak, self.axis_names)
-        return transform.init(_float32(params))
+        """Fresh state for these parameters (arrays, also traced ones); by group if there are any."""
+        states = {
+            group: self.rules[group].init(*self._of(group, params)) for group in self._active()
+        }
+        return states[""] if set(self.rules) == {""} and states else states
 
     def update(
         self,
@@ -53,15 +127,16 @@ class Optimizer:
         """One update.
 
         Args:
-          grads: mean gradients, shaped like `params`.
+          grads: mean gradients of the parameters that are trained.
           opt_state: from `init` or the last update.
-          params: the parameters.
-          step: int32[], drives the schedule.
+          params: the same parameters.
+          step: int32[], drives the schedules.
           hparams: a value (float32[], may be traced or batched by vmap) for each of `hparams`.
 
         Returns:
           (updates to add to the parameters (float32), new state, {"learning_rate": of this step,
-          "grad_norm": global norm before clipping}).
+          "grad_norm": global norm before clipping}; with groups also "learning_rate/GROUP" and
+          "grad_norm/GROUP").
 
         Raises:
           KeyError: a hyper-parameter is missing or unknown.
@@ -69,36 +144,139 @@ class Optimizer:
         if set(hparams) != set(self.hparams):
             differing = sorted(set(hparams) ^ set(self.hparams))
             raise KeyError(f"hyper-parameters must be {sorted(self.hparams)}; check {differing}")
-        grads, params = _float32(grads), _float32(params)
-        norm = optax.global_norm(grads)
-        if "clip_norm" in hparams:
-            factor = hparams["clip_norm"] / jnp.maximum(norm, hparams["clip_norm"])
-            grads = jax.tree.map(lambda g: g * factor, grads)
-        rate = functools.partial(self.schedule, step)
-        transform = self.rule.transform(hparams, rate, self.axis_names)
-        updates, opt_state = transform.update(grads, opt_state, params)
-        learning_rate = jnp.asarray(rate(hparams["learning_rate"]), jnp.float32)
-        return updates, opt_state, {"learning_rate": learning_rate, "grad_norm": norm}
+        if set(self.rules) == {""}:
+            return self.rules[""].update(grads, opt_state, params, self.axis_names, step, hparams)
+        states: dict[str, PyTree] = {}
+        info: dict[str, jax.Array] = {}
+        updates = jax.tree.map(lambda _: None, grads)
+        for group in self._active():
+            h = {name: hparams[_join(group, name)] for name in self.rules[group].hparams}
+            mine, names = self._of(group, params)
+            change, states[group], facts = self.rules[group].update(
+                self._of(group, grads)[0], opt_state[group], mine, names, step, h
+            )
+            updates = jax.tree.map(
+                lambda old, new: old if new is None else new, updates, change, is_leaf=_is_none
+            )
+            info |= {f"{name}/{group}" if group else name: value for name, value in facts.items()}
+        norms = [value for name, value in info.items() if name.startswith("grad_norm")]
+        first = next(value for name, value in info.items() if name.startswith("learning_rate"))
+        info["grad_norm"] = jnp.sqrt(sum(jnp.square(norm) for norm in norms))
+        return updates, states, {"learning_rate": first} | info
+
+    def _active(self) -> list[str]:
+        """Groups that are trained and have parameters; the section's own first."""
+        used = set(jax.tree.leaves(self.groups))
+        return [g for g, rule in self.rules.items() if g in used and not rule.frozen]
+
+    def _of(self, group: str, tree: PyTree) -> tuple[PyTree, PyTree]:
+        """A tree and the axis names with None in place of other groups' parameters."""
+        if set(self.rules) == {""}:
+            return tree, self.axis_names
+        part = jax.tree.map(
+            lambda g, x: x if g == group else None, self.groups, tree, is_leaf=_is_none
+        )
+        names = jax.tree.map(lambda g, n: n if g == group else None, self.groups, self.axis_names)
+        return part, names
 
 
 def build_optimizer(config: Any, total_steps: int, axis_names: PyTree) -> Optimizer:
     """The optimizer of a resolved section `optim`.
 
     Args:
-      config: the section, with `schedule` inside.
+      config: the section, with `schedule` and `groups` inside.
       total_steps: `train.steps`.
       axis_names: logical axis names, a tuple or None for every parameter.
 
     Raises:
-      ValueError: the schedule does not fit into the run.
+      ConfigError: a schedule does not fit into the run; a parameter is in two groups; a group has
+        no parameters; nothing is trained.
     """
-    keys = {key: value for key, value in config.schedule.items() if key != "name"}
-    schedule = functools.partial(
-        component(config.schedule, SCHEDULES), total_steps=total_steps, **keys
-    )
+    entries = dict((config.get("groups") or {}).items())
+    rules = {"": Rule(_rule(config), _schedule(config.schedule, total_steps, "optim"))}
+    for name, entry in entries.items():
+        schedule = entry.schedule if entry.schedule is not None else config.schedule
+        where = f"optim.groups.{name}"
+        rules[name] = Rule(_rule(entry.optimizer), _schedule(schedule, total_steps, where))
+    optimizer = Optimizer(rules, axis_names, _groups(entries, axis_names))
+    if not optimizer._active():
+        raise ConfigError(
+            "optim", "every parameter is frozen", "give optim.groups a rule that trains some"
+        )
+    return optimizer
+
+
+def _rule(section: Any) -> Any:
+    found = component(section, OPTIMIZERS)
+    if hasattr(found, "transform") or found is Frozen:
+        return build(section, OPTIMIZERS)
+    skipped = ("name", "schedule", "groups")
+    arguments = {key: value for key, value in section.items() if key not in skipped}
+    made = found(**arguments)
+    if not isinstance(made, optax.GradientTransformation):
+        raise ConfigError(
+            "optim.name",
+            f"{section.name} returned {type(made).__name__}",
+            "return an optax.GradientTransformation, or give the class a method `transform`",
+        )
+    return Optax(found, arguments)
+
+
+def _schedule(section: Any, total_steps: int, where: str) -> Schedule:
+    keys = {key: value for key, value in section.items() if key != "name"}
+    schedule = functools.partial(component(section, SCHEDULES), total_steps=total_steps, **keys)
     # A schedule checks its lengths when it is traced; find out now.
     jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32), 1.0)
-    return Optimizer(build(config, OPTIMIZERS), schedule, axis_names)
+    return schedule
+
+
+def _groups(entries: Mapping[str, Any], axis_names: PyTree) -> PyTree:
+    """The group of every parameter."""
+    used: set[str] = set()
+
+    def group_of(path: tuple[Any, ...], names: tuple[str | None, ...] | None) -> str:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        taking = [key for key, entry in entries.items() if _takes(key, entry, name, names)]
+        if len(taking) > 1:
+            raise ConfigError(
+                f"optim.groups.{taking[1]}",
+                f"takes {name}, which optim.groups.{taking[0]} takes too",
+                "narrow match or axes of one of them",
+            )
+        used.update(taking)
+        return taking[0] if taking else ""
+
+    groups = jax.tree_util.tree_map_with_path(group_of, axis_names, is_leaf=_is_names)
+    for key in entries:
+        if key not in used:
+            paths = jax.tree_util.tree_leaves_with_path(axis_names, is_leaf=_is_names)
+            some = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in paths[:4]]
+            raise ConfigError(
+                f"optim.groups.{key}", "takes no parameter", f"match paths such as {some}"
+            )
+    return groups
+
+
+def _takes(key: str, entry: Any, path: str, names: tuple[str | None, ...] | None) -> bool:
+    try:
+        matches = entry.match is None or re.fullmatch(entry.match, path) is not None
+    except re.error as error:
+        raise ConfigError(
+            f"optim.groups.{key}.match", f"{entry.match!r} is not a regular expression", str(error)
+        ) from error
+    return matches and (not entry.axes or bool(set(entry.axes) & set(names or ())))
+
+
+def _is_names(x: Any) -> bool:
+    return x is None or isinstance(x, tuple)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _join(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name
 
 
 def _float32(tree: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-"""Which parameters are matrices: who is decayed, and who is orthogonalised.
+"""Which parameters are matrices: which get weight decay, which get Muon.
 
 Decided by logical axis names, and by the number of dimensions where there are none. Dimensions
 that only stack separate parameters (layers of a scan, experts) do not count, so that a scanned and

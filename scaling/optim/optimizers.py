@@ -8,8 +8,9 @@ Weight decay is decoupled everywhere: a step subtracts learning_rate * weight_de
 (Loshchilov & Hutter 2019, with the learning rate multiplied in as in PyTorch and optax). The
 schedule therefore moves decay along with the learning rate.
 
-An optimizer of your own is such a dataclass (`optim.name = "my_package.my_module:Class"`): a field
-`learning_rate` and a method `transform`.
+An optimizer of your own is such a dataclass (`optim.name = "my_package.my_module:Class"`) with a
+method `transform`, or any function that returns an optax transformation (`"optax:lamb"`): its float
+arguments are hyper-parameters, and an argument `learning_rate` is multiplied by the schedule.
 """
 
 import dataclasses
@@ -256,3 +257,28 @@ class Sgd:
             groups.decay_weights(h["weight_decay"], self.decay_mask, names),
             optax.scale(-rate(h["learning_rate"])),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Leaves parameters as they are; no gradient is computed for them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optax:
+    """A function that returns an optax transformation, as a rule.
+
+    Attributes:
+      function: called anew in every step, with hyper-parameters as arrays.
+      arguments: what the config says of it.
+    """
+
+    function: Callable[..., optax.GradientTransformation]
+    arguments: Mapping[str, Any]
+
+    def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
+        """The update; see `scaling.optim.build`."""
+        arguments = {**self.arguments, **h}
+        if "learning_rate" in arguments:
+            arguments["learning_rate"] = rate(arguments["learning_rate"])
+        return self.function(**arguments)

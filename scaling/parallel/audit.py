@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from scaling.parallel import logical
-from scaling.parallel.mesh import MODEL_AXES, MeshConfig
+from scaling.parallel.mesh import MeshConfig, axes_with
 from scaling.parallel.sharding import ShardingError, path_name, waived
 
 PyTree = Any
@@ -130,14 +130,16 @@ def _row(
 def _copy_problem(partition: jax.sharding.PartitionSpec, mesh: jax.sharding.Mesh) -> str:
     """Why a large array that is whole on every device is a problem, if it is.
 
-    Under `fsdp` no large array should be whole. Without it, `tensor` splits only what has a rule:
-    an array that a rule gives to an axis of size 1 (`embed` to `fsdp`) is whole by the choice of
-    mesh, one that no rule places is whole by oversight.
+    Where an axis splits batch and parameters, no large array should be whole. An axis that splits
+    parameters alone splits only what has a rule: an array that a rule gives to an axis of size 1
+    (`embed` to `fsdp`) is whole by the choice of mesh, one that no rule places is whole by oversight.
     """
-    fsdp, tensor = (mesh.shape[axis] for axis in MODEL_AXES)
-    if fsdp > 1:
-        return f"large and copied to all devices, though mesh.fsdp={fsdp}"
+    both = [axis for axis in axes_with("batch", "parameters") if mesh.shape.get(axis, 1) > 1]
+    if both:
+        return f"large and copied to all devices, though mesh.{both[0]}={mesh.shape[both[0]]}"
     placed = any(logical.axes_of(entry) for entry in partition)
-    if tensor > 1 and not placed:
-        return f"large and copied to all devices, though mesh.tensor={tensor}; no rule places it"
+    split = [axis for axis in axes_with("parameters") if mesh.shape.get(axis, 1) > 1]
+    if split and not placed:
+        size = mesh.shape[split[0]]
+        return f"large and copied to all devices, though mesh.{split[0]}={size}; no rule places it"
     return ""

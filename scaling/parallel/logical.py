@@ -13,18 +13,20 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from scaling.parallel.mesh import AXES, MeshConfig
+from scaling.parallel.mesh import AXES, MeshConfig, axes_with
 
 Names = Sequence[str | None]
 Rules = Mapping[str, tuple[str, ...]]
 
 DEFAULT_RULES: Rules = {
     # Batches and activations.
-    "batch": ("replica", "data", "fsdp"),
+    "batch": axes_with("batch"),
     "length": (),
     "head_dim": (),
     # Parameters. Activations reuse the names: with `batch` on fsdp, `embed` is free of it there.
     "layers": (),
+    "experts": (),
+    "stage": (),
     "embed": ("fsdp",),
     "mlp": ("tensor",),
     "heads": ("tensor",),

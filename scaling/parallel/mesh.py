@@ -5,23 +5,30 @@
     fsdp     the batch and the parameters are split; parameters are gathered layer by layer
     tensor   heads, hidden units and vocabulary are split; the fastest links
 
-The last axis varies fastest over devices, so `tensor` gets neighbours. A new axis (sequence,
-expert, stage, population) is one more name in `AXES`, one more field of `MeshConfig`, and its lines
-in the rule table of `logical`.
+The last axis varies fastest over devices, so `tensor` gets neighbours. Everything iterates over the
+axes and their roles: a new axis (sequence, expert, stage) is one line in `ROLES`, one field of
+`MeshConfig`, and its lines in the rule table of `logical`.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from scaling.configs.types import NonNegativeInt, Range
 
-AXES = ("replica", "data", "fsdp", "tensor")
-# Axes that can hold parts of parameters.
-MODEL_AXES = ("fsdp", "tensor")
+Role = Literal["batch", "parameters"]
+
+# What each axis may split, slowest links first.
+ROLES: dict[str, tuple[Role, ...]] = {
+    "replica": ("batch",),
+    "data": ("batch",),
+    "fsdp": ("batch", "parameters"),
+    "tensor": ("parameters",),
+}
+AXES = tuple(ROLES)
 
 AxisSize = Annotated[int, Range(low=-1)]
 
@@ -51,6 +58,11 @@ class MeshConfig:
     shard_bytes: NonNegativeInt = 2**20
 
 
+def axes_with(*roles: Role) -> tuple[str, ...]:
+    """Axes that have all of these roles, in the order of `AXES`."""
+    return tuple(axis for axis, has in ROLES.items() if set(roles) <= set(has))
+
+
 def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
     """Sizes of `AXES` on `num_devices` devices, with the one -1 filled in.
 
@@ -58,7 +70,8 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
       ValueError: sizes below 1, two -1, or a product that is not the number of devices; names
         the sizes and proposes a shape.
     """
-    sizes = {axis: int(getattr(config, axis)) for axis in AXES}
+    # An axis that the section does not know has one part.
+    sizes = {axis: int(getattr(config, axis, 1)) for axis in AXES}
     shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     filled = [axis for axis, size in sizes.items() if size == -1]
     if len(filled) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
@@ -121,22 +134,23 @@ def _arrange(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
 
 
 def _slice_shape(shape: tuple[int, ...], slices: int) -> tuple[int, ...]:
-    """Which axis runs across slices: `replica` if it can, else `data`."""
-    for axis in ("replica", "data"):
+    """Which axis runs across slices: the first that splits the batch alone and can."""
+    alone = [axis for axis in axes_with("batch") if axis not in axes_with("parameters")]
+    for axis in alone:
         i = AXES.index(axis)
         if shape[i] % slices == 0:
             return tuple(slices if j == i else 1 for j in range(len(shape)))
     shown = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     raise ValueError(
-        f"mesh ({shown}) on {slices} slices: neither replica nor data is a multiple of the number "
+        f"mesh ({shown}) on {slices} slices: none of {alone} is a multiple of the number "
         f"of slices, and the other axes must stay inside one; set mesh.replica={slices}"
     )
 
 
 def _proposal(sizes: dict[str, int], num_devices: int) -> str:
-    """The nearest shape that fits: keeps tensor, then fsdp, as far as they divide."""
+    """The nearest shape that fits: keeps sizes, the fastest links first, as far as they divide."""
     left, fitted = num_devices, dict.fromkeys(AXES, 1)
-    for axis in ("tensor", "fsdp", "replica"):
+    for axis in [axis for axis in reversed(AXES) if axis != "data"]:
         fitted[axis] = math.gcd(left, max(1, sizes[axis]))
         left //= fitted[axis]
     fitted["data"] = left

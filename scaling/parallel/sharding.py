@@ -6,7 +6,7 @@ is an error, never a silent copy on every device.
 """
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from flax.core.meta import Partitioned
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scaling.parallel import logical
-from scaling.parallel.mesh import MODEL_AXES, MeshConfig
+from scaling.parallel.mesh import MeshConfig, axes_with
 
 PyTree = Any
 
@@ -75,23 +75,23 @@ def param_shardings(
     return jax.tree.unflatten(structure, shardings), jax.tree.unflatten(structure, names)
 
 
-def state_shardings(state: PyTree, params: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+def state_shardings(state: PyTree, placed: Mapping[str, PyTree], mesh: jax.sharding.Mesh) -> PyTree:
     """Shardings of a whole train state.
 
-    An array whose path ends in the path of a parameter (optimizer moments, averages) is placed
-    like it if it has its shape; if it lacks one dimension (row and column statistics of
-    Adafactor), like it without that dimension. Everything else (counters, keys, statistics of
-    normalisation) is replicated.
+    Every collection of the task is placed as its names ask. An array whose path ends in the path of
+    a parameter (optimizer moments, averages) is placed like it if it has its shape; if it lacks one
+    dimension (row and column statistics of Adafactor), like it without that dimension. Everything
+    else (counters, keys) is replicated.
 
     Args:
-      state: abstract state with the parameters under the attribute `params`.
-      params: shardings of `state.params`.
+      state: abstract state with the attributes `params`, `frozen` and `model_state`.
+      placed: shardings of the task's variables, by collection.
       mesh: the device mesh.
     """
     shapes = jax.tree_util.tree_flatten_with_path(state.params)[0]
     known = {
         tuple(path): (x.shape, sharding.spec)
-        for (path, x), sharding in zip(shapes, jax.tree.leaves(params), strict=True)
+        for (path, x), sharding in zip(shapes, jax.tree.leaves(placed["params"]), strict=True)
     }
 
     def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
@@ -100,7 +100,9 @@ def state_shardings(state: PyTree, params: PyTree, mesh: jax.sharding.Mesh) -> P
                 return NamedSharding(mesh, _derived_spec(x.shape, *known[path[start:]]))
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    derived = jax.tree_util.tree_map_with_path(place, state)
+    collections = {name: placed[name] for name in state.model_state}
+    return derived.replace(model_state=collections, frozen=placed.get("frozen", {}))
 
 
 def _is_box(x: Any) -> bool:
@@ -142,13 +144,14 @@ def _named_spec(
 def _default_spec(
     shape: tuple[int, ...], dtype: Any, mesh: jax.sharding.Mesh, shard_bytes: int
 ) -> PartitionSpec:
-    """Un-annotated: the largest dimension that divides goes to fsdp (or tensor without fsdp).
+    """Un-annotated: the largest dimension that divides goes to the first axis of parameters in use.
 
     Small arrays are replicated. A large one that cannot be split is left to the audit.
     """
     if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize < shard_bytes:
         return PartitionSpec()
-    axis = next((axis for axis in MODEL_AXES if mesh.shape[axis] > 1), MODEL_AXES[0])
+    of_parameters = axes_with("parameters")
+    axis = next((axis for axis in of_parameters if mesh.shape[axis] > 1), of_parameters[0])
     dims = [dim for dim, size in enumerate(shape) if size % mesh.shape[axis] == 0]
     if not dims:
         return PartitionSpec()

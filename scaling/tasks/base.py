@@ -3,46 +3,60 @@
 A task is made of pure functions over plain pytrees, so that all of them compose with `jit`, `grad`,
 `vmap` over a population of runs, and ahead-of-time compilation:
 
-    init(rng) -> variables                       boxed, with logical axis names; {"params": ..., ...}
-    loss(variables, batch, rng, train, hparams=None) -> Loss   sums and weights, never means
-    summarize(totals) -> metrics                 on the host, in float64
+    init(rng) -> variables                     {"params", "frozen", state collections}, boxed with
+                                               logical axis names
+    loss(variables, batch, context, hparams) -> Loss      sums and weights, never means
+    merge        {collection: "mean" | "rows" | "last"}: how state joins over microbatches
+    evaluations  {name: Evaluation}: what runs on the device, what the host reports
+    functions    {name: function}: "logits", "generate", ...: what distilling and export call
+    cost         parameters and products of a unit; counted where it is not stated
 
 Sums and weights are what make padding, masks, accumulation and any number of devices give the same
 loss: sums add, and the one division happens after the last of them.
 
-How the families of DESIGN.md come through it (a sketch that the interface was checked against):
-
-* image classifiers with batch statistics: `Loss.state` carries the new statistics; the step averages
-  it over microbatches. (Here: `classification`.)
-* recurrent language model: the carry between windows of a document is mutable state too, one lane a
-  batch row; the loader deals lanes instead of a permutation.
-* masked LM, diffusion, augmentation: `rng` is a function of (seed, step), so masks and noise are.
-* encoder-decoder, CTC: more keys in the batch (lengths, second sequence); evaluation that generates
-  is an evaluator beside `score` which calls `apply` through the same variables.
-* mixture of experts: auxiliary losses are added to `Loss.sum` times `Loss.weight`, and reported under
-  their own names in `Loss.metrics`.
-* GAN: one loss, the sum of both players' with `stop_gradient` where they meet; parameters live under
-  `generator` and `discriminator`, and the optimizer labels them by path.
-* ranking, contrastive: negatives come from the global batch, which the step sees whole (global view
-  of a sharded array); full-ranking evaluation accumulates arrays, as the confusion matrix does here.
+A task of your own is a function `my_task(context, *, key=default, ...) -> Task`; its keyword-only
+parameters are the keys of section `task`. With a parameter `base` it is a wrapper: `task.over` names
+the task inside.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from scaling.configs import ConfigError, build
-from scaling.tasks import EXTERNAL, TASKS
+from scaling.configs import ConfigError, build, component
+from scaling.configs.signature import numbers_at_run_time
+from scaling.data.info import DataInfo
+from scaling.models import MODELS
+from scaling.models.cost import Cost
+from scaling.tasks import TASKS, flops
 from scaling.tasks.flops import FlopCounts, ParamCounts
 
+PyTree = Any
 Variables = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
-Total = tuple[
-    jax.Array, jax.Array
-]  # (sum, weight); the sum may be an array, e.g. a confusion matrix
+Hparams = Mapping[str, Any]
+# (sum, weight); the sum may be an array, such as a confusion matrix or the load of every expert.
+Total = tuple[jax.Array, jax.Array]
+Merge = Literal["mean", "rows", "last"]
+
+
+class Context(NamedTuple):
+    """Where a call of a task's functions stands.
+
+    Attributes:
+      rng: random key; in training a function of (seed, step, microbatch), in evaluation of (seed,
+        evaluation, batch). Never None.
+      step: updates done, int32[].
+      train: whether this is training: dropout, batch statistics, sown losses.
+    """
+
+    rng: jax.Array
+    step: jax.Array
+    train: bool
 
 
 class Loss(NamedTuple):
@@ -51,8 +65,8 @@ class Loss(NamedTuple):
     Attributes:
       sum: the objective that is differentiated, summed over the batch; scalar float32.
       weight: what to divide the sum by (number of target tokens, of images); scalar float32.
-      metrics: name -> (sum, weight) to report beside it; `loss` is always there, in nats.
-      state: the mutable collections after this batch, like `variables` without `params`.
+      metrics: name -> (sum, weight) to report beside it; sums may be arrays.
+      state: the state collections after this batch: those of `variables` but "params", "frozen".
     """
 
     sum: jax.Array
@@ -61,19 +75,47 @@ class Loss(NamedTuple):
     state: dict[str, Any]
 
 
-class LossFunction(Protocol):
-    """The loss of a task."""
+LossFunction = Callable[[Variables, Batch, Context, Hparams], Loss]
 
-    def __call__(
-        self,
-        variables: Variables,
-        batch: Batch,
-        rng: jax.Array | None,
-        train: bool,
-        hparams: Mapping[str, Any] | None = None,
-    ) -> Loss:
-        """One (micro)batch's loss; `hparams` replaces numbers of `Task.hparams`, as arrays."""
-        ...
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Something to find out about variables on held-out examples.
+
+    Attributes:
+      run: (variables, batch, context, carry) -> (result, carry): pure, compiled and sharded like
+        the step. Arrays of the result are sums over the batch, or one row for each example.
+      report: (results, artefacts) -> values, on the host. Sums come in as float64 totals over all
+        batches, rows as arrays over all examples (padding left out). Numbers go into the metrics
+        stream, text and pictures (uint8 [H, W, 3]) into the run directory. `artefacts` are those of
+        the data, such as its tokenizer.
+      keeps: "sums" or "rows".
+      carry: batch_size -> what the first batch gets as carry; None for none.
+    """
+
+    run: Callable[[Variables, Batch, Context, PyTree], tuple[PyTree, PyTree]]
+    report: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+    keeps: Literal["sums", "rows"] = "sums"
+    carry: Callable[[int], PyTree] | None = None
+
+
+def means(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: Any = None) -> dict[str, Any]:
+    """{name: sum / weight}, the plainest report; arrays as lists."""
+    values = {name: np.asarray(s) / np.maximum(w, 1e-30) for name, (s, w) in totals.items()}
+    return {name: value.tolist() for name, value in values.items()}
+
+
+def scoring(
+    loss: LossFunction, report: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = means
+) -> Evaluation:
+    """The evaluation that sums a task's own metrics; `report` turns their totals into values."""
+
+    def run(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[dict[str, Total], PyTree]:
+        return loss(variables, batch, context, {}).metrics, carry
+
+    return Evaluation(run, report)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,103 +124,288 @@ class Task:
 
     Attributes:
       init: random key -> boxed variables.
-      loss: (variables, batch, rng, train, hparams) -> Loss.
-      summarize: {name: (float64 sum, float64 weight)} of a whole evaluation -> reported values.
-      unit: what the examples are counted in, "tokens" or "examples".
+      loss: (variables, batch, context, hparams) -> Loss; `hparams` holds those of `Task.hparams`,
+        as arrays, and is empty in evaluation.
+      unit: what examples are counted in, such as "tokens" or "examples".
       units_per_example: target tokens in a sequence, or 1.
-      params: parameter counts under several conventions.
-      flops: FLOPs of one unit (token or example), forward and backward, under several conventions.
+      evaluations: by name; `score` is always there, made of `loss` if the task gives none.
+      merge: of state collections that are not averaged over microbatches: `rows` have one row for
+        each example of the batch, of `last` the last microbatch's is kept.
+      functions: by name, (variables, ...) -> arrays.
       hparams: numbers of the training loss that the step takes as arrays, so that one executable
         serves many values; a number that is zero is switched off and not among them.
+      objective: the metric that stands for the run: laws fit it, early stopping watches it.
+      cost: of one unit, where the task knows it.
+      params: parameter counts under several conventions; filled in by `build_task`.
+      flops: FLOPs of one unit, forward and backward, likewise.
     """
 
     init: Callable[[jax.Array], Variables]
     loss: LossFunction
-    summarize: Callable[[Mapping[str, tuple[np.ndarray, np.ndarray]]], dict[str, Any]]
-    unit: str
-    units_per_example: int
-    params: ParamCounts
-    flops: FlopCounts
+    unit: str = "examples"
+    units_per_example: int = 1
+    evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
+    merge: Mapping[str, Merge] = dataclasses.field(default_factory=dict)
+    functions: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     hparams: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    objective: str = "loss"
+    cost: Cost | None = None
+    params: ParamCounts = dataclasses.field(default_factory=ParamCounts)
+    flops: FlopCounts = dataclasses.field(default_factory=FlopCounts)
+
+    def evaluation(self, name: str, key: str) -> Evaluation:
+        """One of `evaluations`, or "package.module:evaluation"; `key` is for the error.
+
+        Raises:
+          ConfigError: there is none of that name.
+        """
+        if name in self.evaluations:
+            return self.evaluations[name]
+        if ":" not in name:
+            known = ", ".join(self.evaluations)
+            raise ConfigError(key, f"this task has no evaluation {name!r}", f"it has: {known}")
+        found = component({"name": name}, {})
+        made = found(self)
+        if not isinstance(made, Evaluation):
+            raise ConfigError(
+                key, f"{name} returned {type(made).__name__}", "return a tasks.base.Evaluation"
+            )
+        return made
 
 
-def build_task(config: Any, info: Any, platform: str) -> Task:
-    """The task of a resolved config.
+@dataclasses.dataclass(frozen=True)
+class TaskContext:
+    """What a task function is given.
+
+    Attributes:
+      config: the resolved experiment config.
+      info: what the data says of itself.
+      platform: "cpu", "gpu" or "tpu": where the step will run; decides what `auto` means for
+        compute types and kernels.
+    """
+
+    config: Any
+    info: DataInfo
+    platform: str
+
+    def model(self, **values: Any) -> Any:
+        """The model of section `model`; `values` replace keys, such as `vocab_size`."""
+        section = self.config.model.copy_and_resolve_references()
+        for key, value in values.items():
+            if key not in section:
+                raise ConfigError(
+                    "model.name",
+                    f"{section.name} has no {key}, which task.name={self.config.task.name} sets",
+                    "choose another model or another task",
+                )
+            section[key] = value
+        return build(section, MODELS, platform=self.platform)
+
+    def outputs(self, key: str, needed: int | None) -> int:
+        """How many outputs the model has: its own number where it states one, else the data's.
+
+        More than the data need are fine (a vocabulary padded to a round number). With fewer, a target
+        without a logit would pass for one whose logit is 0, and the loss would fall below any bound.
+
+        Args:
+          key: of the number in section `model`, "vocab_size" or "num_classes".
+          needed: how many the data have; None where they do not say.
+
+        Raises:
+          ConfigError: the model has no such key, has fewer than the data need, or neither says.
+        """
+        section, task = self.config.model, self.config.task.name
+        if key not in section:
+            raise ConfigError(
+                "model.name",
+                f"{section.name} has no {key}, which task.name={task} needs",
+                "choose another model or another task",
+            )
+        stated: int | None = section[key]
+        if stated is not None and needed is not None and stated < needed:
+            raise ConfigError(
+                f"model.{key}",
+                f"{stated} is less than the {needed} of the data",
+                f"give at least {needed}, or --config.model.{key}=None to take the data's",
+            )
+        count = stated or needed
+        if count is None:
+            raise ConfigError(
+                f"model.{key}", "is not set and the data gave none", f"give --config.model.{key}=N"
+            )
+        return count
+
+    def need(self, kind: str) -> None:
+        """Refuses data of another kind.
+
+        Raises:
+          ConfigError: the data are not of this kind.
+        """
+        if self.info.kind != kind:
+            raise ConfigError(
+                "data.source",
+                f"gives {self.info.kind}, but task.name={self.config.task.name} learns from {kind}",
+                "choose another source or another task",
+            )
+
+
+class Sown(NamedTuple):
+    """What a model left beside its output.
+
+    Attributes:
+      state: the state collections after the call.
+      losses: sum of everything sown into the collection "losses", scalar; None where nothing was.
+      metrics: what was sown into "metrics", by name; arrays of any shape.
+    """
+
+    state: dict[str, Any]
+    losses: jax.Array | None
+    metrics: dict[str, jax.Array]
+
+    def added_to(self, loss: Loss) -> Loss:
+        """The loss with sown losses (means over the batch) in the objective, and sown metrics."""
+        metrics = {name: (value * loss.weight, loss.weight) for name, value in self.metrics.items()}
+        total = loss.sum if self.losses is None else loss.sum + self.losses * loss.weight
+        return Loss(total, loss.weight, loss.metrics | metrics, self.state)
+
+
+def call(
+    model: Any, variables: Variables, *inputs: Any, context: Context, method: Any = None
+) -> tuple[Any, Sown]:
+    """Calls a model as a task does: `model.apply(variables, inputs..., train=...)`.
+
+    Dropout draws from `context.rng`. In training all state collections are mutable. What modules sow
+    as "losses" and "metrics" comes back, averaged where one name is sown several times (a layer's
+    sows are stacked by `nn.scan` and come back as they are).
+    """
+    state = [name for name in variables if name not in ("params", "frozen")]
+    mutable = [*state, "losses", "metrics"] if context.train else []
+    given = {name: value for name, value in variables.items() if name != "frozen"}
+    output = model.apply(
+        given,
+        *inputs,
+        train=context.train,
+        rngs={"dropout": context.rng},
+        mutable=mutable,
+        method=method,
+    )
+    if not context.train:
+        return output[0], Sown({name: variables[name] for name in state}, None, {})
+    output, after = output
+    sown = [jnp.sum(x) for x in jax.tree.leaves(after.get("losses", {}))]
+    losses = sum(sown[1:], sown[0]) if sown else None
+    metrics: dict[str, list[jax.Array]] = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(after.get("metrics", {})):
+        metrics.setdefault(path[-2].key, []).append(value)
+    averaged = {name: sum(x[1:], x[0]) / len(x) for name, x in metrics.items()}
+    return output, Sown({name: after[name] for name in state}, losses, averaged)
+
+
+def build_task(config: Any, info: DataInfo, platform: str) -> Task:
+    """The task of a resolved config, with what it wraps, its counts and its evaluations complete.
 
     Args:
       config: the resolved experiment config.
       info: `scaling.data.describe(config)`.
-      platform: "cpu", "gpu" or "tpu": where the step will run; decides what `auto` means for
-        compute types and attention kernels.
-    """
-    return build(config.task, TASKS, config=config, info=info, platform=platform)
-
-
-def outputs(section: Any, key: str, needed: int | None) -> int:
-    """How many outputs the model has: its own number where it states one, else the data's.
-
-    More than the data need are fine (a vocabulary padded to a round number). With fewer, a target
-    without a logit would pass for one whose logit is 0, and the loss would fall below any bound.
-
-    Args:
-      section: the resolved section `model`.
-      key: of the number, "vocab_size" or "num_classes".
-      needed: how many the data have; None where they do not say.
+      platform: "cpu", "gpu" or "tpu".
 
     Raises:
-      ConfigError: the model has fewer than the data need, or neither says how many.
+      ConfigError: task, model and data do not go together, or a stated cost is wrong.
     """
-    own: int | None = section[key]
-    if own is not None and needed is not None and own < needed:
-        raise ConfigError(
-            f"model.{key}",
-            f"{own} is less than the {needed} of the data",
-            f"give at least {needed}, or --config.model.{key}=None to take the data's",
+    task = _build(config.task, TaskContext(config, info, platform))
+    _check_hparams(config.task, task)
+    if "score" not in task.evaluations:
+        task = dataclasses.replace(
+            task, evaluations={"score": scoring(task.loss), **task.evaluations}
         )
-    found = own or needed
-    if found is None:
+    return _counted(task, config, info)
+
+
+def _build(section: Any, context: TaskContext) -> Task:
+    over = section.get("over")
+    base = {} if over is None else {"base": _build(over, context)}
+    task = build(section, TASKS, context=context, **base)
+    if not isinstance(task, Task):
         raise ConfigError(
-            f"model.{key}", "is not set and the data gave none", f"give --config.model.{key}=N"
+            "task.name",
+            f"{section.name} returned {type(task).__name__}",
+            "return a tasks.base.Task",
         )
-    return found
+    return task
 
 
-def check_fit(config: Any, info: Any, kind: str, model_key: str) -> None:
-    """Refuses a task whose data or model is of another family.
-
-    Args:
-      config: the resolved experiment config.
-      info: what the data says of itself.
-      kind: the kind of data the task learns from.
-      model_key: a key that every model of the right family has.
-
-    Raises:
-      ConfigError: they do not go together.
-    """
-    task, model = config.task.name, config.model.name
-    if info.kind != kind:
+def _check_hparams(section: Any, task: Task) -> None:
+    """Run-time numbers must be marked in the signature: populations read them off the config."""
+    marked: set[str] = set()
+    inside = section
+    while inside is not None:
+        marked |= set(numbers_at_run_time(component(inside, TASKS)))
+        inside = inside.get("over")
+    unmarked = sorted(set(task.hparams) - marked)
+    if unmarked:
         raise ConfigError(
-            "data.source",
-            f"gives {info.kind}, but task.name={task} learns from {kind}",
-            "choose another source or another task",
-        )
-    if model_key not in config.model:
-        raise ConfigError(
-            "model.name",
-            f"{model} has no {model_key}, which task.name={task} needs",
-            "choose another model or another task",
+            f"task.{unmarked[0]}",
+            f"is one of Task.hparams, but {section.name} does not mark it as a run-time number",
+            f"annotate the parameter: {unmarked[0]}: scaling.configs.types.RuntimeFloat = 0.0",
         )
 
 
-__all__ = [
-    "EXTERNAL",
-    "Batch",
-    "Loss",
-    "LossFunction",
-    "Task",
-    "Total",
-    "Variables",
-    "build_task",
-    "check_fit",
-    "outputs",
-]
+def abstract_key() -> jax.ShapeDtypeStruct:
+    """A random key without a value, for `jax.eval_shape`; starts no backend."""
+    data = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    return jax.eval_shape(jax.random.wrap_key_data, data)
+
+
+def _counted(task: Task, config: Any, info: DataInfo) -> Task:
+    boxed = jax.eval_shape(task.init, abstract_key())
+    leaves = [
+        (tuple(x.names) if hasattr(x, "names") else None, int(np.prod(_shape(x), dtype=np.int64)))
+        for x in jax.tree.leaves(
+            {name: boxed[name] for name in ("params", "frozen") if name in boxed},
+            is_leaf=lambda x: hasattr(x, "names"),
+        )
+    ]
+    counted = flops.counted_params(leaves)
+    if task.cost is None:
+        per_unit = _traced_flops(task, boxed, config, info)
+        return dataclasses.replace(
+            task, params=counted, flops=flops.counted_flops(counted, *per_unit)
+        )
+    stated = flops.params(task.cost)
+    if stated.total != counted.total:
+        raise ConfigError(
+            "task.cost",
+            f"states {stated.total:,} parameters, and init makes {counted.total:,}",
+            "correct the cost of the model, or leave it out to have it counted",
+        )
+    return dataclasses.replace(task, params=stated, flops=flops.flops(task.cost))
+
+
+def _shape(x: Any) -> tuple[int, ...]:
+    return tuple(x.value.shape if hasattr(x, "value") else x.shape)
+
+
+def _traced_flops(task: Task, boxed: Variables, config: Any, info: DataInfo) -> tuple[float, float]:
+    """(forward, forward and backward) FLOPs of one unit, of the traced loss."""
+    rows = config.train.batch_size
+    batch = {
+        key: jax.ShapeDtypeStruct((rows, *shape), dtype)
+        for key, (shape, dtype) in info.spec.items()
+    }
+    variables = jax.tree.map(
+        lambda x: x.value if hasattr(x, "names") else x,
+        dict(boxed),
+        is_leaf=lambda x: hasattr(x, "names"),
+    )
+    params = variables.pop("params")
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def objective(params: PyTree, rest: Any, batch: Any, rng: Any, step: Any) -> jax.Array:
+        context = Context(rng, step, True)
+        return task.loss({"params": params, **rest}, batch, context, dict(task.hparams)).sum
+
+    arguments = (params, variables, batch, abstract_key(), step)
+    forward = jax.make_jaxpr(objective)(*arguments).jaxpr
+    both = jax.make_jaxpr(jax.value_and_grad(objective))(*arguments).jaxpr
+    units = rows * task.units_per_example
+    return flops.products(forward) / units, flops.products(both) / units

@@ -10,78 +10,74 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.configs import build
-from scaling.configs.types import Range
-from scaling.models import MODELS
-from scaling.tasks import NEEDS
-from scaling.tasks import flops as counts
-from scaling.tasks.base import Batch, Loss, Task, Total, Variables, check_fit, outputs
-from scaling.tasks.losses import cross_entropy, moments, smoothed, standard_error
+from scaling.configs import ConfigError
+from scaling.configs.types import Range, RuntimeNumber
+from scaling.ops.cross_entropy import cross_entropy, smoothed
+from scaling.tasks.base import (
+    Batch,
+    Context,
+    Hparams,
+    Loss,
+    Task,
+    TaskContext,
+    Total,
+    Variables,
+    call,
+    scoring,
+)
+from scaling.tasks.losses import moments, standard_error
 
 
 def classification(
+    context: TaskContext,
     *,
-    config: Any,
-    info: Any,
-    platform: str,
-    label_smoothing: Annotated[float, Range(0.0, 1.0)] = 0.0,
+    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
 ) -> Task:
-    """One label for each image.
+    """One label for each image. The model is called as model(images_BHWC, train=...) -> logits_BK.
 
     Args:
-      config: the resolved experiment config.
-      info: what the data says of itself: image shape, classes and their names.
-      platform: where the step runs.
+      context: config, data, platform; the data give image shape, classes and their names.
       label_smoothing: mass moved from the label to the uniform distribution.
     """
-    check_fit(config, info, *NEEDS["classification"])
-    section = config.model.copy_and_resolve_references()
-    num_classes = outputs(section, "num_classes", info.num_classes)
-    section.num_classes = num_classes
-    model = build(section, MODELS, platform=platform)
+    context.need("images")
+    info = context.info
+    num_classes = context.outputs("num_classes", info.num_classes)
+    model = context.model(num_classes=num_classes)
     names = tuple(info.class_names or (str(k) for k in range(num_classes)))
-
+    shape = info.image_shape
+    if shape is None or len(shape) != 3:
+        raise ConfigError(
+            "data.source", f"gives images of shape {shape}", "give (height, width, channels)"
+        )
     numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, *info.image_shape), jnp.float32), train=False)
+        return model.init(rng, jnp.zeros((1, *shape), jnp.float32), train=False)
 
-    def loss(
-        variables: Variables,
-        batch: Batch,
-        rng: jax.Array | None,
-        train: bool,
-        hparams: Mapping[str, Any] | None = None,
-    ) -> Loss:
+    def logits(variables: Variables, batch: Batch, context: Context) -> Any:
         images_BHWC = batch["images"].astype(jnp.float32) / 255.0
-        collections = [name for name in variables if name != "params"]
-        logits_BK, state = model.apply(
-            variables,
-            images_BHWC,
-            train=train,
-            rngs={"dropout": rng} if rng is not None else None,
-            mutable=collections if train else [],
-        )
-        scored = _score(logits_BK, batch, {**numbers, **(hparams or {})}, train)
-        return Loss(*scored, dict(state))
+        return call(model, variables, images_BHWC, context=context)
 
-    def summarize(totals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
+        logits_BK, sown = logits(variables, batch, context)
+        h = {**numbers, **hparams}
+        return sown.added_to(Loss(*_score(logits_BK, batch, h, context.train), {}))
+
+    def report(totals: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
         return summarize_classes(totals, names)
 
     return Task(
         init=init,
         loss=loss,
-        summarize=summarize,
-        unit="examples",
-        units_per_example=1,
-        params=counts.params(section, image_shape=tuple(info.image_shape)),
-        flops=counts.flops(section, image_shape=tuple(info.image_shape)),
+        evaluations={"score": scoring(loss, report)},
+        functions={"logits": lambda *arguments: logits(*arguments)[0]},
         hparams=numbers,
+        cost=model.cost(tuple(shape)) if hasattr(model, "cost") else None,
     )
 
 
 def _score(
-    logits_BK: jax.Array, batch: Batch, hparams: Mapping[str, Any], train: bool
+    logits_BK: jax.Array, batch: Batch, hparams: Hparams, train: bool
 ) -> tuple[jax.Array, jax.Array, dict[str, Total]]:
     """(objective summed over examples, their weight, metrics); evaluation also counts confusions."""
     weights_B = batch["weights"]

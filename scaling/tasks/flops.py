@@ -8,44 +8,21 @@ attention): norms, activations, softmax, rotations and the embedding lookup are 
 published counts. The backward pass costs twice the forward pass, except that the first layer on
 raw pixels has no input to differentiate. Recomputation (remat) is not model work and never counted.
 
-`params(section, ...)` and `flops(section, ...)` take the resolved `model` section. A model of your
-own (`name="package.module:Class"`) defines `cost(section, *, seq_len, image_shape) -> Cost` as a
-static method.
+A model may state its cost (`scaling.models.cost.Cost`), which separates attention from the rest and
+is checked against its parameters. Of one that does not, the products in the traced loss and in its
+gradient are counted.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from scaling.models import dims
+import jax.extend
 
+from scaling.models.cost import Cost
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What one unit (a token, an image) passes through; multiply-adds in the forward pass.
-
-    Attributes:
-      body: parameters that are neither embedding tables nor the output matrix.
-      embedding: parameters of token and position tables.
-      head: parameters of an output matrix of its own; 0 where it is the embedding table.
-      matmul: multiply-adds with weights, the head's left out.
-      head_matmul: multiply-adds of the head over a vocabulary; 0 where it belongs to the body.
-      attention: multiply-adds of scores and of weighted values, over all pairs.
-      attention_causal: the same, only over the pairs that a causal mask leaves.
-      first: the part of `matmul` whose input needs no gradient.
-      idle: parameters of the body that a unit does not pass through (experts not chosen).
-    """
-
-    body: int
-    matmul: int
-    embedding: int = 0
-    head: int = 0
-    head_matmul: int = 0
-    attention: float = 0
-    attention_causal: float = 0
-    first: int = 0
-    idle: int = 0
+AxisNames = tuple[str | None, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +38,11 @@ class ParamCounts:
       embedding: token and position tables.
     """
 
-    total: int
-    non_embedding: int
-    with_head: int
-    active: int
-    embedding: int
+    total: int = 0
+    non_embedding: int = 0
+    with_head: int = 0
+    active: int = 0
+    embedding: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,137 +60,116 @@ class FlopCounts:
       forward_causal: the forward part of `exact_causal`.
     """
 
-    six_nd: float
-    six_nd_non_embedding: float
-    kaplan: float
-    deepseek: float
-    exact: float
-    exact_causal: float
-    forward: float
-    forward_causal: float
+    six_nd: float = 0.0
+    six_nd_non_embedding: float = 0.0
+    kaplan: float = 0.0
+    deepseek: float = 0.0
+    exact: float = 0.0
+    exact_causal: float = 0.0
+    forward: float = 0.0
+    forward_causal: float = 0.0
 
 
-def params(section: Any, *, image_shape: tuple[int, ...] | None = None) -> ParamCounts:
-    """Parameter counts of a resolved `model` section; images need (H, W, C)."""
-    c = cost(section, seq_len=1, image_shape=image_shape)
-    total = c.body + c.embedding + c.head
+def params(cost: Cost) -> ParamCounts:
+    """Parameter counts of a model of this cost."""
+    total = cost.body + cost.embedding + cost.head
     return ParamCounts(
         total=total,
-        non_embedding=c.body,
-        with_head=c.body + c.head_matmul,
-        active=total - c.idle,
-        embedding=c.embedding,
+        non_embedding=cost.body,
+        with_head=cost.body + cost.head_matmul,
+        active=total - cost.idle,
+        embedding=cost.embedding,
     )
 
 
-def flops(
-    section: Any, *, seq_len: int = 1, image_shape: tuple[int, ...] | None = None
-) -> FlopCounts:
-    """FLOPs of one token (at sequence length `seq_len`) or of one image (H, W, C)."""
-    c = cost(section, seq_len=seq_len, image_shape=image_shape)
-    n = params(section, image_shape=image_shape)
-    weights = c.matmul + c.head_matmul
+def flops(cost: Cost) -> FlopCounts:
+    """FLOPs of one unit (a token, an image) of a model of this cost."""
+    n = params(cost)
+    weights = cost.matmul + cost.head_matmul
     return FlopCounts(
         six_nd=6.0 * n.active,
-        six_nd_non_embedding=6.0 * (n.non_embedding - c.idle),
-        kaplan=6.0 * (n.non_embedding - c.idle) + 3.0 * c.attention,
-        deepseek=6.0 * (c.matmul + c.attention),
-        exact=6.0 * (weights + c.attention) - 2.0 * c.first,
-        exact_causal=6.0 * (weights + c.attention_causal) - 2.0 * c.first,
-        forward=2.0 * (weights + c.attention),
-        forward_causal=2.0 * (weights + c.attention_causal),
+        six_nd_non_embedding=6.0 * (n.non_embedding - cost.idle),
+        kaplan=6.0 * (n.non_embedding - cost.idle) + 3.0 * cost.attention,
+        deepseek=6.0 * (cost.matmul + cost.attention),
+        exact=6.0 * (weights + cost.attention) - 2.0 * cost.first,
+        exact_causal=6.0 * (weights + cost.attention_causal) - 2.0 * cost.first,
+        forward=2.0 * (weights + cost.attention),
+        forward_causal=2.0 * (weights + cost.attention_causal),
     )
 
 
-def cost(section: Any, *, seq_len: int, image_shape: tuple[int, ...] | None) -> Cost:
-    """The cost of a resolved `model` section.
+def counted_params(names_and_sizes: Iterable[tuple[AxisNames, int]]) -> ParamCounts:
+    """Parameter counts of a model that states no cost, from the axis names of its parameters.
 
-    Raises:
-      ValueError: a model from outside this package that has no `cost`.
+    A parameter whose first own axis is `vocab` or `positions` is a table, one whose last axis is
+    `vocab` an output matrix; all else is the body.
     """
-    if section.name in COSTS:
-        return COSTS[section.name](section, seq_len=seq_len, image_shape=image_shape)
-    from scaling.configs import component
-    from scaling.models import MODELS
-
-    own = getattr(component(section, MODELS), "cost", None)
-    if own is None:
-        raise ValueError(
-            f"model.name={section.name!r} does not say what it costs: define a static method "
-            "cost(section, *, seq_len, image_shape) -> scaling.tasks.flops.Cost on it"
-        )
-    return own(section, seq_len=seq_len, image_shape=image_shape)
+    total = tables = heads = 0
+    for names, size in names_and_sizes:
+        total += size
+        tables += size if names and names[0] in ("vocab", "positions") else 0
+        heads += size if names and len(names) > 1 and names[-1] == "vocab" else 0
+    body = total - tables - heads
+    return ParamCounts(total, body, body + heads, total, tables)
 
 
-def transformer_cost(
-    section: Any, *, seq_len: int, image_shape: tuple[int, ...] | None = None
-) -> Cost:
-    """The decoder of `scaling.models.transformer`."""
-    del image_shape
-    width, layers = section.model_dim, section.num_layers
-    head_dim = dims.head_dim(width, section.num_heads, section.head_dim)
-    q_width = section.num_heads * head_dim
-    kv_width = dims.num_kv_heads(section.num_heads, section.num_kv_heads) * head_dim
-    hidden = dims.mlp_dim(width, section.mlp, section.mlp_dim)
-    ups = 2 if section.mlp in dims.GATED else 1
+def counted_flops(n: ParamCounts, forward: float, forward_and_backward: float) -> FlopCounts:
+    """FLOPs of one unit by the products in the traced loss and its gradient.
 
-    matmul = width * (q_width + 2 * kv_width) + q_width * width  # query, key, value; out
-    matmul += (ups + 1) * width * hidden  # up (and gate); down
-    bias = (q_width + 2 * kv_width + width) + (ups * hidden + width) if section.bias else 0
-    norm = 2 * width if section.norm == "layernorm" and section.bias else width
-    qk_norm = 2 * head_dim if section.qk_norm else 0
-    positions = section.max_len * width if section.position == "learned" else 0
-    pairs = 2 * layers * q_width  # a score and a weighted value for each pair, head and layer
-    return Cost(
-        body=layers * (matmul + bias + 2 * norm + qk_norm) + norm,
-        matmul=layers * matmul,
-        embedding=section.vocab_size * width + positions,
-        head=0 if section.tie_embeddings else section.vocab_size * width,
-        head_matmul=section.vocab_size * width,
-        attention=pairs * seq_len,
-        attention_causal=pairs * (seq_len + 1) / 2,
+    Conventions that count attention apart equal `exact` here: nothing says which products are
+    attention's.
+    """
+    both = forward_and_backward
+    return FlopCounts(
+        six_nd=6.0 * n.active,
+        six_nd_non_embedding=6.0 * n.non_embedding,
+        kaplan=both,
+        deepseek=both,
+        exact=both,
+        exact_causal=both,
+        forward=forward,
+        forward_causal=forward,
     )
 
 
-def mlp_cost(section: Any, *, seq_len: int = 1, image_shape: tuple[int, ...] | None) -> Cost:
-    """The perceptron of `scaling.models.mlp`."""
-    del seq_len
-    height, width, channels = _image(section, image_shape)
-    widths = (height * width * channels, *section.hidden_dims, section.num_classes)
-    products = [a * b for a, b in itertools.pairwise(widths)]
-    return Cost(body=sum(products) + sum(widths[1:]), matmul=sum(products), first=products[0])
+def products(jaxpr: jax.extend.core.Jaxpr) -> float:
+    """FLOPs of all matrix products and convolutions of a traced program.
+
+    Loops of known length count as often as they run, `while` loops once, and of a condition the
+    dearest branch. Recomputation that the trace holds (remat) is counted.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = _shape(equation.invars[0])
+            work = math.prod(_shape(equation.outvars[0]))
+            total += 2.0 * work * math.prod(shape[d] for d in contracted)
+        elif name == "conv_general_dilated":
+            kernel = _shape(equation.invars[1])
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) / features
+        elif name.startswith("ragged_dot"):
+            rows, kernel = _shape(equation.invars[0]), _shape(equation.invars[1])
+            total += 2.0 * math.prod(rows) * kernel[-1]
+        else:
+            inner = [products(one) for one in _inner_jaxprs(equation.params)]
+            if name == "cond":
+                total += max(inner, default=0.0)
+            else:
+                total += sum(inner) * equation.params.get("length", 1)
+    return total
 
 
-def cnn_cost(section: Any, *, seq_len: int = 1, image_shape: tuple[int, ...] | None) -> Cost:
-    """The convolutional network of `scaling.models.cnn`; padding counts as work."""
-    del seq_len
-    height, width, channels = _image(section, image_shape)
-    body, products = 0, []
-    for features in section.channels:
-        kernel = section.kernel_size**2 * channels * features
-        body += kernel + 2 * features  # batch norm: scale and shift
-        products.append(kernel * height * width)
-        height, width, channels = -(-height // 2), -(-width // 2), features
-    head = height * width * channels * section.num_classes
-    return Cost(
-        body=body + head + section.num_classes,
-        matmul=sum(products) + head,
-        first=products[0] if products else head,
-    )
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
 
 
-COSTS: dict[str, Callable[..., Cost]] = {
-    "transformer": transformer_cost,
-    "mlp": mlp_cost,
-    "cnn": cnn_cost,
-}
-
-
-def _image(section: Any, image_shape: tuple[int, ...] | None) -> tuple[int, int, int]:
-    if image_shape is None or len(image_shape) != 3:
-        raise ValueError(
-            f"counting model.name={section.name!r} needs image_shape=(height, width, channels), "
-            f"got {image_shape}"
-        )
-    height, width, channels = image_shape
-    return height, width, channels
+def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[jax.extend.core.Jaxpr]:
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, jax.extend.core.ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, jax.extend.core.Jaxpr):
+                yield one

@@ -1,6 +1,6 @@
 """Next-token prediction: nats per token, bits per byte, accuracy.
 
-Legend: B batch, T time, V vocabulary.
+Legend: B batch, T time, D model width, V vocabulary.
 """
 
 import math
@@ -11,96 +11,113 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.configs import build
-from scaling.configs.types import Range
-from scaling.models import MODELS
-from scaling.tasks import NEEDS
-from scaling.tasks import flops as counts
-from scaling.tasks.base import Batch, Loss, Task, Total, Variables, check_fit, outputs
-from scaling.tasks.losses import cross_entropy, moments, smoothed, standard_error
+from scaling.configs.types import Range, RuntimeFloat, RuntimeNumber
+from scaling.ops.cross_entropy import chunked_loss, cross_entropy, smoothed, softcap
+from scaling.tasks.base import (
+    Batch,
+    Context,
+    Hparams,
+    Loss,
+    Task,
+    TaskContext,
+    Total,
+    Variables,
+    call,
+    scoring,
+)
+from scaling.tasks.losses import moments, standard_error
 
 
 def language_model(
+    context: TaskContext,
     *,
-    config: Any,
-    info: Any,
-    platform: str,
-    z_loss: Annotated[float, Range(0.0)] = 0.0,
-    label_smoothing: Annotated[float, Range(0.0, 1.0)] = 0.0,
+    z_loss: RuntimeFloat = 0.0,
+    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
 ) -> Task:
     """Next-token prediction with a decoder.
 
+    The model is called as model(inputs_BT, segments_BT, positions_BT, train=...) -> logits_BTV. If it
+    also has `hidden` (the same arguments, [B, T, D]) and `head_kernel` ([D, V]), training makes the
+    logits a piece at a time (`ops.cross_entropy.chunked_loss`).
+
     Args:
-      config: the resolved experiment config.
-      info: what the data says of itself; gives the vocabulary where the model leaves it open.
-      platform: where the step runs.
+      context: config, data, platform; the data give the vocabulary where the model leaves it open.
       z_loss: weight of log(Z)^2, which keeps the logits from drifting (PaLM, 2204.02311, sec. 5).
       label_smoothing: mass moved from the target to the uniform distribution.
     """
-    check_fit(config, info, *NEEDS["language_model"])
-    section = config.model.copy_and_resolve_references()
-    section.vocab_size = outputs(section, "vocab_size", info.vocab_size)
-    model = build(section, MODELS, platform=platform)
-    seq_len = config.data.seq_len
+    context.need("text")
+    info, seq_len = context.info, context.config.data.seq_len
+    model = context.model(vocab_size=context.outputs("vocab_size", info.vocab_size))
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
-
-    numbers = {
-        name: value
-        for name, value in (("z_loss", z_loss), ("label_smoothing", label_smoothing))
-        if value
-    }
+    given = {"z_loss": z_loss, "label_smoothing": label_smoothing}
+    numbers = {name: value for name, value in given.items() if value}
+    in_pieces = hasattr(model, "hidden") and hasattr(model, "head_kernel")
 
     def init(rng: jax.Array) -> Variables:
         return model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False)
 
-    def loss(
-        variables: Variables,
-        batch: Batch,
-        rng: jax.Array | None,
-        train: bool,
-        hparams: Mapping[str, Any] | None = None,
-    ) -> Loss:
-        inputs = (batch.get("segments"), batch.get("positions"))
-        rngs = {"dropout": rng} if rng is not None else None
+    def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
+        return call(model, variables, *_inputs(batch), context=context)[0]
+
+    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         weights_BT, targets_BT = batch["weights"], batch["targets"]
         weight = jnp.sum(weights_BT)
-        if not train:
-            logits_BTV = model.apply(variables, batch["inputs"], *inputs, train=False, rngs=rngs)
+        if not context.train:
+            logits_BTV = logits(variables, batch, context)
             nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
             metrics = _score(logits_BTV, nll_BT, batch, token_bytes)
-            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, {})
-        h = {**numbers, **(hparams or {})}
-        objective_BT, (nll_BT, log_z_BT) = model.apply(
-            variables, batch["inputs"], targets_BT, _objective, h, *inputs,
-            train=True, rngs=rngs, method="scored",
-        )  # fmt: skip
+            state = {k: v for k, v in variables.items() if k not in ("params", "frozen")}
+            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, state)
+        h = {**numbers, **hparams}
+        method = _hidden_and_kernel if in_pieces else None
+        output, sown = call(model, variables, *_inputs(batch), context=context, method=method)
+        if in_pieces:
+            score = _capped(getattr(model, "logit_softcap", None))
+            objective_BT, (nll_BT, log_z_BT) = chunked_loss(score, *output, targets_BT, h)
+        else:
+            objective_BT, (nll_BT, log_z_BT) = _objective(output, targets_BT, h)
         metrics = {"loss": (jnp.sum(weights_BT * nll_BT), weight)}
         if "z_loss" in h:
             metrics["log_z_squared"] = (jnp.sum(weights_BT * log_z_BT**2), weight)
-        return Loss(jnp.sum(weights_BT * objective_BT), weight, metrics, {})
+        return sown.added_to(Loss(jnp.sum(weights_BT * objective_BT), weight, metrics, {}))
 
     return Task(
         init=init,
         loss=loss,
-        summarize=summarize,
         unit="tokens",
         units_per_example=seq_len,
-        params=counts.params(section),
-        flops=counts.flops(section, seq_len=seq_len),
+        evaluations={"score": scoring(loss, summarize)},
+        functions={"logits": logits},
         hparams=numbers,
+        cost=model.cost(seq_len) if hasattr(model, "cost") else None,
     )
 
 
+def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    return batch["inputs"], batch.get("segments"), batch.get("positions")
+
+
+def _hidden_and_kernel(model: Any, *inputs: Any, train: bool) -> tuple[jax.Array, jax.Array]:
+    return model.hidden(*inputs, train=train), model.head_kernel()
+
+
+def _capped(cap: float | None) -> Any:
+    def score(logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams) -> Any:
+        return _objective(softcap(logits_xV, cap), targets_x, hparams)
+
+    return score
+
+
 def _objective(
-    logits_xV: jax.Array, targets_x: jax.Array, numbers: Mapping[str, Any]
+    logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """What training minimises, of each token; beside it the plain loss and the log normaliser."""
     nll_x, log_z_x = cross_entropy(logits_xV, targets_x)
     objective_x = nll_x
-    if "label_smoothing" in numbers:
-        objective_x = smoothed(nll_x, log_z_x, logits_xV, numbers["label_smoothing"])
-    if "z_loss" in numbers:
-        objective_x = objective_x + numbers["z_loss"] * log_z_x**2
+    if "label_smoothing" in hparams:
+        objective_x = smoothed(nll_x, log_z_x, logits_xV, hparams["label_smoothing"])
+    if "z_loss" in hparams:
+        objective_x = objective_x + hparams["z_loss"] * log_z_x**2
     return objective_x, (nll_x, log_z_x)
 
 
@@ -123,7 +140,7 @@ def _score(
     return metrics
 
 
-def summarize(totals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def summarize(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: Any = None) -> dict[str, Any]:
     """Loss (nats per token) with its standard error, perplexity, bits per byte, accuracy."""
     loss_sum, weight = (float(x) for x in totals["loss"])
     loss = loss_sum / weight

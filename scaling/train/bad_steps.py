@@ -4,13 +4,13 @@ Everything lies in the run directory (`bad_steps/`), so that a resumed run leave
 batches, and `--replay` can reproduce the step long after.
 """
 
-import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from scaling.track import files
 
 
 class DivergedError(Exception):
@@ -37,9 +37,9 @@ class BadSteps:
     def records(self) -> list[dict[str, Any]]:
         """All records so far, by step."""
         paths = sorted(self.directory.glob("step_*.json")) if self.directory.exists() else []
-        return [json.loads(path.read_text()) for path in paths]
+        return [files.read_json(path) for path in paths]
 
-    def report(self, step: int, metrics: Mapping[str, float], ids: np.ndarray) -> str:
+    def report(self, step: int, metrics: Mapping[str, Any], ids: np.ndarray) -> str:
         """Records a bad step and carries out the policy.
 
         Args:
@@ -54,23 +54,22 @@ class BadSteps:
           DivergedError: the policy is `stop`, or there were too many.
           RollbackError: the policy is `rollback`.
         """
+        loss = float(metrics.get("loss", metrics["objective"]))
+        norm = float(metrics["grad_norm"])
         record = {
             "step": step,
             "policy": self.policy,
-            "loss": repr(metrics["loss"]),
-            "grad_norm": repr(metrics["grad_norm"]),
+            "loss": repr(loss),
+            "grad_norm": repr(norm),
             "example_ids": [int(i) for i in ids],
             "replay": f"python -m scaling.main --replay={self.directory.parent} --step={step}",
         }
         if self.writes:
             self.directory.mkdir(parents=True, exist_ok=True)
-            path = self.directory / f"step_{step:08d}.json"
-            scratch = path.with_suffix(".tmp")
-            scratch.write_text(json.dumps(record, indent=1) + "\n")
-            os.replace(scratch, path)
+            files.write_json(self.directory / f"step_{step:08d}.json", record)
         what = (
-            f"step {step} is bad: loss {metrics['loss']:.6g}, gradient norm "
-            f"{metrics['grad_norm']:.6g}; its update was not applied. Recorded in "
+            f"step {step} is bad: loss {loss:.6g}, gradient norm {norm:.6g}; "
+            f"its update was not applied. Recorded in "
             f"{self.directory}; reproduce it with: {record['replay']}"
         )
         self.steps.add(step)

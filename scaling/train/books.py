@@ -1,4 +1,4 @@
-"""What a run writes down as it goes, and what it decides on: metrics, evaluations, saves.
+"""Per-run logging, and the schedules of evaluations and checkpoints.
 
 The loop of one run (`train.loop`) has one `Books`; the loop of a population has one for each member.
 Nothing here touches a device: metrics come in as numbers of the host.
@@ -7,7 +7,7 @@ Nothing here touches a device: metrics come in as numbers of the host.
 import dataclasses
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from scaling.track import memory
 from scaling.track.goodput import Goodput
 from scaling.track.hardware import mfu
 from scaling.train.bad_steps import BadSteps
-from scaling.train.evaluate import EarlyStopping, numbers
+from scaling.train.evaluate import EarlyStopping, Scheduled, numbers
 
 PyTree = Any
 
@@ -31,12 +31,14 @@ class Hooks:
     Attributes:
       log: (step, values) -> None, one line of the metrics stream.
       save: (step, state, values) -> None, start a checkpoint.
+      keep: (step, name, values) -> values, put text and pictures of an evaluation aside.
       note: (sentence) -> None, for people.
     """
 
     log: Callable[[int, Mapping[str, Any]], None]
     save: Callable[[int, PyTree, Mapping[str, float]], None]
     note: Callable[[str], None]
+    keep: Callable[[int, str, Mapping[str, Any]], dict[str, Any]]
 
 
 class Books:
@@ -59,11 +61,12 @@ class Books:
         bad_steps: BadSteps,
         stopping: EarlyStopping,
         ledger: Goodput,
+        jobs: Sequence[Scheduled],
     ) -> None:
-        self.config, self.loader, self.hooks = config, loader, hooks
+        self.config, self.loader, self.hooks, self.jobs = config, loader, hooks, jobs
         self.bad_steps, self.stopping, self.ledger = bad_steps, stopping, ledger
         self.evals: dict[str, Any] = {}
-        self.scored = -1
+        self.newest: tuple[int, dict[str, float]] = (-1, {})
         self.speed = Speed(task, devices, config.train.batch_size, ledger)
 
     def last_step(self) -> int:
@@ -76,9 +79,10 @@ class Books:
         """False when the batch of this (1-based) step is left out on purpose."""
         return step not in self.bad_steps.left_out
 
-    def evaluates(self, step: int) -> bool:
-        """Whether an evaluation follows this step."""
-        return _due(self.config.eval.every, step) or step == self.last_step()
+    def due(self, step: int | None) -> list[str]:
+        """Names of the evaluations that follow this step; None asks for those after the last."""
+        last = self.last_step()
+        return [job.name for job in self.jobs if job.is_due(last if step is None else step, last)]
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint of this step is due; the last one is saved on leaving."""
@@ -86,7 +90,7 @@ class Books:
         due = _due(section.every, step) or step in section.keep_steps
         return due and step < self.last_step()
 
-    def read(self, step: int, metrics: Mapping[str, float]) -> None:
+    def read(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Takes in a step's metrics: logs them, and acts on a bad one.
 
         Raises:
@@ -94,7 +98,7 @@ class Books:
           RollbackError: the run is to go back.
         """
         if not self.intended(step):
-            return  # its batch was left out: there is nothing to tell of it
+            return  # its batch was left out: there is nothing to report
         if not metrics["ok"]:
             ids = self.loader.indices(step - 1)
             self.hooks.log(step, {"train/bad": 1.0, **_stream(metrics)})
@@ -107,14 +111,23 @@ class Books:
             }
             self.hooks.log(step, values | self.speed.measure(step))
 
-    def evaluated(self, step: int, results: Mapping[str, Any]) -> bool:
-        """Takes in the values of every evaluator and logs them; True when the run should end."""
-        self.evals, self.scored = dict(results), step
-        values = self.numbers()
+    def evaluated(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Takes in the values of evaluations and logs them; True when the run should end."""
+        kept = {name: self.hooks.keep(step, name, values) for name, values in results.items()}
+        self.evals |= kept
+        values: dict[str, float] = {}
+        for name, result in kept.items():
+            values |= numbers(result, name)
+        self.newest = (step, values)
         self.hooks.log(step, values)
+        if self.stopping.metric.split("/")[0] not in results and self._is_evaluated():
+            return False  # the watched evaluation has another schedule
         if values and self.config.checkpoint.keep_best:
             self.stopping.watched(values)
         return self.stopping.update(step, values)
+
+    def _is_evaluated(self) -> bool:
+        return self.stopping.metric.split("/")[0] in {job.name for job in self.jobs}
 
     def stopped(self, step: int) -> bool:
         """Whether the run ended early at this step: killed before its summary, it goes no further."""
@@ -124,10 +137,10 @@ class Books:
         """Starts a checkpoint."""
         with self.ledger.spend("checkpoint"):
             # Only what was measured on these very parameters may rank them.
-            self.hooks.save(step, state, self.numbers() if step == self.scored else {})
+            self.hooks.save(step, state, self.newest[1] if step == self.newest[0] else {})
 
     def numbers(self) -> dict[str, float]:
-        """The newest values of all evaluators, by their names in the stream."""
+        """The newest numbers of all evaluations, by their names in the stream."""
         values: dict[str, float] = {}
         for name, result in self.evals.items():
             values |= numbers(result, name)
@@ -138,11 +151,14 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _stream(metrics: Mapping[str, float]) -> dict[str, float]:
-    """A step's metrics under their names in the stream."""
-    named = {"optim/learning_rate": metrics["learning_rate"]}
-    hidden = ("learning_rate", "ok", "weight")
-    return named | {f"train/{k}": v for k, v in metrics.items() if k not in hidden}
+def _stream(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's metrics under their names in the stream; arrays become lists."""
+    plain = {k: float(v) if np.ndim(v) == 0 else np.asarray(v).tolist() for k, v in metrics.items()}
+    rates = {f"optim/{k}": v for k, v in plain.items() if k.split("/")[0] == "learning_rate"}
+    # The objective is the loss with its penalties: only of interest where the task reports no loss.
+    hidden = ("ok", "weight", *(["objective"] if "loss" in plain else []))
+    left_out = {*hidden, *(k.removeprefix("optim/") for k in rates)}
+    return rates | {f"train/{k}": v for k, v in plain.items() if k not in left_out}
 
 
 def _memory(devices: np.ndarray) -> dict[str, float]:

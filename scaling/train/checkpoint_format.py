@@ -10,7 +10,8 @@ The directory is built under the name `.tmp-00000100` and renamed when the manif
 name that is a number is a finished checkpoint. Orbax notices some damage but not a flipped byte in
 stored array data, hence the manifest.
 
-This layout must stay readable for ever (tests/fixtures/checkpoint_v1); a change raises FORMAT.
+Every format must stay readable for ever (tests/fixtures/checkpoint_v1); a change raises FORMAT.
+Format 1 called the collections beside the parameters `extra`; they are `model_state` since 2.
 """
 
 import concurrent.futures
@@ -30,7 +31,7 @@ import numpy as np
 
 from scaling.track import files
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS, TREE, MANIFEST = "arrays", "tree.json", "manifest.json"
 CONFIG, METRICS, PROVENANCE = "config.json", "metrics.json", "provenance.json"
 TEMPORARY = ".tmp-"
@@ -212,6 +213,16 @@ def compare(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: pathlib.
 
 def _kind(leaf: Mapping[str, Any]) -> str:
     return f"{leaf['dtype']}{leaf['shape']}" + (f" key:{leaf['key']}" if "key" in leaf else "")
+
+
+def stored_names(tree: Mapping[str, Any]) -> dict[str, str]:
+    """{name of a leaf in this version: its name in a checkpoint of this tree.json}."""
+    if tree["format"] >= 2:
+        return {name: name for name in tree["leaves"]}
+    renamed = {name: name.removeprefix("extra/") for name in tree["leaves"]}
+    return {
+        (name if name == short else f"model_state/{short}"): name for name, short in renamed.items()
+    }
 
 
 # --- the manifest ----------------------------------------------------------------------------

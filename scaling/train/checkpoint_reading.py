@@ -31,14 +31,20 @@ def attempt(path: pathlib.Path, like: PyTree, verified: bool) -> tuple[list[str]
 
 def _read(path: pathlib.Path, like: PyTree) -> PyTree:
     wanted = layout.flatten(like)
-    saved = files.read_json(path / layout.TREE)["leaves"]
+    tree = files.read_json(path / layout.TREE)
+    names = layout.stored_names(tree)
+    saved = {name: tree["leaves"][stored] for name, stored in names.items()}
     described = {"/".join(p): layout.describe(leaf) for p, leaf in wanted.items()}
     layout.compare(saved, described, path)
-    stored = {p: described["/".join(p)] for p, leaf in wanted.items() if np.size(leaf)}
-    items = {p: jax.ShapeDtypeStruct(s["shape"], jnp.dtype(s["dtype"])) for p, s in stored.items()}
-    arguments = {p: _restore_args(wanted[p], items[p]) for p in items}
+    there = {p: tuple(names["/".join(p)].split("/")) for p in wanted}
+    items, arguments = {}, {}
+    for p, leaf in wanted.items():
+        if np.size(leaf):
+            kind = described["/".join(p)]
+            item = jax.ShapeDtypeStruct(kind["shape"], jnp.dtype(kind["dtype"]))
+            items[there[p]], arguments[there[p]] = item, _restore_args(leaf, item)
     restored = layout.flatten(_read_arrays(path, items, arguments))
-    leaves = [_as_wanted(leaf, restored.get(p)) for p, leaf in wanted.items()]
+    leaves = [_as_wanted(leaf, restored.get(there[p])) for p, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -133,20 +139,26 @@ def load_numpy(
     """
 
     def read(path: pathlib.Path) -> dict[str, Any]:
-        leaves = files.read_json(path / layout.TREE)["leaves"]
+        tree = files.read_json(path / layout.TREE)
+        names = layout.stored_names(tree)
         prefix = tuple(subtree.split("/")) if subtree else ()
-        chosen = {tuple(name.split("/")): leaf for name, leaf in leaves.items()}
-        chosen = {p: leaf for p, leaf in chosen.items() if p[: len(prefix)] == prefix}
+        there = {tuple(name.split("/")): tuple(old.split("/")) for name, old in names.items()}
+        chosen = {
+            p: tree["leaves"]["/".join(old)]
+            for p, old in there.items()
+            if p[: len(prefix)] == prefix
+        }
         if prefix and not chosen:
-            top = sorted({name.split("/")[0] for name in leaves})
+            top = sorted({name.split("/")[0] for name in names})
             raise CheckpointError(f"{path} has nothing under {subtree!r}; at the top: {top}")
         shapes = {
             p: jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
             for p, leaf in chosen.items()
         }
-        stored = {p: shape for p, shape in shapes.items() if shape.size}
+        stored = {there[p]: shape for p, shape in shapes.items() if shape.size}
         arguments = {p: _restore_args(None, shape) for p, shape in stored.items()}
-        found = layout.flatten(_read_arrays(path, stored, arguments))
+        read = layout.flatten(_read_arrays(path, stored, arguments))
+        found = {p: read[there[p]] for p, shape in shapes.items() if shape.size}
         empty = {p: np.zeros(s.shape, s.dtype) for p, s in shapes.items() if not s.size}
         return layout.nest({p[len(prefix) :] or p[-1:]: x for p, x in (found | empty).items()})
 
@@ -167,7 +179,9 @@ def read_info(directory: str | pathlib.Path, step: int | None = None) -> dict[st
             "config_json": (path / layout.CONFIG).read_text(encoding="utf-8"),
             "metrics": files.read_json(path / layout.METRICS),
             "provenance": files.read_json(path / layout.PROVENANCE),
-            "leaves": tree["leaves"],
+            "leaves": {
+                name: tree["leaves"][old] for name, old in layout.stored_names(tree).items()
+            },
         }
 
     return _newest_whole(layout.locate(directory).absolute(), step, read)

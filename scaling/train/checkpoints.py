@@ -122,6 +122,7 @@ class Checkpoints:
         metrics: Mapping[str, float],
         config_json: str,
         provenance: Mapping[str, Any],
+        texts: Mapping[str, str] | None = None,
     ) -> bool:
         """Saves `state` under `step`; when it returns, the arrays may be donated or changed.
 
@@ -131,6 +132,7 @@ class Checkpoints:
           metrics: numbers known at this step; `best_metric` is looked up here.
           config_json: the resolved config, stored beside the arrays.
           provenance: where the run came from, stored likewise.
+          texts: further small files, by name, stored likewise.
 
         Returns:
           False when a whole checkpoint of this step is there already: nothing is written then.
@@ -155,6 +157,8 @@ class Checkpoints:
             tree = {"/".join(path): layout.describe(leaf) for path, leaf in flat.items()}
             if jax.process_index() == 0:
                 _write_texts(temporary, step, tree, metrics, config_json, provenance)
+                for name, text in (texts or {}).items():
+                    files.write_text(temporary / name, text)
             with jax.transfer_guard("allow"):
                 arrays = {p: layout.storable(x) for p, x in flat.items() if np.size(x)}
                 saved = layout.nest(arrays)

@@ -1,6 +1,7 @@
 """The fixed config sections `train`, `eval` and `checkpoint`: every key, its type and its default."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from scaling.configs.types import (
@@ -19,8 +20,9 @@ class TrainConfig:
     Attributes:
       steps: optimizer updates in the whole run.
       batch_size: examples (sequences, images) in one update, over all devices.
-      accumulate: microbatches that one update is split into; the result is the same, the
-        activations need `1 / accumulate` of the memory.
+      accumulate: microbatches that one update is split into; the activations then need
+        `1 / accumulate` of the memory. A loss that is a sum over rows does not depend on it;
+        dropout, masks and other random draws are made for each microbatch.
       ema_decay: also keep an exponential moving average of the parameters, and evaluate it.
       on_bad_step: what follows a step whose loss or gradient is not finite, or whose gradient
         norm is a spike. The parameters are never touched by such a step. `stop` ends the run
@@ -52,6 +54,26 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluationEntry:
+    """One entry of `eval.also`: an evaluation that runs beside the task's scoring.
+
+    Attributes:
+      evaluation: one of the task's evaluations, or "package.module:function" that makes one of the
+        task; empty takes the name of the entry.
+      split: which held-out examples it runs on.
+      every: steps between its runs; None takes `eval.every`, 0 means only after the last step.
+      batches: at most so many batches, spread over the split, at the end too; None takes all.
+      batch_size: examples per batch; None takes `eval.batch_size`.
+    """
+
+    evaluation: str = ""
+    split: str = "eval"
+    every: NonNegativeInt | None = None
+    batches: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """Section `eval`: scoring held-out examples during the run and at its end.
 
@@ -60,7 +82,9 @@ class EvalConfig:
       batches: evaluate on this many batches, spread evenly over the held-out split; None means
         the whole split. The evaluation after the last step always uses the whole split.
       batch_size: examples in a batch; None means `train.batch_size`.
-      stop_metric: key of the metric that early stopping and `checkpoint.keep_best` watch.
+      also: further evaluations, by the name under which their values are reported.
+      stop_metric: key of the metric that early stopping and `checkpoint.keep_best` watch; None is
+        the task's objective on the split `eval`, such as `eval/loss`.
       stop_mode: whether a smaller (`min`) or a larger (`max`) value is better.
       patience: end the run after this many evaluations without improvement; None never does.
       min_delta: what counts as an improvement.
@@ -69,7 +93,8 @@ class EvalConfig:
     every: NonNegativeInt = 0
     batches: PositiveInt | None = None
     batch_size: PositiveInt | None = None
-    stop_metric: str = "eval/loss"
+    also: Mapping[str, EvaluationEntry] | None = None
+    stop_metric: str | None = None
     stop_mode: Literal["min", "max"] = "min"
     patience: PositiveInt | None = None
     min_delta: NonNegativeFloat = 0.0

@@ -1,47 +1,232 @@
-"""Evaluation: named evaluators on held-out data, and stopping early on what they say.
+"""Evaluation: what runs on which held-out examples, when, and on how many of them.
 
-An evaluator is `run(params, extra) -> {name: value}`; scoring a split is the one every task has.
-One that generates (beam search, samples for a feature network) has the same shape.
+`schedule` lists it once for everybody: the loop of a run, that of a population, and `--evaluate`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from scaling import parallel
-from scaling.train.program import Program, eval_batch_size
+from scaling.configs import ConfigError
+from scaling.configs.errors import suggest
+from scaling.data.loader import EvalSet
+from scaling.tasks.base import Evaluation, Task
+from scaling.train.program import Program, key_data, timed_compile
 
 PyTree = Any
-Evaluator = Callable[[PyTree, PyTree, int | None], dict[str, Any]]
+# A batch's result of an evaluation, given (batch number, carry) -> (result, carry).
+RunBatch = Callable[[int, PyTree], tuple[PyTree, PyTree]]
 
 
-def scorer(program: Program, compiled: Any, eval_set: Any) -> Evaluator:
-    """Scores a split with the task's own loss and metrics.
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+    """An evaluation of this run.
+
+    Attributes:
+      name: under which its values are reported.
+      evaluation: what runs.
+      examples: the held-out split.
+      every: steps between its runs; 0 means only after the last step.
+      batches: at most so many, spread over the split; None takes all.
+      batch_size: examples per batch.
+      whole_at_end: whether the run after the last step takes the whole split.
+    """
+
+    name: str
+    evaluation: Evaluation
+    examples: EvalSet
+    every: int
+    batches: int | None
+    batch_size: int
+    whole_at_end: bool
+
+    def limit(self, whole: bool) -> int | None:
+        """How many batches to take; `whole` after the last step."""
+        return None if whole and self.whole_at_end else self.batches
+
+    def is_due(self, step: int, last: int) -> bool:
+        """Whether it runs after this step."""
+        return step == last or (self.every > 0 and step % self.every == 0)
+
+
+def schedule(config: Any, task: Task, evals: Mapping[str, EvalSet]) -> list[Scheduled]:
+    """All evaluations of a run: the task's `score` on every split, then `eval.also`.
+
+    Raises:
+      ConfigError: an entry names no evaluation of the task, or no split of the data.
+    """
+    section = config.eval
+    size = section.batch_size or config.train.batch_size
+    jobs = [
+        Scheduled(
+            split, task.evaluations["score"], examples, section.every, section.batches, size, True
+        )
+        for split, examples in evals.items()
+    ]
+    for name, entry in (section.also or {}).items():
+        key = f"eval.also.{name}"
+        if name in evals:
+            raise ConfigError(key, "has the name of a split", "choose another name")
+        if entry.split not in evals:
+            hint = suggest(entry.split, list(evals), what="splits") or "hold examples out"
+            raise ConfigError(f"{key}.split", f"there is no held-out split {entry.split!r}", hint)
+        evaluation = task.evaluation(entry.evaluation or name, f"{key}.evaluation")
+        every = section.every if entry.every is None else entry.every
+        rows = entry.batch_size or size
+        jobs.append(
+            Scheduled(name, evaluation, evals[entry.split], every, entry.batches, rows, False)
+        )
+    return jobs
+
+
+def stop_metric(config: Any, task: Task) -> str:
+    """The metric that early stopping and `checkpoint.keep_best` watch."""
+    return config.eval.stop_metric or f"eval/{task.objective}"
+
+
+def compile_evaluations(
+    program: Program, jobs: Iterable[Scheduled]
+) -> tuple[dict[str, Any], float]:
+    """({name of the job: compiled evaluation}, seconds); equal programs are compiled once."""
+    compiled: dict[str, Any] = {}
+    known: dict[tuple[int, str, int], Any] = {}
+    seconds = 0.0
+    for job in jobs:
+        key = (id(job.evaluation), repr(sorted(job.examples.spec.items())), job.batch_size)
+        if key not in known:
+            lowered = program.lower_evaluation(job.evaluation, job.examples.spec, job.batch_size)
+            known[key], more = timed_compile(lowered)
+            seconds += more
+        compiled[job.name] = known[key]
+    return compiled, seconds
+
+
+Evaluator = Callable[[Mapping[str, PyTree], int, bool], dict[str, Any]]
+
+
+def evaluator(
+    program: Program, compiled: Any, job: Scheduled, artefacts: Mapping[str, Any]
+) -> Evaluator:
+    """Runs an evaluation with a sharded program.
 
     Args:
       program: the run's program.
-      compiled: its compiled evaluation step.
-      eval_set: fixed-order batches, the last one padded with rows of weight 0.
+      compiled: `program.lower_evaluation(...)`, compiled.
+      job: what to run.
+      artefacts: of the data, for the report.
 
     Returns:
-      evaluator(params, extra, limit): at most `limit` batches spread over the split, None for all
-      of them. Sums are read one batch late, so that the device never waits, and added in float64.
+      evaluate(variables, step, whole) -> values. Results are read one batch late, so that the device
+      never waits; sums are added in float64.
     """
-    size = eval_batch_size(program.config)
+    abstract = program.abstract_eval_batch(job.examples.spec, job.batch_size)
+    everywhere = parallel.replicated(program.mesh)
 
-    def run(params: PyTree, extra: PyTree, limit: int | None) -> dict[str, Any]:
-        def sums_of(i: int) -> Mapping[str, Any]:
-            fetch = functools.partial(eval_set.batch, i, size)
-            batch = parallel.put_batch(fetch, program.eval_batch, program.mesh)
-            return compiled(params, extra, batch)
+    def evaluate(variables: Mapping[str, PyTree], step: int, whole: bool) -> dict[str, Any]:
+        at = jax.device_put(np.int32(step), everywhere)
 
-        return program.task.summarize(total(spread(eval_set.num_batches(size), limit), sums_of))
+        def run(i: int, carry: PyTree) -> tuple[PyTree, PyTree]:
+            fetch = functools.partial(job.examples.batch, i, job.batch_size)
+            batch = parallel.put_batch(fetch, abstract, program.mesh)
+            key = jax.device_put(batch_key(program.config.seed, job.name, i), everywhere)
+            return compiled(dict(variables), batch, key, at, carry)
 
-    return run
+        with jax.transfer_guard("allow"):
+            by_rows = parallel.batch_sharding(program.mesh, program.config.mesh)
+            carry = jax.device_put(first_carry(job), by_rows)
+        return report(job, collected(job, whole, run, carry)[0], artefacts)
+
+    return evaluate
+
+
+def batch_key(seed: int, name: str, batch: int) -> np.ndarray:
+    """Key data of an evaluation batch, a function of (seed, evaluation, batch): uint32[2]."""
+    data = zlib.crc32(f"{name}:{batch}".encode())
+    first, second = key_data(seed)
+    return np.array([first ^ data, second ^ zlib.crc32(name.encode())], np.uint32)
+
+
+def first_carry(job: Scheduled) -> PyTree:
+    """What the first batch of an evaluation gets as carry; None for none."""
+    return None if job.evaluation.carry is None else job.evaluation.carry(job.batch_size)
+
+
+def collected(
+    job: Scheduled, whole: bool, run: RunBatch, carry: PyTree, slots: Sequence[int] | None = None
+) -> list[Any]:
+    """The results of all batches: float64 totals, or rows without padding, on the host.
+
+    Args:
+      job: what runs.
+      whole: whether the step before it was the last.
+      run: gives the result of a batch.
+      carry: what the first batch gets.
+      slots: members of a population to take apart, where results have a leading axis of slots; one
+        result comes back for each. None is a single run.
+    """
+    count = job.examples.num_batches(job.batch_size)
+    chosen = spread(count, job.limit(whole))
+    if job.evaluation.carry is not None:
+        chosen = list(range(len(chosen)))  # a carry goes from a batch to the one after it
+    keepers = [_Sums() if job.evaluation.keeps == "sums" else _Rows(job) for _ in slots or [0]]
+
+    def read(batch: int, result: PyTree) -> None:
+        host = jax.device_get(result)
+        for k, keeper in enumerate(keepers):
+            slot = None if slots is None else slots[k]
+            keeper.add(batch, jax.tree.map(lambda x, s=slot: x if s is None else x[s], host))
+
+    pending: tuple[int, PyTree] | None = None
+    for i in chosen:
+        result, carry = run(i, carry)
+        if pending is not None:
+            read(*pending)
+        pending = (i, result)
+    if pending is not None:
+        read(*pending)
+    return [keeper.result() for keeper in keepers]
+
+
+def report(job: Scheduled, results: Any, artefacts: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an evaluation; whatever the host does in it is its own business."""
+    with jax.transfer_guard("allow"):
+        return dict(job.evaluation.report(results, artefacts))
+
+
+class _Sums:
+    """Adds results up, in float64."""
+
+    def __init__(self) -> None:
+        self._totals: PyTree = None
+
+    def add(self, batch: int, result: PyTree) -> None:
+        del batch
+        host = jax.tree.map(lambda x: np.asarray(x, np.float64), result)
+        self._totals = host if self._totals is None else jax.tree.map(np.add, self._totals, host)
+
+    def result(self) -> PyTree:
+        return self._totals
+
+
+class _Rows:
+    """Puts rows one after the other and leaves out those of padding."""
+
+    def __init__(self, job: Scheduled) -> None:
+        self._job = job
+        self._parts: list[PyTree] = []
+
+    def add(self, batch: int, result: PyTree) -> None:
+        rows = min(self._job.batch_size, len(self._job.examples) - batch * self._job.batch_size)
+        self._parts.append(jax.tree.map(lambda x: np.asarray(x)[:rows], result))
+
+    def result(self) -> PyTree:
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *self._parts)
 
 
 def spread(count: int, limit: int | None) -> list[int]:
@@ -53,32 +238,16 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
 
 
-def total(
-    batches: Iterable[int], sums_of: Callable[[int], Mapping[str, Any]]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The sums of some batches, added in float64 and read one batch late."""
-    totals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    pending: Mapping[str, Any] | None = None
-    for i in batches:
-        sums = sums_of(i)
-        if pending is not None:
-            totals = _add(totals, pending)
-        pending = sums
-    return totals if pending is None else _add(totals, pending)
-
-
-def _add(
-    totals: dict[str, tuple[np.ndarray, np.ndarray]], sums: Mapping[str, Any]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    host = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(dict(sums)))
-    if not totals:
-        return host
-    return jax.tree.map(np.add, totals, host)
-
-
 def numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The scalar values of an evaluation under `prefix/`, for the metrics stream."""
-    return {f"{prefix}/{k}": float(v) for k, v in values.items() if not isinstance(v, Mapping)}
+    """The numbers of an evaluation under `prefix/`, for the metrics stream."""
+    return {f"{prefix}/{k}": float(v) for k, v in values.items() if is_number(v)}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of an evaluation is a single number."""
+    if isinstance(value, bool | str | bytes) or value is None:
+        return False
+    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
 
 
 class MetricError(ValueError):
@@ -107,7 +276,7 @@ class EarlyStopping:
         """
         if self.patience is None:
             return False
-        # Steps do not go back but in a rollback, which repeats these evaluations.
+        # Steps go back only in a rollback, which repeats these evaluations.
         self.history = {s: v for s, v in self.history.items() if s < step}
         self.history[step] = self.watched(values)
         return self.stopped(step)

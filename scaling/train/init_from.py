@@ -1,16 +1,16 @@
-"""Starting parameters from another run: which fit, which do not, and never silently."""
+"""Starting variables from another run: which fit, which do not, and never silently."""
 
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from scaling.train import checkpoint_format as layout
-from scaling.train.checkpoints import CheckpointError, agreed_source, load_numpy
+from scaling.train.checkpoints import CheckpointError, agreed_source, load_numpy, read_info
 
 PyTree = Any
 
@@ -49,6 +49,58 @@ class Report:
             if len(names) > 20:
                 lines.append(f"  {kind}: ... {len(names) - 20} more")
         return "\n".join(lines)
+
+
+def load_variables(
+    directory: str | pathlib.Path,
+    variables: Mapping[str, PyTree],
+    mapping: Sequence[tuple[str, str]] = (),
+    say: Callable[[str], None] = print,
+) -> dict[str, PyTree]:
+    """All variables of this run that a checkpoint of another can supply.
+
+    The source's parameters are those that were evaluated there: the moving average where it kept
+    one. `mapping` renames them; "frozen:PATH" sends a parameter into the collection `frozen` of this
+    run. Other collections (batch statistics) are taken where both runs have them.
+
+    Args:
+      directory: a run directory or its folder of checkpoints.
+      variables: of this run, by collection.
+      mapping: see `init_from`.
+      say: told a report for each collection.
+
+    Raises:
+      InitFromError, CheckpointError: see `init_from`.
+    """
+    try:
+        step = agreed_source(directory)
+        leaves = read_info(directory, step)["leaves"]
+    except CheckpointError as error:
+        raise InitFromError(f"train.init_from={directory}: {error}") from error
+    top = {name.split("/")[0] for name in leaves}
+    weights = "ema" if "ema" in top else "params"
+    moved = {n.split(":", 1)[0] for _, n in mapping if ":" in n}
+    result = dict(variables)
+    for name in ["params", *sorted(moved & set(variables))]:
+        rules = [(p, _within(name, r)) for p, r in mapping]
+        if name == "params" and moved and all(":" in r for _, r in mapping):
+            # Every parameter goes elsewhere; what is trained here is new.
+            continue
+        result[name], _ = init_from(directory, variables[name], weights, rules, step, say=say)
+    for name in [c for c in variables if c != "params" and c not in moved]:
+        stored = name if name == "frozen" else f"model_state/{name}"
+        if not any(leaf.startswith(stored + "/") for leaf in leaves):
+            say(f"collection {name}: not in {directory}; it keeps its initial values")
+            continue
+        result[name], _ = init_from(directory, variables[name], stored, (), step, say=say)
+    return result
+
+
+def _within(collection: str, replacement: str) -> str:
+    """A replacement as it reads for one collection; '' where it leads into another."""
+    target, colon, path = replacement.rpartition(":")
+    wanted = target if colon else "params"
+    return path if wanted == collection else ""
 
 
 def init_from(

@@ -6,13 +6,14 @@ transfer guard is on), so every copy between host and device is one that stands 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from scaling import parallel
+from scaling.data.loader import leave_out
 from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import RollbackError
 from scaling.train.books import Books
@@ -65,7 +66,7 @@ class Loop:
         Args:
           program: the run's program.
           step: its compiled step.
-          evaluators: by name.
+          evaluators: by the name of what they run.
           books: of this run.
           restore: see `Restore`.
           should_stop: (step) -> bool, asked once a step; True on all processes at the same step.
@@ -107,10 +108,10 @@ class Loop:
                     step += 1
                     self._read(pending)
                 pending = Pending(step, metrics)
-                if self.books.evaluates(step):
+                if due := self.books.due(step):
                     self._read(pending)
                     pending = None
-                    results = self._score(state, whole=step == end)
+                    results = self._evaluate(due, state, step, whole=step == end)
                     if self.books.evaluated(step, results) and step < end:
                         if self.config.eval.batches is not None:
                             self.books.evals = {}  # of a part of the split; see `_leave`
@@ -121,14 +122,12 @@ class Loop:
                     self.books.save(step, state)
         return self._leave("completed", step, state, pending)
 
-    def _score(self, state: TrainState, whole: bool) -> dict[str, Any]:
-        params = state.params if state.ema is None else state.ema
-        limit = None if whole else self.config.eval.batches
+    def _evaluate(
+        self, names: Sequence[str], state: TrainState, step: int, whole: bool
+    ) -> dict[str, Any]:
         with self.ledger.spend("eval"):
-            return {
-                name: evaluator(params, state.extra, limit)
-                for name, evaluator in self.evaluators.items()
-            }
+            variables = state.evaluated()
+            return {name: self.evaluators[name](variables, step, whole) for name in names}
 
     def _place(self, step: int) -> dict[str, jax.Array]:
         """The batch of a step on the devices; runs in the prefetching thread."""
@@ -141,7 +140,7 @@ class Loop:
     def _rows(self, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
         rows = self.books.loader.batch(step, start, stop)
         if not self.books.intended(step + 1):
-            rows["weights"] = np.zeros_like(rows["weights"])
+            leave_out(rows)
         return rows
 
     def _next(self, batches: Prefetcher[dict[str, jax.Array]]) -> dict[str, jax.Array]:
@@ -151,14 +150,13 @@ class Loop:
     def _read(self, pending: Pending | None) -> None:
         """Reads a step's metrics (waiting for the step) into the books."""
         if pending is not None:
-            metrics = {k: float(v) for k, v in jax.device_get(dict(pending.metrics)).items()}
-            self.books.read(pending.step, metrics)
+            self.books.read(pending.step, jax.device_get(dict(pending.metrics)))
 
     def _leave(self, status: str, step: int, state: TrainState, pending: Pending | None) -> Outcome:
         self._read(pending)
         if status == "completed" and not self.books.evals:
             # Stopped early, or killed between the last checkpoint and the summary: the stream has
             # this evaluation already, the summary does not, and wants it of the whole split.
-            self.books.evals = self._score(state, whole=True)
+            self.books.evals = self._evaluate(self.books.due(None), state, step, whole=True)
         self.books.save(step, state)
         return Outcome(status, step, self.books.evals)

@@ -185,13 +185,8 @@ class Population:
             self.source[one.index] = orders[seed]
 
     def _compile(self, opened: Sequence[_Opened]) -> PopulationProgram:
-        program = build_population(
-            opened[0].config,
-            self.data[0].info,
-            len(opened),
-            len(self.data),
-            self.mode,
-            bool(self.data[0].evals),
+        program, self.jobs = build_population(
+            opened[0].config, self.data[0], len(opened), len(self.data), self.mode
         )
         task = program.functions.task
         self.progress.unit = task.unit
@@ -210,7 +205,8 @@ class Population:
         self.initials: dict[str, Any] = {}
         for one in opened:
             with self._alone(one.index):
-                one.record.open_checkpoints()
+                one.record.keep_data(self.data[self.source[one.index]])
+                one.record.open_checkpoints(self.program.functions.task)
                 found = one.record.newest(self.program.abstract, one.config.train.steps + 1)
                 step, state = found or (0, self._fresh(one.config, one.record))
                 one.record.open_stream(step)
@@ -220,6 +216,7 @@ class Population:
                     self.program.mesh.devices,
                     self.data[self.source[one.index]].train,
                     self._logger(one.index, one.record),
+                    self.jobs,
                 )
                 source = self.source[one.index]
                 members.append(Member(one.index, len(members), source, one.record, books, step))
@@ -252,6 +249,7 @@ class Population:
         return PopulationLoop(
             self.program,
             self.data,
+            self.jobs,
             members,
             hparams,
             self._restore,
@@ -318,9 +316,10 @@ class Population:
             record.tracker.write(step, values)
             for text in self.compile_log.late():
                 self._say(index, f"by step {step}: {text}")
-            if "train/loss" in values and index == min(self.members):
+            loss = values.get("train/loss", values.get("train/objective"))
+            if loss is not None and index == min(self.members):
                 rate = values.get(f"perf/{self.program.functions.task.unit}_per_second")
-                self.progress.update(step, values["train/loss"], rate)
+                self.progress.update(step, loss, rate)
 
         return log
 

@@ -10,9 +10,9 @@ import json
 from typing import Any
 
 from scaling import configs
+from scaling.configs.signature import numbers_at_run_time
+from scaling.parallel.mesh import axes_with
 
-# Numbers of section `task` that the step takes as arrays where they are not zero.
-TASK_NUMBERS = ("label_smoothing", "z_loss")
 # Sections and keys that the program does not see: settings without effect on the result, what is
 # read on the host, and what only the initial parameters depend on.
 OUTSIDE = (
@@ -23,27 +23,51 @@ OUTSIDE = (
 
 def numbers(config: Any) -> dict[str, float]:
     """What the program of a population takes as arrays: {name: this config's value}."""
-    found = {key: value for key, value in config.optim.items() if isinstance(value, float)}
-    for key in TASK_NUMBERS:
-        value = config.task.get(key)
-        if isinstance(value, float) and value:
-            found[key] = value
+    return {name: value for name, (_, value) in _numbers(config).items()}
+
+
+def _numbers(config: Any) -> dict[str, tuple[str, float]]:
+    """{name of a run-time number: (its path in the config, its value)}."""
+    found = _floats("optim", config.optim, "")
+    for name, entry in (config.optim.get("groups") or {}).items():
+        found |= _floats(f"optim.groups.{name}.optimizer", entry.optimizer, f"{name}.")
+    path, section = "task", config.task
+    while section is not None:
+        marked = numbers_at_run_time(configs.component(section, "scaling.tasks:TASKS"))
+        for key in marked:
+            value = section.get(key)
+            if isinstance(value, float) and value and key not in found:
+                found[key] = (f"{path}.{key}", value)
+        path, section = f"{path}.over", section.get("over")
     return found
+
+
+def _floats(path: str, section: Any, prefix: str) -> dict[str, tuple[str, float]]:
+    return {
+        prefix + key: (f"{path}.{key}", value)
+        for key, value in section.items()
+        if isinstance(value, float)
+    }
 
 
 def common(config: Any) -> dict[str, Any]:
     """The config as nested dictionaries, of what members must have in common."""
     plain = json.loads(configs.to_json(config))
     for path in OUTSIDE:
-        *parents, last = path.split(".")
-        section: Any = plain
-        for part in parents:
-            section = section.get(part) or {}
+        section, last = _section(plain, path)
         section.pop(last, None)
-    for key in numbers(config):
-        section = plain["task"] if key in TASK_NUMBERS else plain["optim"]
-        section[key] = "an array"
+    for path, _ in _numbers(config).values():
+        section, last = _section(plain, path)
+        section[last] = "an array"
     return plain
+
+
+def _section(plain: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    *parents, last = path.split(".")
+    section: Any = plain
+    for part in parents:
+        section = section.get(part) or {}
+    return section, last
 
 
 def initial(config: Any) -> Any:
@@ -63,7 +87,7 @@ def population_key(config: Any) -> str:
     shares its key with no other.
     """
     shared = common(config)
-    if config.mesh.fsdp != 1 or config.mesh.tensor != 1:
+    if any(config.mesh.get(axis, 1) != 1 for axis in axes_with("parameters")):
         shared["alone"] = configs.fingerprint(config)
     text = json.dumps(shared, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,9 +18,8 @@ from scaling.data import Data
 from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import DivergedError, RollbackError
 from scaling.train.books import Books
-from scaling.train.evaluate import spread, total
+from scaling.train.evaluate import Scheduled, batch_key, collected, first_carry, report
 from scaling.train.population_program import PopulationProgram
-from scaling.train.program import eval_batch_size
 from scaling.train.record import Record
 from scaling.train.state import TrainState
 
@@ -70,6 +69,7 @@ class PopulationLoop:
         self,
         program: PopulationProgram,
         data: Sequence[Data],
+        jobs: Sequence[Scheduled],
         members: Sequence[Member],
         hparams: Mapping[str, Sequence[float]],
         restore: Callable[[Member, int], tuple[int, TrainState]],
@@ -81,13 +81,14 @@ class PopulationLoop:
         Args:
           program: compiled.
           data: one for each distinct order of the training data.
+          jobs: the evaluations that all members have.
           members: in the order of their slots.
           hparams: {name: a value for each member}.
           restore: (member, step) -> newest checkpoint before `step`, or the fresh state.
           should_stop: asked once a step.
           watch: see `Watch`; None prunes nobody.
         """
-        self.program, self.data, self.members = program, data, members
+        self.program, self.data, self.jobs, self.members = program, data, jobs, members
         self.hparams = program.per_slot(
             {name: np.asarray(values, np.float32) for name, values in hparams.items()}
         )
@@ -130,9 +131,7 @@ class PopulationLoop:
                     step += 1
                     self._read(pending)
                 pending = Pending(step, metrics, active)
-                if any(
-                    member.books.evaluates(step) or member.books.saves(step) for member in active
-                ):
+                if any(member.books.due(step) or member.books.saves(step) for member in active):
                     self._read(pending)
                     pending = None
                     self._punctuate(
@@ -177,17 +176,17 @@ class PopulationLoop:
             # Not of one that has ended or gone back since.
             if member.status is None and member.step >= pending.step:
                 with self._member(member):
-                    values = {name: float(x[member.slot]) for name, x in host.items()}
+                    values = {name: x[member.slot] for name, x in host.items()}
                     member.books.read(pending.step, values)
 
     def _punctuate(self, step: int, members: Sequence[Member]) -> None:
         """Evaluates and saves the members for which it is time."""
-        due = [member for member in members if member.books.evaluates(step)]
+        due = [member for member in members if member.books.due(step)]
         ended: list[Member] = []
         going: dict[int, Member] = {}
         for whole in (False, True):
             group = [m for m in due if (m.books.last_step() == step) == whole]
-            for member, results in self._score(group, whole):
+            for member, results in self._evaluate(group, step, whole):
                 with self._member(member):
                     if member.books.evaluated(step, results) or whole:
                         ended.append(member)
@@ -195,7 +194,7 @@ class PopulationLoop:
                         going[member.index] = member
         # The others were scored on the whole split already.
         early = [m for m in ended if m.books.config.eval.batches and m.books.last_step() != step]
-        for member, results in self._score(early, whole=True):
+        for member, results in self._evaluate(early, None, whole=True):
             member.books.evals = results
         self._leave(ended, "completed")
         if self.watch is not None and going:
@@ -204,34 +203,59 @@ class PopulationLoop:
             self._leave([member for i, member in going.items() if i in pruned], "pruned")
         self._save([m for m in members if m.status is None and m.books.saves(step)])
 
-    def _score(self, members: Sequence[Member], whole: bool) -> list[tuple[Member, dict[str, Any]]]:
-        """Every evaluator's values for some members, in one pass over the held-out batches."""
+    def _evaluate(
+        self, members: Sequence[Member], step: int | None, whole: bool
+    ) -> list[tuple[Member, dict[str, Any]]]:
+        """The values of some members' evaluations, in one pass over each one's held-out batches.
+
+        Args:
+          members: with the same steps behind them.
+          step: which evaluations are due; None for those after the last step.
+          whole: whether this is after the last step.
+        """
         if not members:
             return []
-        config, task = members[0].books.config, self.program.functions.task
-        size, limit = eval_batch_size(config), None if whole else config.eval.batches
         chosen = np.zeros(len(self.members), np.bool_)
         chosen[[member.slot for member in members]] = True
-        active = self.program.per_slot({"active": chosen})["active"]
-        params = self.states.params if self.states.ema is None else self.states.ema
+        steps = np.array([member.step for member in self.members], np.int32)
+        per_slot = self.program.per_slot({"active": chosen, "step": steps})
         found: list[dict[str, Any]] = [{} for _ in members]
+        names = {name for member in members for name in member.books.due(step)}
         with self._spend("eval", members):
-            for name, split in self.data[0].evals.items():
-
-                def sums_of(i: int, split: Any = split) -> Mapping[str, Any]:
-                    batch = self.program.place_batch(split.batch(i, size, 0, size))
-                    return self.program.evaluate(params, self.states.extra, batch, active)
-
-                totals = total(spread(split.num_batches(size), limit), sums_of)
-                for values, member in zip(found, members, strict=True):
-                    own = jax.tree.map(lambda x, m=member: x[m.slot], totals)
-                    values[name] = task.summarize(own)
+            variables = self.states.evaluated()
+            for job in [job for job in self.jobs if job.name in names]:
+                results = self._results(job, variables, per_slot, members, whole)
+                for values, result in zip(found, results, strict=True):
+                    values[job.name] = report(job, result, self.data[0].artefacts)
         return list(zip(members, found, strict=True))
+
+    def _results(
+        self,
+        job: Scheduled,
+        variables: PyTree,
+        per_slot: Mapping[str, jax.Array],
+        members: Sequence[Member],
+        whole: bool,
+    ) -> list[Any]:
+        size = job.batch_size
+        seeds = [member.books.config.seed for member in self.members]
+
+        def run(i: int, carry: PyTree) -> tuple[PyTree, PyTree]:
+            batch = self.program.place_batch(job.examples.batch(i, size, 0, size))
+            keys = np.stack([batch_key(seed, job.name, i) for seed in seeds])
+            key = self.program.per_slot({"key": keys})["key"]
+            evaluate = self.program.evaluations[job.name]
+            return evaluate(variables, batch, key, per_slot["step"], carry, per_slot["active"])
+
+        with jax.transfer_guard("allow"):
+            carry = jax.device_get(first_carry(job))
+            stacked = None if carry is None else self.program.stack([carry])
+        return collected(job, whole, run, stacked, [member.slot for member in members])
 
     def _score_unscored(self) -> None:
         """Members that were done when they came: the summary needs their evaluation."""
         done = [member for member in self.members if member.status == "completed"]
-        for member, results in self._score(done, whole=True):
+        for member, results in self._evaluate(done, None, whole=True):
             member.books.evals = results
 
     def _leave(self, members: Sequence[Member], status: str) -> None:

@@ -1,7 +1,7 @@
 """The one program of a population: many runs in the slots of one stacked train state.
 
     step      (states[S], batches[U], hparams[S], turn[S]) -> (states[S], metrics[S])
-    evaluate  (params[S], extra[S], batch, active[S]) -> {name: (sum[S], weight[S])}
+    evaluate  (variables[S], batch, key[S], step[S], carry[S], active[S]) -> (result[S], carry[S])
 
 Legend: S slots, U distinct batches of a step (members with another order of the data have another).
 
@@ -28,10 +28,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scaling import parallel
-from scaling.data import DataInfo
-from scaling.parallel.mesh import MeshConfig
-from scaling.train.program import Functions, build_functions, eval_batch_size
-from scaling.train.state import TrainState
+from scaling.data import Data, DataInfo
+from scaling.data.loader import WEIGHTS, Spec
+from scaling.parallel.mesh import AXES, MeshConfig
+from scaling.train.evaluate import Scheduled, first_carry, schedule
+from scaling.train.program import Functions, build_functions, evaluate_step
+from scaling.train.state import TrainState, as_variables
 
 PyTree = Any
 Mode = Literal["auto", "vmap", "map"]
@@ -50,7 +52,7 @@ class PopulationProgram:
       slots: S, a multiple of the devices; the last may stand empty.
       abstract: one member's state: shapes and types, no shardings.
       step: compiled; the old states are donated.
-      evaluate: compiled; None where nothing is held out.
+      evaluations: compiled, by the name of the job.
     """
 
     functions: Functions
@@ -59,7 +61,7 @@ class PopulationProgram:
     slots: int
     abstract: TrainState
     step: Any
-    evaluate: Any
+    evaluations: Mapping[str, Any]
 
     def stack(self, states: Sequence[PyTree]) -> PyTree:
         """Members' trees on the host as one on the devices; empty slots repeat the last."""
@@ -115,38 +117,40 @@ def one_device(config: Any, device: Any) -> tuple[Any, jax.sharding.Mesh]:
     """A member's config and mesh: a member lives on one device, whatever section `mesh` says."""
     alone = config.copy_and_resolve_references()
     with alone.unlocked():
-        alone.mesh.update(replica=1, data=1, fsdp=1, tensor=1)
+        alone.mesh.update({axis: 1 for axis in AXES if axis in alone.mesh})
     return alone, parallel.make_mesh(MeshConfig(data=1), [device])
 
 
 def build_population(
-    config: Any, info: DataInfo, members: int, sources: int, mode: Mode, evaluates: bool
-) -> PopulationProgram:
+    config: Any, data: Data, members: int, sources: int, mode: Mode
+) -> tuple[PopulationProgram, list[Scheduled]]:
     """Compiles the program of a population.
 
     Args:
       config: of any member; what the others change are run-time arguments.
-      info: what the data says of itself.
+      data: of any member.
       members: how many runs.
       sources: U, distinct batches of a step.
       mode: how to run the slots.
-      evaluates: whether something is held out.
+
+    Returns:
+      (the program, the evaluations that all members have).
     """
     devices = jax.devices()[: min(members, jax.device_count())]
     alone, own = one_device(config, devices[0])
-    functions = build_functions(alone, info, own)
+    functions = build_functions(alone, data.info, own)
+    jobs = schedule(config, functions.task, data.evals)
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     slots = -(-members // len(devices)) * len(devices)
     abstract = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
     program = PopulationProgram(
-        functions, choose(mode, devices[0].platform), mesh, slots, abstract, None, None
+        functions, choose(mode, devices[0].platform), mesh, slots, abstract, None, {}
     )
-    evaluate = _compile_evaluate(program, info, eval_batch_size(config)) if evaluates else None
     return dataclasses.replace(
         program,
-        step=_compile_step(program, info, config.train.batch_size, sources),
-        evaluate=evaluate,
-    )
+        step=_compile_step(program, data.info, config.train.batch_size, sources),
+        evaluations={job.name: _compile_evaluation(program, job) for job in jobs},
+    ), jobs
 
 
 def _compile_step(program: PopulationProgram, info: DataInfo, batch_size: int, sources: int) -> Any:
@@ -157,7 +161,7 @@ def _compile_step(program: PopulationProgram, info: DataInfo, batch_size: int, s
     ) -> tuple[TrainState, PyTree]:
         batch = jax.tree.map(lambda x: x[turn["source"]], batches)
         # A batch that is left out has weight 0, as in the loop of a single run.
-        batch = {**batch, "weights": batch["weights"] * turn["used"]}
+        batch = {**batch, WEIGHTS: batch[WEIGHTS] * turn["used"]}
         return functions.step(state, batch, hparams)
 
     def population_step(
@@ -169,7 +173,7 @@ def _compile_step(program: PopulationProgram, info: DataInfo, batch_size: int, s
     names = functions.hparams
     arguments = (
         _stacked(program.abstract, program.slots),
-        _batch_shapes(info, (sources, batch_size)),
+        _batch_shapes(info.spec, (sources, batch_size)),
         {name: jax.ShapeDtypeStruct((program.slots,), jnp.float32) for name in names},
         {
             "active": jax.ShapeDtypeStruct((program.slots,), jnp.bool_),
@@ -180,20 +184,32 @@ def _compile_step(program: PopulationProgram, info: DataInfo, batch_size: int, s
     return _compiled(program, population_step, arguments, (True, False, True, True), donate=0)
 
 
-def _compile_evaluate(program: PopulationProgram, info: DataInfo, batch_size: int) -> Any:
-    functions = program.functions
+def _compile_evaluation(program: PopulationProgram, job: Scheduled) -> Any:
+    evaluate = evaluate_step(job.evaluation)
 
-    def population_evaluate(params: PyTree, extra: PyTree, batch: PyTree, active: jax.Array) -> Any:
+    def population_evaluate(
+        variables: PyTree,
+        batch: PyTree,
+        key: PyTree,
+        step: PyTree,
+        carry: PyTree,
+        active: jax.Array,
+    ) -> Any:
         run = functools.partial(_run_slots, program.mode, active)
-        return run(lambda p, e: (None, functions.evaluate(p, e, batch)), (params, extra), None)[1]
+        each = (variables, key, step, carry)
+        return run(lambda v, k, s, c: (None, evaluate(v, batch, k, s, c)), each, None)[1]
 
+    state = program.abstract
     arguments = (
-        _stacked(program.abstract.params, program.slots),
-        _stacked(program.abstract.extra, program.slots),
-        _batch_shapes(info, (batch_size,)),
+        _stacked(as_variables(state.params, state.frozen, state.model_state), program.slots),
+        _batch_shapes(job.examples.spec, (job.batch_size,)),
+        jax.ShapeDtypeStruct((program.slots, 2), jnp.uint32),
+        jax.ShapeDtypeStruct((program.slots,), jnp.int32),
+        _stacked(first_carry(job), program.slots),
         jax.ShapeDtypeStruct((program.slots,), jnp.bool_),
     )
-    return _compiled(program, population_evaluate, arguments, (True, True, False, True))
+    by_slot = (True, False, True, True, True, True)
+    return _compiled(program, population_evaluate, arguments, by_slot)
 
 
 def _run_slots(
@@ -269,8 +285,7 @@ def _stacked(tree: PyTree, slots: int) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((slots, *x.shape), x.dtype), tree)
 
 
-def _batch_shapes(info: DataInfo, leading: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch_shapes(spec: Spec, leading: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     return {
-        key: jax.ShapeDtypeStruct((*leading, *shape), dtype)
-        for key, (shape, dtype) in info.spec.items()
+        key: jax.ShapeDtypeStruct((*leading, *shape), dtype) for key, (shape, dtype) in spec.items()
     }

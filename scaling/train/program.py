@@ -1,6 +1,6 @@
 """From a config to compiled functions: what the loop runs and the planner compiles.
 
-    config, info, mesh -> Program(init, step, evaluate; abstract state and batch with shardings)
+    config, info, mesh -> Program(init, step, evaluations; abstract state and batch with shardings)
 
 Building a program allocates nothing and reads no data, so a laptop can build the program of a pod.
 The mesh enters only here: the pure functions of `train.step` are traced inside the logical-axis
@@ -9,7 +9,7 @@ rules and jitted with shardings.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,11 +18,12 @@ import numpy as np
 
 from scaling import parallel
 from scaling.data import DataInfo
+from scaling.data.loader import Spec
 from scaling.optim import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
-from scaling.tasks.base import Task, build_task
-from scaling.train.state import TrainState, fresh_guard
-from scaling.train.step import TrainStep, make_eval_step, make_train_step
+from scaling.tasks.base import Batch, Context, Evaluation, Task, abstract_key, build_task
+from scaling.train.state import TrainState, as_variables, fresh_guard
+from scaling.train.step import TrainStep, make_train_step
 
 PyTree = Any
 
@@ -39,11 +40,10 @@ class Program:
       axis_names: logical axis names of every parameter.
       abstract: shapes, types and shardings of the state.
       train_batch: the same of a global training batch.
-      eval_batch: the same of a global evaluation batch.
       audit: the large arrays of the state and where they live.
       init: jitted; uint32[2] key data -> state, sharded, the same values on every mesh.
       step: jitted; (state, batch, hparams) -> (state, metrics); the old state is donated.
-      evaluate: jitted; (params, extra, batch) -> {name: (sum, weight)}.
+      functions: the same before `jit`.
     """
 
     config: Any
@@ -53,11 +53,10 @@ class Program:
     axis_names: PyTree
     abstract: TrainState
     train_batch: dict[str, jax.ShapeDtypeStruct]
-    eval_batch: dict[str, jax.ShapeDtypeStruct]
     audit: tuple[parallel.Row, ...]
     init: Any
     step: Any
-    evaluate: Any
+    functions: "Functions"
 
     def hparams(self, **changes: float) -> dict[str, jax.Array]:
         """The optimizer's and the task's run-time numbers as replicated device scalars.
@@ -87,9 +86,59 @@ class Program:
         """The train step lowered for this mesh from shapes alone."""
         return self.step.lower(self.abstract, self.train_batch, self.abstract_hparams())
 
-    def lower_evaluate(self) -> jax.stages.Lowered:
-        """The evaluation step lowered for this mesh from shapes alone."""
-        return self.evaluate.lower(self.abstract.params, self.abstract.extra, self.eval_batch)
+    def lower_evaluation(
+        self, evaluation: Evaluation, spec: Spec, batch_size: int
+    ) -> jax.stages.Lowered:
+        """An evaluation of batches of this spec, lowered for this mesh from shapes alone.
+
+        The lowered function is (variables, batch, key data, step, carry) -> (result, carry). Results
+        come back whole on every device; a carry stays where its batch rows are.
+        """
+        state, everywhere = self.abstract, parallel.replicated(self.mesh)
+        by_rows = parallel.batch_sharding(self.mesh, self.config.mesh)
+        carry = jax.eval_shape(lambda: evaluation.carry(batch_size) if evaluation.carry else None)
+        arguments = (
+            as_variables(state.params, state.frozen, state.model_state),
+            _abstract_batch(spec, batch_size, by_rows),
+            jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=everywhere),
+            jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows), carry),
+        )
+        function = self.within_rules(evaluate_step(evaluation))
+        jitted = jax.jit(
+            function,
+            in_shardings=jax.tree.map(lambda x: x.sharding, arguments),
+            out_shardings=(everywhere, jax.tree.map(lambda _: by_rows, carry)),
+        )
+        return jitted.lower(*arguments)
+
+    def within_rules(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, traced inside this program's logical-axis rules."""
+        rules = parallel.rules(self.config.mesh)
+
+        def traced(*args: Any) -> Any:
+            with parallel.logical_rules(self.mesh, rules):
+                return function(*args)
+
+        traced.__name__ = function.__name__
+        return traced
+
+    def abstract_eval_batch(self, spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, types and shardings of a global evaluation batch."""
+        by_rows = parallel.batch_sharding(self.mesh, self.config.mesh)
+        return _abstract_batch(spec, batch_size, by_rows)
+
+
+def evaluate_step(evaluation: Evaluation) -> Callable[..., Any]:
+    """(variables, batch, key data, step, carry) -> (result, carry) of one batch."""
+
+    def evaluate(
+        variables: PyTree, batch: Batch, key: jax.Array, step: jax.Array, carry: PyTree
+    ) -> Any:
+        context = Context(jax.random.wrap_key_data(key), step, False)
+        return evaluation.run(variables, batch, context, carry)
+
+    return evaluate
 
 
 def key_data(seed: int) -> np.ndarray:
@@ -108,7 +157,6 @@ class Functions:
       axis_names: logical axis names of the variables, likewise.
       init: uint32[2] key data -> state.
       step: (state, batch, hparams) -> (state, metrics).
-      evaluate: (params, extra, batch) -> {name: (sum, weight)}.
     """
 
     task: Task
@@ -117,7 +165,6 @@ class Functions:
     axis_names: PyTree
     init: Callable[[jax.Array], TrainState]
     step: TrainStep
-    evaluate: Callable[[PyTree, PyTree, Mapping[str, jax.Array]], dict[str, Any]]
 
     @property
     def hparams(self) -> dict[str, float]:
@@ -138,7 +185,7 @@ def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Fun
     """
     platform = mesh.devices.flat[0].platform
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
-    boxed = jax.eval_shape(task.init, jax.random.key(0))
+    boxed = jax.eval_shape(task.init, abstract_key())
     shardings, axis_names = parallel.param_shardings(boxed, mesh, config.mesh)
     optimizer = build_optimizer(config.optim, config.train.steps, axis_names["params"])
 
@@ -149,10 +196,11 @@ def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Fun
             step=jnp.zeros((), jnp.int32),
             rng=jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), 1)),
             params=params,
-            extra=variables,
-            opt_state=optimizer.init(params),
-            ema=params if config.train.ema_decay is not None else None,
+            opt_state=optimizer.init(optimizer.trained(params)),
+            ema=optimizer.trained(params) if config.train.ema_decay is not None else None,
             guard=fresh_guard(),
+            frozen=variables.pop("frozen", {}),
+            model_state=variables,
         )
 
     step = make_train_step(
@@ -162,7 +210,7 @@ def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Fun
         ema_decay=config.train.ema_decay,
         spike_factor=config.train.spike_factor,
     )
-    return Functions(task, optimizer, shardings, axis_names, init, step, make_eval_step(task))
+    return Functions(task, optimizer, shardings, axis_names, init, step)
 
 
 def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
@@ -177,21 +225,12 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
       ValueError: an array does not divide its mesh axis, or is silently replicated.
     """
     functions = build_functions(config, info, mesh)
-    rules = parallel.rules(config.mesh)
     shapes = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    shardings = parallel.state_shardings(shapes, functions.shardings["params"], mesh)
+    shardings = parallel.state_shardings(shapes, functions.shardings, mesh)
     rows = audit(shapes, shardings, mesh, config.mesh, config.train.audit_bytes)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
-    def within_rules(function: Any) -> Any:
-        def traced(*args: Any) -> Any:
-            with parallel.logical_rules(mesh, rules):
-                return function(*args)
-
-        traced.__name__ = function.__name__
-        return traced
-
-    return Program(
+    program = Program(
         config=config,
         task=functions.task,
         optimizer=functions.optimizer,
@@ -201,26 +240,18 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
         train_batch=_abstract_batch(info.spec, config.train.batch_size, batch),
-        eval_batch=_abstract_batch(info.spec, eval_batch_size(config), batch),
         audit=tuple(rows),
         init=jax.jit(functions.init, in_shardings=replicated, out_shardings=shardings),
-        step=jax.jit(
-            within_rules(functions.step),
-            in_shardings=(shardings, batch, replicated),
-            out_shardings=(shardings, replicated),
-            donate_argnums=0,
-        ),
-        evaluate=jax.jit(
-            within_rules(functions.evaluate),
-            in_shardings=(shardings.params, shardings.extra, batch),
-            out_shardings=replicated,
-        ),
+        step=None,
+        functions=functions,
     )
-
-
-def eval_batch_size(config: Any) -> int:
-    """Examples in an evaluation batch."""
-    return config.eval.batch_size or config.train.batch_size
+    step = jax.jit(
+        program.within_rules(functions.step),
+        in_shardings=(shardings, batch, replicated),
+        out_shardings=(shardings, replicated),
+        donate_argnums=0,
+    )
+    return dataclasses.replace(program, step=step)
 
 
 def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:
@@ -230,7 +261,7 @@ def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:
 
 
 def _abstract_batch(
-    spec: Mapping[str, tuple[tuple[int, ...], Any]],
+    spec: Spec,
     batch_size: int,
     sharding: jax.sharding.Sharding,
 ) -> dict[str, jax.ShapeDtypeStruct]:

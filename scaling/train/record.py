@@ -7,7 +7,7 @@ alone leaves, and either can go on from what the other left.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,20 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling import configs
-from scaling.data import DataInfo
+from scaling.data import Data, DataInfo
 from scaling.data.loader import Loader
 from scaling.planning import grade
 from scaling.tasks.base import Task
-from scaling.track import memory
+from scaling.track import files, memory
 from scaling.track.goodput import Goodput
 from scaling.track.run_dir import RunDir, read_summary
 from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker
+from scaling.train import data_record
 from scaling.train.bad_steps import BadSteps
 from scaling.train.books import Books, Hooks
 from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import EarlyStopping
-from scaling.train.init_from import init_from
+from scaling.train.evaluate import EarlyStopping, Scheduled, is_number, stop_metric
+from scaling.train.init_from import load_variables
 from scaling.train.state import TrainState
 
 Say = Callable[[str], None]
@@ -37,8 +38,8 @@ Say = Callable[[str], None]
 class Record:
     """A run directory, locked while it is open.
 
-    Order of use: construct, `open_checkpoints`, `newest` (or a fresh state), `open_stream`, `books`,
-    and at the end `write_summary` and `close`.
+    Order of use: construct, `keep_data`, `open_checkpoints`, `newest` (or a fresh state),
+    `open_stream`, `books`, and at the end `write_summary` and `close`.
 
     Attributes:
       config: the resolved config.
@@ -98,18 +99,19 @@ class Record:
 
     # --- the state and the stream ------------------------------------------------------------
 
-    def open_checkpoints(self) -> None:
-        """Opens the folder of checkpoints.
+    def open_checkpoints(self, task: Task) -> None:
+        """Opens the folder of checkpoints; the task says what ranks them.
 
         Raises:
           CheckpointError: it cannot be written to.
         """
         section, evaluation = self.config.checkpoint, self.config.eval
+        self.stop_metric = stop_metric(self.config, task)
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints",
             section.keep_last,
             section.keep_best,
-            evaluation.stop_metric,
+            self.stop_metric,
             evaluation.stop_mode,
             section.asynchronous,
             keep_steps=section.keep_steps,
@@ -132,16 +134,35 @@ class Record:
         return step, state
 
     def first(self, fresh: TrainState) -> TrainState:
-        """The state at step 0: `fresh`, with the parameters of `train.init_from` where it is set."""
+        """The state at step 0: `fresh`, with the variables of `train.init_from` where it is set."""
         source = self.config.train.init_from
         if not source:
             return fresh
-        params, _ = init_from(
-            source, fresh.params, mapping=self.config.train.init_from_map, say=self._say
+        variables = load_variables(
+            source, fresh.variables(), self.config.train.init_from_map, self._say
         )
+        params = variables.pop("params")
         # Arrays of its own: the step donates its state, and an array can be given away once.
-        ema = jax.tree.map(jnp.copy, params) if fresh.ema is not None else None
-        return dataclasses.replace(fresh, params=params, ema=ema)
+        ema = None
+        if fresh.ema is not None:
+            ema = jax.tree.map(
+                lambda e, p: None if e is None else jnp.copy(p),
+                fresh.ema,
+                params,
+                is_leaf=lambda x: x is None,
+            )
+        return fresh.replace(
+            params=params,
+            frozen=variables.pop("frozen", fresh.frozen),
+            model_state=variables,
+            ema=ema,
+        )
+
+    def keep_data(self, data: Data) -> None:
+        """Writes data.json: what a finished run needs of its data where the data is not."""
+        self.data_text = data_record.to_text(data.info, data.artefacts)
+        if self.main:
+            files.write_text(self.workdir / data_record.NAME, self.data_text)
 
     def open_stream(self, step: int) -> None:
         """Opens the metrics stream so that it ends at `step`, from where the run goes on."""
@@ -165,6 +186,7 @@ class Record:
         devices: np.ndarray,
         loader: Loader,
         log: Callable[[int, Mapping[str, Any]], None],
+        jobs: Sequence[Scheduled],
     ) -> Books:
         """The books of the run from `step` on; `log` takes the lines of the stream."""
         train, evaluation = self.config.train, self.config.eval
@@ -172,20 +194,48 @@ class Record:
             self.workdir / "bad_steps", train.on_bad_step, train.max_bad_steps, writes=self.main
         )
         stopping = EarlyStopping(
-            evaluation.stop_metric,
+            self.stop_metric,
             evaluation.stop_mode,
             evaluation.patience,
             evaluation.min_delta,
         )
         if step and (self.workdir / "metrics.jsonl").exists():
             stopping.replay(line for line in read_metrics(self.workdir) if line["step"] <= step)
-        hooks = Hooks(log, self.save, self._say)
-        return Books(self.config, task, devices, loader, hooks, bad_steps, stopping, self.goodput)
+        hooks = Hooks(log, self.save, self._say, self.keep_evaluation)
+        return Books(
+            self.config, task, devices, loader, hooks, bad_steps, stopping, self.goodput, jobs
+        )
+
+    def keep_evaluation(self, step: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes what is not a number into `evaluations/NAME/STEP.json` (pictures beside it).
+
+        Returns:
+          The values, pictures replaced by the names of their files.
+        """
+        kept = {key: self._picture(step, name, key, value) for key, value in values.items()}
+        if self.main and not all(is_number(value) for value in kept.values()):
+            folder = self.workdir / "evaluations" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(folder / f"{step:08d}.json", kept)
+        return kept
+
+    def _picture(self, step: int, name: str, key: str, value: Any) -> Any:
+        """A picture (uint8 [H, W, 3]) as a PNG file, and its name; other values as they are."""
+        if not (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3):
+            return value
+        path = self.workdir / "evaluations" / name / f"{step:08d}_{key}.png"
+        if self.main:
+            import PIL.Image
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(value).save(path)
+        return path.name
 
     def save(self, step: int, state: TrainState, values: Mapping[str, float]) -> None:
         """Starts a checkpoint, after making the stream up to it durable."""
         self.tracker.sync()
-        self.checkpoints.save(step, state, values, self.config_json, self.start)
+        texts = {data_record.NAME: self.data_text}
+        self.checkpoints.save(step, state, values, self.config_json, self.start, texts)
         self.goodput.mark(step)
 
     # --- the end -----------------------------------------------------------------------------
@@ -218,6 +268,9 @@ class Record:
             "status": status,
             "step": step,
             task.unit: units,
+            "unit": task.unit,
+            "units": units,
+            "objective": task.objective,
             "params": dataclasses.asdict(task.params),
             "flops": {
                 name: per_unit * units for name, per_unit in dataclasses.asdict(task.flops).items()
@@ -248,15 +301,19 @@ class Record:
 
 
 def digest(summary: Mapping[str, Any]) -> str:
-    """A summary in the lines that people look for first."""
-    loss = summary["eval"].get("loss")
+    """A summary in the lines that people look for first: the objective, then other numbers."""
+    values = {k: v for k, v in summary["eval"].items() if isinstance(v, float)}
+    objective = summary.get("objective", "loss")
+    first = [objective] if objective in values else []
+    names = [*first, *(k for k in values if k not in first and not k.endswith("standard_error"))]
+    shown = ", ".join(f"{name.replace('_', ' ')} {values[name]:.4f}" for name in names[:5])
     lines = [
         f"{summary['status']} at step {summary['step']}",
-        f"  eval loss {loss:.4f}" if isinstance(loss, float) else "  not evaluated",
+        f"  eval {shown}" if shown else "  not evaluated",
     ]
-    for key in ("bits_per_byte", "perplexity", "accuracy", "f1_macro"):
-        if isinstance(summary["eval"].get(key), float):
-            lines[-1] += f", {key.replace('_', ' ')} {summary['eval'][key]:.4f}"
+    for name, other in summary.get("evals", {}).items():
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in other.items() if isinstance(v, float))
+        lines += [f"  {name} {shown}"] if shown else []
     spent = {k: v for k, v in summary["seconds"].items() if v >= 0.05}
     lines.append("  seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in spent.items()))
     return "\n".join(lines)

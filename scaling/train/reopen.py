@@ -1,15 +1,21 @@
-"""A run that has been, opened again to look at: its program, its data, its states. Writes nothing."""
+"""A finished or living run, opened to look at: its task, its states, its data facts. Writes nothing."""
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
 
 from scaling import configs, data, parallel
+from scaling.data import DataError, DataInfo
 from scaling.track import compile_cache
 from scaling.track.files import to_json
+from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import scorer
-from scaling.train.program import Program, build_program, timed_compile
+from scaling.train.evaluate import compile_evaluations, evaluator, schedule
+from scaling.train.program import Program, build_program
 from scaling.train.state import TrainState
 
 
@@ -17,63 +23,123 @@ class ReopenError(RuntimeError):
     """There is no such run, or it lacks what is asked of it."""
 
 
-def open_run(run_dir: pathlib.Path) -> tuple[Program, data.Data]:
-    """The program and the data of a run directory, on the devices that are here.
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """A run on the devices that are here; needs neither its corpus nor a cache.
 
-    Raises:
-      ReopenError: it is no run directory.
+    Attributes:
+      path: the run directory.
+      config: the resolved config.
+      program: its program; `program.task` has the functions.
+      info: what its data said of itself.
+      artefacts: of its data, such as {"tokenizer": ...}.
     """
-    path = run_dir / "config.json"
-    if not path.exists():
-        raise ReopenError(f"{run_dir} is no run directory: it has no config.json")
-    config = configs.from_json(path.read_text(encoding="utf-8"))
-    compile_cache.enable()
-    built = data.build(config)
-    return build_program(config, built.info, parallel.make_mesh(config.mesh)), built
+
+    path: pathlib.Path
+    config: Any
+    program: Program
+    info: DataInfo
+    artefacts: Mapping[str, Any]
+
+    def state(
+        self,
+        wanted: Callable[[int], bool] = lambda step: True,
+        say: Callable[[str], None] = print,
+    ) -> tuple[int, TrainState] | None:
+        """The newest checkpointed (step, state) whose step is wanted, or None."""
+        checkpoints = Checkpoints(self.path, read_only=True)
+        steps = [step for step in checkpoints.steps() if wanted(step)]
+        if not steps:
+            return None
+        step, state, notes = checkpoints.restore(self.program.abstract, max(steps))
+        for note in notes:
+            say(note)
+        return step, state
+
+    def variables(self, step: int | None = None) -> dict[str, Any]:
+        """What was evaluated at a checkpoint (None: the newest): averaged parameters if it has any.
+
+        Raises:
+          ReopenError: there is no such checkpoint.
+        """
+        return self.checkpoint(step)[1].evaluated()
+
+    def checkpoint(
+        self, step: int | None = None, say: Callable[[str], None] = print
+    ) -> tuple[int, TrainState]:
+        """The checkpoint of a step (None: the newest).
+
+        Raises:
+          ReopenError: there is no such checkpoint.
+        """
+        found = self.state(lambda s: step in (None, s), say)
+        if found is None:
+            there = Checkpoints(self.path, read_only=True).steps()
+            raise ReopenError(
+                f"{self.path} has no checkpoint"
+                + (f" of step {step}" if step is not None else "")
+                + (f"; it has {there}" if there else ": the run has not saved one yet")
+            )
+        return found
+
+    def data(self) -> data.Data:
+        """The run's data, read from where the config says.
+
+        Raises:
+          ReopenError: it is not here.
+        """
+        try:
+            return data.build(self.config)
+        except DataError as error:
+            raise ReopenError(f"the data of {self.path} is not here: {error}") from error
 
 
-def newest_state(
-    run_dir: pathlib.Path,
-    program: Program,
-    wanted: Callable[[int], bool],
-    say: Callable[[str], None] = print,
-) -> tuple[int, TrainState] | None:
-    """The newest checkpointed (step, state) whose step is wanted, or None."""
-    checkpoints = Checkpoints(run_dir, read_only=True)
-    steps = [step for step in checkpoints.steps() if wanted(step)]
-    if not steps:
-        return None
-    step, state, notes = checkpoints.restore(program.abstract, max(steps))
-    for note in notes:
-        say(note)
-    return step, state
-
-
-def evaluate(run_dir: pathlib.Path, step: int | None = None) -> int:
-    """Scores a checkpoint on the whole held-out data and prints one JSON object.
+def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) -> OpenRun:
+    """Opens a run directory, wherever it was copied to.
 
     Args:
-      run_dir: run directory.
+      path: run directory.
+      devices: where to put it; None takes all that are here, as the config's mesh says.
+
+    Raises:
+      ReopenError: it is not a run directory, or was written without data.json.
+      ConfigError: its config does not resolve here, for want of a component of its own.
+    """
+    path = pathlib.Path(path)
+    if not (path / "config.json").exists():
+        raise ReopenError(f"{path} is not a run directory: it has no config.json")
+    config = configs.from_json((path / "config.json").read_text(encoding="utf-8"))
+    compile_cache.enable()
+    info, artefacts = data_record.read(path)
+    program = build_program(config, info, parallel.make_mesh(config.mesh, devices))
+    return OpenRun(path, config, program, info, artefacts)
+
+
+def evaluate(path: pathlib.Path, step: int | None = None) -> int:
+    """Runs every evaluation of a run on a checkpoint and prints one JSON object.
+
+    Args:
+      path: run directory.
       step: of the checkpoint; None takes the newest.
 
     Raises:
-      ReopenError: there is no run, no such checkpoint, or nothing was held out.
+      ReopenError: there is no run, no such checkpoint, no data here, or nothing was held out.
     """
-    program, built = open_run(run_dir)
-    if not built.evals:
-        raise ReopenError(f"{run_dir} holds no data out (data.eval_fraction=0)")
+    run = open_run(path)
     lines: list[str] = []
-    found = newest_state(run_dir, program, lambda s: step in (None, s), lines.append)
-    if found is None:
-        there = Checkpoints(run_dir, read_only=True).steps()
-        raise ReopenError(f"{run_dir} has no checkpoint of step {step}; it has {there}")
-    at, state = found
-    compiled, _ = timed_compile(program.lower_evaluate())
-    params = state.params if state.ema is None else state.ema
-    scores = {
-        name: scorer(program, compiled, split)(params, state.extra, None)
-        for name, split in built.evals.items()
+    at, state = run.checkpoint(step, lines.append)
+    built = run.data()
+    if not built.evals:
+        raise ReopenError(f"{path} holds no data out (data.eval_fraction=0)")
+    jobs = schedule(run.config, run.program.task, built.evals)
+    compiled, _ = compile_evaluations(run.program, jobs)
+    variables = state.evaluated()
+    values = {
+        job.name: evaluator(run.program, compiled[job.name], job, built.artefacts)(
+            variables, at, True
+        )
+        for job in jobs
     }
-    result = {"step": at, **scores, **({"notes": lines} if lines else {})}
+    result = {"step": at, **values, **({"notes": lines} if lines else {})}
     print(json.dumps(json.loads(to_json(result)), indent=2))
     return 0

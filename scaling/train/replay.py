@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from scaling import data, parallel
+from scaling.data.loader import leave_out
 from scaling.train.bad_steps import BadSteps
 from scaling.train.program import Program
-from scaling.train.reopen import newest_state, open_run
+from scaling.train.reopen import OpenRun, open_run
 from scaling.train.state import TrainState
 from scaling.train.step import sum_gradients
 
@@ -38,12 +39,12 @@ def replay(run_dir: pathlib.Path, step: int) -> int:
       ReopenError: there is no such run.
       ReplayError: there is no such step, or no way to it.
     """
-    program, built = open_run(run_dir)
-    config = program.config
+    run = open_run(run_dir)
+    program, config, built = run.program, run.config, run.data()
     if not 1 <= step <= config.train.steps:
         raise ReplayError(f"--step={step} is outside of the run's steps 1 to {config.train.steps}")
     bad = BadSteps(run_dir / "bad_steps", config.train.on_bad_step, 0, writes=False)
-    start, state = _state_before(run_dir, program, step)
+    start, state = _state_before(run, step)
     print(f"from step {start} on to step {step}")
     for i in range(start, step - 1):
         left_out = i + 1 in bad.left_out
@@ -51,7 +52,7 @@ def replay(run_dir: pathlib.Path, step: int) -> int:
     batch = _batch(program, built, step - 1, False)
     norms = _gradient_norms(program, state, batch)
     _, metrics = program.step(state, batch, program.hparams())
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    values = {name: np.asarray(value).tolist() for name, value in jax.device_get(metrics).items()}
     ids = built.train.indices(step - 1)
     print(f"examples: {' '.join(map(str, ids.tolist()))}")
     for name, value in values.items():
@@ -62,23 +63,23 @@ def replay(run_dir: pathlib.Path, step: int) -> int:
     return _compare(bad, step, values)
 
 
-def _state_before(run_dir: pathlib.Path, program: Program, step: int) -> tuple[int, TrainState]:
-    found = newest_state(run_dir, program, lambda saved: saved < step)
+def _state_before(run: OpenRun, step: int) -> tuple[int, TrainState]:
+    found = run.state(lambda saved: saved < step)
     if found:
         return found
-    if program.config.train.init_from:
+    if run.config.train.init_from:
         raise ReplayError(
-            f"no checkpoint before step {step} is left in {run_dir}, and the run did not start "
+            f"no checkpoint before step {step} is left in {run.path}, and the run did not start "
             "from its seed (train.init_from); keep more with checkpoint.keep_last"
         )
-    return 0, program.fresh_state()
+    return 0, run.program.fresh_state()
 
 
 def _batch(program: Program, built: data.Data, step: int, left_out: bool) -> dict[str, jax.Array]:
     def fetch(start: int, stop: int) -> dict[str, np.ndarray]:
         rows = built.train.batch(step, start, stop)
         if left_out:
-            rows["weights"] = np.zeros_like(rows["weights"])
+            leave_out(rows)
         return rows
 
     return parallel.put_batch(fetch, program.train_batch, program.mesh)
@@ -89,14 +90,17 @@ def _gradient_norms(
 ) -> dict[str, float]:
     """Norm of every parameter's mean gradient, before clipping."""
 
-    def norms(state: TrainState, batch: dict[str, jax.Array]) -> Any:
-        rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    def norms(state: TrainState, batch: dict[str, jax.Array], hparams: dict[str, jax.Array]) -> Any:
+        accumulate = program.config.train.accumulate
         loss, grads = sum_gradients(
-            program.task, state.params, state.extra, batch, rng, program.config.train.accumulate
+            program.task, program.optimizer, state, batch, hparams, accumulate
         )
         return jax.tree.map(lambda g: jax.numpy.linalg.norm(g.ravel()) / loss.weight, grads)
 
-    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(jax.jit(norms)(state, batch)))[0]
+    # Traced inside the same rules as the step: the same constraints, the same kernels.
+    traced = jax.jit(program.within_rules(norms))
+    found = jax.device_get(traced(state, batch, program.hparams()))
+    leaves = jax.tree_util.tree_flatten_with_path(found)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): float(x) for path, x in leaves}
 
 
@@ -106,6 +110,7 @@ def _compare(bad: BadSteps, step: int, values: dict[str, float]) -> int:
     if not records:
         return 0
     recorded = {name: records[0][name] for name in ("loss", "grad_norm")}
+    values = {"loss": values.get("loss", values["objective"])} | values
     again = {name: repr(values[name]) for name in recorded}
     if recorded == again:
         print(f"the replay reproduces the recorded bad step: {json.dumps(recorded)}")

@@ -21,7 +21,7 @@ from scaling.track import compile_cache, memory, provenance
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
 from scaling.train.bad_steps import DivergedError
-from scaling.train.evaluate import scorer
+from scaling.train.evaluate import compile_evaluations, evaluator, schedule
 from scaling.train.loop import Loop, Outcome
 from scaling.train.program import Program, build_program, timed_compile
 from scaling.train.record import Record, digest
@@ -107,15 +107,17 @@ class Run:
         with self.record.goodput.spend("init"):
             info, self.data = self._data()
             self.program = self._program(info)
-        compiled_step, compiled_eval = self._compile()
+            self.record.keep_data(self.data)
+            self.jobs = schedule(self.config, self.program.task, self.data.evals)
+        compiled_step, compiled_evals = self._compile()
         # Collectives give up on a partner after a while (Gloo: 30 s), and processes do not compile
         # equally fast; whoever dies meanwhile is noticed by the roster.
         self.processes.decide("compiled", None, lambda _: None, timeout=MEETING_SECONDS)
         with self.record.goodput.spend("init"):
-            self.record.open_checkpoints()
+            self.record.open_checkpoints(self.program.task)
             step, state = self._newest(self.config.train.steps + 1)
             self.record.open_stream(step)
-        outcome, trouble = self._loop(step, state, compiled_step, compiled_eval)
+        outcome, trouble = self._loop(step, state, compiled_step, compiled_evals)
         return self._finish(outcome, trouble)
 
     def _open(self) -> None:
@@ -161,17 +163,15 @@ class Run:
             self._say(parallel.format_rows(list(program.audit)))
         return program
 
-    def _compile(self) -> tuple[Any, Any]:
-        """Compiles both steps ahead of time: a batch of another shape is then an error."""
+    def _compile(self) -> tuple[Any, dict[str, Any]]:
+        """Compiles everything ahead of time: a batch of another shape is then an error."""
         with self.record.goodput.spend("compile"):
             step, seconds = timed_compile(self.program.lower_step())
-            evaluate, more = (
-                timed_compile(self.program.lower_evaluate()) if self.data.evals else (None, 0.0)
-            )
+            evaluations, more = compile_evaluations(self.program, self.jobs)
         self.step_bytes = memory.program_bytes(step)
         cached = self.compile_log.count("step", cached=True) > 0
         self._say(f"compiled in {seconds + more:.1f} s" + (" (from the cache)" if cached else ""))
-        return step, evaluate
+        return step, evaluations
 
     def _newest(self, before: int) -> tuple[int, TrainState]:
         """The state to go on from: of the newest checkpoint earlier than `before`."""
@@ -185,14 +185,13 @@ class Run:
         return found, state
 
     def _loop(
-        self, step: int, state: TrainState, compiled_step: Any, compiled_eval: Any
+        self, step: int, state: TrainState, compiled_step: Any, compiled_evals: Mapping[str, Any]
     ) -> tuple[Outcome | None, DivergedError | None]:
-        books = self.record.books(
-            step, self.program.task, self.program.mesh.devices, self.data.train, self._log
-        )
+        task, devices = self.program.task, self.program.mesh.devices
+        books = self.record.books(step, task, devices, self.data.train, self._log, self.jobs)
         evaluators = {
-            name: scorer(self.program, compiled_eval, split)
-            for name, split in self.data.evals.items()
+            job.name: evaluator(self.program, compiled_evals[job.name], job, self.data.artefacts)
+            for job in self.jobs
         }
         loop = Loop(
             self.program,
@@ -215,12 +214,15 @@ class Run:
         # The steps are compiled ahead and refuse other shapes; this is about everything else.
         for text in self.compile_log.late():
             self._say(f"by step {step}: {text}")
-        if "train/loss" in values:
+        loss = values.get("train/loss", values.get("train/objective"))
+        if loss is not None:
             rate = values.get(f"perf/{self.program.task.unit}_per_second")
-            self.progress.update(step, values["train/loss"], rate)
-        elif any(key.startswith("eval/") for key in values):
-            told = ", ".join(f"{k[5:]} {v:.4g}" for k, v in values.items() if k[:5] == "eval/")
-            self._say(f"step {step} eval: {told}")
+            self.progress.update(step, loss, rate)
+            return
+        for name in dict.fromkeys(key.split("/")[0] for key in values):
+            mine = {k: v for k, v in values.items() if k.startswith(f"{name}/")}
+            shown = ", ".join(f"{k.removeprefix(f'{name}/')} {v:.4g}" for k, v in mine.items())
+            self._say(f"step {step} {name}: {shown}")
 
     def _should_stop(self, step: int) -> bool:
         self.record.checkpoints.check()

@@ -34,19 +34,45 @@ class TrainState(flax.struct.PyTreeNode):
       step: batches consumed so far, int32[].
       rng: the run's random key data, uint32[2]; a step folds its number in, nothing advances it.
       params: parameters, float32.
-      extra: mutable collections beside the parameters, such as {"batch_stats": ...}.
+      model_state: collections that the model changes, such as {"batch_stats": ...}.
       opt_state: the optimizer's state.
-      ema: moving average of the parameters, or None.
+      ema: moving average of the trained parameters (None in place of others), or None.
       guard: see `Guard`.
+      frozen: the task's collection "frozen": never differentiated, never changed.
     """
 
     step: jax.Array
     rng: jax.Array
     params: PyTree
-    extra: PyTree
+    model_state: PyTree
     opt_state: PyTree
     ema: PyTree
     guard: Guard
+    frozen: PyTree = flax.struct.field(default_factory=dict)
+
+    def variables(self) -> dict[str, PyTree]:
+        """What the task's functions take: all collections, with the current parameters."""
+        return as_variables(self.params, self.frozen, self.model_state)
+
+    def evaluated(self) -> dict[str, PyTree]:
+        """The variables that an evaluation looks at: averaged parameters where there are any."""
+        averaged = self.params if self.ema is None else combined(self.ema, self.params)
+        return as_variables(averaged, self.frozen, self.model_state)
+
+
+def as_variables(params: PyTree, frozen: PyTree, model_state: PyTree) -> dict[str, PyTree]:
+    """The collections of a task by name; "frozen" only where there is something in it."""
+    held = {"frozen": frozen} if jax.tree.leaves(frozen) else {}
+    return {"params": params, **held, **model_state}
+
+
+def combined(part: PyTree, whole: PyTree) -> PyTree:
+    """`whole`, with the leaves of `part` where it has some; None in `part` leaves them."""
+    return jax.tree.map(lambda p, w: w if p is None else p, part, whole, is_leaf=_is_none)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def fresh_guard() -> Guard:

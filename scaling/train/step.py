@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from scaling.configs import ConfigError
 from scaling.optim import Optimizer
-from scaling.tasks.base import Batch, Loss, Task
-from scaling.train.state import Guard, TrainState
+from scaling.tasks.base import Batch, Context, Loss, Task
+from scaling.train.state import Guard, TrainState, as_variables, combined
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -46,93 +47,161 @@ def make_train_step(
 
     Returns:
       step(state, batch, hparams) -> (state, metrics): hparams are a value for each of the
-      optimizer's and the task's `hparams`; metrics are float32 scalars, among them
-      `loss`, `grad_norm`, `weight` and `ok` (1 if the update was applied).
+      optimizer's and the task's `hparams`; metrics are the means of the task's, and `objective`,
+      `grad_norm`, `param_norm`, `learning_rate`, `weight` and `ok` (1 if the update was applied).
     """
 
     def step(
         state: TrainState, batch: Batch, hparams: dict[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        own = {name: hparams[name] for name in task.hparams}
-        rest = {name: value for name, value in hparams.items() if name not in own}
-        total, grads = sum_gradients(task, state.params, state.extra, batch, rng, accumulate, own)
+        total, grads = sum_gradients(task, optimizer, state, batch, hparams, accumulate)
         scale = jnp.where(total.weight > 0, 1.0 / jnp.maximum(total.weight, 1e-30), 0.0)
         grads = jax.tree.map(lambda g: g * scale, grads)
+        trained = optimizer.trained(state.params)
         updates, opt_state, info = optimizer.update(
-            grads, state.opt_state, state.params, state.step, rest
+            grads, state.opt_state, trained, state.step, optimizer.own(hparams)
         )
-        params = optax.apply_updates(state.params, updates)
+        new = optax.apply_updates(trained, updates)
         objective, norm = total.sum * scale, info["grad_norm"]
         ok = (total.weight > 0) & _is_good(objective, norm, state.guard, spike_factor)
         ema = state.ema
         if ema_decay is not None:
-            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
-        kept = _where(
+            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, new)
+        kept, model_state, opt_state, ema = _where(
             ok,
-            (params, total.state, opt_state, ema),
-            (state.params, state.extra, state.opt_state, state.ema),
+            (new, total.state, opt_state, ema),
+            (trained, state.model_state, state.opt_state, state.ema),
         )
-        new_state = TrainState(
-            state.step + 1, state.rng, *kept, guard=_watch(state.guard, norm, ok, total.weight)
+        params = combined(kept, state.params)
+        guard = _watch(state.guard, norm, ok, total.weight)
+        new_state = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema=ema,
+            guard=guard,
         )
         means = {k: s / jnp.maximum(w, 1e-30) for k, (s, w) in total.metrics.items()}
-        return new_state, means | info | {
+        ours = info | {
+            "objective": objective,
             "weight": total.weight,
-            "param_norm": optax.global_norm(new_state.params),
+            "param_norm": optax.global_norm(params),
             "ok": ok.astype(jnp.float32),
         }
+        _refuse_names(set(means) & set(ours))
+        return new_state, means | ours
 
     return step
 
 
 def sum_gradients(
     task: Task,
-    params: PyTree,
-    extra: PyTree,
+    optimizer: Optimizer,
+    state: TrainState,
     batch: Batch,
-    rng: jax.Array,
+    hparams: Mapping[str, jax.Array],
     accumulate: int,
-    hparams: Mapping[str, jax.Array] | None = None,
 ) -> tuple[Loss, PyTree]:
-    """The loss of a whole batch and the gradient of its sum; `hparams` are the task's.
+    """The loss of a whole batch and the gradient of its sum, for the parameters that are trained.
 
     Microbatch i of k takes rows i::k. With the batch sharded in contiguous blocks of rows every
     device then cuts its own rows, and no row moves. Besides the gradient of the microbatch at
     hand there is one more gradient-sized buffer, the running sum.
     """
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    numbers = {name: hparams[name] for name in task.hparams}
 
-    def objective(params: PyTree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Loss]:
-        loss = task.loss({"params": params, **extra}, batch, rng, True, hparams)
+    def objective(trained: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> Any:
+        params = combined(trained, state.params)
+        variables = as_variables(params, state.frozen, model_state)
+        loss = task.loss(variables, batch, Context(rng, state.step, True), numbers)
+        _check_state(loss.state, model_state)
         return loss.sum, loss
 
     gradient = jax.grad(objective, has_aux=True)
+    trained = optimizer.trained(state.params)
     if accumulate == 1:
-        grads, loss = gradient(params, batch, rng)
+        grads, loss = gradient(trained, state.model_state, batch, rng)
         return loss, grads
 
-    def add(carry: tuple[Loss, PyTree], i: jax.Array) -> tuple[tuple[Loss, PyTree], None]:
-        rows = jax.tree.map(lambda x: x[:, i], split)
-        grads, loss = gradient(params, rows, jax.random.fold_in(rng, i))
-        return jax.tree.map(jnp.add, carry, (loss, grads)), None
+    merge = {name: task.merge.get(name, "mean") for name in state.model_state}
+    by_rows = [name for name, kind in merge.items() if kind == "rows"]
+    split = jax.tree.map(lambda x: _microbatches(x, accumulate), dict(batch))
+    rows = jax.tree.map(
+        lambda x: _microbatches(x, accumulate), {name: state.model_state[name] for name in by_rows}
+    )
 
-    split = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]), dict(batch))
-    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[:, 0], split), rng)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[1], shapes[0]))
-    (loss, grads), _ = jax.lax.scan(add, zeros, jnp.arange(accumulate))
-    # Every microbatch started from the same mutable state, so the mean of what they made of it is
-    # what the whole batch would have made of it (an average of statistics is linear).
-    state = jax.tree.map(lambda x: x / accumulate, loss.state)
-    return loss._replace(state=state), grads
+    def of(i: jax.Array | int) -> tuple[PyTree, Loss]:
+        model_state = state.model_state | jax.tree.map(lambda x: x[:, i], rows)
+        microbatch = jax.tree.map(lambda x: x[:, i], split)
+        return gradient(trained, model_state, microbatch, jax.random.fold_in(rng, i))
+
+    def add(carry: tuple[Loss, PyTree], i: jax.Array) -> tuple[tuple[Loss, PyTree], PyTree]:
+        grads, loss = of(i)
+        ours, others = _apart(loss.state, by_rows)
+        sums = jax.tree.map(jnp.add, carry, (loss._replace(state=others), grads))
+        newest = {name: others[name] for name, kind in merge.items() if kind == "last"}
+        return (sums[0]._replace(state=sums[0].state | newest), sums[1]), ours
+
+    shapes = jax.eval_shape(of, 0)
+    _refuse_averaged_integers(shapes[1].state, merge)
+    _, others = _apart(shapes[1].state, by_rows)
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), (shapes[1]._replace(state=others), shapes[0])
+    )
+    (loss, grads), stacked = jax.lax.scan(add, zeros, jnp.arange(accumulate))
+    # Every microbatch started from the same state, so the mean of what they made of it is what the
+    # whole batch would have made of it (an average of statistics is linear).
+    merged = {
+        name: value if merge[name] == "last" else jax.tree.map(lambda x: x / accumulate, value)
+        for name, value in loss.state.items()
+    }
+    whole = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), stacked)
+    return loss._replace(state=merged | whole), grads
 
 
-def make_eval_step(task: Task) -> Callable[[PyTree, PyTree, Batch], dict[str, Any]]:
-    """Builds evaluate(params, extra, batch) -> {name: (sum, weight)} for one batch."""
+def _microbatches(x: jax.Array, count: int) -> jax.Array:
+    """[B, ...] as [B / count, count, ...]: microbatch i is [:, i]."""
+    return x.reshape(-1, count, *x.shape[1:])
 
-    def evaluate(params: PyTree, extra: PyTree, batch: Batch) -> dict[str, Any]:
-        return task.loss({"params": params, **extra}, batch, None, False).metrics
 
-    return evaluate
+def _apart(state: dict[str, Any], names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return (
+        {name: value for name, value in state.items() if name in names},
+        {name: value for name, value in state.items() if name not in names},
+    )
+
+
+def _check_state(returned: PyTree, given: PyTree) -> None:
+    if set(returned) != set(given):
+        raise ConfigError(
+            "task.name",
+            f"the loss returned the state collections {sorted(returned)}, and init made "
+            f"{sorted(given)}",
+            "return every collection that init makes in Loss.state",
+        )
+
+
+def _refuse_averaged_integers(state: PyTree, merge: Mapping[str, str]) -> None:
+    for name, value in state.items():
+        integers = [x for x in jax.tree.leaves(value) if not jnp.issubdtype(x.dtype, jnp.floating)]
+        if integers and merge[name] == "mean":
+            raise ConfigError(
+                "train.accumulate",
+                f"the state collection {name!r} holds {integers[0].dtype}, which cannot be "
+                "averaged over microbatches",
+                f"give the task merge={{{name!r}: 'last'}} (or 'rows')",
+            )
+
+
+def _refuse_names(taken: set[str]) -> None:
+    if taken:
+        raise ConfigError(
+            "task.name",
+            f"the task reports {sorted(taken)}, which the step reports itself",
+            "give the task's metrics other names",
+        )
 
 
 def _is_good(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.models import head
 from scaling.models.transformer import Transformer
+from scaling.ops import cross_entropy as head
 from scaling.parallel.logical import DEFAULT_RULES, logical_rules, rules
 from scaling.parallel.mesh import MeshConfig, make_mesh
 from scaling.tasks.language_model import _objective

@@ -1,10 +1,17 @@
 """Where data comes from.
 
-A source is a dataclass whose fields are the keys of `data.source`, with a class attribute `kind`:
+A source is a dataclass whose fields are the keys of `data.source`. Every kind of data comes through
+two methods:
+
+    describe(context) -> DataInfo     cheap: shapes, units, facts
+    open(context) -> Opened           training and held-out examples, an order of its own if it has
+                                      one, artefacts
+
+`reads` (a class attribute) names the keys of section `data` that it uses besides the common ones;
+others are refused. Text and labelled images have shorter forms, told by a class attribute `kind`:
 
     text      documents() -> iterator of str; fingerprint(cache) -> str; held_out() -> source | None
-    images    arrays(cache, split) ... see `scaling.data.images`
-    tokens    windows(seq_len, held_out) -> dataset: examples made up, not read
+    images    describe(), blocks(), fingerprint(cache), held_out(), refuse_overlap(other)
 
 `fingerprint` stands for the contents (a hash), `held_out` is the evaluation data that the source
 names itself. Errors are `DataError`s.

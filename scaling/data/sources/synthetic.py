@@ -33,7 +33,7 @@ import numpy as np
 from scaling.configs.types import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, subkeys
-from scaling.data.info import DataInfo
+from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch
 from scaling.data.windows import text_spec
 
@@ -56,7 +56,7 @@ class SyntheticZipf:
       eval_examples: held-out examples.
     """
 
-    kind: ClassVar[str] = "tokens"
+    reads: ClassVar[tuple[str, ...]] = ("seq_len", "mask_documents", "limit")
 
     skew: PositiveFloat = 0.5
     base: Annotated[int, Range(low=2)] = 64
@@ -88,15 +88,24 @@ class SyntheticZipf:
         """Symbols: `base` for each place of a digit, and `base` for attributes."""
         return self.base * (self.digits + 1)
 
-    def describe(self, seq_len: int, mask_documents: bool) -> DataInfo:
-        """Vocabulary and entropy rate, for examples of `seq_len` targets."""
+    def describe(self, context: DataContext) -> DataInfo:
+        """Vocabulary and entropy rate."""
+        length = context.section.seq_len
         return DataInfo(
             kind="text",
             unit="tokens",
-            spec=text_spec(seq_len, mask_documents),
+            spec=text_spec(length, context.section.mask_documents),
             vocab_size=self.vocab_size,
-            entropy_rate=self.entropy_rate(seq_len),
+            entropy_rate=self.entropy_rate(length),
         )
+
+    def open(self, context: DataContext) -> Opened:
+        """The endless training examples and the held-out ones."""
+        length, mask = context.section.seq_len, context.section.mask_documents
+        train = self.windows(length, mask, held_out=False, limit=context.section.limit)
+        held_out = self.windows(length, mask, held_out=True)
+        info = dataclasses.replace(self.describe(context), eval_entropy=held_out.mean_true_loss())
+        return Opened(info, {"train": train}, {"eval": held_out})
 
     def windows(
         self, seq_len: int, mask_documents: bool, held_out: bool, limit: int | None = None
@@ -219,7 +228,7 @@ class SyntheticWindows:
     def __len__(self) -> int:
         return self._count
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: int64[n] -> {inputs, targets: int32[n, T], weights: float32, ...}."""
         rows, length = len(indices), self._seq_len
         per_example = -(-(length + 1) // self._source.sentence)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.models import head
+from scaling.ops import cross_entropy as head
 from scaling.parallel import MeshConfig, make_mesh
 from scaling.parallel.logical import logical_rules, rules
 from scaling.tasks.language_model import _objective
@@ -56,7 +56,7 @@ def value_and_grads(loss, dtype="float32"):
 
 
 def by_pieces(x, kernel, targets):
-    return head.scored(_objective, x, kernel, targets, NUMBERS)[0]
+    return head.chunked_loss(_objective, x, kernel, targets, NUMBERS)[0]
 
 
 def at_once(x, kernel, targets):
@@ -112,7 +112,7 @@ def test_the_slope_is_kept_in_the_compute_type_and_no_logits_are():
 def test_what_the_score_reports_beside_the_objective(monkeypatch):
     monkeypatch.setattr(head, "PIECE_BYTES", 1)
     x, kernel, targets, _ = operands()
-    found = jax.jit(functools.partial(head.scored, _objective))(x, kernel, targets, {})
+    found = jax.jit(functools.partial(head.chunked_loss, _objective))(x, kernel, targets, {})
     plain = _objective(jnp.dot(x, kernel), targets, {})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, plain)
 
@@ -124,7 +124,7 @@ def test_members_of_a_population_score_as_alone(monkeypatch):
     def grads(x, smoothing):
         def total(x):
             numbers = {"label_smoothing": smoothing}
-            return head.scored(_objective, x, kernel, targets, numbers)[0].sum()
+            return head.chunked_loss(_objective, x, kernel, targets, numbers)[0].sum()
 
         return jax.grad(total)(x)
 
