@@ -37,17 +37,36 @@ def door(argv: Sequence[str]) -> int:
     assert arguments.config is not None
     config = configs.load_resolved(arguments.config, arguments.overrides)
     if arguments.dry_run:
+        _check(config)
         print(configs.to_json(config))
         return 0
     workdir = pathlib.Path(arguments.workdir or f"runs/{config.name}").absolute()
     return _guarded(lambda: _train(config, workdir, arguments))
 
 
+def _check(config: Any) -> None:
+    """Builds task, model and optimizer from shapes alone, so that what does not fit is refused.
+
+    Raises:
+      ConfigError: it does not.
+    """
+    from scaling.data import DataError
+    from scaling.train.program import check_buildable
+
+    try:
+        check_buildable(config)
+    except DataError as error:
+        print(f"note: the data cannot be described here ({error})", file=sys.stderr)
+
+
 def _train(config: Any, workdir: pathlib.Path, arguments: cli.Args) -> int:
     # First of all, as importing JAX takes long enough to be interrupted.
     with StopRequest() as stop:
         from scaling import parallel
+        from scaling.train.program import check_buildable
         from scaling.train.run import run
+
+        check_buildable(config)
 
         with parallel.start_processes(config, arguments) as processes:
             return run(config, workdir, processes, stop)

@@ -2,13 +2,16 @@
 
 import os
 import pathlib
-from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from scaling import configs
+from scaling.data import DataInfo
+from scaling.tasks.base import Context
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Real data lives beside the checkout, not in it: see the README's section on data for tests.
@@ -94,19 +97,20 @@ IMAGE_SPEC = {
     "labels": ((), np.int32),
     "weights": ((), np.float32),
 }
-TEXT_INFO = SimpleNamespace(
-    kind="text", vocab_size=64, token_bytes=None, num_classes=None, unit="tokens", spec=TEXT_SPEC
-)
-IMAGE_INFO = SimpleNamespace(
-    kind="images",
-    vocab_size=None,
-    token_bytes=None,
+TEXT_INFO = DataInfo("text", "tokens", TEXT_SPEC, vocab_size=64)
+IMAGE_INFO = DataInfo(
+    "images",
+    "examples",
+    IMAGE_SPEC,
     num_classes=10,
     class_names=tuple("0123456789"),
     image_shape=(8, 8, 1),
-    unit="examples",
-    spec=IMAGE_SPEC,
 )
+
+
+def context(train: bool, seed: int = 0) -> Context:
+    """A call of a task's functions at step 0."""
+    return Context(jax.random.key(seed), jnp.int32(0), train)
 
 
 def text_batch(seed: int, rows: int = 16) -> dict[str, np.ndarray]:

@@ -165,7 +165,7 @@ class Transformer(nn.Module):
         if length > self.max_len:
             raise ConfigError(
                 "model.max_len",
-                f"a sequence of {length} tokens is longer than {self.max_len}",
+                f"a sequence of {length} tokens (data.seq_len) is longer than {self.max_len}",
                 f"give --config.model.max_len={length}, or shorter sequences",
             )
         x_BTD = lookup(self.embedding, inputs_BT)

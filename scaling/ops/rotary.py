@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from scaling.configs.errors import ConfigError
+
 
 def rotary_tables(
     positions_xT: jax.Array, head_dim: int, theta: float
@@ -20,7 +22,11 @@ def rotary_tables(
       theta: base of the wavelengths, which run from 2 pi to 2 pi theta.
     """
     if head_dim % 2:
-        raise ValueError(f"rotary positions rotate pairs: the head width {head_dim} must be even")
+        raise ConfigError(
+            "model.head_dim",
+            f"is {head_dim}, and rotary positions turn pairs of features",
+            "make it even, or set --config.model.position=learned",
+        )
     powers_R = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     angles_xTR = (
         positions_xT.astype(jnp.float32)[..., None]

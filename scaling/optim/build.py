@@ -83,12 +83,12 @@ class Optimizer:
       rules: by group; "" is the section's own.
       axis_names: logical axis names of every parameter (a tuple or None), shaped like the
         parameters.
-      groups: the group of every parameter, shaped like the parameters.
+      groups: the group of every parameter, shaped like the parameters; None where there is one rule.
     """
 
     rules: Mapping[str, Rule]
     axis_names: PyTree
-    groups: PyTree
+    groups: PyTree = None
 
     @property
     def hparams(self) -> dict[str, float]:
@@ -105,7 +105,7 @@ class Optimizer:
 
     def trained(self, params: PyTree) -> PyTree:
         """The parameters that some rule changes; None in place of the frozen ones."""
-        if not any(rule.frozen for rule in self.rules.values()):
+        if self.groups is None or not any(rule.frozen for rule in self.rules.values()):
             return params
         return jax.tree.map(lambda p, g: None if self.rules[g].frozen else p, params, self.groups)
 
@@ -114,7 +114,7 @@ class Optimizer:
         states = {
             group: self.rules[group].init(*self._of(group, params)) for group in self._active()
         }
-        return states[""] if set(self.rules) == {""} and states else states
+        return states[""] if set(self.rules) == {""} else states
 
     def update(
         self,
@@ -166,6 +166,8 @@ class Optimizer:
 
     def _active(self) -> list[str]:
         """Groups that are trained and have parameters; the section's own first."""
+        if set(self.rules) == {""}:
+            return [] if self.rules[""].frozen else [""]
         used = set(jax.tree.leaves(self.groups))
         return [g for g, rule in self.rules.items() if g in used and not rule.frozen]
 
@@ -198,7 +200,7 @@ def build_optimizer(config: Any, total_steps: int, axis_names: PyTree) -> Optimi
         schedule = entry.schedule if entry.schedule is not None else config.schedule
         where = f"optim.groups.{name}"
         rules[name] = Rule(_rule(entry.optimizer), _schedule(schedule, total_steps, where))
-    optimizer = Optimizer(rules, axis_names, _groups(entries, axis_names))
+    optimizer = Optimizer(rules, axis_names, _groups(entries, axis_names) if entries else None)
     if not optimizer._active():
         raise ConfigError(
             "optim", "every parameter is frozen", "give optim.groups a rule that trains some"

@@ -44,6 +44,10 @@ Total = tuple[jax.Array, jax.Array]
 Merge = Literal["mean", "rows", "last"]
 
 
+# What modules leave beside their output; no part of the state.
+SOWN = ("losses", "metrics", "intermediates")
+
+
 class Context(NamedTuple):
     """Where a call of a task's functions stands.
 
@@ -314,11 +318,21 @@ def build_task(config: Any, info: DataInfo, platform: str) -> Task:
     """
     task = _build(config.task, TaskContext(config, info, platform))
     _check_hparams(config.task, task)
+    task = dataclasses.replace(task, init=_without_sown(task.init))
     if "score" not in task.evaluations:
         task = dataclasses.replace(
             task, evaluations={"score": scoring(task.loss), **task.evaluations}
         )
     return _counted(task, config, info)
+
+
+def _without_sown(init: Callable[[jax.Array], Variables]) -> Callable[[jax.Array], Variables]:
+    """`init` without what modules sowed while it ran: that is not state."""
+
+    def kept(rng: jax.Array) -> Variables:
+        return {name: value for name, value in init(rng).items() if name not in SOWN}
+
+    return kept
 
 
 def _build(section: Any, context: TaskContext) -> Task:

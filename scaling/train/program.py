@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling import parallel
+from scaling import data, parallel
+from scaling.configs import ConfigError
 from scaling.data import DataInfo
 from scaling.data.loader import Spec
 from scaling.optim import Optimizer, build_optimizer
@@ -252,6 +253,31 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
         donate_argnums=0,
     )
     return dataclasses.replace(program, step=step)
+
+
+def check_buildable(config: Any) -> None:
+    """Builds task and optimizer from shapes alone; starts no backend and reads no data.
+
+    Raises:
+      ConfigError: task, model, data, wrapper and optimizer do not go together.
+      DataError: the data cannot even be described.
+    """
+    info = data.describe(config)
+    try:
+        task = build_task(config, info, "cpu")
+        boxed = jax.eval_shape(task.init, abstract_key())["params"]
+        names = jax.tree.map(
+            lambda x: tuple(x.names) if hasattr(x, "names") else None,
+            boxed,
+            is_leaf=lambda x: hasattr(x, "names"),
+        )
+        build_optimizer(config.optim, config.train.steps, names)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError("model", str(error), "change the keys that the message names") from error
+    for name, entry in (config.eval.also or {}).items():
+        task.evaluation(entry.evaluation or name, f"eval.also.{name}.evaluation")
 
 
 def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:

@@ -19,6 +19,7 @@ from scaling.configs.schema import SCHEMA, Entries, Fixed
 from scaling.configs.signature import Param
 from scaling.configs.suggestions import all_keys, dig, stated_name
 from scaling.configs.types import Range
+from scaling.train.program import check_buildable
 
 QUICKSTART = str(ROOT / "experiments" / "quickstart.py")
 CONFIG = configs.resolve(configs.load(QUICKSTART)).to_dict()
@@ -197,7 +198,8 @@ def refusal(tokens: tuple[str, ...]) -> str | None:
     """The message that a command line is refused with, key and reason in it; else None."""
     try:
         arguments = cli.parse([f"--config={QUICKSTART}", *tokens])
-        configs.load_resolved(arguments.config or "", arguments.overrides)
+        config = configs.load_resolved(arguments.config or "", arguments.overrides)
+        check_buildable(config)
     except ConfigError as error:
         return str(error) if error.key and error.reason else None
     return None

@@ -31,7 +31,6 @@ def changed(config: Any, overrides: dict[str, Any]) -> Any:
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"data.source": None}, "data.source", "not given"),
     ({"data.mixture": {"a": {}}}, "data.mixture", "both given"),
-    ({"task.name": "classification"}, "model.name", "has no num_classes"),
     ({"mesh.fsdp": 0}, "mesh.fsdp", "no size"),
     ({"mesh.tensor": -1}, "mesh.tensor", "and so is"),
     ({"mesh.rules": (("embed", "fdsp"),)}, "mesh.rules", "nearest 'fsdp'"),
@@ -40,12 +39,8 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"train.accumulate": 3}, "train.batch_size", "multiple of 3"),
     ({"train.accumulate": 8, "mesh.data": 4}, "train.batch_size", "multiple of 32"),
     ({"eval.batch_size": 5, "mesh.data": 2}, "eval.batch_size", "multiple of 2"),
-    ({"model.num_kv_heads": 3}, "model.num_kv_heads", "give [24]"),
-    ({"model.num_heads": 3}, "model.num_heads", "set model.head_dim"),
-    ({"model.head_dim": 3}, "model.head_dim", "rotary"),
     ({"mesh.tensor": 3}, "model.num_heads", "do not divide over"),
     ({"mesh.tensor": 4, "model.num_kv_heads": 2}, "model.num_kv_heads", "do not divide over"),
-    ({"data.seq_len": 4096}, "data.seq_len", "longer than model.max_len=2048"),
     ({"train.steps": 10}, "optim.schedule.warmup_steps", "more than train.steps=10"),
     ({"optim.schedule.decay_fraction": 0.99}, "optim.schedule.decay_fraction", "more than"),
     ({"optim.schedule.warmup_fraction": 0.3}, "optim.schedule.warmup_fraction", "says otherwise"),
@@ -75,6 +70,35 @@ def test_a_broken_rule_is_named(
         configs.validate(changed(quickstart, overrides))
     assert caught.value.key == key
     assert caught.value.remedy or key.startswith("mesh.rules")
+
+
+# What a component refuses itself, found by building it from shapes alone.
+UNBUILDABLE: list[tuple[str, str, str]] = [
+    ("model.num_kv_heads=3", "model.num_kv_heads", "give 2"),
+    ("model.num_heads=3", "model.num_heads", "set model.head_dim"),
+    ("model.head_dim=3", "model.head_dim", "rotary"),
+    ("data.seq_len=4096", "model.max_len", r"4096 tokens \(data.seq_len\) is longer than 2048"),
+    ("task=classification", "data.source", "gives text, but"),
+    ("model=cnn", "model.name", "has no vocab_size"),
+    ("model.vocab_size=9", "model.vocab_size", "less than the 257 of the data"),
+    ("eval.also.x.evaluation=beam", "eval.also.x.evaluation", "has no evaluation 'beam'"),
+]
+
+
+@pytest.mark.parametrize(("override", "key", "words"), UNBUILDABLE)
+def test_what_a_component_refuses_is_named_before_the_start(override, key, words) -> None:
+    from scaling.train.program import check_buildable
+
+    raw = configs.load(QUICKSTART)
+    if override.startswith("eval.also"):
+        raw.eval.also = {"x": {"evaluation": "beam"}}
+        config = configs.resolve(raw)
+    else:
+        config = configs.load_resolved(QUICKSTART, [override])
+    with pytest.raises(ConfigError, match=words) as caught:
+        check_buildable(config)
+    assert caught.value.key == key
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -136,8 +160,7 @@ def test_quickstart_has_the_keys_that_the_rules_read(quickstart: Any) -> None:
     """A renamed key would switch a rule off without a word."""
     have = set(flatten(quickstart))
     for key in (
-        "data.source.name", "data.mixture", "data.seq_len", "model.num_heads", "model.num_kv_heads",
-        "model.head_dim", "model.model_dim", "model.max_len", "model.position", "mesh.replica",
+        "data.source.name", "data.mixture", "model.num_heads", "model.num_kv_heads", "mesh.replica",
         "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "train.batch_size", "train.steps",
         "train.accumulate", "train.on_bad_step", "train.init_from", "train.init_from_map",
         "eval.every", "eval.batch_size", "eval.patience", "eval.min_delta", "checkpoint.every",
@@ -148,26 +171,3 @@ def test_quickstart_has_the_keys_that_the_rules_read(quickstart: Any) -> None:
     from scaling.optim.schedules import wsd
 
     assert {"decay_steps", "decay_fraction"} <= set(inspect.signature(wsd).parameters)
-
-
-@pytest.mark.parametrize(
-    ("spec", "override", "key"),
-    [
-        ("quickstart.py", "task.name=classification", "model.name"),
-        ("mnist.py:mlp", "task.name=language_model", "model.name"),
-    ],
-)
-def test_task_refuses_a_model_of_another_family_before_the_start(spec, override, key):
-    with pytest.raises(configs.ConfigError) as caught:
-        configs.load_resolved(str(ROOT / "experiments" / spec), [f"--config.{override}"])
-    assert caught.value.key == key
-
-
-def test_task_refuses_a_source_of_another_kind(tmp_path):
-    text = (ROOT / "experiments" / "mnist.py").read_text()
-    text = text.replace(
-        '{"name": "tfds", "dataset": "mnist", "eval_split": "test"}', '{"name": "stdlib"}'
-    )
-    (tmp_path / "wrong.py").write_text(text)
-    with pytest.raises(configs.ConfigError, match="gives text, but"):
-        configs.load_resolved(str(tmp_path / "wrong.py"), [])

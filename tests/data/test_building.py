@@ -183,7 +183,7 @@ def test_synthetic(tmp_path):
 def test_images(tmp_path):
     folder = str(shared("tensorflow_datasets"))
     source = {"name": "tfds", "dataset": "mnist", "split": "train[:400]", "data_dir": folder}
-    with pytest.raises(DataError, match=r"data\.seq_len=77 does nothing: .*tfds gives images"):
+    with pytest.raises(DataError, match=r"data\.seq_len=77 does nothing: .*tfds does not read it"):
         data.describe(data_config(source=source, seq_len=77))
     config = data_config(source={**source, "eval_split": "test[:30]"}, batch_size=8)
     built = data.build(config, tmp_path)

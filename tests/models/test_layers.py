@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from scaling.models import dims
-from scaling.models.layers import Dense, lookup, product, rotary_tables, rotate
+from scaling.models.layers import Dense
+from scaling.ops.matmul import lookup, product
+from scaling.ops.rotary import rotary_tables, rotate
 from scaling.parallel import MeshConfig, make_mesh
 from scaling.parallel.logical import logical_rules, rules
 
@@ -63,7 +65,7 @@ def test_widths_that_follow():
     assert dims.mlp_dim(128, "geglu") == 384  # 341.3 rounded up to a multiple of 64
     assert dims.mlp_dim(128, "geglu", explicit=7) == 7
     assert dims.num_kv_heads(4) == 4
-    with pytest.raises(ValueError, match="num_heads=5"):
+    with pytest.raises(ValueError, match="5 does not divide"):
         dims.head_dim(96, 5)
 
 

@@ -12,7 +12,7 @@ from scaling.models.transformer import Transformer
 from scaling.ops import cross_entropy as head
 from scaling.parallel.logical import DEFAULT_RULES, logical_rules, rules
 from scaling.parallel.mesh import MeshConfig, make_mesh
-from scaling.tasks.language_model import _objective
+from scaling.tasks.language_model import _capped, _hidden_and_kernel, _objective
 
 # A loop compiles faster than straight-line code; the tests of equality unroll.
 SMALL = {
@@ -318,10 +318,10 @@ def test_runs_vmap():
     ("change", "message"),
     [
         ({"vocab_size": None}, "vocab_size"),
-        ({"max_len": 7}, "8 tokens is longer than model.max_len=7"),
-        ({"num_heads": 3}, "model_dim=16 does not divide by model.num_heads=3"),
-        ({"num_kv_heads": 3}, "num_heads=4 does not divide by model.num_kv_heads=3"),
-        ({"head_dim": 3}, "width 3 must be even"),
+        ({"max_len": 7}, r"8 tokens \(data.seq_len\) is longer than 7"),
+        ({"num_heads": 3}, "3 does not divide model.model_dim=16"),
+        ({"num_kv_heads": 3}, "3 does not divide model.num_heads=4"),
+        ({"head_dim": 3}, "is 3, and rotary positions turn pairs"),
         ({"attention": "cudnn"}, "model.attention='cudnn'"),
     ],
 )
@@ -334,17 +334,19 @@ def test_impossible_models_say_why(change, message):
 @pytest.mark.parametrize(
     "change", [{}, {"tie_embeddings": True, "logit_softcap": 2.0, "dtype": "bfloat16"}]
 )
-def test_scored_is_the_score_of_the_logits(monkeypatch, change):
+def test_the_loss_in_pieces_is_that_of_the_logits(monkeypatch, change):
     """Objective, what is reported beside it, and every gradient; in several pieces."""
     fields = SMALL | change
     model, params = Transformer(**fields), nn.unbox(initial(fields))["params"]
     inputs, targets = tokens(), tokens()[:, ::-1]
     numbers = {"z_loss": 1e-2}
     monkeypatch.setattr(head, "PIECE_BYTES", 1)
-    arguments = {"train": False, "method": "scored"}
+    score = _capped(model.logit_softcap)
 
     def pieces(params):
-        found = model.apply({"params": params}, inputs, targets, _objective, numbers, **arguments)
+        given = {"train": False, "method": _hidden_and_kernel}
+        hidden_and_kernel = model.apply({"params": params}, inputs, None, None, **given)
+        found = head.chunked_loss(score, *hidden_and_kernel, targets, numbers)
         return jnp.sum(found[0]), found
 
     def whole(params):

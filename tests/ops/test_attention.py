@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scaling.ops import attention as module
 from scaling.ops.attention import attention
-from scaling.parallel import attention as module
 from scaling.parallel.logical import logical_rules, rules
 from scaling.parallel.mesh import MeshConfig, make_mesh
 

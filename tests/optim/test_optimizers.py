@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.optim.build import Optimizer
+from scaling.optim.build import Optimizer, Rule
 from scaling.optim.optimizers import Adafactor, AdamW, Lion, Muon, Sgd
 
 NAMES: dict[str, Any] = {
@@ -49,7 +49,7 @@ def gradient(step: int) -> dict[str, np.ndarray]:
 
 def run(rule: Any) -> dict[str, np.ndarray]:
     """The parameters after STEPS steps of the code under test, in float32."""
-    optimizer = Optimizer(rule, lambda step, peak: peak / (1 + step), NAMES)
+    optimizer = Optimizer({"": Rule(rule, lambda step, peak: peak / (1 + step))}, NAMES)
     hparams = {k: jnp.float32(v) for k, v in optimizer.hparams.items()}
     params = jax.tree.map(jnp.float32, tree(0))
     state = optimizer.init(params)
@@ -220,7 +220,7 @@ def test_sgd(momentum: float | None, nesterov: bool) -> None:
 
 
 def test_muon_updates_are_nearly_orthogonal() -> None:
-    optimizer = Optimizer(Muon(1.0, weight_decay=0.0), lambda step, peak: peak, NAMES)
+    optimizer = Optimizer({"": Rule(Muon(1.0, weight_decay=0.0), lambda step, peak: peak)}, NAMES)
     params = jax.tree.map(jnp.float32, tree(0))
     hparams = {k: jnp.float32(v) for k, v in optimizer.hparams.items()}
     grads = jax.tree.map(jnp.float32, gradient(0))

@@ -25,7 +25,8 @@ class State(flax.struct.PyTreeNode):
     params: Any
     opt_state: Any
     ema: Any
-    extra: Any
+    model_state: Any
+    frozen: Any = flax.struct.field(default_factory=dict)
 
 
 class Block(nn.Module):
@@ -144,14 +145,14 @@ def test_state_follows_its_parameters(name: str) -> None:
         params=params,
         opt_state=jax.eval_shape(optimizer.init, params),
         ema=params,
-        extra={"batch_stats": variables["batch_stats"]},
+        model_state={"batch_stats": variables["batch_stats"]},
     )
-    placed = state_shardings(state, shardings["params"], mesh)
+    placed = state_shardings(state, shardings, mesh)
     assert jax.tree.structure(placed) == jax.tree.structure(state)
     assert placed.params == shardings["params"]
     assert placed.ema == shardings["params"]
     assert placed.step.spec == P()
-    assert placed.extra["batch_stats"]["norm"]["mean"].spec == P()
+    assert placed.model_state["batch_stats"]["norm"]["mean"].spec == P()
     up = {
         path_name(path): s.spec
         for path, s in jax.tree_util.tree_flatten_with_path(placed.opt_state)[0]

@@ -99,7 +99,7 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
         losses.append(metrics["loss"])
     held_out = scorer(program, program.evaluate, built.evals["eval"])
     params = state.params if state.ema is None else state.ema
-    score = held_out(params, state.extra, EVAL_BATCHES)
+    score = held_out(params, state.model_state, EVAL_BATCHES)
     return {"train": [float(x) for x in jax.device_get(losses)], "eval": float(score["loss"])}
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import IMAGE_INFO, image_batch, tiny_images
+from helpers import IMAGE_INFO, context, image_batch, tiny_images
 from ml_collections import ConfigDict
 
 from scaling import parallel
@@ -32,7 +32,7 @@ def ragged():
 
 def test_the_objective_of_training_weighs_every_image(ragged):
     task, variables, batch, surprise_BK = ragged
-    loss = jax.jit(task.loss, static_argnums=3)(variables, batch, jax.random.key(1), True)
+    loss = jax.jit(lambda v, b: task.loss(v, b, context(True), {}))(variables, batch)
     goal_BK = 0.9 * np.eye(10)[batch["labels"]] + 0.1 / 10
     assert float(loss.weight) == 6.0
     assert float(loss.sum) == pytest.approx(batch["weights"] @ (goal_BK * surprise_BK).sum(-1))
@@ -40,7 +40,7 @@ def test_the_objective_of_training_weighs_every_image(ragged):
 
 def test_the_sums_of_an_evaluation_weigh_every_image(ragged):
     task, variables, batch, surprise_BK = ragged
-    metrics = jax.jit(task.loss, static_argnums=3)(variables, batch, None, False).metrics
+    metrics = jax.jit(lambda v, b: task.loss(v, b, context(False), {}))(variables, batch).metrics
     weights, labels, guess = batch["weights"], batch["labels"], surprise_BK.argmin(-1)
     nll = surprise_BK[np.arange(12), labels]
     confusion_KK = np.zeros((10, 10))

@@ -1,30 +1,30 @@
 """Counts by hand, against the real parameter trees, published sizes, and XLA's own count."""
 
 import functools
-import types
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import ROOT
+from helpers import ROOT, TEXT_INFO, tiny_language_model
 
-from scaling.configs import build, load_resolved
+from scaling.configs import ConfigError, build, load_resolved
 from scaling.models import MODELS
 from scaling.models.cnn import CNN
+from scaling.models.cost import Cost
 from scaling.models.mlp import MLP
 from scaling.models.transformer import Transformer
-from scaling.tasks.flops import Cost, cost, flops, params
+from scaling.tasks.base import build_task
+from scaling.tasks.flops import flops, params, products
 
 # Width 8, 2 layers, 2 heads of 4, vocabulary 10: small enough to count on paper.
 TINY = {"vocab_size": 10, "num_layers": 2, "model_dim": 8, "num_heads": 2, "max_len": 16}
 
 
-def section(name="transformer", **fields):
-    """A resolved model section: every default of the module filled in."""
-    module = {"transformer": Transformer, "mlp": MLP, "cnn": CNN}[name]()
-    defaults = {f: getattr(module, f) for f in module.__dataclass_fields__ if f != "parent"}
-    return types.SimpleNamespace(**defaults | fields | {"name": name})
+def cost(name="transformer", seq_len=1, image_shape=None, **fields):
+    """What a model of these fields says it costs."""
+    model = {"transformer": Transformer, "mlp": MLP, "cnn": CNN}[name](**fields)
+    return model.cost(seq_len if image_shape is None else image_shape)
 
 
 def tree_size(model, *inputs):
@@ -93,7 +93,7 @@ BY_HAND = {
 @pytest.mark.parametrize("case", BY_HAND)
 def test_parameters_by_hand_and_in_the_tree(case):
     fields, layer, rest, tables = BY_HAND[case]
-    counts = params(section(**TINY | fields))
+    counts = params(cost(**TINY | fields))
     body = 2 * layer + rest
     assert counts.non_embedding == body
     assert counts.embedding == tables["embedding"]
@@ -116,7 +116,7 @@ PRODUCTS = {
 @pytest.mark.parametrize("case", PRODUCTS)
 def test_flops_by_hand(case):
     fields, layer, heads = PRODUCTS[case]
-    counts, n = flops(section(**TINY | fields), seq_len=12), params(section(**TINY | fields))
+    counts, n = flops(cost(seq_len=12, **TINY | fields)), params(cost(**TINY | fields))
     head = 8 * 10
     whole, masked = 2 * 2 * heads * 12, 2 * 2 * heads * 6.5  # mean of 1..12 keys is 6.5
     assert counts.forward == 2 * (2 * layer + head + whole)
@@ -133,17 +133,17 @@ def test_deepseek_formula_on_its_own_architecture():
     """2401.02954, eq. 2: M = 72 L d^2 + 12 L d T, for four square matrices and an MLP of 8 d^2."""
     width, length = 96, 50
     counts = flops(
-        section(**TINY | {"model_dim": width, "num_heads": 4, "mlp": "gelu"}), seq_len=length
+        cost(seq_len=length, **TINY | {"model_dim": width, "num_heads": 4, "mlp": "gelu"})
     )
     assert counts.deepseek == 72 * 2 * width**2 + 12 * 2 * width * length
 
 
 def test_mlp_by_hand():
-    s = section("mlp", num_classes=10, hidden_dims=(7, 5))
+    s = cost("mlp", image_shape=(2, 3, 2), num_classes=10, hidden_dims=(7, 5))
     weights = 12 * 7 + 7 * 5 + 5 * 10
-    counts = params(s, image_shape=(2, 3, 2))
+    counts = params(s)
     assert counts.total == counts.non_embedding == counts.with_head == weights + 7 + 5 + 10
-    work = flops(s, image_shape=(2, 3, 2))
+    work = flops(s)
     assert work.forward == 2 * weights
     assert work.exact == 6 * weights - 2 * 12 * 7  # nothing differentiates the pixels
     assert work.six_nd == 6 * counts.total
@@ -153,12 +153,12 @@ def test_mlp_by_hand():
 
 
 def test_cnn_by_hand():
-    s = section("cnn", num_classes=10, channels=(4, 6), kernel_size=3)
-    counts = params(s, image_shape=(7, 5, 2))
+    s = cost("cnn", image_shape=(7, 5, 2), num_classes=10, channels=(4, 6), kernel_size=3)
+    counts = params(s)
     kernels = [9 * 2 * 4, 9 * 4 * 6]
     head = 2 * 2 * 6 * 10  # 7 x 5 halves to 4 x 3, then to 2 x 2
     assert counts.total == sum(kernels) + 2 * (4 + 6) + head + 10
-    work = flops(s, image_shape=(7, 5, 2))
+    work = flops(s)
     products = [kernels[0] * 7 * 5, kernels[1] * 4 * 3]
     assert work.forward == 2 * (sum(products) + head)
     assert work.exact == 3 * work.forward - 2 * products[0]
@@ -186,7 +186,7 @@ def test_transformer_against_xla(fields):
         functools.partial(model.init, train=False), jax.random.key(0), tokens
     )
     forward = xla_flops(functools.partial(model.apply, train=False), nn.unbox(variables), tokens)
-    ours = 64 * flops(section(**shape), seq_len=32).forward
+    ours = 64 * flops(cost(seq_len=32, **shape)).forward
     assert 1.0 <= forward / ours < 1.08
 
 
@@ -201,45 +201,58 @@ def test_images_against_xla(name):
     x = jax.ShapeDtypeStruct((4, 28, 28, 1), jnp.float32)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
     forward = xla_flops(functools.partial(model.apply, train=False), nn.unbox(variables), x)
-    fields = {f: getattr(model, f) for f in model.__dataclass_fields__ if f != "name"}
-    ours = 4 * flops(section(name, **fields), image_shape=(28, 28, 1)).forward
+    ours = 4 * flops(model.cost((28, 28, 1))).forward
     assert forward / ours == pytest.approx(1.0, abs=0.12)
 
 
-def test_image_models_need_the_image():
-    with pytest.raises(ValueError, match=r"image_shape=\(height, width, channels\), got None"):
-        params(section("mlp", num_classes=10))
-
-
-def test_idle_experts_count_in_total_but_not_in_active(monkeypatch):
-    from scaling.tasks import flops as module
-
+def test_idle_experts_count_in_total_but_not_in_active():
     experts = Cost(body=100, matmul=20, embedding=8, head=8, head_matmul=8, idle=60)
-    monkeypatch.setitem(module.COSTS, "experts", lambda *_, **__: experts)
-    s = types.SimpleNamespace(name="experts")
-    assert (params(s).total, params(s).active) == (116, 56)
-    assert flops(s).six_nd == 6 * 56
+    assert (params(experts).total, params(experts).active) == (116, 56)
+    assert flops(experts).six_nd == 6 * 56
 
 
-class WithoutCost:
-    pass
+def traced(function, *shapes):
+    return products(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
 
 
-class WithCost:
-    @staticmethod
-    def cost(section, *, seq_len, image_shape):
-        return Cost(body=section.size, matmul=seq_len)
+def test_products_are_counted_in_loops_branches_and_convolutions():
+    assert traced(lambda a, b: a @ b, (3, 4), (4, 5)) == 2 * 3 * 4 * 5
+
+    def repeated(a, b):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ b), None), a, length=7)[0]
+
+    assert traced(repeated, (3, 4), (4, 4)) == 7 * 2 * 3 * 4 * 4
+    assert traced(jax.jit(jax.checkpoint(repeated)), (3, 4), (4, 4)) == 7 * 2 * 3 * 4 * 4
+
+    def either(a, b):
+        return jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: a)
+
+    assert traced(either, (3, 4), (4, 4)) == 2 * 3 * 4 * 4
+    conv = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    assert traced(conv, (2, 6, 6, 3), (3, 3, 3, 5)) == 2 * (2 * 6 * 6) * 5 * (3 * 3 * 3)
 
 
-def test_a_model_of_ones_own_says_what_it_costs(monkeypatch):
-    from scaling import configs
+@pytest.mark.parametrize(("tied", "norm"), [(True, "rmsnorm"), (False, "layernorm")])
+def test_a_model_without_a_cost_is_counted_as_one_that_states_it(monkeypatch, tied, norm):
+    """The closed form against the traced loss and its gradient, of a language model."""
+    config = tiny_language_model(**{"model.tie_embeddings": tied, "model.norm": norm})
+    stated = build_task(config, TEXT_INFO, "cpu")
+    monkeypatch.setattr(Transformer, "cost", lambda *_: None)
+    counted = build_task(config, TEXT_INFO, "cpu")
+    assert counted.params.total == stated.params.total
+    assert counted.flops.forward == stated.flops.forward
+    assert counted.flops.exact == stated.flops.exact
+    if not tied:
+        assert counted.params == stated.params
 
-    classes = {"mine:With": WithCost, "mine:Without": WithoutCost}
-    monkeypatch.setattr(configs, "component", lambda s, table: classes[s.name], raising=False)
-    mine = types.SimpleNamespace(name="mine:With", size=5)
-    assert cost(mine, seq_len=3, image_shape=None) == Cost(body=5, matmul=3)
-    with pytest.raises(ValueError, match="define a static method cost"):
-        params(types.SimpleNamespace(name="mine:Without"))
+
+def test_a_wrong_cost_is_refused(monkeypatch):
+    monkeypatch.setattr(Transformer, "cost", lambda *_: Cost(body=7, matmul=7))
+    with pytest.raises(ConfigError, match="states 7 parameters, and init makes"):
+        build_task(tiny_language_model(), TEXT_INFO, "cpu")
 
 
 # Published sizes; 16b is no published model, its size is counted by hand:
@@ -259,6 +272,6 @@ SHIPPED = {
 @pytest.mark.parametrize("spec", SHIPPED)
 def test_shipped_sizes(spec):
     config = load_resolved(f"{ROOT}/experiments/{spec}", [])
-    assert params(config.model).total == SHIPPED[spec]
     model = build(config.model, MODELS, platform="tpu")
+    assert params(model.cost(1)).total == SHIPPED[spec]
     assert tree_size(model, jnp.zeros((1, 128), jnp.int32)) == SHIPPED[spec]

@@ -1,18 +1,19 @@
 """Cross-entropy and the language model's sums in float64, and the error that evaluation states."""
 
-from types import SimpleNamespace
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
-from helpers import TEXT_INFO, text_batch, tiny_language_model
+from helpers import TEXT_INFO, context, text_batch, tiny_language_model
 
 from scaling import parallel
 from scaling.configs import build
 from scaling.models import MODELS
+from scaling.ops.cross_entropy import cross_entropy, smoothed
 from scaling.tasks.base import build_task
 from scaling.tasks.language_model import summarize
-from scaling.tasks.losses import cross_entropy, moments, smoothed, standard_error
+from scaling.tasks.losses import moments, standard_error
 
 
 def reference(logits, targets):
@@ -79,7 +80,7 @@ def ragged():
             "task.label_smoothing": 0.1,
         }
     )
-    info = SimpleNamespace(**vars(TEXT_INFO) | {"token_bytes": np.arange(64) % 5})
+    info = dataclasses.replace(TEXT_INFO, token_bytes=np.arange(64) % 5)
     task = build_task(config, info, "cpu")
     params = dict(parallel.unbox(jax.jit(task.init)(jax.random.key(0)))["params"])
     params["head"] = params["head"] * 30.0  # log Z and the losses of tokens then differ widely
@@ -93,7 +94,7 @@ def ragged():
 
 def test_training_adds_smoothing_and_the_square_of_log_z_to_the_loss(ragged):
     task, variables, batch, logits = ragged
-    loss = jax.jit(task.loss, static_argnums=3)(variables, batch, jax.random.key(1), True)
+    loss = jax.jit(lambda v, b: task.loss(v, b, context(True), {}))(variables, batch)
     weights = batch["weights"].astype(np.float64)
     nll, log_z = reference(logits, batch["targets"])
     objective = 0.9 * nll + 0.1 * (log_z - logits.mean(-1)) + 1e-2 * log_z**2
@@ -108,7 +109,7 @@ def test_training_adds_smoothing_and_the_square_of_log_z_to_the_loss(ragged):
 
 def test_the_sums_of_an_evaluation_weigh_every_token(ragged):
     task, variables, batch, logits = ragged
-    metrics = jax.jit(task.loss, static_argnums=3)(variables, batch, None, False).metrics
+    metrics = jax.jit(lambda v, b: task.loss(v, b, context(False), {}))(variables, batch).metrics
     weights, targets = batch["weights"].astype(np.float64), batch["targets"]
     nll, _ = reference(logits, targets)
     right = logits.argmax(-1) == targets

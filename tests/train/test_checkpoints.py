@@ -112,8 +112,8 @@ def test_round_trip_of_every_kind_of_leaf(tmp_path: pathlib.Path) -> None:
         step, restored, notes = saver.restore(state)
     assert (step, notes) == (7, [])
     assert_same(restored, state)
-    assert restored.extra["count"] == 3
-    assert isinstance(restored.extra["count"], int)
+    assert restored.model_state["count"] == 3
+    assert isinstance(restored.model_state["count"], int)
     assert jax.dtypes.issubdtype(restored.key.dtype, jax.dtypes.prng_key)
     info = read_info(tmp_path / "c")
     assert (info["config_json"], info["provenance"]) == ('{"a": 1}', {"commit": "x"})

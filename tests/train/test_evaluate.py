@@ -1,10 +1,15 @@
 """Evaluation on the host: which batches, their sums in float64, and stopping early."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.train.evaluate import EarlyStopping, spread, total
+from scaling.data.loader import EvalSet
+from scaling.tasks.base import Evaluation
+from scaling.train.evaluate import EarlyStopping, Scheduled, collected, spread
 
 
 def early(mode: str, patience: int) -> EarlyStopping:
@@ -18,11 +23,58 @@ def stops(stopping: EarlyStopping, values: dict[int, float]) -> list[int]:
 
 def test_sums_are_added_in_float64():
     sums = [2.0**24, 1.0, 1.0]  # each is a float32, their sum is not
-    found = total(range(3), lambda i: {"loss": (jnp.float32(sums[i]), jnp.ones(2))})
+
+    def run(i, carry):
+        return {"loss": (jnp.float32(sums[i]), jnp.ones(2))}, carry
+
+    (found,) = collected(job(examples=3), True, run, None)
     assert float(found["loss"][0]) == 2**24 + 2
     np.testing.assert_array_equal(found["loss"][1], [3.0, 3.0])
     assert {x.dtype for x in found["loss"]} == {np.dtype(np.float64)}
-    assert total([], lambda i: {}) == {}
+
+
+def job(examples: int, keeps: str = "sums", carry: object = None) -> Scheduled:
+    rows = EvalSet(Arrays(examples))
+    return Scheduled("eval", Evaluation(None, None, keeps, carry), rows, 0, None, 1, True)
+
+
+class Arrays:
+    """As many examples as it is told."""
+
+    spec: ClassVar[dict] = {"x": ((), np.dtype(np.int64))}
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def gather(self, indices, positions):
+        return {"x": np.array(indices)}
+
+
+def test_rows_come_back_without_padding_and_for_each_member():
+    task = dataclasses.replace(job(examples=5, keeps="rows"), batch_size=2)
+
+    def run(i, carry):
+        x = task.examples.batch(i, 2, 0, 2)["x"]
+        return {"x": np.stack([x, x + 100])}, carry
+
+    first, second = collected(task, True, run, None, slots=[0, 1])
+    assert first["x"].tolist() == [0, 1, 2, 3, 4]
+    assert second["x"].tolist() == [100, 101, 102, 103, 104]
+
+
+def test_a_carry_goes_through_the_first_batches_in_their_order():
+    seen = []
+
+    def run(i, carry):
+        seen.append((i, carry))
+        return {"loss": (np.ones(()), np.ones(()))}, carry + 1
+
+    task = dataclasses.replace(job(examples=9, carry=lambda size: 0), batches=3)
+    collected(task, False, run, 0)
+    assert seen == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_a_limited_evaluation_is_spread_over_the_whole_split():

@@ -10,6 +10,7 @@ import pytest
 from helpers import (
     IMAGE_INFO,
     TEXT_INFO,
+    context,
     image_batch,
     text_batch,
     tiny_images,
@@ -51,22 +52,29 @@ def run(program: Program, make_batch, steps: int = 3):
 def toy_task(row_losses) -> Task:
     """Parameters {"p": ...} and a loss that is written down: row_losses(p, batch, rng) -> [B]."""
 
-    def loss(variables, batch, rng, train, hparams=None) -> Loss:
+    def loss(variables, batch, context, hparams) -> Loss:
         weights_B = batch["weights"]
-        total = jnp.sum(weights_B * row_losses(variables["params"]["p"], batch, rng))
+        total = jnp.sum(weights_B * row_losses(variables["params"]["p"], batch, context.rng))
         return Loss(total, weights_B.sum(), {"loss": (total, weights_B.sum())}, {})
 
-    return Task(lambda rng: {}, loss, dict, "examples", 1, None, None)
+    return Task(lambda rng: {}, loss)
+
+
+def plain_optimizer():
+    return build_optimizer(tiny_language_model().optim, 500, {"p": ()})
+
+
+def bare_state(params) -> TrainState:
+    key = jax.random.key_data(jax.random.key(0))
+    return TrainState(jnp.int32(0), key, params, {}, {}, None, fresh_guard())
 
 
 def line_step():
     """(step, state, hparams) of the row loss slope * p + offset: its gradient is the slope."""
     task = toy_task(lambda p, batch, rng: batch["slope"] * p + batch["offset"])
-    optimizer = build_optimizer(tiny_language_model().optim, 500, {"p": ()})
-    params = {"p": jnp.float32(0.5)}
-    key = jax.random.key_data(jax.random.key(0))
-    opt_state = optimizer.init(params)
-    state = TrainState(jnp.int32(0), key, params, {}, opt_state, None, fresh_guard())
+    optimizer = plain_optimizer()
+    state = bare_state({"p": jnp.float32(0.5)})
+    state = state.replace(opt_state=optimizer.init(state.params))
     return make_train_step(task, optimizer), state, optimizer.hparams
 
 
@@ -91,8 +99,8 @@ def test_accumulation_equals_the_large_batch_with_batch_statistics(k):
     whole, losses = run(image_program(), image_batch)
     parts, losses_k = run(image_program(**{"train.accumulate": k}), image_batch)
     np.testing.assert_allclose(losses_k, losses, rtol=1e-5)
-    assert jax.tree.leaves(whole.extra), "the CNN must have batch statistics"
-    assert largest_difference(whole.extra, parts.extra) < 1e-5
+    assert jax.tree.leaves(whole.model_state), "the CNN must have batch statistics"
+    assert largest_difference(whole.model_state, parts.model_state) < 1e-5
 
 
 def test_loss_is_the_mean_over_tokens_not_over_rows():
@@ -100,7 +108,7 @@ def test_loss_is_the_mean_over_tokens_not_over_rows():
     state = program.fresh_state()
     batch = text_batch(0)
     variables = {"params": jax.tree.map(jnp.array, state.params)}
-    loss = program.task.loss(variables, jax.tree.map(jnp.asarray, batch), jax.random.key(0), True)
+    loss = program.task.loss(variables, jax.tree.map(jnp.asarray, batch), context(True), {})
     _, metrics = program.step(state, jax.device_put(batch), program.hparams())
     assert float(metrics["loss"]) == pytest.approx(float(loss.sum / loss.weight), rel=1e-6)
     assert float(loss.weight) == batch["weights"].sum()
@@ -112,7 +120,7 @@ def test_gradients_are_divided_by_the_weight_of_the_batch_not_by_its_size():
     assert 0 < batch["weights"].sum() < batch["weights"].size
 
     def mean_loss(params):
-        loss = program.task.loss({"params": params}, batch, jax.random.key(0), True)
+        loss = program.task.loss({"params": params}, batch, context(True), {})
         return loss.sum / loss.weight
 
     # Before the step, which takes the state away.
@@ -131,7 +139,8 @@ def test_every_microbatch_drops_out_numbers_of_its_own():
 
     def values(accumulate: int) -> set[float]:
         batch = {"weights": jnp.ones(accumulate)}
-        _, grads = sum_gradients(task, params, {}, batch, jax.random.key(0), accumulate)
+        state = bare_state(params)
+        _, grads = sum_gradients(task, plain_optimizer(), state, batch, {}, accumulate)
         return set(np.unique(grads["p"]).tolist())
 
     assert values(1) == {0.0, 1.0}

@@ -1,0 +1,100 @@
+"""The configs of the ten families, each small enough for a test. `arg` is the family."""
+
+import ml_collections
+
+LM = {"name": "transformer", "num_layers": 2, "model_dim": 32, "num_heads": 2, "mlp_dim": 64}
+TEXT = {"source": {"name": "myx.own:Poem"}, "seq_len": 16}
+ADAM = {"name": "adamw", "learning_rate": 1e-2, "schedule": {"name": "constant"}}
+
+FAMILIES = {
+    "gan": {
+        "task": {"name": "myx.gan:gan"},
+        "model": {"name": "myx.gan:GAN"},
+        "data": {"source": {"name": "myx.gan:Ring"}},
+        "optim": ADAM
+        | {
+            "groups": {
+                "discriminator": {
+                    "match": "discriminator/.*",
+                    "optimizer": {"name": "adamw", "learning_rate": 2e-3, "b1": 0.5},
+                    "schedule": {"name": "linear", "warmup_steps": 2},
+                }
+            }
+        },
+    },
+    "mlm": {
+        "task": {"name": "myx.mlm:masked_lm"},
+        "model": {"name": "myx.mlm:Encoder"},
+        "data": TEXT,
+    },
+    "s2s": {
+        "task": {"name": "myx.s2s:translation"},
+        "model": {"name": "myx.s2s:EncDec"},
+        "data": {"source": {"name": "myx.s2s:Reversal"}},
+        "eval": {"every": 4, "also": {"greedy": {}}},
+    },
+    "moe": {
+        "task": {"name": "language_model"},
+        "model": LM | {"feed_forward": "myx.moe:Experts", "feed_forward_options": {"experts": 4}},
+        "data": TEXT,
+    },
+    "gru": {
+        "task": {"name": "myx.gru:gru_lm"},
+        "model": {"name": "myx.gru:GRU"},
+        "data": {"source": {"name": "myx.gru:Steps"}},
+    },
+    "ctc": {
+        "task": {"name": "myx.ctc:speech"},
+        "model": {"name": "myx.ctc:Listener"},
+        "data": {"source": {"name": "myx.ctc:Beeps"}},
+        "eval": {
+            "every": 4,
+            "also": {"decode": {"batches": 2}},
+            "stop_metric": "decode/error_rate",
+            "patience": 5,
+        },
+    },
+    "mf": {
+        "task": {"name": "myx.mf:recommend"},
+        "model": {"name": "myx.mf:Factors"},
+        "data": {"source": {"name": "myx.mf:Ratings"}},
+        "eval": {"every": 4, "also": {"rank": {"batch_size": 32}}},
+    },
+    "aug": {
+        "task": {
+            "name": "myx.aug:shifted",
+            "over": {"name": "classification", "label_smoothing": 0.1},
+        },
+        "model": {"name": "cnn", "channels": (8, 8), "batch_norm_group": 8},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+    },
+    "base": {"task": {"name": "language_model"}, "model": LM, "data": TEXT},
+    "lora": {
+        "task": {"name": "myx.lora:lora", "over": {"name": "language_model"}},
+        "model": LM,
+        "data": TEXT,
+    },
+    "own": {
+        "task": {"name": "language_model"},
+        "model": {"name": "myx.own:Bigram"},
+        "data": TEXT,
+        "optim": {
+            "name": "myx.own:plain_optax",
+            "learning_rate": 1e-2,
+            "schedule": {"name": "myx.own:triangle", "top": 0.3},
+        },
+        "eval": {"every": 4, "also": {"guesses": {"evaluation": "myx.own:guesses"}}},
+    },
+}
+
+
+def get_config(arg: str) -> ml_collections.ConfigDict:
+    common = {
+        "name": arg,
+        "optim": ADAM,
+        "train": {"steps": 8, "batch_size": 32},
+        "eval": {"every": 4},
+        "checkpoint": {"every": 4},
+        "track": {"every": 1, "tensorboard": False, "progress": "off"},
+    }
+    return ml_collections.ConfigDict(common | FAMILIES[arg])
