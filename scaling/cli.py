@@ -35,7 +35,7 @@ class Option:
     flag: str
     help: str
     metavar: str = ""
-    kind: Literal["text", "integer"] = "text"
+    kind: Literal["text", "integer", "number"] = "text"
 
     @property
     def count(self) -> int:
@@ -54,7 +54,13 @@ OPTIONS = (
     Option("diff", "Show every key in which two runs or configs differ.", "A B"),
     Option("replay", "Do one step of a run again, from what the run saved about it.", "RUN"),
     Option("evaluate", "Score a run's newest checkpoint (or --step) on all held-out data.", "RUN"),
-    Option("step", "The step to replay, or the checkpoint to evaluate.", "N", "integer"),
+    Option("step", "The step to replay, or the checkpoint to evaluate or sample.", "N", "integer"),
+    Option("sample", "Write text with a finished language model.", "RUN"),
+    Option("prompt", "With --sample: the text to continue.", "TEXT"),
+    Option("tokens", "With --sample: how many tokens at most (200).", "N", "integer"),
+    Option("temperature", "With --sample: 0 always takes the most likely (0.8).", "X", "number"),
+    Option("top_k", "With --sample: draw from the K most likely tokens (all).", "K", "integer"),
+    Option("seed", "With --sample: of the draws (0).", "N", "integer"),
     Option("coordinator", "Several processes: address of process 0.", "HOST:PORT"),
     Option("num_processes", "Several processes: how many.", "N", "integer"),
     Option("process_id", "Several processes: which one this is, from 0.", "I", "integer"),
@@ -69,6 +75,7 @@ Train one experiment, or look at one.
   python -m scaling.main --config=experiments/quickstart.py --dry_run
   python -m scaling.main --diff runs/a runs/b
   python -m scaling.main --evaluate=runs/a
+  python -m scaling.main --sample=runs/a --prompt='Once upon a time'
   python -m scaling.main --replay=runs/a --step=1200
 
 The same command again goes on where the run stopped."""
@@ -86,7 +93,7 @@ Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """A command line of `python -m scaling.main`: one of config, diff, evaluate, replay is given.
+    """A command line of `python -m scaling.main`; one of config, diff, evaluate, replay, sample.
 
     Attributes:
       config: "FILE[:ARG]" of the experiment.
@@ -96,7 +103,9 @@ class Args:
       diff: two run directories or config files to compare.
       replay: run directory of which `step` is done again.
       evaluate: run directory of which a checkpoint is scored.
-      step: see `replay` and `evaluate`.
+      step: see `replay`, `evaluate` and `sample`.
+      sample: run directory of a language model that writes text.
+      prompt, tokens, temperature, top_k, seed: see `scaling.train.sample.SampleOptions`.
       coordinator: "host:port" of process 0, if there are several processes.
       num_processes: how many.
       process_id: which one this is.
@@ -110,6 +119,12 @@ class Args:
     replay: str | None = None
     evaluate: str | None = None
     step: int | None = None
+    sample: str | None = None
+    prompt: str | None = None
+    tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
@@ -233,6 +248,10 @@ def _value(option: Option, given: list[str]) -> Any:
         if not re.fullmatch(r"\d{1,18}", given[0]):
             raise ConfigError(name, f"{given[0]!r} is not an integer >= 0", f"write {name}=N")
         return int(given[0])
+    if option.kind == "number":
+        if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", given[0]):
+            raise ConfigError(name, f"{given[0]!r} is not a number >= 0", f"write {name}=0.8")
+        return float(given[0])
     return tuple(given) if option.count > 1 else given[0]
 
 
@@ -269,7 +288,7 @@ def _unknown(token: str, known: dict[str, Option]) -> ConfigError:
 
 def _check_job(arguments: Args) -> None:
     """Exactly one job, and no flag that it would ignore."""
-    choices = ("config", "diff", "evaluate", "replay")
+    choices = ("config", "diff", "evaluate", "replay", "sample")
     jobs = [job for job in choices if getattr(arguments, job) is not None]
     if not jobs:
         files = sorted(str(path) for path in pathlib.Path("experiments").glob("*.py"))
@@ -284,6 +303,7 @@ def _check_job(arguments: Args) -> None:
         "diff": {"diff"},
         "evaluate": {"evaluate", "step"},
         "replay": {"replay", "step"},
+        "sample": {"sample", "step", *SAMPLE_FLAGS},
     }[jobs[0]]
     for field in dataclasses.fields(Args):
         value = getattr(arguments, field.name)
@@ -293,6 +313,7 @@ def _check_job(arguments: Args) -> None:
 
 
 _TOP_LEVEL = [field.name for field in dataclasses.fields(Experiment)]
+SAMPLE_FLAGS = ("prompt", "tokens", "temperature", "top_k", "seed")
 _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 

@@ -32,7 +32,7 @@ def door(argv: Sequence[str]) -> int:
     arguments = cli.parse(argv)
     if arguments.diff:
         return cli.diff(*arguments.diff)
-    if arguments.replay or arguments.evaluate:
+    if arguments.replay or arguments.evaluate or arguments.sample:
         return _guarded(lambda: _look_at(arguments))
     assert arguments.config is not None
     config = configs.load_resolved(arguments.config, arguments.overrides)
@@ -73,8 +73,12 @@ def _train(config: Any, workdir: pathlib.Path, arguments: cli.Args) -> int:
 
 
 def _look_at(arguments: cli.Args) -> int:
-    from scaling.train import reopen, replay
+    from scaling.train import reopen, replay, sample
 
+    if arguments.sample:
+        chosen = {flag: getattr(arguments, flag) for flag in (*cli.SAMPLE_FLAGS, "step")}
+        given = {flag: value for flag, value in chosen.items() if value is not None}
+        return sample.sample(pathlib.Path(arguments.sample), sample.SampleOptions(**given))
     if arguments.evaluate:
         return reopen.evaluate(pathlib.Path(arguments.evaluate), arguments.step)
     assert arguments.replay is not None

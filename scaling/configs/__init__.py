@@ -20,7 +20,7 @@ from scaling.configs.dump import (
     to_json,
 )
 from scaling.configs.errors import ConfigError
-from scaling.configs.files import compare, load, load_any, load_resolved, variant
+from scaling.configs.files import compare, load, load_any, load_recorded, load_resolved, variant
 from scaling.configs.resolution import ConfigDict, resolve
 from scaling.configs.rules import check_devices, validate
 
@@ -40,6 +40,7 @@ __all__ = [
     "get",
     "load",
     "load_any",
+    "load_recorded",
     "load_resolved",
     "resolve",
     "to_json",

@@ -42,6 +42,22 @@ def load(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA) -> Any:
     return config
 
 
+def load_recorded(path: pathlib.Path) -> Any:
+    """The complete config of a run's config.json, also one that an older version wrote.
+
+    Keys that did not exist then get their defaults; nothing else changes.
+
+    Raises:
+      ConfigError: it cannot be read, or does not resolve here (a component of its own is missing).
+    """
+    config = dump.from_json(_read(path))
+    stated = config.get("eval") or {}
+    if "also" not in stated and stated.get("stop_metric") == "eval/loss":
+        with config.unlocked():  # the default, since the task names its objective, is None
+            config.eval.stop_metric = None
+    return resolution.resolve(config)
+
+
 def load_resolved(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA) -> Any:
     """`load`, `resolve`, `validate`: the complete config that a run is made from.
 

@@ -19,7 +19,12 @@ from scaling.models import dims
 from scaling.models.layers import DENSE_NAME, Dense, fan_in
 from scaling.models.norm import LayerNorm, RMSNorm
 from scaling.ops import constrain
-from scaling.ops.attention import SAVED_NAME, Implementation, attention
+from scaling.ops.attention import (
+    SAVED_NAME,
+    Implementation,
+    attention,
+    attention_to_cache,
+)
 from scaling.ops.rotary import rotate
 
 Activation = Literal["gelu", "relu2", "swiglu", "geglu"]
@@ -78,6 +83,7 @@ class BlockConfig:
     residual_scale: float
     attention: Implementation
     causal: bool
+    max_len: int
     attention_layer: str
     feed_forward: str
     feed_forward_options: tuple[tuple[str, Any], ...]
@@ -165,7 +171,23 @@ class Attention(nn.Module):
             k_BTGK = RMSNorm(config.norm_epsilon, config.dtype, name="key_norm")(k_BTGK)
         if tables is not None:
             q_BTHK, k_BTGK = rotate(q_BTHK, tables), rotate(k_BTGK, tables)
-        out_BTHK = attention(
+        if self.is_mutable_collection("cache") and not self.is_initializing():
+            out_BTHK = self._decode(q_BTHK, k_BTGK, v_BTGK)
+        else:
+            out_BTHK = self._attend(q_BTHK, k_BTGK, v_BTGK, segments_BT)
+        out_BTJ = out_BTHK.reshape(*x_BTD.shape[:2], -1)
+        y_BTD = config.dense("out", x_BTD.shape[-1], ("heads", "embed"), residual=True)(out_BTJ)
+        return checkpoint_name(y_BTD, "attention_projection")
+
+    def _attend(
+        self,
+        q_BTHK: jax.Array,
+        k_BTGK: jax.Array,
+        v_BTGK: jax.Array,
+        segments_BT: jax.Array | None,
+    ) -> jax.Array:
+        config = self.config
+        return attention(
             q_BTHK,
             k_BTGK,
             v_BTGK,
@@ -175,9 +197,22 @@ class Attention(nn.Module):
             implementation=config.attention,
             platform=config.platform,
         )
-        out_BTJ = out_BTHK.reshape(*x_BTD.shape[:2], -1)
-        y_BTD = config.dense("out", x_BTD.shape[-1], ("heads", "embed"), residual=True)(out_BTJ)
-        return checkpoint_name(y_BTD, "attention_projection")
+
+    def _decode(self, q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array) -> jax.Array:
+        """Attention to the tokens in the collection "cache", after the new ones are put there."""
+        config, batch = self.config, q_BTHK.shape[0]
+        if not config.causal:
+            raise ConfigError("model.causal", "is False", "only a causal model can decode")
+        shape = (batch, config.max_len, *k_BTGK.shape[2:])
+        keys = self.variable("cache", "cached_key", jnp.zeros, shape, k_BTGK.dtype)
+        values = self.variable("cache", "cached_value", jnp.zeros, shape, v_BTGK.dtype)
+        length = self.variable("cache", "cached_length", jnp.zeros, (), jnp.int32)
+        start = length.value
+        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k_BTGK, start, axis=1)
+        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v_BTGK, start, axis=1)
+        length.value = start + q_BTHK.shape[1]
+        softcap = config.attention_softcap
+        return attention_to_cache(q_BTHK, keys.value, values.value, start, softcap)
 
     def _heads(self, name: str, x_BTD: jax.Array, heads: int, axis: str) -> jax.Array:
         config = self.config

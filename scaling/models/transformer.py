@@ -17,7 +17,7 @@ and shifts are zero, norm scales one.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -105,6 +105,9 @@ class Transformer(nn.Module):
     feed_forward: str = "mlp"
     feed_forward_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     platform: str = "cpu"
+
+    # With a mutable collection "cache" it is applied to the next tokens alone.
+    caches: ClassVar[bool] = True
 
     def setup(self) -> None:  # noqa: D102
         if self.vocab_size is None:
@@ -245,6 +248,7 @@ class Transformer(nn.Module):
             residual_scale=self.init_scale / math.sqrt(2 * self.num_layers),
             attention=self.attention,
             causal=self.causal,
+            max_len=self.max_len,
             attention_layer=self.attention_layer,
             feed_forward=self.feed_forward,
             feed_forward_options=tuple(sorted(self.feed_forward_options.items())),
@@ -270,7 +274,7 @@ class Transformer(nn.Module):
             )
         return nn.scan(
             block,
-            variable_axes={"params": 0, "intermediates": 0, "losses": 0, "metrics": 0},
+            variable_axes={"params": 0, "intermediates": 0, "losses": 0, "metrics": 0, "cache": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.num_layers,

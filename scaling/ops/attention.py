@@ -175,6 +175,29 @@ def _plain(
     return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
 
 
+def attention_to_cache(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    start: jax.Array,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Attention of new tokens to a cache that holds them and all tokens before them.
+
+    Args:
+      q_BTHK: queries of tokens start, start + 1, ...
+      k_BSGK: keys of tokens 0 to S - 1; those after a query are hidden from it.
+      v_BSGK: values.
+      start: int32[].
+      softcap: as of `attention`.
+    """
+    q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BSGK, v_BSGK)
+    score_BGRTS, _ = _scores(q_BGRTK, k_BGSK, softcap)
+    score_BGRTS = _hide(score_BGRTS, start, True, None)
+    weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
+    return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
+
+
 def _blocked(
     q_BTHK: jax.Array,
     k_BTGK: jax.Array,
@@ -275,7 +298,7 @@ def _scores(
 
 
 def _hide(
-    score_BGRTS: jax.Array, first: int, causal: bool, segments_BT: jax.Array | None
+    score_BGRTS: jax.Array, first: int | jax.Array, causal: bool, segments_BT: jax.Array | None
 ) -> jax.Array:
     """Masks the scores of queries at positions first, first + 1, ... to keys at 0, 1, ..."""
     queries, keys = score_BGRTS.shape[3:]

@@ -4,20 +4,23 @@ Legend: B batch, T time, D model width, V vocabulary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling.configs import ConfigError
 from scaling.configs.types import Range, RuntimeFloat, RuntimeNumber
 from scaling.ops.cross_entropy import chunked_loss, cross_entropy, smoothed, softcap
 from scaling.tasks.base import (
     Batch,
     Context,
+    Evaluation,
     Hparams,
     Loss,
+    PyTree,
     Task,
     TaskContext,
     Total,
@@ -25,6 +28,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
+from scaling.tasks.generate import Generate, make_generate
 from scaling.tasks.losses import moments, standard_error
 
 
@@ -47,7 +51,8 @@ def language_model(
     """
     context.need("text")
     info, seq_len = context.info, context.config.data.seq_len
-    model = context.model(vocab_size=context.outputs("vocab_size", info.vocab_size))
+    vocab = context.outputs("vocab_size", info.vocab_size)
+    model = context.model(vocab_size=vocab)
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
     given = {"z_loss": z_loss, "label_smoothing": label_smoothing}
     numbers = {name: value for name, value in given.items() if value}
@@ -58,6 +63,14 @@ def language_model(
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         return call(model, variables, *_inputs(batch), context=context)[0]
+
+    def generate(new: int, top_k: int | None = None) -> Generate:
+        room = getattr(model, "max_len", None)
+        if room is not None and new >= room:
+            raise ConfigError(
+                "--tokens", f"{new} do not fit into model.max_len={room}", "ask for fewer tokens"
+            )
+        return make_generate(model, info.vocab_size or vocab, new, top_k)
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         weights_BT, targets_BT = batch["weights"], batch["targets"]
@@ -86,11 +99,30 @@ def language_model(
         loss=loss,
         unit="tokens",
         units_per_example=seq_len,
-        evaluations={"score": scoring(loss, summarize)},
-        functions={"logits": logits},
+        evaluations={"score": scoring(loss, summarize), "sample": samples(generate, seq_len)},
+        functions={"logits": logits, "generate": generate},
         hparams=numbers,
         cost=model.cost(seq_len) if hasattr(model, "cost") else None,
     )
+
+
+def samples(make: Callable[[int], Generate], seq_len: int) -> Evaluation:
+    """Continues the beginnings of held-out examples at temperature 1, as text."""
+    given = max(1, seq_len // 4)
+
+    def run(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        prompt_BP = batch["inputs"][:, :given]
+        new = make(seq_len - given)(dict(variables), prompt_BP, context.rng, jnp.float32(1.0))
+        return {"prompt": prompt_BP, "new": new}, carry
+
+    def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
+        decode = artefacts["tokenizer"].decode
+        pairs = zip(rows["prompt"][:4], rows["new"][:4], strict=True)
+        return {"texts": [{"prompt": decode(p), "continued": decode(n)} for p, n in pairs]}
+
+    return Evaluation(run, report, keeps="rows")
 
 
 def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:

@@ -8,6 +8,7 @@ forecast.json     what was expected of it, if anybody said so before
 checkpoints/      tensorboard/      wandb/       lock
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -92,6 +93,11 @@ class RunDir:
             return []
         old = _read(self.path / PROVENANCE).get("fingerprint")
         before = configs.from_json((self.path / CONFIG).read_text(encoding="utf-8"))
+        if old != fingerprint:
+            # An older version had fewer keys: with their defaults it may be the same experiment.
+            with contextlib.suppress(configs.ConfigError):
+                before = configs.load_recorded(self.path / CONFIG)
+                old = configs.fingerprint(before)
         found = configs.diff(before, configs.from_json(config_json))
         lines = configs.format_differences(found, "there", "now") if found else ""
         if old != fingerprint:

@@ -89,7 +89,7 @@ class PopulationProgram:
         arrays = {}
         for name, given in values.items():
             array = np.asarray(given)
-            rest = np.full(self.slots - len(array), empty).astype(array.dtype)
+            rest = np.full((self.slots - len(array), *array.shape[1:]), empty).astype(array.dtype)
             arrays[name] = np.concatenate([array, rest])
         return jax.device_put(arrays, self._by_slot())
 

@@ -302,7 +302,8 @@ class Record:
 
 def digest(summary: Mapping[str, Any]) -> str:
     """A summary in the lines that people look for first: the objective, then other numbers."""
-    values = {k: v for k, v in summary["eval"].items() if isinstance(v, float)}
+    left_out = summary.get("unit")  # how many there were is not a result
+    values = {k: v for k, v in summary["eval"].items() if isinstance(v, float) and k != left_out}
     objective = summary.get("objective", "loss")
     first = [objective] if objective in values else []
     names = [*first, *(k for k in values if k not in first and not k.endswith("standard_error"))]

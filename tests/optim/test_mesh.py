@@ -26,6 +26,8 @@ SHAPES = {"up": (3, 8, 12), "table": (16, 8), "norm": (8,)}
 class Whole(flax.struct.PyTreeNode):
     params: Any
     opt_state: Any
+    model_state: Any = flax.struct.field(default_factory=dict)
+    frozen: Any = flax.struct.field(default_factory=dict)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
@@ -53,7 +55,7 @@ def test_update_on_a_mesh_equals_one_device(name: str) -> None:
     }
     places, _ = param_shardings(boxed, mesh, config)
     whole = Whole(params=params, opt_state=jax.eval_shape(optimizer.init, params))
-    shardings = state_shardings(whole, places, mesh)
+    shardings = state_shardings(whole, {"params": places}, mesh)
     audit(whole, shardings, mesh, config, 64)  # nothing of 64 bytes or more is copied
     init = jax.jit(optimizer.init, out_shardings=shardings.opt_state)
     step = jax.jit(

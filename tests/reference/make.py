@@ -25,7 +25,7 @@ from helpers import ROOT, shared  # noqa: E402
 from run_helpers import corpus  # noqa: E402
 
 from scaling import configs, data, parallel  # noqa: E402
-from scaling.train.evaluate import scorer  # noqa: E402
+from scaling.train.evaluate import compile_evaluations, evaluator, schedule  # noqa: E402
 from scaling.train.program import build_program  # noqa: E402
 
 
@@ -97,9 +97,12 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
         )
         state, metrics = program.step(state, batch, hparams)
         losses.append(metrics["loss"])
-    held_out = scorer(program, program.evaluate, built.evals["eval"])
-    params = state.params if state.ema is None else state.ema
-    score = held_out(params, state.model_state, EVAL_BATCHES)
+    jobs = schedule(config, program.task, built.evals)
+    (job,) = [job for job in jobs if job.name == "eval"]
+    job = dataclasses.replace(job, batches=EVAL_BATCHES)
+    compiled, _ = compile_evaluations(program, [job])
+    held_out = evaluator(program, compiled["eval"], job, built.artefacts)
+    score = held_out(state.evaluated(), steps, False)
     return {"train": [float(x) for x in jax.device_get(losses)], "eval": float(score["loss"])}
 
 

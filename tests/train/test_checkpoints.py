@@ -43,7 +43,7 @@ class State(flax.struct.PyTreeNode):
     step: Any
     params: Any
     opt_state: Any
-    extra: Any
+    model_state: Any
     ema: Any
     key: Any
 
@@ -55,7 +55,7 @@ def make_state(scale: float = 1.0, seed: int = 0) -> State:
         step=jnp.asarray(seed, jnp.int32),
         params={"layers_0": {"kernel": w, "bias": w[0].astype(jnp.bfloat16)}, "empty": w[:0]},
         opt_state=(Moments(mu=[w + 1], nu=w[0] * 2), {}, None),
-        extra={"mean": np.arange(3, dtype=np.float64) * scale, "count": 3},
+        model_state={"mean": np.arange(3, dtype=np.float64) * scale, "count": 3},
         ema=None,
         key=jax.random.split(jax.random.key(seed), 4),
     )
@@ -377,8 +377,8 @@ def test_a_newer_format_says_so(two_steps: pathlib.Path, tmp_path: pathlib.Path)
     shutil.copytree(two_steps, tmp_path / "c")
     path = tmp_path / "c" / "00000002" / layout.MANIFEST
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"format": 2}))
-    with pytest.warns(UserWarning, match="format 2.*update the package"):
+    path.write_text(json.dumps(manifest | {"format": 3}))
+    with pytest.warns(UserWarning, match="format 3.*update the package"):
         load_numpy(tmp_path / "c")
 
 
