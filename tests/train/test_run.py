@@ -201,7 +201,7 @@ def test_data_that_ends_ends_the_run(text, tmp_path):
         (("platform=tpu",), "platform=tpu", 1),
         (("data.source.paths=('/no/such/file.txt',)",), "/no/such/file.txt", 1),
         (("train.batch_size=12",), "batch", 2),
-        (("task=classification",), "model.name: transformer has no num_classes", 2),
+        (("task=classification",), "data.source: gives text, but task.name=classification", 2),
         (("model=cnn",), "model", 2),
         (("model.vocab_size=40",), "model.vocab_size: 40 is less than the 257 of the data", 2),
     ],
