@@ -103,6 +103,9 @@ SCHEMA: Schema = {
     "eval.also.*": Fixed("scaling.train.config:EvaluationEntry"),
     "checkpoint": Fixed("scaling.train.config:CheckpointConfig", ambient=True),
     "track": Fixed("scaling.track.config:TrackConfig", ambient=True),
+    "track.profile": Fixed("scaling.track.config:ProfileConfig", ambient=True, optional=True),
+    "track.callbacks": Entries(ambient=True),
+    "track.callbacks.*": Named("scaling.train.callbacks:CALLBACKS", ambient=True),
 }
 
 

@@ -1,9 +1,23 @@
 """The fixed config section `track`: what a run tells the world, every key with its default."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from scaling.configs.types import NonNegativeFloat, NonNegativeInt
+from scaling.configs.types import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """Section `track.profile`: a window of steps that is traced with `jax.profiler`.
+
+    Attributes:
+      start: step after which the trace begins, counted from the start of this process.
+      steps: how many steps it holds.
+    """
+
+    start: PositiveInt = 10
+    steps: PositiveInt = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +36,8 @@ class TrackConfig:
       fsync_seconds: metrics reach the disk (fsync) at least this often; they survive a killed
         process in any case, this is for power cuts.
       compile_cache: keep compiled programs on disk, so that a second launch compiles nothing.
+      profile: trace some steps into the run directory's `profile/`; None traces nothing.
+      callbacks: functions of your own, by name; see `scaling.train.callbacks`.
     """
 
     every: NonNegativeInt = 10
@@ -32,3 +48,5 @@ class TrackConfig:
     wandb_project: str = "scaling"
     fsync_seconds: NonNegativeFloat = 10.0
     compile_cache: bool = True
+    profile: ProfileConfig | None = None
+    callbacks: Mapping[str, Any] | None = None

@@ -5,6 +5,7 @@ Nothing here touches a device: metrics come in as numbers of the host.
 """
 
 import dataclasses
+import pathlib
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from scaling.track import memory
 from scaling.track.goodput import Goodput
 from scaling.track.hardware import mfu
 from scaling.train.bad_steps import BadSteps
+from scaling.train.callbacks import Callback, Event
 from scaling.train.evaluate import EarlyStopping, Scheduled, numbers
 
 PyTree = Any
@@ -62,9 +64,12 @@ class Books:
         stopping: EarlyStopping,
         ledger: Goodput,
         jobs: Sequence[Scheduled],
+        callbacks: Mapping[str, Callback],
+        workdir: pathlib.Path,
     ) -> None:
         self.config, self.loader, self.hooks, self.jobs = config, loader, hooks, jobs
         self.bad_steps, self.stopping, self.ledger = bad_steps, stopping, ledger
+        self.callbacks, self.workdir = callbacks, workdir
         self.evals: dict[str, Any] = {}
         self.newest: tuple[int, dict[str, float]] = (-1, {})
         self.speed = Speed(task, devices, config.train.batch_size, ledger)
@@ -99,6 +104,7 @@ class Books:
         """
         if not self.intended(step):
             return  # its batch was left out: there is nothing to report
+        self.call(Event("step", step, _stream(metrics), self.workdir))
         if not metrics["ok"]:
             ids = self.loader.indices(step - 1)
             self.hooks.log(step, {"train/bad": 1.0, **_stream(metrics)})
@@ -111,7 +117,24 @@ class Books:
             }
             self.hooks.log(step, values | self.speed.measure(step))
 
-    def evaluated(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> bool:
+    def call(self, event: Event) -> None:
+        """Calls every callback and logs the numbers that they return."""
+        if not self.callbacks:
+            return
+        logged: dict[str, float] = {}
+        with jax.transfer_guard("allow"):
+            for name, callback in self.callbacks.items():
+                numbers = callback(event) or {}
+                logged |= {f"{name}/{key}": float(value) for key, value in numbers.items()}
+        if logged:
+            self.hooks.log(event.step, logged)
+
+    def evaluated(
+        self,
+        step: int,
+        results: Mapping[str, Mapping[str, Any]],
+        variables: Callable[[], Mapping[str, Any]],
+    ) -> bool:
         """Takes in the values of evaluations and logs them; True when the run should end."""
         kept = {name: self.hooks.keep(step, name, values) for name, values in results.items()}
         self.evals |= kept
@@ -120,6 +143,7 @@ class Books:
             values |= numbers(result, name)
         self.newest = (step, values)
         self.hooks.log(step, values)
+        self.call(Event("evaluation", step, values, self.workdir, variables))
         if self.stopping.metric.split("/")[0] not in results and self._is_evaluated():
             return False  # the watched evaluation has another schedule
         if values and self.config.checkpoint.keep_best:
@@ -200,6 +224,8 @@ class Speed:
             "perf/step_seconds": seconds / steps,
             "perf/mfu": mfu(units * flops.exact, kind, count, units * flops.exact_causal),
             "perf/data_wait_fraction": waited / seconds,
+            "perf/wall_seconds": sum(self.ledger.seconds.values()),
+            "perf/device_seconds": self.ledger.seconds["train"] * count,
             **_memory(devices),
         }
 

@@ -17,6 +17,7 @@ from scaling.data.loader import leave_out
 from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import RollbackError
 from scaling.train.books import Books
+from scaling.train.callbacks import Event
 from scaling.train.evaluate import Evaluator
 from scaling.train.program import Program
 from scaling.train.state import TrainState
@@ -112,7 +113,7 @@ class Loop:
                     self._read(pending)
                     pending = None
                     results = self._evaluate(due, state, step, whole=step == end)
-                    if self.books.evaluated(step, results) and step < end:
+                    if self.books.evaluated(step, results, state.evaluated) and step < end:
                         if self.config.eval.batches is not None:
                             self.books.evals = {}  # of a part of the split; see `_leave`
                         return self._leave("completed", step, state, None)
@@ -159,4 +160,5 @@ class Loop:
             # this evaluation already, the summary does not, and wants it of the whole split.
             self.books.evals = self._evaluate(self.books.due(None), state, step, whole=True)
         self.books.save(step, state)
+        self.books.call(Event("end", step, {}, self.books.workdir))
         return Outcome(status, step, self.books.evals)

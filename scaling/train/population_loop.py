@@ -8,6 +8,7 @@ that happens to one changes a number of another.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from scaling.data import Data
 from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import DivergedError, RollbackError
 from scaling.train.books import Books
+from scaling.train.callbacks import Event
 from scaling.train.evaluate import Scheduled, batch_key, collected, first_carry, report
 from scaling.train.population_program import PopulationProgram
 from scaling.train.record import Record
@@ -188,7 +190,8 @@ class PopulationLoop:
             group = [m for m in due if (m.books.last_step() == step) == whole]
             for member, results in self._evaluate(group, step, whole):
                 with self._member(member):
-                    if member.books.evaluated(step, results) or whole:
+                    variables = functools.partial(self._variables, member)
+                    if member.books.evaluated(step, results, variables) or whole:
                         ended.append(member)
                     else:
                         going[member.index] = member
@@ -258,11 +261,19 @@ class PopulationLoop:
         for member, results in self._evaluate(done, None, whole=True):
             member.books.evals = results
 
+    def _variables(self, member: Member) -> Mapping[str, Any]:
+        """A member's evaluated variables, on the host."""
+        (tree,) = self.program.take(self.states, [member.slot])
+        return tree.evaluated()
+
     def _leave(self, members: Sequence[Member], status: str) -> None:
         """Saves members and ends them."""
         for member in members:
             member.status = status
         self._save(members)
+        for member in members:
+            with self._member(member):
+                member.books.call(Event("end", member.step, {}, member.books.workdir))
 
     def _save(self, members: Sequence[Member]) -> None:
         if not members:

@@ -23,6 +23,7 @@ from scaling.data.loader import Spec
 from scaling.optim import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
 from scaling.tasks.base import Batch, Context, Evaluation, Task, abstract_key, build_task
+from scaling.train.callbacks import build_callbacks
 from scaling.train.state import TrainState, as_variables, fresh_guard
 from scaling.train.step import TrainStep, make_train_step
 
@@ -276,6 +277,7 @@ def check_buildable(config: Any) -> None:
         raise
     except ValueError as error:
         raise ConfigError("model", str(error), "change the keys that the message names") from error
+    build_callbacks(config.track)
     for name, entry in (config.eval.also or {}).items():
         task.evaluation(entry.evaluation or name, f"eval.also.{name}.evaluation")
 

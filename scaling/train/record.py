@@ -27,6 +27,7 @@ from scaling.track.writers import Tracker
 from scaling.train import data_record
 from scaling.train.bad_steps import BadSteps
 from scaling.train.books import Books, Hooks
+from scaling.train.callbacks import build_callbacks
 from scaling.train.checkpoints import Checkpoints
 from scaling.train.evaluate import EarlyStopping, Scheduled, is_number, stop_metric
 from scaling.train.init_from import load_variables
@@ -203,7 +204,17 @@ class Record:
             stopping.replay(line for line in read_metrics(self.workdir) if line["step"] <= step)
         hooks = Hooks(log, self.save, self._say, self.keep_evaluation)
         return Books(
-            self.config, task, devices, loader, hooks, bad_steps, stopping, self.goodput, jobs
+            self.config,
+            task,
+            devices,
+            loader,
+            hooks,
+            bad_steps,
+            stopping,
+            self.goodput,
+            jobs,
+            build_callbacks(self.config.track),
+            self.workdir,
         )
 
     def keep_evaluation(self, step: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:

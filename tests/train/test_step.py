@@ -19,6 +19,7 @@ from helpers import (
 from ml_collections import ConfigDict
 
 from scaling import parallel
+from scaling.configs import ConfigError
 from scaling.optim import build_optimizer
 from scaling.tasks.base import Loss, Task
 from scaling.train.program import Program, build_program
@@ -256,3 +257,69 @@ def test_one_executable_serves_every_learning_rate_and_the_rate_matters():
     assert program.step._cache_size() == 1
     with pytest.raises(KeyError, match="learningrate"):
         program.hparams(learningrate=1.0)
+
+
+# --- state collections, metrics and names of a task -------------------------------------------
+
+
+def stateful_task(state, merge=None, returned=None, metrics=None) -> Task:
+    """One parameter, and state that a microbatch changes: state(old, batch) -> new."""
+
+    def loss(variables, batch, context, hparams) -> Loss:
+        weights_B = batch["weights"]
+        total = jnp.sum(weights_B * batch["slope"]) * variables["params"]["p"]
+        found = {"loss": (total, weights_B.sum())} | (metrics or (lambda b: {}))(batch)
+        new = {"kept": state(variables["kept"], batch)} if returned is None else returned
+        return Loss(total, weights_B.sum(), found, new)
+
+    return Task(lambda rng: {}, loss, merge=merge or {})
+
+
+def stepped(task: Task, kept, accumulate: int, rows: int = 4):
+    """(state after, metrics) of one step on slopes 0, 1, 2, ..."""
+    state = bare_state({"p": jnp.float32(0.5)}).replace(model_state={"kept": kept})
+    optimizer = plain_optimizer()
+    state = state.replace(opt_state=optimizer.init(state.params))
+    step = make_train_step(task, optimizer, accumulate=accumulate)
+    batch = {"slope": jnp.arange(rows, dtype=jnp.float32), "weights": jnp.ones(rows)}
+    return jax.jit(step)(state, batch, {k: jnp.float32(v) for k, v in optimizer.hparams.items()})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_rows_of_state_go_with_their_rows_of_the_batch(accumulate):
+    task = stateful_task(lambda old, batch: 10 * old + batch["slope"], {"kept": "rows"})
+    after, _ = stepped(task, jnp.array([1.0, 2.0, 3.0, 4.0]), accumulate)
+    assert after.model_state["kept"].tolist() == [10.0, 21.0, 32.0, 43.0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_last_microbatch_may_decide_and_integers_stay_integers(accumulate):
+    task = stateful_task(lambda old, batch: old + 1, {"kept": "last"})
+    after, _ = stepped(task, jnp.int32(7), accumulate)
+    assert after.model_state["kept"] == 8
+    assert after.model_state["kept"].dtype == jnp.int32
+
+
+def test_integers_are_not_averaged_over_microbatches():
+    with pytest.raises(ConfigError, match=r"'kept' holds int32.*\n.*merge=\{'kept': 'last'\}"):
+        stepped(stateful_task(lambda old, batch: old + 1), jnp.int32(7), 2)
+
+
+def test_a_task_that_forgets_its_state_is_told_which():
+    with pytest.raises(ConfigError, match=r"collections \[\], and init made \['kept'\]"):
+        stepped(stateful_task(lambda old, batch: old, returned={}), jnp.zeros(4), 1)
+
+
+def test_metrics_may_be_vectors_and_may_not_take_the_names_of_the_step():
+    def load(batch):
+        return {"load": (jnp.stack([batch["slope"].sum(), batch["weights"].sum()]), jnp.float32(2))}
+
+    _, metrics = stepped(stateful_task(lambda old, batch: old, metrics=load), jnp.zeros(4), 2)
+    assert metrics["load"].tolist() == [1.5, 1.0]
+    taken = stateful_task(
+        lambda old, batch: old, metrics=lambda b: {"grad_norm": (b["weights"].sum(), 1.0)}
+    )
+    with pytest.raises(
+        ConfigError, match=r"reports \['grad_norm'\], which the step reports itself"
+    ):
+        stepped(taken, jnp.zeros(4), 1)
