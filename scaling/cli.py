@@ -60,7 +60,7 @@ OPTIONS = (
     Option("tokens", "With --sample: how many tokens at most (200).", "N", "integer"),
     Option("temperature", "With --sample: 0 always takes the most likely (0.8).", "X", "number"),
     Option("top_k", "With --sample: draw from the K most likely tokens (all).", "K", "integer"),
-    Option("seed", "With --sample: of the draws (0).", "N", "integer"),
+    Option("sample_seed", "With --sample: of the draws (0).", "N", "integer"),
     Option("coordinator", "Several processes: address of process 0.", "HOST:PORT"),
     Option("num_processes", "Several processes: how many.", "N", "integer"),
     Option("process_id", "Several processes: which one this is, from 0.", "I", "integer"),
@@ -105,7 +105,7 @@ class Args:
       evaluate: run directory of which a checkpoint is scored.
       step: see `replay`, `evaluate` and `sample`.
       sample: run directory of a language model that writes text.
-      prompt, tokens, temperature, top_k, seed: see `scaling.train.sample.SampleOptions`.
+      prompt, tokens, temperature, top_k, sample_seed: see `scaling.train.sample.SampleOptions`.
       coordinator: "host:port" of process 0, if there are several processes.
       num_processes: how many.
       process_id: which one this is.
@@ -124,7 +124,7 @@ class Args:
     tokens: int | None = None
     temperature: float | None = None
     top_k: int | None = None
-    seed: int | None = None
+    sample_seed: int | None = None
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
@@ -313,7 +313,7 @@ def _check_job(arguments: Args) -> None:
 
 
 _TOP_LEVEL = [field.name for field in dataclasses.fields(Experiment)]
-SAMPLE_FLAGS = ("prompt", "tokens", "temperature", "top_k", "seed")
+SAMPLE_FLAGS = ("prompt", "tokens", "temperature", "top_k", "sample_seed")
 _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 

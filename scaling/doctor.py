@@ -26,6 +26,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from scaling.track import files, hardware, provenance
+from scaling.track.paths import cache_root, compile_cache
 
 GiB = 2**30
 _LOW_SPACE = 5 * GiB
@@ -110,8 +111,7 @@ def inspect_path(name: str, path: pathlib.Path) -> dict[str, Any]:
 def paths() -> list[dict[str, Any]]:
     """Where runs read and write, unless told otherwise."""
     home = pathlib.Path.home()
-    cache = pathlib.Path(os.environ.get("SCALING_CACHE") or home / ".cache" / "scaling")
-    compiled = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache / "jax")
+    cache, compiled = cache_root(), compile_cache()
     data = pathlib.Path(os.environ.get("TFDS_DATA_DIR") or home / "tensorflow_datasets")
     return [
         inspect_path("prepared data (SCALING_CACHE)", cache),

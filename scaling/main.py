@@ -77,7 +77,11 @@ def _look_at(arguments: cli.Args) -> int:
 
     if arguments.sample:
         chosen = {flag: getattr(arguments, flag) for flag in (*cli.SAMPLE_FLAGS, "step")}
-        given = {flag: value for flag, value in chosen.items() if value is not None}
+        given = {
+            flag.removeprefix("sample_"): value
+            for flag, value in chosen.items()
+            if value is not None
+        }
         return sample.sample(pathlib.Path(arguments.sample), sample.SampleOptions(**given))
     if arguments.evaluate:
         return reopen.evaluate(pathlib.Path(arguments.evaluate), arguments.step)

@@ -8,8 +8,6 @@ config. Needs no accelerator: the TPU compiler comes with the extra `tpu`.
 """
 
 import dataclasses
-import json
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +17,7 @@ from scaling import cli, configs
 from scaling.cli import Option
 from scaling.configs import ConfigError
 from scaling.planning import doors_forecast, doors_search
+from scaling.track import files
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -175,7 +174,7 @@ def plan(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
     if "json" in values:
         data = compiling.to_json(found)
         data["cost"] = None if paid is None else dataclasses.asdict(paid)
-        write_json(pathlib.Path(values["json"]), data)
+        files.write_json(values["json"], data)
     if "budget" in values:
         return doors_search.run_budget(found, values, price)
     return 0 if found.fits else EXIT_DOES_NOT_FIT
@@ -184,14 +183,6 @@ def plan(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
 def search(values: Mapping[str, Any], overrides: Sequence[str]) -> int:
     """Searches for the settings that fit and are fastest."""
     return doors_search.run_search(load(values, overrides), target(values), values)
-
-
-def write_json(path: pathlib.Path, data: Any) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(data, indent=2) + "\n")
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from laws.law_data import FIXTURES, surface
 
-from scaling.fit import main, parse
+from scaling.fit import main
+from scaling.laws.arguments import parse
 from scaling.laws.command import load
 
 REFIT = [

@@ -22,14 +22,13 @@ from scaling.configs.dump import (
 from scaling.configs.errors import ConfigError
 from scaling.configs.files import compare, load, load_any, load_recorded, load_resolved, variant
 from scaling.configs.resolution import ConfigDict, resolve
-from scaling.configs.rules import check_devices, validate
+from scaling.configs.rules import validate
 
 __all__ = [
     "ConfigDict",
     "ConfigError",
     "Difference",
     "build",
-    "check_devices",
     "compare",
     "component",
     "diff",

@@ -15,6 +15,7 @@ from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
+from scaling.track.paths import cache_root
 
 _SOURCES = "scaling.data:SOURCES"
 _TOKENIZERS = "scaling.data:TOKENIZERS"
@@ -78,7 +79,7 @@ def build(config: Any, cache_dir: pathlib.Path | str | None = None) -> Data:
 
 def _context(config: Any, cache_dir: pathlib.Path | str | None) -> DataContext:
     section = config.data
-    root = pathlib.Path(section.cache_dir or cache_dir or cache_lib.default_root()).expanduser()
+    root = pathlib.Path(section.cache_dir or cache_dir or cache_root()).expanduser()
     seed = config.seed if section.seed is None else section.seed
     return DataContext(section, seed, config.train.batch_size, root / "data")
 

@@ -41,11 +41,6 @@ class Entry:
     meta: Mapping[str, Any]
 
 
-def default_root() -> pathlib.Path:
-    """$SCALING_CACHE, or ~/.cache/scaling."""
-    return pathlib.Path(os.environ.get("SCALING_CACHE") or "~/.cache/scaling").expanduser()
-
-
 def key_of(description: Mapping[str, Any]) -> str:
     """20 hex digits that stand for a JSON-able description."""
     text = json.dumps({"format": FORMAT, **description}, sort_keys=True)

@@ -11,7 +11,7 @@ variable projection (`screen.py`), then polishes all starts in one jitted progra
 From its `Result`: resampling (`resample.py`), profile and sandwich intervals (`profiles.py`),
 compute-optimal allocation (`allocation.py`), predictions that say how far outside the data they
 are (`forecasting.py`), comparison of laws (`comparison.py`), the non-parametric approaches 1 and 2
-(`isoflop.py`), conversions between conventions (`conventions.py`), `figures.py`, `report.py`.
+(`isoflop.py`), `figures.py`, `report.py`.
 
 Laws read tables and never models. Float64 is scoped to the calls in here: importing or using this
 package changes nothing for training code in the same process.

@@ -220,24 +220,3 @@ def _minimise(
     with x64():
         found = program(dict(parameters), budgets, np.float64(served), others)
         return {k: np.asarray(v) for k, v in found.items()}
-
-
-def iso_loss(
-    result: Result, loss: float, params: Array, at: Mapping[str, float] | None = None
-) -> Array:
-    """Tokens at which each of `params` reaches `loss`, [m]; inf where it never does."""
-    others = other_variables(result.law, at)
-    params = np.asarray(params, np.float64)
-    low, high = np.full(params.shape, 0.0), np.full(params.shape, np.log(1e30))
-
-    def value(log_d: Array) -> Array:
-        return result.law.evaluate(
-            result.parameters, {"params": params, "tokens": np.exp(log_d), **others}
-        )
-
-    reachable = value(high) <= loss
-    for _ in range(80):
-        middle = 0.5 * (low + high)
-        above = value(middle) > loss
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.where(reachable, np.exp(0.5 * (low + high)), np.inf)

@@ -1,11 +1,5 @@
 """Optimizers, schedules, and how they become one update with run-time hyper-parameters."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from scaling.optim.build import Optimizer, build_optimizer
-
 OPTIMIZERS: dict[str, str] = {
     "adamw": "scaling.optim.optimizers:AdamW",
     "muon": "scaling.optim.optimizers:Muon",
@@ -25,11 +19,3 @@ SCHEDULES: dict[str, str] = {
 
 # Parameters that the code supplies, not the config.
 EXTERNAL = {"OPTIMIZERS": (), "SCHEDULES": ("step", "peak", "total_steps")}
-
-__all__ = ["EXTERNAL", "OPTIMIZERS", "SCHEDULES", "Optimizer", "build_optimizer"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in ("Optimizer", "build_optimizer"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("scaling.optim.build"), name)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from scaling import configs, data
 from scaling.configs.errors import ConfigError
+from scaling.parallel.checks import check_devices
 from scaling.planning import allocations, collectives, hlo, roofline, topology, work
 from scaling.planning.allocations import Allocation
 from scaling.planning.collectives import Traffic
@@ -171,7 +172,7 @@ def compile_plan(
       ConfigError: the mesh or the batch does not fit the devices, or an array cannot be split so.
     """
     devices = topology.devices(target)
-    configs.check_devices(config, len(devices))
+    check_devices(config, len(devices))
     program, lowered, seconds = _lower(config, devices)
     kind = devices[0].device_kind
     device = hardware.override(kind, changes or {})

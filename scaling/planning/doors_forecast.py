@@ -70,7 +70,7 @@ def run_grade(values: Mapping[str, Any]) -> int:
     Raises:
       ConfigError: it holds nothing to grade.
     """
-    from scaling.planning import grade
+    from scaling.track import grade
 
     folder = _folder("--grade", values["grade"])
     try:

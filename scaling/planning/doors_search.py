@@ -6,7 +6,6 @@
 """
 
 import math
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 from scaling import configs
 from scaling.cli import Option
 from scaling.configs import ConfigError
+from scaling.track import files
+from scaling.track.paths import cache_root
 
 GiB = 2**30
 RATES = ("flops", "bandwidth", "link", "memory", "usable")
@@ -55,9 +56,8 @@ def hardware_changes(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def cache_folder() -> pathlib.Path:
-    """Where reports of compiles are kept: plans/ under $SCALING_CACHE or ~/.cache/scaling."""
-    root = os.environ.get("SCALING_CACHE") or "~/.cache/scaling"
-    return pathlib.Path(root).expanduser() / "plans"
+    """Where reports of compiles are kept: plans/ in the cache."""
+    return cache_root() / "plans"
 
 
 def run_search(config: Any, target: Any, values: Mapping[str, Any]) -> int:
@@ -87,8 +87,6 @@ def run_search(config: Any, target: Any, values: Mapping[str, Any]) -> int:
         print("\nfastest that fits, by the estimate:")
         print("\n".join("  " + line for line in found.best.candidate.lines()))
     if "json" in values:
-        from scaling import plan
-
         data = {
             "best": found.best.candidate.changes if found.best else None,
             "tried": [
@@ -98,7 +96,7 @@ def run_search(config: Any, target: Any, values: Mapping[str, Any]) -> int:
             "pruned": found.pruned,
             "left": found.left,
         }
-        plan.write_json(pathlib.Path(values["json"]), data)
+        files.write_json(values["json"], data)
     return 0 if found.best else 1
 
 

@@ -18,9 +18,9 @@ from scaling.planning import smaller_runs
 from scaling.planning.law_fit import LawFit
 from scaling.planning.plan_record import PlanRecord
 from scaling.planning.quantities import Quantity
-from scaling.planning.run_facts import Device
 from scaling.planning.target import Target
 from scaling.track import provenance, sealed
+from scaling.track.run_facts import Device
 
 VERSION = 1
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from scaling import fit as fit_door
 from scaling.configs import ConfigError
+from scaling.laws.arguments import UsageError, parse
 from scaling.laws.command import fitted
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
@@ -113,14 +113,14 @@ def load(source: str, law: str | None) -> LawFit:
                 "--law", f"is required, as {source} is no fit.json", "write --law=chinchilla"
             )
         return _fit(["--runs", str(path), "--law", law, "--out", "."], None)
-    except (LawError, fit_door.UsageError) as error:
+    except (LawError, UsageError) as error:
         raise ConfigError(
             "--forecast", f"{source}: {error}", "try the fit alone: python -m scaling.fit --help"
         ) from error
 
 
 def _fit(arguments: Sequence[str], fit_json: pathlib.Path | None) -> LawFit:
-    options: argparse.Namespace = fit_door.parse(arguments)
+    options: argparse.Namespace = parse(arguments)
     _, result = fitted(options)
     if result.problem.freedom == 0:
         raise LawError("every parameter of the fit is fixed, so no interval can be drawn")

@@ -21,6 +21,7 @@ from typing import Any
 
 from scaling import configs
 from scaling.configs.errors import ConfigError
+from scaling.parallel.checks import check_devices
 from scaling.planning import closed_form
 from scaling.planning import compile as compiling
 from scaling.planning.closed_form import Rates, Sketch
@@ -185,7 +186,7 @@ def candidates(config: Any, target: Target, rates: Rates) -> list[Candidate]:
         changed = _with(config, changes)
         try:
             configs.validate(changed)
-            configs.check_devices(changed, target.num_devices)
+            check_devices(changed, target.num_devices)
         except ConfigError:
             continue
         mesh = {key.removeprefix("mesh."): n for key, n in changes.items() if "mesh." in key}
@@ -317,7 +318,7 @@ def _optimizer_share(config: Any, task: Any) -> float:
     import jax
 
     from scaling import parallel
-    from scaling.optim import build_optimizer
+    from scaling.optim.build import build_optimizer
 
     boxed = jax.eval_shape(task.init, jax.random.key(0))
     _, names = parallel.param_shardings(

@@ -14,8 +14,8 @@ from scaling.laws.law import Law, LawError, Variable, coefficient, offset
 from scaling.laws.losses import Loss
 from scaling.laws.resample import bootstrap
 from scaling.planning.quantities import Quantity
-from scaling.planning.run_facts import Device, device_of, median_of
 from scaling.planning.target import Target
+from scaling.track.run_facts import Device, device_of, median_of
 
 MIN_RUNS = 4
 RESAMPLES = 400

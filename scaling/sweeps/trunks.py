@@ -138,11 +138,6 @@ def _keeping(cell: "Cell", steps: set[int]) -> "Cell":
     return dataclasses.replace(cell, config=config.lock())
 
 
-def steps_saved(cells: Sequence["Cell"]) -> dict[str, int]:
-    """{id of a branch: updates that it need not do}; times FLOPs a step, what sharing saves."""
-    return {cell: branch.step for cell, branch in plan(cells).items()}
-
-
 def ready(trunk: pathlib.Path, step: int) -> bool:
     """Whether the trunk's directory has a whole checkpoint at the branch point."""
     from scaling.train import checkpoint_format as layout

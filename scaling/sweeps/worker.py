@@ -21,7 +21,7 @@ from typing import Any
 from scaling import cli
 from scaling.configs import ConfigError
 from scaling.sweeps import ledger as ledger_lib
-from scaling.sweeps import output, search, units
+from scaling.sweeps import output, pruning, units
 from scaling.sweeps.design import label
 from scaling.sweeps.lease import Heartbeat, Lease, take
 from scaling.sweeps.ledger import ENDS, Ledger
@@ -141,7 +141,7 @@ class Worker:
         try:
             units.prepare(self.sweep, [lease.cell for lease in leases])
             ids = [lease.cell for lease in leases]
-            watch = search.watcher(self.sweep.path, ids)
+            watch = pruning.watcher(self.sweep.path, ids)
             locked: list[str] = []
             if len(ids) == 1 and watch is None:
                 try:
@@ -188,7 +188,7 @@ class Worker:
                 [cell.config for cell in members],
                 [self.sweep.cell_dir(cell.id) for cell in members],
                 stop=self.stop,
-                watch=search.watcher(self.sweep.path, [cell.id for cell in members]),
+                watch=pruning.watcher(self.sweep.path, [cell.id for cell in members]),
             )
             locked += [
                 cell.id for cell, one in zip(members, statuses, strict=True) if one == "locked"

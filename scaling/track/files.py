@@ -74,12 +74,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 text atomically and durably: temporary file, fsync, rename, fsync.
+    """Writes UTF-8 text atomically and durably: temporary file, fsync, rename, fsync; makes folders.
 
     Raises:
       OSError: with the old content of `path` untouched.
     """
     path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:

@@ -20,7 +20,7 @@ from scaling import data, parallel
 from scaling.configs import ConfigError
 from scaling.data import DataInfo
 from scaling.data.loader import Spec
-from scaling.optim import Optimizer, build_optimizer
+from scaling.optim.build import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
 from scaling.tasks.base import Batch, Context, Evaluation, Task, abstract_key, build_task
 from scaling.train.callbacks import build_callbacks

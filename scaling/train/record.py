@@ -17,9 +17,8 @@ import numpy as np
 from scaling import configs
 from scaling.data import Data, DataInfo
 from scaling.data.loader import Loader
-from scaling.planning import grade
 from scaling.tasks.base import Task
-from scaling.track import files, memory
+from scaling.track import files, grade, memory
 from scaling.track.goodput import Goodput
 from scaling.track.run_dir import RunDir, read_summary
 from scaling.track.stream import read_metrics

@@ -15,9 +15,8 @@ from typing import Any
 import jax
 
 from scaling import data, parallel
-from scaling.configs import rules
-from scaling.planning import grade
-from scaling.track import compile_cache, memory, provenance
+from scaling.parallel.checks import check_devices
+from scaling.track import compile_cache, grade, memory, provenance
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
 from scaling.train.bad_steps import DivergedError
@@ -150,7 +149,7 @@ class Run:
 
     def _program(self, info: data.DataInfo) -> Program:
         mesh = parallel.make_mesh(self.config.mesh)
-        rules.check_devices(self.config, mesh.size)
+        check_devices(self.config, mesh.size)
         program = build_program(self.config, info, mesh)
         self.progress.unit = program.task.unit
         sizes = {axis: size for axis, size in mesh.shape.items() if size > 1}

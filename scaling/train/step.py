@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from scaling.configs import ConfigError
-from scaling.optim import Optimizer
+from scaling.optim.build import Optimizer
 from scaling.tasks.base import Batch, Context, Loss, Task
 from scaling.train.state import Guard, TrainState, as_variables, combined
 

@@ -7,6 +7,7 @@ from helpers import ROOT
 from scaling import configs
 from scaling.configs import ConfigError, rules
 from scaling.configs.dump import flatten
+from scaling.parallel.checks import check_devices
 
 QUICKSTART = str(ROOT / "experiments" / "quickstart.py")
 
@@ -120,7 +121,7 @@ def test_what_fits_passes(quickstart: Any, overrides: dict[str, Any]) -> None:
     configs.validate(changed(quickstart, overrides))
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", rules.all_rules())
 def test_rules_hold_for_components_without_the_keys(rule: rules.Rule) -> None:
     from ml_collections import ConfigDict
 
@@ -134,25 +135,25 @@ def test_every_rule_is_broken_by_some_case(quickstart: Any) -> None:
     refusing = set()
     for overrides, _, _ in BROKEN:
         config = changed(quickstart, overrides)
-        for rule in rules.RULES:
+        for rule in rules.all_rules():
             try:
                 rule(config)
             except ConfigError:
                 refusing.add(rule.__name__)
                 break
-    assert refusing | {"batch_divides"} == {rule.__name__ for rule in rules.RULES}
+    assert refusing | {"batch_divides"} == {rule.__name__ for rule in rules.all_rules()}
 
 
 def test_devices(quickstart: Any) -> None:
-    configs.check_devices(quickstart, 8)
-    configs.check_devices(changed(quickstart, {"mesh.tensor": 4}), 8)
+    check_devices(quickstart, 8)
+    check_devices(changed(quickstart, {"mesh.tensor": 4}), 8)
     for overrides, count, key in (
         ({"mesh.tensor": 4}, 6, "mesh"),
         ({"mesh.data": 4}, 8, "mesh"),
         ({}, 3, "train.batch_size"),
     ):
         with pytest.raises(ConfigError) as caught:
-            configs.check_devices(changed(quickstart, overrides), count)
+            check_devices(changed(quickstart, overrides), count)
         assert caught.value.key == key
 
 

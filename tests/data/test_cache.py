@@ -12,8 +12,9 @@ import pytest
 from data_helpers import unprivileged
 
 from scaling.data import cache
-from scaling.data.cache import cached, default_root, file_hash, key_of
+from scaling.data.cache import cached, file_hash, key_of
 from scaling.data.errors import DataError
+from scaling.track.paths import cache_root
 
 
 def build(work):
@@ -204,6 +205,6 @@ def test_file_hash_is_remembered_and_follows_changes(tmp_path):
 def test_keys_and_root(monkeypatch):
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1}) != key_of({"a": 1, "b": 3})
     monkeypatch.setenv("SCALING_CACHE", "/somewhere")
-    assert str(default_root()) == "/somewhere"
+    assert str(cache_root()) == "/somewhere"
     monkeypatch.delenv("SCALING_CACHE")
-    assert default_root().name == "scaling"
+    assert cache_root().name == "scaling"

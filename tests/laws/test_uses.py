@@ -5,10 +5,9 @@ import pytest
 from laws.law_data import TRUTH, surface
 
 from scaling.laws import LawError, Loss, bootstrap, compare, fit, forecast, optimum
-from scaling.laws.allocation import SIX_ND, Cost, iso_loss
+from scaling.laws.allocation import SIX_ND, Cost
 from scaling.laws.approaches import approaches
 from scaling.laws.comparison import leave_largest_out, score, seed_noise, seed_weights
-from scaling.laws.conventions import Shape, convention_effect, flops_per_token, param_counts
 from scaling.laws.isoflop import approach1, approach2, group_budgets
 from scaling.laws.table import Table
 
@@ -69,13 +68,6 @@ def test_what_cannot_be_allocated_is_refused(exact):
         optimum(exact, [1e21], inference_tokens=1e22)
     with pytest.raises(LawError, match=r"--at gives \['foo'\]"):
         optimum(exact, [1e21], at={"foo": 3.0})
-
-
-def test_iso_loss_meets_the_loss(exact):
-    n = np.array([1e6, 1e9, 1e10])
-    d = iso_loss(exact, 2.3, n)
-    assert np.isinf(d[0])
-    np.testing.assert_allclose(exact.predict(params=n[1:], tokens=d[1:]), 2.3, rtol=1e-9)
 
 
 def test_intervals_of_the_optimum_hold_the_truth(noisy, draws):
@@ -204,28 +196,3 @@ def test_the_other_approaches_stand_beside_the_law():
     envelope = [f for f in found if f["approach"].startswith("envelope")]
     assert envelope[0]["exponent"] == pytest.approx(truth, abs=0.05)
     assert approaches(fit(steps, "henighan_n", Loss("lsq")), SIX_ND) == ([], [])
-
-
-def test_counts_of_conventions():
-    shape = Shape(layers=12, width=768, vocab=50_000, context=1024)
-    counts = param_counts(shape)
-    assert counts["non_embedding"] == 12 * 12 * 768**2
-    assert counts["total"] - counts["with_head"] == 50_000 * 768
-    assert flops_per_token(shape, "kaplan") == 72 * 12 * 768**2
-    extra = flops_per_token(shape, "with_head_attention") - flops_per_token(shape, "with_head")
-    assert extra == 6 * 12 * 1024 * 768
-    assert flops_per_token(shape, "deepseek") == 72 * 12 * 768**2 + 12 * 12 * 1024 * 768
-    with pytest.raises(LawError, match="not one of"):
-        flops_per_token(shape, "six")
-
-
-def test_changing_the_count_changes_the_exponent():
-    data = surface(0.0)
-    data["params_ne"] = data["params"]
-    data["params_all"] = data["params"] + 5e4 * np.cbrt(data["params"])
-    effects = convention_effect(
-        Table.from_columns(data),
-        {"non-embedding": {"params": "params_ne"}, "total": {"params": "params_all"}},
-    )
-    assert effects[0].a == pytest.approx(0.37 / 0.72, abs=1e-6)
-    assert effects[1].alpha > effects[0].alpha + 0.01

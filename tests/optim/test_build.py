@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from scaling.optim import OPTIMIZERS, SCHEDULES, build_optimizer
-from scaling.optim.build import Optimizer, Rule
+from scaling.optim import OPTIMIZERS, SCHEDULES
+from scaling.optim.build import Optimizer, Rule, build_optimizer
 from scaling.optim.optimizers import AdamW, Muon
 
 NAMES = {"w": ("embed", "mlp"), "b": ("mlp",)}

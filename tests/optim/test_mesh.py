@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from scaling.optim import build_optimizer
+from scaling.optim.build import build_optimizer
 from scaling.parallel import (
     MeshConfig,
     make_mesh,

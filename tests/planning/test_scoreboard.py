@@ -7,7 +7,8 @@ import pytest
 from forecast_helpers import fake_forecast, fake_run
 
 from scaling.plan import main
-from scaling.planning import grade, scoreboard
+from scaling.planning import scoreboard
+from scaling.track import grade
 
 
 def graded_runs(folder, losses):

@@ -62,8 +62,8 @@ def test_a_grid_of_four_lengths_costs_at_most_six_tenths():
     costs = {one.id: measure(one.config) for one in cells}
     independent = sum(cost.flops for cost in costs.values())
     saved = sum(
-        steps * costs[name].unit_flops * costs[name].step_units
-        for name, steps in trunks.steps_saved(cells).items()
+        branch.step * costs[name].unit_flops * costs[name].step_units
+        for name, branch in trunks.plan(cells).items()
     )
     assert (independent - saved) / independent == pytest.approx(0.532, abs=0.001)
 

@@ -80,7 +80,7 @@ def test_a_finished_run_writes_text_on_a_machine_without_its_corpus(tmp_path, mo
     text.unlink()
     monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "empty"))
     capsys.readouterr()
-    wanted = [f"--sample={run}", "--prompt=7: the", "--tokens=5", "--seed=3"]
+    wanted = [f"--sample={run}", "--prompt=7: the", "--tokens=5", "--sample_seed=3"]
     assert main(wanted) == 0
     first = capsys.readouterr().out
     assert first.startswith("7: the")

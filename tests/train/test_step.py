@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from scaling import parallel
 from scaling.configs import ConfigError
-from scaling.optim import build_optimizer
+from scaling.optim.build import build_optimizer
 from scaling.tasks.base import Loss, Task
 from scaling.train.program import Program, build_program
 from scaling.train.state import TrainState, fresh_guard

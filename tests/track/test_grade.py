@@ -6,8 +6,7 @@ import pytest
 from forecast_helpers import fake_forecast, fake_run
 
 from scaling.plan import main
-from scaling.planning import grade
-from scaling.track import sealed
+from scaling.track import grade, sealed
 from scaling.track.run_dir import RunDir
 
 

@@ -14,8 +14,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from scaling.planning.run_facts import Device, device_of, median_of
 from scaling.track import files, sealed
+from scaling.track.run_facts import Device, device_of, median_of
 
 SUMMARY = "summary.json"
 

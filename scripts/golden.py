@@ -1,7 +1,7 @@
 """The resolved form of every shipped config, kept under test so that a changed default shows.
 
-python -m scaling.configs.golden            # compares, exit code 1 and a table if they differ
-python -m scaling.configs.golden --write    # after a change that was meant
+python scripts/golden.py            # compares, exit code 1 and a table if they differ
+python scripts/golden.py --write    # after a change that was meant
 """
 
 import pathlib
@@ -12,7 +12,7 @@ from scaling import cli
 from scaling.configs import dump, files
 from scaling.configs.errors import ConfigError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -62,7 +62,7 @@ def differences(name: str, spec: str) -> list[dump.Difference]:
     """
     path = GOLDEN / f"{name}.json"
     if not path.exists():
-        raise ConfigError(name, "has no dump", "run python -m scaling.configs.golden --write")
+        raise ConfigError(name, "has no dump", "run python scripts/golden.py --write")
     return dump.diff(files.load_any(str(path)), files.load_resolved(spec))
 
 
