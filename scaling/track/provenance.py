@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PACKAGES = (
-    "scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain",
+    "scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
     "tensorflow-datasets", "tokenizers", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin",
 )  # fmt: skip
 _ENVIRONMENT = re.compile(
