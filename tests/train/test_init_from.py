@@ -1,5 +1,6 @@
 """init_from: what is taken over, what is told, what is refused."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from scaling.train.checkpoints import Checkpoints
-from scaling.train.init_from import InitFromError, init_from
+from scaling.train.checkpoints import Checkpoints, load_numpy
+from scaling.train.init_from import InitFromError, init_from, load_variables
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,59 @@ def test_refusals(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
         run(source, {"x": zeros}, subtree="parms")
     with pytest.raises(InitFromError, match="no checkpoint"):
         run(tmp_path, {"x": zeros})
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run with batch statistics and an average of its parameters, as format 1 wrote it."""
+    folder = tmp_path_factory.mktemp("classifier")
+    state = {
+        "params": {"kernel": jnp.full((2, 2), 1.0)},
+        "ema": {"kernel": jnp.full((2, 2), 5.0)},
+        "extra": {"batch_stats": {"mean": jnp.full((2,), 3.0)}},
+    }
+    with Checkpoints(folder / "checkpoints") as saver:
+        saver.save(1, state, {}, "{}", {})
+    step = folder / "checkpoints" / "00000001"
+    tree = json.loads((step / "tree.json").read_text())
+    (step / "tree.json").write_text(json.dumps(tree | {"format": 1}))
+    (step / "manifest.json").unlink()  # of the tree as it was; without one it counts as unverified
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*no manifest")
+def test_all_collections_of_an_older_run_and_the_evaluated_weights(
+    classifier: pathlib.Path,
+) -> None:
+    told: list[str] = []
+    here = {
+        "params": {"kernel": jnp.zeros((2, 2))},
+        "batch_stats": {"mean": jnp.zeros(2)},
+        "carry": {"h": jnp.zeros(4)},
+    }
+    found = load_variables(classifier, here, say=told.append)
+    np.testing.assert_array_equal(found["params"]["kernel"], 5.0)
+    np.testing.assert_array_equal(found["batch_stats"]["mean"], 3.0)
+    np.testing.assert_array_equal(found["carry"]["h"], 0.0)
+    assert any("collection carry: not in" in text for text in told)
+
+
+@pytest.mark.filterwarnings("ignore:.*no manifest")
+def test_parameters_may_become_a_frozen_collection(classifier: pathlib.Path) -> None:
+    here = {"params": {"lora": jnp.zeros(3)}, "frozen": {"base": {"kernel": jnp.zeros((2, 2))}}}
+    rules = [("^(.*)$", r"frozen:base/\1")]
+    found = load_variables(classifier, here, rules, say=lambda text: None)
+    np.testing.assert_array_equal(found["frozen"]["base"]["kernel"], 5.0)
+    np.testing.assert_array_equal(found["params"]["lora"], 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*no manifest")
+def test_a_checkpoint_of_format_1_is_restored_under_its_new_names(classifier) -> None:
+    like = {
+        "params": {"kernel": jnp.zeros((2, 2))},
+        "ema": {"kernel": jnp.zeros((2, 2))},
+        "model_state": {"batch_stats": {"mean": jnp.zeros(2)}},
+    }
+    _, state, _ = Checkpoints(classifier, read_only=True).restore(like)
+    np.testing.assert_array_equal(state["model_state"]["batch_stats"]["mean"], 3.0)
+    assert set(load_numpy(classifier)) == {"params", "ema", "model_state"}
