@@ -8,7 +8,7 @@ from helpers import ROOT
 # What imports nothing of ours first, front doors last.
 LAYERS = (
     *("configs", "cli", "track", "parallel", "ops", "models", "data", "optim", "tasks", "train"),
-    *("laws", "sweeps", "planning", "main", "fit", "plan", "sweep", "doctor"),
+    *("laws", "sweeps", "planning", "main", "fit", "plan", "sweep", "doctor", "__main__"),
 )
 
 MODULES = {
