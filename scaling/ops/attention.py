@@ -98,6 +98,26 @@ def attention(
     return checkpoint_name(out_BTHK, SAVED_NAME)
 
 
+def attention_to_cache(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    start: jax.Array,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Attention of new tokens to a cache that holds them and all tokens before them.
+
+    Args:
+      q_BTHK: queries of tokens start, start + 1, ...
+      k_BSGK: keys of tokens 0 to S - 1; those after a query are hidden from it.
+      v_BSGK: values.
+      start: int32[].
+      softcap: as of `attention`.
+    """
+    arguments = (q_BTHK, k_BSGK, v_BSGK, None)
+    return _plain(*arguments, causal=True, softcap=softcap, first=start)
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """What the choice of an implementation depends on; fields as in `attention`."""
@@ -167,33 +187,11 @@ def _plain(
     *,
     causal: bool,
     softcap: float | None,
+    first: int | jax.Array = 0,
 ) -> jax.Array:
     q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BTGK, v_BTGK)
     score_BGRTS, _ = _scores(q_BGRTK, k_BGSK, softcap)
-    score_BGRTS = _hide(score_BGRTS, 0, causal, segments_BT)
-    weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
-    return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
-
-
-def attention_to_cache(
-    q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    v_BSGK: jax.Array,
-    start: jax.Array,
-    softcap: float | None = None,
-) -> jax.Array:
-    """Attention of new tokens to a cache that holds them and all tokens before them.
-
-    Args:
-      q_BTHK: queries of tokens start, start + 1, ...
-      k_BSGK: keys of tokens 0 to S - 1; those after a query are hidden from it.
-      v_BSGK: values.
-      start: int32[].
-      softcap: as of `attention`.
-    """
-    q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BSGK, v_BSGK)
-    score_BGRTS, _ = _scores(q_BGRTK, k_BGSK, softcap)
-    score_BGRTS = _hide(score_BGRTS, start, True, None)
+    score_BGRTS = _hide(score_BGRTS, first, causal, segments_BT)
     weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
     return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
 
