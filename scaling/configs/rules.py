@@ -157,14 +157,12 @@ def init_from_is_whole(config: Any) -> None:
 
 
 # Rules that stand where their subject is, by path as in the schema.
-OWNED = tuple(
-    f"scaling.parallel.checks:{name}"
-    for name in (
-        "mesh_has_sizes",
-        "mesh_rules_name_axes",
-        "batch_divides",
-        "heads_divide_over_devices",
-    )
+OWNED = (
+    "scaling.models.dims:heads_divide",
+    "scaling.parallel.checks:mesh_has_sizes",
+    "scaling.parallel.checks:mesh_rules_name_axes",
+    "scaling.parallel.checks:batch_divides",
+    "scaling.parallel.checks:heads_divide_over_devices",
 )
 
 RULES: tuple[Rule, ...] = (

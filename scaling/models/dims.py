@@ -1,5 +1,8 @@
 """Sizes that follow from other sizes; shared by the modules and by the FLOP counts. No JAX."""
 
+from typing import Any
+
+from scaling.configs.dump import get
 from scaling.configs.errors import ConfigError
 
 GATED = ("swiglu", "geglu")
@@ -50,6 +53,19 @@ def mlp_dim(model_dim: int, mlp: str, explicit: int | None = None) -> int:
     if mlp in GATED:
         return -(-8 * model_dim // (3 * 64)) * 64
     return 4 * model_dim
+
+
+def heads_divide(config: Any) -> None:
+    """Holds a config to what heads must divide, before anything is built.
+
+    Raises:
+      ConfigError: see `head_dim` and `num_kv_heads`.
+    """
+    heads, width = get(config, "model.num_heads"), get(config, "model.model_dim")
+    if heads is not None:
+        num_kv_heads(heads, get(config, "model.num_kv_heads"))
+    if heads is not None and width is not None:
+        head_dim(width, heads, get(config, "model.head_dim"))
 
 
 def divisor_near(wanted: int, number: int) -> int:

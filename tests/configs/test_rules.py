@@ -40,6 +40,8 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"train.accumulate": 3}, "train.batch_size", "multiple of 3"),
     ({"train.accumulate": 8, "mesh.data": 4}, "train.batch_size", "multiple of 32"),
     ({"eval.batch_size": 5, "mesh.data": 2}, "eval.batch_size", "multiple of 2"),
+    ({"model.num_kv_heads": 3}, "model.num_kv_heads", "give [24]"),
+    ({"model.num_heads": 3}, "model.num_heads", "set model.head_dim"),
     ({"mesh.tensor": 3}, "model.num_heads", "do not divide over"),
     ({"mesh.tensor": 4, "model.num_kv_heads": 2}, "model.num_kv_heads", "do not divide over"),
     ({"train.steps": 10}, "optim.schedule.warmup_steps", "more than train.steps=10"),
@@ -75,8 +77,6 @@ def test_a_broken_rule_is_named(
 
 # What a component refuses itself, found by building it from shapes alone.
 UNBUILDABLE: list[tuple[str, str, str]] = [
-    ("model.num_kv_heads=3", "model.num_kv_heads", "give 2"),
-    ("model.num_heads=3", "model.num_heads", "set model.head_dim"),
     ("model.head_dim=3", "model.head_dim", "rotary"),
     ("data.seq_len=4096", "model.max_len", r"4096 tokens \(data.seq_len\) is longer than 2048"),
     ("task=classification", "data.source", "gives text, but"),
@@ -162,6 +162,7 @@ def test_quickstart_has_the_keys_that_the_rules_read(quickstart: Any) -> None:
     have = set(flatten(quickstart))
     for key in (
         "data.source.name", "data.mixture", "model.num_heads", "model.num_kv_heads", "mesh.replica",
+        "model.head_dim", "model.model_dim",
         "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rules", "train.batch_size", "train.steps",
         "train.accumulate", "train.on_bad_step", "train.init_from", "train.init_from_map",
         "eval.every", "eval.batch_size", "eval.patience", "eval.min_delta", "checkpoint.every",
