@@ -8,6 +8,7 @@ import pytest
 from run_helpers import TINY, corpus, kill, last_step, run, start, stream, summary, wait_until
 
 from scaling import configs
+from scaling.sweeps import pruning
 from scaling.sweeps import search as lib
 from scaling.sweeps.design import Cell
 from scaling.sweeps.search import Choice, Float, Integer, Search, SearchError
@@ -107,7 +108,7 @@ def test_the_worse_of_a_batch_are_pruned(base, tmp_path, pruner):
             pretend(tmp_path, cell, {10: 1.5, 20: 1.0}, "completed")
         lib.tell(tmp_path, search)
     cells = lib.propose(tmp_path, search, 4)
-    watch = lib.watcher(tmp_path, [cell.id for cell in cells])
+    watch = pruning.watcher(tmp_path, [cell.id for cell in cells])
     losses = {i: {"eval/loss": 1.0 + i} for i in range(4)}
     assert watch(10, losses) == ({2, 3} if pruner == "asha" else {1, 2, 3})
     assert watch(10, {0: losses[0]}) == set(), "after a resume the same is told again"
@@ -117,9 +118,9 @@ def test_the_worse_of_a_batch_are_pruned(base, tmp_path, pruner):
 
 
 def test_without_a_pruner_nobody_watches(base, tmp_path):
-    assert lib.watcher(tmp_path, ["x"]) is None
+    assert pruning.watcher(tmp_path, ["x"]) is None
     cells = lib.propose(tmp_path, Search(base, RATE), 1)
-    assert lib.watcher(tmp_path, [cells[0].id]) is None
+    assert pruning.watcher(tmp_path, [cells[0].id]) is None
 
 
 def test_another_search_in_the_same_directory_is_refused(base, tmp_path):
