@@ -8,8 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import NoReturn
 
-from scaling.laws import LAWS, unknown
-
 EXAMPLE = """example:
   python -m scaling.fit --runs=runs.csv --law=chinchilla --out=out \\
       --columns=params=n_params,tokens=train_tokens,loss=eval_loss \\
@@ -172,9 +170,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("runs", "law", "out"):
         if not getattr(options, name):
             raise UsageError(f"--{name} is required (--help shows an example)")
-    for law in (options.law, *options.compare):
-        if law not in LAWS and ":" not in law:
-            raise UsageError(unknown("law", law, LAWS))
     for name in ("columns", "fix", "tie", "bounds", "at"):
         merged: dict[str, object] = {}
         for part in getattr(options, name):

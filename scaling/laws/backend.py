@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import jax
+
 from scaling.track.provenance import cores
 
 T = TypeVar("T")
@@ -20,8 +22,6 @@ _PLATFORM = "cpu"
 
 def use_device(platform: str) -> None:
     """Run later fits on "cpu" (default) or "gpu"; raises RuntimeError where it is absent."""
-    import jax
-
     if platform not in ("cpu", "gpu"):
         raise ValueError(f"device {platform!r} is not one of cpu, gpu (TPUs have no float64)")
     jax.devices(platform)
@@ -37,8 +37,6 @@ def platform() -> str:
 @contextlib.contextmanager
 def x64() -> Iterator[None]:
     """Scope in which new JAX values are float64 and live on the fitting device."""
-    import jax
-
     try:
         device = jax.local_devices(backend=_PLATFORM)[0]
     except RuntimeError:  # JAX_PLATFORMS names an accelerator only

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws import LAWS, get_law
 from scaling.laws.allocation import SIX_ND, Cost, optimum, other_variables
 from scaling.laws.approaches import approaches
+from scaling.laws.catalogue import LAWS, get_law
 from scaling.laws.comparison import seed_noise, seed_weights
 from scaling.laws.fitting import Result, fit
 from scaling.laws.forecasting import forecast
@@ -40,8 +40,7 @@ OPERATORS = {
 def list_laws() -> str:
     """The catalogue, one law a line."""
     lines = []
-    for name in LAWS:
-        law = get_law(name)
+    for name, law in LAWS.items():
         lines.append(f"{name:28s} {law.target.name} of {', '.join(v.name for v in law.variables)}")
         lines.append(f"{'':28s} {law.equation}")
     return "\n".join(lines)
@@ -155,7 +154,9 @@ def _reweighted(result: Result, options: argparse.Namespace) -> Result:
 
     weights = seed_weights(result)
     again = fit_problem(
-        result.problem.replace(weights=weights), starts=options.starts, seed=options.seed
+        dataclasses.replace(result.problem, weights=weights),
+        starts=options.starts,
+        seed=options.seed,
     )
     return dataclasses.replace(
         again, excluded=result.excluded, conventions={**result.conventions, "weights": "seed noise"},
