@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -19,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from scaling.laws.allocation import SIX_ND, Cost, optimum, other_variables
-from scaling.laws.approaches import approaches
+from scaling.laws.arguments import FitOptions
 from scaling.laws.catalogue import LAWS, get_law
 from scaling.laws.comparison import seed_noise, seed_weights
 from scaling.laws.fitting import Result, fit
 from scaling.laws.forecasting import forecast
+from scaling.laws.isoflop import approaches
 from scaling.laws.law import LawError
 from scaling.laws.losses import Loss
 from scaling.laws.profiles import Profile, profile, standard_errors
@@ -46,7 +46,7 @@ def list_laws() -> str:
     return "\n".join(lines)
 
 
-def run(options: argparse.Namespace, arguments: Sequence[str]) -> str:
+def run(options: FitOptions, arguments: Sequence[str]) -> str:
     """Fit and write; returns the text for the terminal. Raises LawError for bad data or options."""
     began = time.perf_counter()
     if options.device != "cpu":
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     return summary(record, options.out)
 
 
-def fitted(options: argparse.Namespace) -> tuple[Table, Result]:
+def fitted(options: FitOptions) -> tuple[Table, Result]:
     """The table and the law fitted to it, as the flags of `scaling.fit` say. Raises LawError."""
     law = get_law(options.law)
     loss = Loss(
@@ -87,7 +87,7 @@ def fitted(options: argparse.Namespace) -> tuple[Table, Result]:
     return table, result
 
 
-def _check_uses(options: argparse.Namespace) -> None:
+def _check_uses(options: FitOptions) -> None:
     """What is asked of the law must fit it: told before minutes of fitting, not after."""
     law = get_law(options.law)
     if options.budgets:
@@ -117,7 +117,7 @@ def _device(name: str) -> None:
         raise LawError(f"--device={name}: no such device here ({error})") from None
 
 
-def load(options: argparse.Namespace) -> Table:
+def load(options: FitOptions) -> Table:
     """The table with columns mapped and rows excluded as the flags say."""
     table = read_table(
         options.runs, max_rows=options.max_rows, params=options.count, flops=options.flops,
@@ -149,7 +149,7 @@ def _matches(table: Table, rule: str) -> np.ndarray:
     return same if sign == "==" else ~same
 
 
-def _reweighted(result: Result, options: argparse.Namespace) -> Result:
+def _reweighted(result: Result, options: FitOptions) -> Result:
     from scaling.laws.fitting import fit_problem
 
     weights = seed_weights(result)
@@ -165,7 +165,7 @@ def _reweighted(result: Result, options: argparse.Namespace) -> Result:
 
 
 def make_record(
-    result: Result, draws: Draws | None, profiles: Sequence[Profile], options: argparse.Namespace,
+    result: Result, draws: Draws | None, profiles: Sequence[Profile], options: FitOptions,
     cost: Cost, table: Table,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that goes into fit.json and the report."""
@@ -292,7 +292,7 @@ def _interval_note(draws: Draws | None, result: Result) -> str:
     )
 
 
-def _scores(result: Result, table: Table, options: argparse.Namespace) -> list[Any]:
+def _scores(result: Result, table: Table, options: FitOptions) -> list[Any]:
     """Errors on runs left out: of the law, and of those that --compare names."""
     from scaling.laws.comparison import compare, fold_masks, score
 

@@ -6,9 +6,8 @@ from laws.law_data import TRUTH, surface
 
 from scaling.laws import LawError, Loss, bootstrap, compare, fit, forecast, optimum
 from scaling.laws.allocation import SIX_ND, Cost
-from scaling.laws.approaches import approaches
 from scaling.laws.comparison import leave_largest_out, score, seed_noise, seed_weights
-from scaling.laws.isoflop import approach1, approach2, group_budgets
+from scaling.laws.isoflop import approach1, approach2, approaches, group_budgets
 from scaling.laws.table import Table
 
 
