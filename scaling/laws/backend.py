@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from scaling.track.provenance import cores
 
@@ -44,6 +46,11 @@ def x64() -> Iterator[None]:
     # Fitting code relies on numpy broadcasting of scalars and rows; training code may forbid it.
     with jax.enable_x64(True), jax.default_device(device), jax.numpy_rank_promotion("allow"):
         yield
+
+
+def array_module(value: Any) -> Any:
+    """`jax.numpy` for arrays of JAX and what it traces, else numpy."""
+    return jnp if isinstance(value, jax.Array) else np
 
 
 def workers() -> int:

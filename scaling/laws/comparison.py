@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize, special
 
 from scaling.laws.fitting import Result, fit
+from scaling.laws.isoflop import group_budgets
 from scaling.laws.law import Law, LawError
 from scaling.laws.losses import Loss, slope
 from scaling.laws.problem import Array
@@ -107,8 +108,6 @@ def budgets(result: Result) -> Array | None:
 
 def leave_largest_out(result: Result) -> Array | None:
     """Residuals of the points of the largest budget under a fit to the others; None if too few."""
-    from scaling.laws.isoflop import group_budgets
-
     scale = budgets(result)
     if scale is None:
         return None

@@ -14,10 +14,10 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling.laws.backend import array_module
 from scaling.laws.law import LawError, Space
 
 CHOICES = {
@@ -54,16 +54,11 @@ class Loss:
         return self.delta
 
 
-def _numpy_of(value: Any) -> Any:
-    """`jax.numpy` for arrays of JAX and what it traces, else numpy."""
-    return jnp if isinstance(value, jax.Array) else np
-
-
 def link(space: str, value: Any) -> Any:
     """g(value), for JAX or numpy arrays."""
     if space == "log":
-        return _numpy_of(value).log(value)
-    return _numpy_of(value).log1p(value) if space == "log1p" else value
+        return array_module(value).log(value)
+    return array_module(value).log1p(value) if space == "log1p" else value
 
 
 def unlink(space: str, value: Any) -> Any:
@@ -86,7 +81,7 @@ def rho(residual: Any, delta: Any, over: Any, smooth: bool = False) -> Any:
     The scale does not move the minimum; `objective` undoes it. `smooth` takes the pseudo-Huber
     function sqrt(r^2 + delta^2) - delta instead, whose curvature never vanishes: the way to L1.
     """
-    xp = _numpy_of(residual)
+    xp = array_module(residual)
     side = xp.where(residual > 0, over, 1.0)
     bound = xp.where(xp.isfinite(delta), delta, 1.0)
     if smooth:
