@@ -160,11 +160,22 @@ def refit(
     return _best(problem, starts, weights=weights)
 
 
-def _best(problem: Problem, starts: list[Array], **rows: Array) -> tuple[Array, float]:
+def _best(
+    problem: Problem,
+    starts: list[Array],
+    *,
+    weights: Array | None = None,
+    observed: Array | None = None,
+) -> tuple[Array, float]:
     """The lowest end of each lane over several starts, [R, p], and the share that converged."""
-    count = len(starts[0])
-    repeated = {k: np.concatenate([v] * len(starts)) for k, v in rows.items()}
-    solution = solve(problem, np.concatenate(starts), warm=True, **repeated)
+    count, times = len(starts[0]), (len(starts), 1)
+    solution = solve(
+        problem,
+        np.concatenate(starts),
+        weights=None if weights is None else np.tile(weights, times),
+        observed=None if observed is None else np.tile(observed, times),
+        warm=True,
+    )
     values = solution.values.reshape(len(starts), count)
     best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=0)
     rows = best * count + np.arange(count)
