@@ -31,7 +31,7 @@ _SUBMODULES = {
     "forecasting": "forecast",
     "law": "Law LawError Parameter Published Variable coefficient exponent offset power shape",
     "losses": "Loss",
-    "profiles": "profile profile_interval sandwich",
+    "profiles": "profile sandwich",
     "readers": "read_table",
     "resample": "bootstrap",
     "table": "Table",

@@ -172,7 +172,7 @@ def other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float
 def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
     """Jitted `(parameters [R], budgets [m], served, others) -> dict of [R, m]`."""
 
-    def one(p: Any, budget: Any, served: Any, others: Any) -> Any:
+    def split(p: Any, budget: Any, served: Any, others: Any) -> Any:
         def tokens(log_n: Any) -> Any:
             n = jnp.exp(log_n)
             return (budget - 2.0 * n * served) / cost.per_token(n)
@@ -205,7 +205,7 @@ def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
             "edge": edge,
         }
 
-    inner = jax.vmap(one, in_axes=(None, 0, None, None))
+    inner = jax.vmap(split, in_axes=(None, 0, None, None))
     return jax.jit(jax.vmap(inner, in_axes=(0, None, None, None)))
 
 

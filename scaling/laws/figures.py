@@ -158,7 +158,7 @@ def isoflop(fit: Fitted) -> Figure:
         budget = float(np.exp(np.log(flops[codes == k]).mean()))
         axis.scatter(params, loss, s=14, color=colour, marker=MARKERS[i % 7], label=f"{budget:.2g}")
         lowest = minimum(params, loss, budget)
-        if lowest.curve is None or not np.isfinite(lowest.params):
+        if not np.isfinite(lowest.params):
             continue
         x = np.linspace(np.log(params.min()), np.log(params.max()), 80)
         axis.plot(np.exp(x), np.exp(np.polyval(lowest.curve, x)), color=colour, lw=1)

@@ -260,8 +260,8 @@ def _at_bound(problem: Problem, vector: Array, jacobian: Array) -> list[str]:
     span = 1e-9 * np.maximum(1.0, np.abs(vector))
     at_edge = (vector <= problem.low + span) | (vector >= problem.high - span)
     gone = (np.array(problem.kinds) == "log") & (np.max(np.abs(jacobian), axis=0) < VANISHED)
-    told = problem.free & (at_edge | gone)
-    return [name for name, t in zip(problem.names, told, strict=True) if t]
+    bounded = problem.free & (at_edge | gone)
+    return [name for name, at in zip(problem.names, bounded, strict=True) if at]
 
 
 def _warnings(result: Result, residuals: Array, exact: bool) -> list[str]:

@@ -11,17 +11,15 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from scipy import interpolate
 
 from scaling.laws.allocation import Cost
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
 from scaling.laws.problem import Array
 
-Method = Literal["parabola", "akima"]
 WIDTH = 0.35  # runs of one budget spread over less than this in ln C
 OFF_CENTRE = 0.5
 SIZES = 4  # model sizes that make a group of runs a budget of an isoFLOP design
@@ -42,7 +40,7 @@ class Minimum:
     loss: float
     points: int
     sizes: tuple[float, float]
-    curve: tuple[float, ...] | None
+    curve: tuple[float, ...]
     warnings: tuple[str, ...]
 
 
@@ -58,10 +56,10 @@ class PowerLaw:
     warnings: tuple[str, ...]
 
 
-def group_budgets(flops: Array, width: float = WIDTH) -> Array:
+def group_budgets(flops: Array) -> Array:
     """Budget number of each point, [n], ascending.
 
-    Budgets are the fullest windows of `width` in ln C, taken one after another, so that runs
+    Budgets are the fullest windows of WIDTH in ln C, taken one after another, so that runs
     whose compute only scatters around a nominal budget stay together and stray runs stay apart.
     """
     log_c = np.log(flops)
@@ -69,9 +67,9 @@ def group_budgets(flops: Array, width: float = WIDTH) -> Array:
     centres: list[float] = []
     while left.any():
         values = np.sort(log_c[left])
-        counts = np.searchsorted(values, values + width, "right") - np.arange(len(values))
+        counts = np.searchsorted(values, values + WIDTH, "right") - np.arange(len(values))
         start = values[int(np.argmax(counts))]
-        rows = left & (log_c >= start) & (log_c <= start + width)
+        rows = left & (log_c >= start) & (log_c <= start + WIDTH)
         owner[rows] = len(centres)
         centres.append(float(log_c[rows].mean()))
         left &= ~rows
@@ -96,13 +94,7 @@ def parabola(log_params: Array, loss: Array, window: float | None) -> tuple[Arra
     return np.array([a, b - 2 * a * centre, c - b * centre + a * centre**2]), keep
 
 
-def minimum(
-    params: Array,
-    loss: Array,
-    flops: float,
-    method: Method = "parabola",
-    window: float | None = None,
-) -> Minimum:
+def minimum(params: Array, loss: Array, flops: float, window: float | None = None) -> Minimum:
     """Where the loss is lowest in ln N at one budget, with its diagnostics."""
     x, warnings = np.log(params), []
     distinct = len(np.unique(x))
@@ -115,16 +107,10 @@ def minimum(
     ends = {x.min(): "smallest", x.max(): "largest"}
     if side := ends.get(x[np.argmin(loss)]):
         warnings.append(f"the lowest loss is at the {side} model: extend the grid")
-    used, curve = x, None
-    if method == "akima":
-        best, value = _akima(x, loss)
-        upwards = bool(np.isfinite(best))
-    else:
-        coefficients, keep = parabola(x, np.log(loss), window)
-        used, curve = x[keep], tuple(coefficients.tolist())
-        upwards = coefficients[0] > 0
-        best = -coefficients[1] / (2 * coefficients[0]) if upwards else np.nan
-        value = float(np.exp(np.polyval(coefficients, best)))
+    curve, keep = parabola(x, np.log(loss), window)
+    used, upwards = x[keep], curve[0] > 0
+    best = -curve[1] / (2 * curve[0]) if upwards else np.nan
+    value = float(np.exp(np.polyval(curve, best)))
     centre, half = 0.5 * (used.max() + used.min()), 0.5 * (used.max() - used.min())
     if not upwards:
         warnings.append("the losses do not curve upwards: no minimum")
@@ -134,19 +120,7 @@ def minimum(
         warnings.append("sampling is off-centre: a parabola is biased there")
     sizes = (float(params.min()), float(params.max()))
     best = float(np.exp(min(best, 700.0)))
-    return Minimum(flops, best, value, len(loss), sizes, curve, tuple(warnings))
-
-
-def _akima(x: Array, y: Array) -> tuple[float, float]:
-    """Interior minimum of Akima's interpolant of ln L in ln N (best run for each N), or NaN."""
-    sizes = np.unique(x)
-    lowest = np.array([y[x == s].min() for s in sizes])
-    smooth = interpolate.Akima1DInterpolator(sizes, np.log(lowest))
-    grid = np.linspace(sizes[0], sizes[-1], 25 * (len(sizes) - 1))
-    values = smooth(grid)
-    k = int(np.argmin(values))
-    inside = 0 < k < len(grid) - 1
-    return (float(grid[k]) if inside else np.nan, float(np.exp(values[k])))
+    return Minimum(flops, best, value, len(loss), sizes, tuple(curve.tolist()), tuple(warnings))
 
 
 def approach2(
@@ -154,28 +128,32 @@ def approach2(
     loss: Array,
     flops: Array,
     *,
-    method: Method = "parabola",
     window: float | None = None,
-    weights: Sequence[float] | None = None,
     resamples: int = 500,
     seed: int = 0,
-    width: float = WIDTH,
 ) -> PowerLaw:
     """Minima of every budget and the power law through them.
 
-    `weights` are per budget (ascending). The interval resamples runs within budgets. `windows`
-    shows the exponent for several windows in ln N: if they disagree, so does the answer.
+    The interval resamples runs within budgets. `windows` shows the exponent for several windows in
+    ln N: if they disagree, so does the answer.
     """
     params, loss, flops = (np.asarray(v, np.float64) for v in (params, loss, flops))
-    codes = group_budgets(flops, width)
-    sizes = [len(np.unique(params[codes == code])) for code in codes]
+    codes = group_budgets(flops)
 
     def minima(window: float | None, rng: np.random.Generator | None = None) -> list[Minimum]:
-        return _minima(params, loss, flops, codes, method, window, rng)
+        """The minimum of each budget of 3 sizes; with `rng`, of its runs drawn anew."""
+        lowest = []
+        for k in range(codes.max() + 1):
+            rows = np.flatnonzero(codes == k)
+            drawn = rows if rng is None else rng.choice(rows, len(rows))
+            if len(np.unique(params[drawn])) >= 3:
+                budget = float(np.exp(np.mean(np.log(flops[rows]))))
+                lowest.append(minimum(params[drawn], loss[drawn], budget, window))
+        return lowest
 
     every = minima(window)
     warnings = [f"budget {m.flops:.3g} FLOP: {w}" for m in every for w in m.warnings]
-    if thin := sum(count < 3 for count in sizes):
+    if thin := len(params) - sum(m.points for m in every):
         warnings.append(f"{thin} runs belong to no budget with 3 model sizes and were not used")
     usable = [m for m in every if np.isfinite(m.params)]
     if len(usable) < 2:
@@ -183,13 +161,12 @@ def approach2(
             f"{len(usable)} budgets have a minimum; an exponent needs at least 2. Reasons: "
             + "; ".join(warnings[:3])
         )
-    exponent, intercept = _line(usable, weights)
+    exponent, intercept = _line(usable)
     rng = np.random.default_rng(seed)
     draws = [_exponent(minima(window, rng)) for _ in range(resamples)]
     good = [d for d in draws if d is not None]
     interval = tuple(np.quantile(good, (0.025, 0.975)).tolist()) if len(good) > 20 else UNKNOWN
-    labels = WINDOWS if method == "parabola" else {}
-    windows = {label: _exponent(minima(width)) for label, width in labels.items()}
+    windows = {label: _exponent(minima(width)) for label, width in WINDOWS.items()}
     known = {label: value for label, value in windows.items() if value is not None}
     low, high = min(known.values(), default=0.0), max(known.values(), default=0.0)
     if high - low > 0.03:
@@ -199,37 +176,15 @@ def approach2(
     return PowerLaw(exponent, intercept, interval, tuple(every), known, tuple(warnings))
 
 
-def _minima(
-    params: Array,
-    loss: Array,
-    flops: Array,
-    codes: Array,
-    method: Method,
-    window: float | None,
-    rng: np.random.Generator | None,
-) -> list[Minimum]:
-    """The minimum of each budget of 3 sizes; with `rng`, of its runs drawn with replacement."""
-    minima = []
-    for k in range(codes.max() + 1):
-        rows = np.flatnonzero(codes == k)
-        drawn = rows if rng is None else rng.choice(rows, len(rows))
-        if len(np.unique(params[drawn])) >= 3:
-            budget = float(np.exp(np.mean(np.log(flops[rows]))))
-            minima.append(minimum(params[drawn], loss[drawn], budget, method, window))
-    return minima
-
-
 def _exponent(minima: Sequence[Minimum]) -> float | None:
     """Through the minima that are not far from the sizes sampled; None with fewer than 2."""
     near = [m for m in minima if m.sizes[0] / 10 < m.params < m.sizes[1] * 10]
     return _line(near)[0] if len(near) >= 2 else None
 
 
-def _line(minima: Sequence[Minimum], weights: Sequence[float] | None = None) -> tuple[float, float]:
-    x = np.log([m.flops for m in minima])
-    y = np.log([m.params for m in minima])
-    w = None if weights is None else np.sqrt(np.asarray(weights, np.float64))
-    slope, intercept = np.polyfit(x, y, 1, w=w)
+def _line(minima: Sequence[Minimum]) -> tuple[float, float]:
+    logs = np.log([(m.flops, m.params) for m in minima])
+    slope, intercept = np.polyfit(logs[:, 0], logs[:, 1], 1)
     return float(slope), float(intercept)
 
 

@@ -96,12 +96,12 @@ def _basis_program(
             values[name] = coefficients[linear.index(slot)] if slot in linear else raw
         return law.formula(Namespace(**values), Namespace(**variables)) + jnp.zeros_like(like)
 
-    def one(vector: Any, variables: Any, like: Any) -> Any:
+    def basis(vector: Any, variables: Any, like: Any) -> Any:
         offset = predict(vector, jnp.zeros(len(linear)), variables, like)
         rows = [predict(vector, unit, variables, like) - offset for unit in jnp.eye(len(linear))]
         return offset, jnp.stack(rows) if rows else jnp.zeros((0, like.shape[0]))
 
-    return jax.jit(jax.vmap(one, in_axes=(0, None, None)))
+    return jax.jit(jax.vmap(basis, in_axes=(0, None, None)))
 
 
 @dataclasses.dataclass(frozen=True)
