@@ -29,13 +29,15 @@ class Option:
       flag: without dashes.
       help: one line or more.
       metavar: shown for the value; "" for a switch, two words for a flag that takes two values.
-      kind: what the value is.
+      kind: what the value is, or a function of its text that raises ValueError saying what is wrong.
+      repeat: the flag may be given several times, and its value is a list.
     """
 
     flag: str
     help: str
     metavar: str = ""
-    kind: Literal["text", "integer", "number"] = "text"
+    kind: Literal["text", "integer", "number"] | Callable[[str], Any] = "text"
+    repeat: bool = False
 
     @property
     def count(self) -> int:
@@ -202,6 +204,8 @@ def read(
         option = known[flag]
         given += _take(rest, flag, option.count - len(given), option.metavar)
         value = _value(option, given)
+        if option.repeat:
+            value = [*values.pop(flag, []), value]
         if flag in values and values[flag] != value:
             raise ConfigError(
                 f"--{flag}", f"is given twice, as {values[flag]} and as {value}", "give it once"
@@ -244,6 +248,11 @@ def _value(option: Option, given: list[str]) -> Any:
         return words[given[0].lower()] if given else True
     if "" in given:
         raise ConfigError(name, "is empty", f"write {name}={option.metavar}")
+    if callable(option.kind):
+        try:
+            return option.kind(given[0])
+        except ValueError as error:
+            raise ConfigError(name, str(error), f"write {name}={option.metavar}") from None
     if option.kind == "integer":
         if not re.fullmatch(r"\d{1,18}", given[0]):
             raise ConfigError(name, f"{given[0]!r} is not an integer >= 0", f"write {name}=N")

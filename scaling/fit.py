@@ -9,44 +9,41 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from scaling.laws.arguments import UsageError, parse
-from scaling.track import paths
+from scaling import cli
+from scaling.laws.arguments import parse
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        options = parse(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.list:
-        from scaling.laws.command import list_laws
+    return cli.run(door, sys.argv[1:] if argv is None else argv)
 
-        print(list_laws())
-        return 0
+
+def door(argv: Sequence[str]) -> int:
+    """Fit as the flags say; returns the exit code. Raises ConfigError for wrong flags."""
+    options = parse(argv)
     if options.device == "cpu":
-        # Before JAX starts a backend: a fit must not grab an accelerator's memory.
+        # Before JAX is imported: a fit must not grab an accelerator's memory.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    # Most of the seconds of a small fit are compilation; the next one finds it done.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(paths.compile_cache()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    from scaling.laws.command import run
+    from scaling.laws import command
     from scaling.laws.law import LawError
+    from scaling.track import compile_cache
 
+    if options.list:
+        print(command.list_laws())
+        return 0
+    # Most of the seconds of a small fit are compilation; the next one finds it done.
+    if uncached := compile_cache.enable():
+        print(uncached, file=sys.stderr)
     try:
-        print(run(options, arguments))
+        print(command.run(options, argv))
     except LawError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return cli.EXIT_USAGE
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        print(
-            f"internal error: {type(error).__name__}: {error} (--debug shows where)",
-            file=sys.stderr,
-        )
+        name = type(error).__name__
+        print(f"internal error: {name}: {error} (--debug shows where)", file=sys.stderr)
         return 1
     return 0
 

@@ -1,6 +1,7 @@
 """The command: files, exit codes, refusals before any work, no bare traceback."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from laws.law_data import FIXTURES, surface
 
 from scaling.fit import main
@@ -69,14 +71,19 @@ def test_report_is_one_file_with_warnings_first(out):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--run=x", "--law=chinchilla", "--out=o"], "unknown flag --run; did you mean --runs?"),
+        (
+            ["--run=x", "--law=chinchilla", "--out=o"],
+            "--run: there is no such flag\n  did you mean --runs?",
+        ),
         (["--runs=x", "--law=chincilla", "--out=o"], "did you mean 'chinchilla'?"),
-        (["runs=x"], "flags begin with --"),
-        (["--runs=x", "--law=chinchilla"], "--out is required"),
+        (["runs=x"], "runs: two dashes are missing\n  write --runs=x"),
+        (["--runs=x", "--law=chinchilla"], "--out: is required"),
         ([*REFIT, "--out=o", "--delta=0"], "not above 0"),
-        ([*REFIT, "--out=o", "--loss=hubber"], "invalid choice"),
+        ([*REFIT, "--out=o", "--loss=hubber"], "'hubber' is not one of huber, lsq, l1"),
         ([*REFIT, "--out=o", "--budgets=1e21,x"], "'x' is not a finite number"),
         ([*REFIT, "--out=o", "--inference-tokens=-1"], "-1 is below 0"),
+        ([*REFIT, "--out=o", "--inference_tokens=-1"], "--inference_tokens: -1 is below 0"),
+        ([*REFIT, "--out=o", "--bounds=alpha=0:x"], "'x' is not a finite number"),
         ([*REFIT, "--out=o", "--predict=params=1e9"], "needs exactly ['params', 'tokens']"),
         ([*REFIT, "--out=o", "--bootstrap=0", "--predict=params=1,tokens=1"], "needs draws"),
         ([*REFIT, "--out=o", "--compare=task_error"], "task_error predicts error, chinchilla loss"),
@@ -167,6 +174,36 @@ def test_one_variable_law_with_other_columns(tmp_path):
     assert (tmp_path / "o" / "figures" / "curve.svg").exists()
 
 
+def test_flags_may_be_repeated_and_spelt_with_dashes():
+    words = [
+        "--fix=E=1.8",
+        "--fix",
+        "alpha=0.3",
+        "--exclude=a>1",
+        "--exclude=b==x=y",
+        "--max-rows=1e3",
+    ]
+    options = parse(
+        [*REFIT, "--out=o", "--predict=params=1,tokens=2", "--predict=params=3", *words]
+    )
+    assert options.fix == {"E": 1.8, "alpha": 0.3}
+    assert options.exclude == ["a>1", "b==x=y"]
+    assert options.predict == [{"params": 1.0, "tokens": 2.0}, {"params": 3.0}]
+    assert options.max_rows == 1000
+    assert options.columns == {"params": "Model Size", "flops": "Training FLOP"}
+
+
+def test_an_empty_cache_variable_counts_as_none(tmp_path):
+    """Not as the folder that the command was called in."""
+    state = {"HOME": str(tmp_path / "home"), "SCALING_CACHE": "", "JAX_PLATFORMS": "cpu"}
+    state |= {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    words = ["-m", "scaling.fit", "--runs=absent.csv", "--law=chinchilla", "--out=o"]
+    run = subprocess.run([sys.executable, *words], cwd=tmp_path, env=state, check=False)
+    assert run.returncode == 2
+    assert not (tmp_path / "jax").exists()
+    assert (tmp_path / "home" / ".cache" / "scaling" / "jax").is_dir()
+
+
 def test_help_is_quick_and_starts_nothing():
     began = time.process_time()
     code = "import sys, scaling.fit; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
@@ -175,6 +212,9 @@ def test_help_is_quick_and_starts_nothing():
         [sys.executable, "-m", "scaling.fit", "--help"], capture_output=True, text=True, check=True
     )
     assert "--runs" in run.stdout
+    lines = run.stdout.splitlines()
+    assert len(lines) < 48
+    assert max(map(len, lines)) <= 100
     assert time.process_time() - began < 1.0
 
 

@@ -15,9 +15,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from scaling.laws.backend import x64
+from scaling.laws.backend import array_module, x64
 from scaling.laws.fitting import Result
 from scaling.laws.law import Law, LawError, Namespace
 from scaling.laws.problem import Array
@@ -33,8 +35,8 @@ ODD = 30.0  # flops / (6 params tokens) beyond which a unit is more likely than 
 class Cost:
     """Training FLOP per token as a function of params.
 
-    `log_params` and `log_flops` are knots of ln(FLOP per token); outside them the ratio to 6 N of
-    the nearest knot holds. Without knots the cost is 6 N.
+    `log_ratio` holds ln of the ratio to 6 N at the knots `log_params`; outside them that of the
+    nearest knot holds. Without knots the cost is 6 N.
     """
 
     name: str = "6ND"
@@ -42,20 +44,16 @@ class Cost:
     log_ratio: tuple[float, ...] = ()
 
     def per_token(self, params: Any) -> Any:
-        """FLOP per token, traceable."""
-        import jax.numpy as jnp
-
+        """FLOP per token, for numpy and traced arrays."""
         if not self.log_params:
             return 6.0 * params
-        ratio = jnp.interp(jnp.log(params), jnp.array(self.log_params), jnp.array(self.log_ratio))
-        return 6.0 * params * jnp.exp(ratio)
+        xp = array_module(params)
+        knots = (xp.asarray(self.log_params), xp.asarray(self.log_ratio))
+        return 6.0 * params * xp.exp(xp.interp(xp.log(params), *knots))
 
     def spent(self, params: Array, tokens: Array) -> Array:
         """Training FLOP of runs as this cost counts them, [n]."""
-        ratio = np.ones_like(params)
-        if self.log_params:
-            ratio = np.exp(np.interp(np.log(params), self.log_params, self.log_ratio))
-        return 6.0 * params * tokens * ratio
+        return self.per_token(params) * tokens
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -128,28 +126,27 @@ def optimum(
     many = None
     if draws is not None:
         many = _minimise(result.law, draws.parameters, budget, cost, inference_tokens, others)
-    n, d = (result.problem.variables[k] for k in ("params", "tokens"))
-    spent = cost.spent(n, d)
+    spent = cost.spent(result.problem.variables["params"], result.problem.variables["tokens"])
     largest, smallest = float(np.max(spent)), float(np.min(spent))
-    found = []
+    optima = []
     for i, c in enumerate(budget):
+        best = {k: float(point[k][0, i]) for k in ("params", "tokens", "loss")}
         intervals = None
         if many is not None and draws is not None:
-            intervals = {
-                k: draws.interval(many[k][:, i], level) for k in ("params", "tokens", "loss")
-            }
+            intervals = {k: draws.interval(many[k][:, i], level) for k in best}
         warnings = []
         if point["edge"][0, i]:
             warnings.append("no interior optimum: the law has no trade-off here")
-        outside = max(c / largest, smallest / c, 1.0)
+        outside = float(max(c / largest, smallest / c, 1.0))
         if outside > 1.0:
             side = "above the largest" if c > largest else "below the smallest"
             warnings.append(f"budget {c:.3g} FLOP is {outside:.3g} times {side} in the data")
-        n_best, d_best, loss = (float(point[k][0, i]) for k in ("params", "tokens", "loss"))
-        found.append(
-            Optimum(float(c), n_best, d_best, loss, intervals, float(outside), tuple(warnings))
+        optima.append(
+            Optimum(
+                float(c), **best, intervals=intervals, outside=outside, warnings=tuple(warnings)
+            )
         )
-    return found
+    return optima
 
 
 def other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float]:
@@ -174,10 +171,8 @@ def other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float
 @functools.lru_cache(maxsize=32)
 def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
     """Jitted `(parameters [R], budgets [m], served, others) -> dict of [R, m]`."""
-    import jax
-    import jax.numpy as jnp
 
-    def one(p: Any, budget: Any, served: Any, others: Any) -> Any:
+    def split(p: Any, budget: Any, served: Any, others: Any) -> Any:
         def tokens(log_n: Any) -> Any:
             n = jnp.exp(log_n)
             return (budget - 2.0 * n * served) / cost.per_token(n)
@@ -204,19 +199,25 @@ def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
         best = 0.5 * (low + high) + jnp.clip(shift, -step, step)
         edge = (best - low0 < 0.01) | (high0 - best < 0.01) | ~(tokens(best) >= 2.0)
         return {
-            "params": jnp.exp(best), "tokens": tokens(best), "loss": loss(best[None])[0],
+            "params": jnp.exp(best),
+            "tokens": tokens(best),
+            "loss": loss(best[None])[0],
             "edge": edge,
-        }  # fmt: skip
+        }
 
-    inner = jax.vmap(one, in_axes=(None, 0, None, None))
+    inner = jax.vmap(split, in_axes=(None, 0, None, None))
     return jax.jit(jax.vmap(inner, in_axes=(0, None, None, None)))
 
 
 def _minimise(
-    law: Law, parameters: Mapping[str, Array], budgets: Array, cost: Cost, served: float,
+    law: Law,
+    parameters: Mapping[str, Array],
+    budgets: Array,
+    cost: Cost,
+    served: float,
     others: dict[str, float],
-) -> dict[str, Array]:  # fmt: skip
+) -> dict[str, Array]:
     program = _program(law, cost, tuple(sorted(others)))
     with x64():
-        found = program(dict(parameters), budgets, np.float64(served), others)
-        return {k: np.asarray(v) for k, v in found.items()}
+        splits = program(dict(parameters), budgets, np.float64(served), others)
+        return {k: np.asarray(v) for k, v in splits.items()}

@@ -2,197 +2,225 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import NoReturn
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-from scaling.laws import LAWS, unknown
+from scaling import cli
+from scaling.configs.errors import ConfigError
 
-EXAMPLE = """example:
+USAGE = """\
+Fit a scaling law to a table of runs; writes DIR/fit.json, DIR/report.html and DIR/figures/*.svg.
+
   python -m scaling.fit --runs=runs.csv --law=chinchilla --out=out \\
       --columns=params=n_params,tokens=train_tokens,loss=eval_loss \\
-      --budgets=1e21,1e22 --predict=params=7e9,tokens=2e11
-"""
+      --budgets=1e21,1e22 --predict=params=7e9,tokens=2e11"""
 
 
-class UsageError(Exception):
-    """A command line that cannot be run; the message names the flag and the remedy."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def _pairs(text: str) -> dict[str, str]:
+def pairs(text: str) -> dict[str, str]:
     """`a=x,b=y` as a dictionary; commas inside values need a second flag."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for part in text.split(","):
         name, sign, value = part.partition("=")
         if not sign or not name.strip() or not value.strip():
-            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE")
-        found[name.strip()] = value.strip()
-    return found
+            raise ValueError(f"{part!r} is not NAME=VALUE")
+        values[name.strip()] = value.strip()
+    return values
 
 
-def _numbers(text: str) -> dict[str, float]:
-    return {k: _number(v) for k, v in _pairs(text).items()}
+def numbers(text: str) -> dict[str, float]:
+    """`a=1,b=2` as a dictionary of finite numbers."""
+    return {name: number(value) for name, value in pairs(text).items()}
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A finite number."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        raise ValueError(f"{text!r} is not a finite number")
     return value
 
 
-def _positive(text: str) -> float:
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    if number(text) <= 0:
+        raise ValueError(f"{text} is not above 0")
+    return number(text)
 
 
-def _tokens(text: str) -> float:
-    value = _number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
+def tokens(text: str) -> float:
+    """A finite number of at least 0."""
+    if number(text) < 0:
+        raise ValueError(f"{text} is below 0")
+    return number(text)
 
 
-def _count(text: str) -> int:
-    value = _number(text)
-    if value < 0 or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(value)
+def count(text: str) -> int:
+    """A whole number of at least 0, also written as 1e6."""
+    if number(text) < 0 or not number(text).is_integer():
+        raise ValueError(f"{text!r} is not a whole number of at least 0")
+    return int(number(text))
 
 
-def _level(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+def level(text: str) -> float:
+    """A number between 0 and 1."""
+    if not 0 < number(text) < 1:
+        raise ValueError(f"{text} is not between 0 and 1")
+    return number(text)
 
 
-def _bounds(text: str) -> dict[str, tuple[float, float]]:
-    found = {}
-    for name, value in _pairs(text).items():
+def bounds(text: str) -> dict[str, tuple[float, float]]:
+    """`a=LOW:HIGH,b=LOW:` as a dictionary; an end left out is open."""
+    values = {}
+    for name, value in pairs(text).items():
         low, colon, high = value.partition(":")
         if not colon:
-            raise argparse.ArgumentTypeError(f"{name}={value} is not NAME=LOW:HIGH")
-        found[name] = (float(low or "-inf"), float(high or "inf"))
-    return found
+            raise ValueError(f"{name}={value} is not NAME=LOW:HIGH")
+        values[name] = (
+            number(low) if low else -math.inf,
+            number(high) if high else math.inf,
+        )
+    return values
 
 
-def _list(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """`a,b` as a list."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The flags of the command."""
-    parser = _Parser(
-        prog="python -m scaling.fit", description=__doc__, epilog=EXAMPLE, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add = parser.add_argument
-    add("--runs", help="table (.csv, .tsv, .jsonl) or a directory of runs")
-    add("--law", help="a law of the catalogue, or package.module:LAW; --list shows them")
-    add("--out", help="directory for fit.json, report.html and figures/")
-    add("--list", action="store_true", help="list the laws and stop")
-    add("--columns", type=_pairs, action="append", default=[], metavar="NAME=COLUMN[*FACTOR],...")
-    add(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="COLUMN>VALUE",
-        help="leave rows out, recorded in the result (>, >=, <, <=; ==, != on text too); repeat",
-    )
-    add("--loss", default="huber", choices=("huber", "lsq", "l1"))
-    add("--delta", type=_positive, default=1e-3, help="Huber's delta, in units of the residual")
-    add("--space", choices=("log", "raw", "log1p"), help="of the residuals; default: the law's")
-    add("--reduction", default="sum", choices=("sum", "mean"))
-    add("--over", type=_positive, default=1.0, help="weight of over-estimates (asymmetric loss)")
-    add("--weights", help="a column, or 'seeds': from the noise between repeated seeds")
-    add("--fix", type=_numbers, action="append", default=[], metavar="NAME=VALUE,...")
-    add("--tie", type=_pairs, action="append", default=[], metavar="NAME=OTHER,...")
-    add("--bounds", type=_bounds, action="append", default=[], metavar="NAME=LOW:HIGH,...")
-    add("--starts", type=_count, default=32, help="starts that are polished")
-    add("--bootstrap", type=_count, default=1000, help="resamples; 0 for none")
-    add("--resample", choices=("points", "runs", "parametric"), help="default: by run if repeated")
-    add("--profiles", default="yes", choices=("yes", "no"))
-    add("--level", type=_level, default=0.95)
-    add("--seed", type=_count, default=0)
-    add("--budgets", type=_list, default=[], metavar="FLOP,...", help="allocate these budgets")
-    add("--cost", default="6nd", choices=("6nd", "table"), help="table: from its flops column")
-    add("--inference-tokens", type=_tokens, default=0.0)
-    add(
-        "--at",
-        type=_numbers,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE,...",
-        help="other variables of the law, for the allocation",
-    )
-    add("--predict", type=_numbers, action="append", default=[], metavar="NAME=VALUE,...")
-    add("--compare", type=_list, default=[], metavar="LAW,...", help="judge these laws too")
-    add(
-        "--count",
-        default="total",
-        choices=("total", "non_embedding", "active"),
-        help="parameters of a run directory",
-    )
-    add("--flops", default="six_nd", choices=("six_nd", "exact"), help="FLOP of a run directory")
-    add("--curves", action="store_true", help="every evaluation of a run, not only the last")
-    add("--max-rows", type=_count, default=1_000_000)
-    add("--device", default="cpu", choices=("cpu", "gpu"))
-    add("--debug", action="store_true", help="show the traceback of an internal error")
-    return parser  # fmt: skip
+def budgets(text: str) -> list[float]:
+    """`1e21,1e22` as a list of numbers above 0."""
+    return [positive(part) for part in names(text)]
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse and check everything that needs no data. Raises UsageError."""
-    parser = build_parser()
-    flags = [o for action in parser._actions for o in action.option_strings]
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        if not argument.startswith("-") and not _follows_flag(argument, arguments):
-            raise UsageError(f"{argument!r} is not a flag: flags begin with --")
-        if argument.startswith("--") and name not in flags:
-            near = difflib.get_close_matches(name, flags, 1, 0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"unknown flag {name}{hint} (--help lists them)")
-    options = parser.parse_args(list(arguments))
-    if options.list:
-        return options
-    for name in ("runs", "law", "out"):
-        if not getattr(options, name):
-            raise UsageError(f"--{name} is required (--help shows an example)")
-    for law in (options.law, *options.compare):
-        if law not in LAWS and ":" not in law:
-            raise UsageError(unknown("law", law, LAWS))
-    for name in ("columns", "fix", "tie", "bounds", "at"):
-        merged: dict[str, object] = {}
-        for part in getattr(options, name):
-            merged.update(part)
-        setattr(options, name, merged)
-    try:
-        options.budgets = [_positive(b) for b in options.budgets]
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"argument --budgets: {error}") from None
+def one_of(*choices: str) -> Callable[[str], str]:
+    """One of some words."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+    """A command line of `python -m scaling.fit`; each attribute is the flag of its name in OPTIONS.
+
+    Attributes:
+      columns, fix, tie, bounds, at: by name, of all times that the flag was given.
+      space, weights, resample: None for the default that depends on the law or the table.
+    """
+
+    runs: str = ""
+    law: str = ""
+    out: str = ""
+    list: bool = False
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    exclude: Sequence[str] = ()
+    count: str = "total"
+    flops: str = "six_nd"
+    curves: bool = False
+    max_rows: int = 1_000_000
+    loss: Literal["huber", "lsq", "l1"] = "huber"
+    delta: float = 1e-3
+    space: Literal["log", "raw", "log1p"] | None = None
+    reduction: Literal["sum", "mean"] = "sum"
+    over: float = 1.0
+    weights: str | None = None
+    fix: dict[str, float] = dataclasses.field(default_factory=dict)
+    tie: dict[str, str] = dataclasses.field(default_factory=dict)
+    bounds: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    starts: int = 32
+    bootstrap: int = 1000
+    resample: Literal["points", "runs", "parametric"] | None = None
+    profiles: str = "yes"
+    level: float = 0.95
+    seed: int = 0
+    budgets: Sequence[float] = ()
+    cost: str = "6nd"
+    inference_tokens: float = 0.0
+    at: dict[str, float] = dataclasses.field(default_factory=dict)
+    predict: Sequence[dict[str, float]] = ()
+    compare: Sequence[str] = ()
+    device: str = "cpu"
+    debug: bool = False
+
+
+def _choice(flag: str, help_: str, *choices: str) -> cli.Option:
+    return cli.Option(flag, help_, "|".join(choices), one_of(*choices))
+
+
+def _repeated(flag: str, help_: str, metavar: str, kind: Callable[[str], object]) -> cli.Option:
+    return cli.Option(flag, help_, metavar, kind, repeat=True)
+
+
+OPTIONS = (
+    cli.Option("runs", "Table (.csv, .tsv, .jsonl) or directory of runs.", "TABLE"),
+    cli.Option("law", "A law of the catalogue, or package.module:LAW.", "NAME"),
+    cli.Option("out", "Where fit.json, report.html and figures/ go.", "DIR"),
+    cli.Option("list", "List the laws and stop."),
+    _repeated("columns", "Where columns come from; repeat.", "NAME=COLUMN[*FACTOR],...", pairs),
+    _repeated("exclude", "Rows to leave out (> >= < <= == !=); repeat.", "COLUMN>VALUE", str),
+    _choice("count", "Parameters of a run (total).", "total", "non_embedding", "active"),
+    _choice("flops", "FLOP of a run (six_nd).", "six_nd", "exact"),
+    cli.Option("curves", "Every evaluation of a run, not only the last."),
+    cli.Option("max_rows", "Where reading stops (1e6).", "N", count),
+    _choice("loss", "What is minimised (huber).", "huber", "lsq", "l1"),
+    cli.Option("delta", "Huber's delta, in units of the residual (1e-3).", "X", positive),
+    _choice("space", "Of the residuals (the law's).", "log", "raw", "log1p"),
+    _choice("reduction", "Of the reported objective (sum).", "sum", "mean"),
+    cli.Option("over", "Weight of over-estimates (1).", "X", positive),
+    cli.Option("weights", "A column; seeds: from the noise between repeats.", "COLUMN|seeds"),
+    _repeated("fix", "Parameters that are not fitted; repeat.", "NAME=VALUE,...", numbers),
+    _repeated("tie", "Parameters that are equal; repeat.", "NAME=OTHER,...", pairs),
+    _repeated("bounds", "Ranges of parameters; repeat.", "NAME=LOW:HIGH,...", bounds),
+    cli.Option("starts", "Starts that are polished (32).", "N", count),
+    cli.Option("bootstrap", "Resamples, 0 for none (1000).", "N", count),
+    _choice(
+        "resample", "What is drawn (runs if a run_id repeats).", "points", "runs", "parametric"
+    ),
+    _choice("profiles", "Profile intervals (yes).", "yes", "no"),
+    cli.Option("level", "Of all intervals (0.95).", "X", level),
+    cli.Option("seed", "Of starts and resamples (0).", "N", count),
+    cli.Option("budgets", "Allocate these budgets.", "FLOP,...", budgets),
+    _choice("cost", "FLOP per token (6nd); table: from its flops.", "6nd", "table"),
+    cli.Option("inference_tokens", "Tokens to be served, paid too (0).", "N", tokens),
+    _repeated("at", "Other variables of an allocation; repeat.", "NAME=VALUE,...", numbers),
+    _repeated("predict", "A run to predict; repeat.", "NAME=VALUE,...", numbers),
+    cli.Option("compare", "Judge these laws too.", "LAW,...", names),
+    _choice("device", "Where fits run (cpu).", "cpu", "gpu"),
+    cli.Option("debug", "Show the traceback of an internal error."),
+)
+MAPPINGS = ("columns", "fix", "tie", "bounds", "at")
+
+
+def _underscored(match: re.Match[str]) -> str:
+    return "--" + match[0].removeprefix("--").replace("-", "_")
+
+
+def parse(arguments: Sequence[str]) -> FitOptions:
+    """Read and check everything that needs no data.
+
+    Raises:
+      ConfigError: a flag that does not exist, lacks or has a wrong value, or is required.
+      SystemExit: 0, after `--help`.
+    """
+    # Flags were spelt with dashes once, and fit.json holds such command lines.
+    flags = [re.sub(r"^--[\w-]+", _underscored, argument) for argument in arguments]
+    values, _ = cli.read(flags, OPTIONS, USAGE)
+    for name in MAPPINGS:
+        if name in values:
+            values[name] = {key: v for part in values[name] for key, v in part.items()}
+    options = FitOptions(**values)
+    if not options.list:
+        for name in ("runs", "law", "out"):
+            if not getattr(options, name):
+                raise ConfigError(f"--{name}", "is required", "--help shows an example")
     return options
-
-
-def _follows_flag(argument: str, arguments: Sequence[str]) -> bool:
-    """Whether `argument` is the value of a `--flag value` pair."""
-    place = list(arguments).index(argument)
-    before = arguments[place - 1] if place else ""
-    return (
-        before.startswith("--")
-        and "=" not in before
-        and before not in ("--list", "--curves", "--debug")
-    )

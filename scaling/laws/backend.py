@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from scaling.track.provenance import cores
 
 T = TypeVar("T")
@@ -20,8 +24,6 @@ _PLATFORM = "cpu"
 
 def use_device(platform: str) -> None:
     """Run later fits on "cpu" (default) or "gpu"; raises RuntimeError where it is absent."""
-    import jax
-
     if platform not in ("cpu", "gpu"):
         raise ValueError(f"device {platform!r} is not one of cpu, gpu (TPUs have no float64)")
     jax.devices(platform)
@@ -37,8 +39,6 @@ def platform() -> str:
 @contextlib.contextmanager
 def x64() -> Iterator[None]:
     """Scope in which new JAX values are float64 and live on the fitting device."""
-    import jax
-
     try:
         device = jax.local_devices(backend=_PLATFORM)[0]
     except RuntimeError:  # JAX_PLATFORMS names an accelerator only
@@ -46,6 +46,11 @@ def x64() -> Iterator[None]:
     # Fitting code relies on numpy broadcasting of scalars and rows; training code may forbid it.
     with jax.enable_x64(True), jax.default_device(device), jax.numpy_rank_promotion("allow"):
         yield
+
+
+def array_module(value: Any) -> Any:
+    """`jax.numpy` for arrays of JAX and what it traces, else numpy."""
+    return jnp if isinstance(value, jax.Array) else np
 
 
 def workers() -> int:

@@ -2,93 +2,130 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib.metadata
-import json
 import math
 import operator
 import pathlib
-import platform
 import re
 import shlex
 import time
 from collections.abc import Sequence
+from platform import python_version
 from typing import Any
 
 import numpy as np
+from scipy import __version__ as scipy_version
 
-from scaling.laws import LAWS, get_law
 from scaling.laws.allocation import SIX_ND, Cost, optimum, other_variables
-from scaling.laws.approaches import approaches
-from scaling.laws.comparison import seed_noise, seed_weights
-from scaling.laws.fitting import Result, fit
+from scaling.laws.arguments import FitOptions
+from scaling.laws.backend import use_device
+from scaling.laws.catalogue import LAWS, get_law
+from scaling.laws.comparison import Score, compare, fold_masks, score, seed_noise, seed_weights
+from scaling.laws.fitting import Result, fit, fit_problem
 from scaling.laws.forecasting import forecast
+from scaling.laws.isoflop import approaches
 from scaling.laws.law import LawError
 from scaling.laws.losses import Loss
 from scaling.laws.profiles import Profile, profile, standard_errors
 from scaling.laws.readers import read_table
+from scaling.laws.report import render
 from scaling.laws.resample import Draws, bootstrap
 from scaling.laws.table import Table, missing_column
+from scaling.track import files, provenance
 
 OPERATORS = {
-    ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
-    ">": operator.gt, "<": operator.lt,
-}  # fmt: skip
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """A fit and what was made from it: `draws` and `profiles` are None and () if not asked for."""
+
+    options: FitOptions
+    table: Table
+    result: Result
+    draws: Draws | None
+    profiles: Sequence[Profile]
+    cost: Cost
+
+    @property
+    def fixed(self) -> list[str]:
+        """Parameters that were not fitted."""
+        problem = self.result.problem
+        slots = zip(self.result.law.names, problem.slots, strict=True)
+        return [name for name, slot in slots if not problem.free[slot]]
+
+    @property
+    def swept(self) -> dict[str, list[float | None]]:
+        """Profile intervals by parameter; tied parameters share that of the one that leads."""
+        swept = {p.name: [p.low, p.high] for p in self.profiles}
+        names, law = self.result.problem.names, self.result.law
+        leaders = {n: names[i] for n, i in zip(law.names, self.result.problem.slots, strict=True)}
+        return {name: swept[leader] for name, leader in leaders.items() if leader in swept}
 
 
 def list_laws() -> str:
     """The catalogue, one law a line."""
     lines = []
-    for name in LAWS:
-        law = get_law(name)
+    for name, law in LAWS.items():
         lines.append(f"{name:28s} {law.target.name} of {', '.join(v.name for v in law.variables)}")
         lines.append(f"{'':28s} {law.equation}")
     return "\n".join(lines)
 
 
-def run(options: argparse.Namespace, arguments: Sequence[str]) -> str:
+def run(options: FitOptions, arguments: Sequence[str]) -> str:
     """Fit and write; returns the text for the terminal. Raises LawError for bad data or options."""
     began = time.perf_counter()
     if options.device != "cpu":
         _device(options.device)
     _check_uses(options)
     table, result = fitted(options)
-    draws = None
+    draws, profiles = None, list[Profile]()
     if options.bootstrap and result.problem.freedom:
         draws = bootstrap(result, options.bootstrap, options.resample, seed=options.seed)
-    profiles: list[Profile] = []
     if options.profiles == "yes" and result.points > result.problem.freedom:
-        profiles = [profile(result, n, options.level) for n in result.problem.free_names]
+        names = result.problem.free_names
+        profiles = [profile(result, name, options.level) for name in names]
     cost = SIX_ND if options.cost == "6nd" else Cost.from_table(table)
-    record = make_record(result, draws, profiles, options, cost, table)
+    analysis = Analysis(options, table, result, draws, profiles, cost)
+    record = make_record(analysis)
     record["command"] = shlex.join(["python", "-m", "scaling.fit", *arguments])
     record["seconds"] = round(time.perf_counter() - began, 3)
-    write(record, result, draws, profiles, cost, pathlib.Path(options.out))
+    write(record, analysis)
     return summary(record, options.out)
 
 
-def fitted(options: argparse.Namespace) -> tuple[Table, Result]:
+def fitted(options: FitOptions) -> tuple[Table, Result]:
     """The table and the law fitted to it, as the flags of `scaling.fit` say. Raises LawError."""
     law = get_law(options.law)
     loss = Loss(
         options.loss, options.delta, options.space or law.space, options.reduction, options.over
     )
     table = load(options)
-    weights = None
     if options.weights and options.weights != "seeds":
         table = table.mapped({"weight": options.weights})
-    keywords: dict[str, Any] = {
-        "fix": options.fix, "tie": options.tie, "bounds": options.bounds, "starts": options.starts,
-        "seed": options.seed,
-    }  # fmt: skip
-    result = fit(table, law, loss, weights=weights, **keywords)
+    result = fit(
+        table,
+        law,
+        loss,
+        fix=options.fix,
+        tie=options.tie,
+        bounds=options.bounds,
+        starts=options.starts,
+        seed=options.seed,
+    )
     if options.weights == "seeds":
         result = _reweighted(result, options)
     return table, result
 
 
-def _check_uses(options: argparse.Namespace) -> None:
+def _check_uses(options: FitOptions) -> None:
     """What is asked of the law must fit it: told before minutes of fitting, not after."""
     law = get_law(options.law)
     if options.budgets:
@@ -110,20 +147,22 @@ def _check_uses(options: argparse.Namespace) -> None:
 
 
 def _device(name: str) -> None:
-    from scaling.laws.backend import use_device
-
     try:
         use_device(name)
     except RuntimeError as error:
         raise LawError(f"--device={name}: no such device here ({error})") from None
 
 
-def load(options: argparse.Namespace) -> Table:
+def load(options: FitOptions) -> Table:
     """The table with columns mapped and rows excluded as the flags say."""
     table = read_table(
-        options.runs, max_rows=options.max_rows, params=options.count, flops=options.flops,
+        options.runs,
+        max_rows=options.max_rows,
+        params=options.count,
+        flops=options.flops,
         curves=options.curves,
-    ).mapped(options.columns)  # fmt: skip
+    )
+    table = table.mapped(options.columns)
     for rule in options.exclude:
         table = table.without(~_matches(table, rule), f"--exclude={rule}")
     return table
@@ -150,56 +189,33 @@ def _matches(table: Table, rule: str) -> np.ndarray:
     return same if sign == "==" else ~same
 
 
-def _reweighted(result: Result, options: argparse.Namespace) -> Result:
-    from scaling.laws.fitting import fit_problem
-
-    weights = seed_weights(result)
-    again = fit_problem(
-        result.problem.replace(weights=weights), starts=options.starts, seed=options.seed
-    )
+def _reweighted(result: Result, options: FitOptions) -> Result:
+    problem = dataclasses.replace(result.problem, weights=seed_weights(result))
+    again = fit_problem(problem, starts=options.starts, seed=options.seed)
     return dataclasses.replace(
-        again, excluded=result.excluded, conventions={**result.conventions, "weights": "seed noise"},
-        source=result.source, warnings=tuple(dict.fromkeys((*result.warnings, *again.warnings))),
-    )  # fmt: skip
+        again,
+        excluded=result.excluded,
+        conventions={**result.conventions, "weights": "seed noise"},
+        source=result.source,
+        warnings=tuple(dict.fromkeys((*result.warnings, *again.warnings))),
+    )
 
 
-def make_record(
-    result: Result, draws: Draws | None, profiles: Sequence[Profile], options: argparse.Namespace,
-    cost: Cost, table: Table,
-) -> dict[str, Any]:  # fmt: skip
+def make_record(analysis: Analysis) -> dict[str, Any]:
     """Everything that goes into fit.json and the report."""
-    level = options.level
-    boot = draws.intervals(level) if draws else {}
-    swept = _swept(result, profiles)
-    slots = zip(result.law.names, result.problem.slots, strict=True)
-    fixed = [name for name, slot in slots if not result.problem.free[slot]]
-    intervals = {
-        n: list(boot[n]) if n in boot else swept[n]
-        for n in result.parameters
-        if n not in fixed and (n in boot or n in swept)
-    }
-    optima = (
-        optimum(result, options.budgets, draws, cost=cost, at=options.at, level=level,
-                inference_tokens=options.inference_tokens)
-        if options.budgets else []
-    )  # fmt: skip
-    forecasts = []
-    if options.predict:
-        if draws is None:
-            raise LawError("--predict needs draws for its interval: set --bootstrap above 0")
-        forecasts = [forecast(result, point, draws, level) for point in options.predict]
-    freely, doubts = approaches(result, cost, options.seed)
-    warnings = [*cost.warnings, *_warnings(result, draws, profiles, optima, forecasts), *doubts]
-    scores = _scores(result, table, options)
-    noise = seed_noise(result)
+    result, draws, options = analysis.result, analysis.draws, analysis.options
+    boot = draws.intervals(options.level) if draws else {}
+    fixed, swept = analysis.fixed, analysis.swept
+    known = {**swept, **{name: list(interval) for name, interval in boot.items()}}
+    loss = dataclasses.asdict(result.loss)
     return {
         "law": result.law.name,
         "equation": result.law.equation,
         "law_source": result.law.source,
         "parameters": result.parameters,
         "fixed": fixed,
-        "intervals": intervals,
-        "level": level,
+        "intervals": {n: known[n] for n in result.parameters if n in known and n not in fixed},
+        "level": options.level,
         "interval_note": _interval_note(draws, result),
         "standard_errors": standard_errors(result),
         "profile_intervals": swept,
@@ -216,67 +232,77 @@ def make_record(
         "at_bound": list(result.at_bound),
         "at_start": list(result.at_start),
         "excluded": [{"row": n, "reason": r} for n, r in result.excluded],
-        "warnings": list(dict.fromkeys(warnings)),
-        "loss": {
-            "kind": result.loss.kind, "delta": _delta(result.loss), "space": result.loss.space,
-            "reduction": result.loss.reduction, "over": result.loss.over,
-        },
+        "loss": loss if result.loss.kind == "huber" else {**loss, "delta": None},
         "conventions": result.conventions,
         "ranges": {k: list(v) for k, v in result.ranges.items()},
         "source": result.source,
+        "cost": analysis.cost.name,
+        **_uses(analysis),
+        "seed": options.seed,
+        "versions": {"python": python_version(), "scipy": scipy_version, **provenance.versions()},
+    }
+
+
+def _uses(analysis: Analysis) -> dict[str, Any]:
+    """What the fit is good for: allocation, predictions, comparison; and all warnings."""
+    result, draws, options = analysis.result, analysis.draws, analysis.options
+    optima = []
+    if options.budgets:
+        optima = optimum(
+            result,
+            options.budgets,
+            draws,
+            cost=analysis.cost,
+            inference_tokens=options.inference_tokens,
+            at=options.at,
+            level=options.level,
+        )
+    forecasts = []
+    if options.predict and draws is not None:
+        forecasts = [forecast(result, point, draws, options.level) for point in options.predict]
+    ways, doubts = approaches(result, analysis.cost, options.seed)
+    noise = seed_noise(result)
+    warnings = [*analysis.cost.warnings, *result.warnings, *_doubts(analysis)]
+    warnings += [w for o in optima for w in o.warnings]
+    for f in forecasts:
+        point = ", ".join(f"{k} {v:.4g}" for k, v in f.variables.items())
+        warnings += [f"prediction at {point}: {w}" for w in f.warnings]
+    return {
+        "warnings": list(dict.fromkeys([*warnings, *doubts])),
         "seed_noise": None if noise is None else {"deviation": noise[0], "freedom": noise[1]},
-        "cost": cost.name,
-        "approaches": freely,
+        "approaches": ways,
         "optimum": [{**dataclasses.asdict(o), "intervals": o.intervals or {}} for o in optima],
         "forecasts": [dataclasses.asdict(f) for f in forecasts],
-        "comparison": [dataclasses.asdict(s) for s in scores],
-        "seed": options.seed,
-        "versions": versions(),
-    }  # fmt: skip
+        "comparison": [dataclasses.asdict(s) for s in _scores(analysis)],
+    }
 
 
-def _swept(result: Result, profiles: Sequence[Profile]) -> dict[str, list[float | None]]:
-    """Profile intervals by parameter; tied parameters share that of the one that leads."""
-    swept = {p.name: [p.low, p.high] for p in profiles}
-    for name, slot in zip(result.law.names, result.problem.slots, strict=True):
-        leader = result.problem.names[slot]
-        if leader in swept and name not in swept:
-            swept[name] = swept[leader]
-    return swept
-
-
-def _warnings(
-    result: Result, draws: Draws | None, profiles: Sequence[Profile], optima: Sequence[Any],
-    forecasts: Sequence[Any],
-) -> list[str]:  # fmt: skip
-    """Of the fit and of all that was made from it."""
-    told = [*result.warnings, *(w for p in profiles for w in p.warnings)]
+def _doubts(analysis: Analysis) -> list[str]:
+    """What the intervals assume that does not hold."""
+    result, draws = analysis.result, analysis.draws
+    warnings = [w for p in analysis.profiles for w in p.warnings]
     if draws and draws.converged < 0.99:
-        told.append(f"{100 * (1 - draws.converged):.1f} % of the resamples did not converge")
+        warnings.append(f"{100 * (1 - draws.converged):.1f} % of the resamples did not converge")
     runs = len(np.unique(result.problem.clusters))
     if draws and draws.kind == "points" and runs < result.points:
-        told.append(
+        warnings.append(
             f"{result.points} points of {runs} runs were resampled as if independent: intervals are "
             f"too narrow, use --resample=runs"
         )
     if draws and draws.kind == "runs" and draws.units < 2 * result.problem.freedom:
-        told.append(
+        warnings.append(
             f"only {draws.units} runs for {result.problem.freedom} free parameters: intervals from "
             f"resampled runs are rough"
         )
-    if not draws and profiles:
-        told.append("no bootstrap was run: intervals are profiles and assume independent points")
+    if not draws and analysis.profiles:
+        warnings.append(
+            "no bootstrap was run: intervals are profiles and assume independent points"
+        )
     elif not draws and result.problem.freedom:
-        told.append("neither a bootstrap nor profiles were run: the parameters have no intervals")
-    told += [w for o in optima for w in o.warnings]
-    for f in forecasts:
-        point = ", ".join(f"{k} {v:.4g}" for k, v in f.variables.items())
-        told += [f"prediction at {point}: {w}" for w in f.warnings]
-    return told
-
-
-def _delta(loss: Loss) -> float | None:
-    return loss.delta if loss.kind == "huber" else None
+        warnings.append(
+            "neither a bootstrap nor profiles were run: the parameters have no intervals"
+        )
+    return warnings
 
 
 def _interval_note(draws: Draws | None, result: Result) -> str:
@@ -291,33 +317,21 @@ def _interval_note(draws: Draws | None, result: Result) -> str:
     )
 
 
-def _scores(result: Result, table: Table, options: argparse.Namespace) -> list[Any]:
+def _scores(analysis: Analysis) -> list[Score]:
     """Errors on runs left out: of the law, and of those that --compare names."""
-    from scaling.laws.comparison import compare, fold_masks, score
-
+    result, options = analysis.result, analysis.options
     if not options.compare:
         spare = result.points - fold_masks(result.problem.clusters, 10).sum(axis=1).max()
         enough = result.problem.freedom and spare > result.problem.freedom
         return [score(result, seed=options.seed)] if enough else []
     others = [
-        fit(table, name, result.loss, starts=options.starts, seed=options.seed)
-        for name in options.compare if name != result.law.name
-    ]  # fmt: skip
+        fit(analysis.table, name, result.loss, starts=options.starts, seed=options.seed)
+        for name in options.compare
+        if name != result.law.name
+    ]
     if options.weights == "seeds":
         others = [_reweighted(other, options) for other in others]
-    return compare(table, [result, *others], result.loss, seed=options.seed)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a reader needs to repeat the fit."""
-    names = ("scaling", "jax", "numpy", "scipy")
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return {"python": platform.python_version(), **found}
+    return compare(analysis.table, [result, *others], result.loss, seed=options.seed)
 
 
 def clean(value: Any) -> Any:
@@ -331,24 +345,20 @@ def clean(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def write(
-    record: dict[str, Any], result: Result, draws: Draws | None, profiles: Sequence[Profile],
-    cost: Cost, out: pathlib.Path,
-) -> None:  # fmt: skip
+def write(record: dict[str, Any], analysis: Analysis) -> None:
     """Figures, then the report, then fit.json last: its presence means that all is there."""
     try:
         from scaling.laws.figures import draw_all
     except ImportError as error:
         raise LawError(f"figures need matplotlib ({error}): pip install 'scaling[fit]'") from None
-    from scaling.laws.report import render
-
+    out, strict = pathlib.Path(analysis.options.out), clean(record)
+    shown = (analysis.result, analysis.draws, analysis.profiles)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "fit.json").unlink(missing_ok=True)
-        figures = draw_all(result, draws, profiles, out / "figures", cost)
-        (out / "report.html").write_text(render(clean(record), figures), encoding="utf-8")
-        text = json.dumps(clean(record), indent=1, allow_nan=False)
-        (out / "fit.json").write_text(text + "\n", encoding="utf-8")
+        figures = draw_all(*shown, out / "figures", analysis.cost)
+        files.write_text(out / "report.html", render(strict, figures))
+        files.write_json(out / "fit.json", strict)
     except OSError as error:
         raise LawError(f"cannot write to {out}: {error}") from None
 
@@ -373,9 +383,9 @@ def summary(record: dict[str, Any], out: str) -> str:
         left_out = s["extrapolation"]
         far = "" if left_out is None else f", {left_out:.4g} on the largest budget left out"
         lines.append(f"error on runs held out, {s['law']}: {s['held_out']:.4g}{far}")
-    for one in record["approaches"]:
-        low, high = (f"{v:.4g}" if v is not None else "open" for v in one["interval"])
-        lines.append(f"{one['approach']}: N* ~ C^{one['exponent']:.4g} [{low}, {high}]")
+    for way in record["approaches"]:
+        low, high = (f"{v:.4g}" if v is not None else "open" for v in way["interval"])
+        lines.append(f"{way['approach']}: N* ~ C^{way['exponent']:.4g} [{low}, {high}]")
     for o in record["optimum"]:
         split = f"N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}"
         lines += [f"at {o['flops']:.3g} FLOP: {split}"]

@@ -9,8 +9,9 @@ import numpy as np
 from scipy import optimize, special
 
 from scaling.laws.fitting import Result, fit
+from scaling.laws.isoflop import group_budgets
 from scaling.laws.law import Law, LawError
-from scaling.laws.losses import Loss, slope
+from scaling.laws.losses import Loss, objective, slope
 from scaling.laws.problem import Array
 from scaling.laws.resample import refit
 from scaling.laws.table import Table
@@ -44,16 +45,13 @@ def log_likelihood(result: Result) -> float:
     r, w = result.residuals, result.problem.weights / result.problem.weights.mean()
     n = float(np.sum(w))
     jacobian = float(np.sum(w * np.log(slope(result.loss.space, result.problem.target))))
-    size = np.abs(r)
-    if result.loss.kind == "lsq":
-        variance = max(float(np.sum(w * r * r)) / n, 1e-300)
-        return -0.5 * n * (np.log(2 * np.pi * variance) + 1) + jacobian
-    if result.loss.kind == "l1":
-        scale = max(float(np.sum(w * size)) / n, 1e-300)
-        return -n * (np.log(2 * scale) + 1) + jacobian
-    delta = result.loss.delta
-    rho = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
-    mean = max(float(np.sum(w * rho)) / n, 1e-300)
+    loss = dataclasses.replace(result.loss, over=1.0, reduction="mean")
+    mean = max(objective(r, w, loss), 1e-300)
+    if loss.kind == "lsq":
+        return -0.5 * n * (np.log(2 * np.pi * 2 * mean) + 1) + jacobian
+    if loss.kind == "l1":
+        return -n * (np.log(2 * mean) + 1) + jacobian
+    delta = loss.delta
 
     def negative(log_tau: float) -> float:
         tau = np.exp(log_tau)
@@ -107,8 +105,6 @@ def budgets(result: Result) -> Array | None:
 
 def leave_largest_out(result: Result) -> Array | None:
     """Residuals of the points of the largest budget under a fit to the others; None if too few."""
-    from scaling.laws.isoflop import group_budgets
-
     scale = budgets(result)
     if scale is None:
         return None
@@ -166,25 +162,23 @@ def compare(
     return sorted((score(r, folds, seed) for r in results), key=lambda s: s.held_out)
 
 
+def _repeats(result: Result) -> tuple[Array, Array, Array]:
+    """Points at equal variables: the group of each, [n], and spare points and squares by group."""
+    columns = np.stack(list(result.problem.variables.values()), axis=1)
+    codes = np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1)
+    counts, linked = np.bincount(codes), result.problem.linked_target()
+    means = np.bincount(codes, linked) / counts
+    return codes, counts - 1, np.bincount(codes, (linked - means[codes]) ** 2)
+
+
 def seed_noise(result: Result) -> tuple[float, int] | None:
     """Pooled standard deviation (in the space of the loss) of repeats at equal variables.
 
     Returns (deviation, degrees of freedom), None without repeats.
     """
-    codes = repeat_codes(result)
-    linked = result.problem.linked_target()
-    counts = np.bincount(codes)
-    means = np.bincount(codes, linked) / counts
-    freedom = int(np.sum(counts - 1))
-    if freedom == 0:
-        return None
-    return float(np.sqrt(np.sum((linked - means[codes]) ** 2) / freedom)), freedom
-
-
-def repeat_codes(result: Result) -> Array:
-    """A group number for each point, [n]: equal variables, equal group."""
-    columns = np.stack(list(result.problem.variables.values()), axis=1)
-    return np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1)
+    _, spare, squares = _repeats(result)
+    freedom = int(spare.sum())
+    return (float(np.sqrt(squares.sum() / freedom)), freedom) if freedom else None
 
 
 def seed_weights(result: Result) -> Array:
@@ -193,15 +187,10 @@ def seed_weights(result: Result) -> Array:
     A group's variance is shrunk to the pooled one with as many degrees of freedom as the typical
     group has, so that two lucky seeds do not dominate; points without repeats take the pooled one.
     """
-    noise = seed_noise(result)
-    if noise is None:
+    codes, spare, squares = _repeats(result)
+    if not spare.any():
         raise LawError("weights from seeds need rows that repeat the same variables; none do")
-    pooled, _ = noise
-    codes, linked = repeat_codes(result), result.problem.linked_target()
-    counts = np.bincount(codes)
-    means = np.bincount(codes, linked) / counts
-    squares = np.bincount(codes, (linked - means[codes]) ** 2)
-    prior = max(float(np.mean(counts[counts > 1] - 1)), 1.0)
-    variance = (prior * pooled**2 + squares) / (prior + counts - 1)
+    prior = max(float(np.mean(spare[spare > 0])), 1.0)
+    variance = (prior * squares.sum() / spare.sum() + squares) / (prior + spare)
     weights = 1.0 / np.maximum(variance, 1e-300)[codes]
     return weights / weights.mean()

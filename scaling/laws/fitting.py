@@ -1,4 +1,4 @@
-"""The fit: global search, local polish of many starts, and an honest account of what was found."""
+"""The fit: global search, local polish of many starts, and what can and cannot be trusted in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws import identify
-from scaling.laws.explore import explore, joined
-from scaling.laws.law import Law, LawError
+from scaling.laws.catalogue import get_law
+from scaling.laws.law import Law, LawError, Namespace
 from scaling.laws.losses import Loss, objective, unlink
 from scaling.laws.problem import LOG_LIMIT, Array, Problem, build_problem
 from scaling.laws.screen import choose, screen
@@ -20,6 +19,12 @@ from scaling.laws.table import Table
 STARTS = 32
 MINIMUM_TOLERANCE = 1e-6  # relative difference of objectives within which two minima are one
 VANISHED = 1e-6  # relative change of a prediction below which a term plays no part
+WEAK, BLIND = 1e3, 1e8  # condition numbers of a weak direction, and of one that is not determined
+
+# The second look around a minimum: standard errors along each axis, both ways; how often; and the
+# relative fall of the objective below which it ends.
+DISTANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
+ROUNDS, GAIN = 4, 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +53,11 @@ class Result:
     minima: tuple[Minimum, ...]
     at_bound: tuple[str, ...]
     at_start: tuple[str, ...]
-    warnings: tuple[str, ...]
-    excluded: tuple[tuple[int, str], ...]
-    conventions: dict[str, str]
     ranges: dict[str, tuple[float, float]]
-    source: str
+    warnings: tuple[str, ...] = ()
+    excluded: tuple[tuple[int, str], ...] = ()
+    conventions: dict[str, str] = dataclasses.field(default_factory=dict)
+    source: str = ""
 
     @property
     def points(self) -> int:
@@ -78,11 +83,6 @@ class Result:
         """Point predictions at other values of the variables (see `forecast` for intervals)."""
         return self.law.evaluate(self.parameters, variables)
 
-    def with_warnings(self, *extra: str) -> Result:
-        """A copy with further warnings."""
-        fresh = [w for w in extra if w not in self.warnings]
-        return dataclasses.replace(self, warnings=(*self.warnings, *fresh))
-
 
 def fit(
     table: Table | Mapping[str, Any],
@@ -102,8 +102,6 @@ def fit(
     `weights` are per row of the table and override its `weight` column. Raises LawError for tables
     that cannot be fitted: missing columns, fewer points than free parameters, no valid row.
     """
-    from scaling.laws import get_law
-
     law = get_law(law) if isinstance(law, str) else law
     loss = loss or Loss(space=law.space)
     if not isinstance(table, Table):
@@ -111,11 +109,15 @@ def fit(
     if weights is not None:
         table = table.with_column("weight", np.asarray(weights, np.float64))
     prepared = table.prepare(law, loss)
-    problem = build_problem(
-        law, prepared.variables, prepared.target, loss, prepared.weights, prepared.clusters,
-        fix=fix, tie=tie, bounds=bounds,
-    )  # fmt: skip
-    _check_size(problem)
+    columns = (prepared.variables, prepared.target)
+    rows = (prepared.weights, prepared.clusters)
+    problem = build_problem(law, *columns, loss, *rows, fix=fix, tie=tie, bounds=bounds)
+    if problem.points < problem.freedom:
+        raise LawError(
+            f"{problem.points} usable points cannot determine {problem.freedom} free parameters "
+            f"{list(problem.free_names)} of law {law.name}: add runs, or fix some "
+            f"(--fix=NAME=VALUE) or tie some (--tie=NAME=NAME)"
+        )
     result = fit_problem(problem, starts=starts, seed=seed)
     return dataclasses.replace(
         result,
@@ -142,41 +144,72 @@ def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Res
             f"the variables and the target are positive and in the stated units, or give --bounds"
         )
     if problem.loss.kind != "lsq" and len(_distinct(problem, solution)) > 1:
-        more, further = explore(problem, solution)
-        vectors, solution = np.concatenate([vectors, more]), joined([solution, further])
+        more, further = _look_around(problem, solution)
+        vectors, solution = np.concatenate([vectors, more]), _joined([solution, further])
         random = np.append(random, np.zeros(len(more), bool))
-    return _describe(problem, vectors, random, solution)
+    return _described(problem, vectors, random, solution)
 
 
-def _check_size(problem: Problem) -> None:
-    if problem.points < problem.freedom:
-        raise LawError(
-            f"{problem.points} usable points cannot determine {problem.freedom} free parameters "
-            f"{list(problem.free_names)} of law {problem.law.name}: add runs, or fix some "
-            f"(--fix=NAME=VALUE) or tie some (--tie=NAME=NAME)"
-        )
+def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]:
+    """(starts [m, p], their end points) around the best vector so far, moving when it improves.
+
+    Narrowing Huber's delta leads every start along the same path from the least-squares answer, so
+    on a law whose parameters trade off all of them can end in one of many shallow minima next to
+    each other. Starts along the principal axes of the estimate find the others.
+    """
+    best = _best(solution)
+    vector, value = solution.vectors[best], solution.values[best]
+    starts, ends = [], []
+    for _ in range(ROUNDS):
+        starts.append(_around(problem, vector))
+        ends.append(solve(problem, starts[-1], warm=True))
+        best = _best(ends[-1])
+        if not ends[-1].values[best] < value * (1 - GAIN):
+            break
+        vector, value = ends[-1].vectors[best], ends[-1].values[best]
+    return np.concatenate(starts), _joined(ends)
 
 
-def _describe(problem: Problem, starts: Array, random: Array, solution: Solution) -> Result:
-    best = int(np.argmin(np.where(np.isfinite(solution.values), solution.values, np.inf)))
-    vector = solution.vectors[best]
-    level = float(solution.values[best])
+def _around(problem: Problem, vector: Array) -> Array:
+    """Vectors at `DISTANCES` along the principal axes of the free slots, [2 d q, p]."""
+    free = np.flatnonzero(problem.free)
+    jacobian = problem.jacobian(vector)[:, free] * np.sqrt(problem.weights)[:, None]
+    # The median is the noise of the bulk; outliers must not lengthen the steps.
+    noise = 1.4826 * float(np.median(np.abs(problem.residuals(vector))))
+    values, axes = np.linalg.eigh(jacobian.T @ jacobian)
+    lengths = noise / np.sqrt(np.maximum(values, 1e-12 * max(float(values.max()), 1e-300)))
+    steps = np.concatenate([[-d, d] for d in DISTANCES])
+    moved = np.repeat(vector[None, :], len(steps) * len(free), axis=0)
+    moved[:, free] += (steps[:, None, None] * (axes * lengths).T[None]).reshape(-1, len(free))
+    return np.clip(moved, problem.low, problem.high)
+
+
+def _best(solution: Solution) -> int:
+    """The lane of the lowest objective; of those that differ by rounding alone, the flattest."""
+    values = np.where(np.isfinite(solution.values), solution.values, np.inf)
+    lowest = values <= values.min() * (1 + 1e-12)
+    return int(np.argmin(np.where(lowest, solution.gradients, np.inf)))
+
+
+def _joined(solutions: list[Solution]) -> Solution:
+    """The lanes of several solutions as one."""
+    names = [f.name for f in dataclasses.fields(Solution)]
+    return Solution(**{k: np.concatenate([getattr(s, k) for s in solutions]) for k in names})
+
+
+def _described(problem: Problem, starts: Array, random: Array, solution: Solution) -> Result:
+    best = _best(solution)
+    vector, level = solution.vectors[best], float(solution.values[best])
     floor = 1e-12 * float(np.sum(problem.weights)) * problem.spread() ** 2 * 1e-12
     same = solution.values <= level * (1 + 1e-4) + floor
-    minima = _distinct(problem, solution)
     parameters = {k: float(v) for k, v in problem.natural(vector).items()}
-    residuals = problem.residuals(vector)
-    bounded = _at_bound(problem, vector)
-    still = tuple(
-        n
-        for i, n in enumerate(problem.names)
-        if problem.free[i] and abs(vector[i] - starts[best, i]) < 1e-12 and n not in bounded
-    )
-    exact = np.max(np.abs(residuals)) < 1e-9
-    converged = bool(solution.converged[best] or solution.gradients[best] < 1e-6 or exact)
-    warnings = _warnings(problem, vector, minima, bounded, still, converged, residuals)
-    reached = float(np.mean(same[random])) if random.any() else float(np.mean(same))
-    return Result(
+    residuals, jacobian = problem.residuals(vector), problem.jacobian(vector)
+    bounded = _at_bound(problem, vector, jacobian)
+    unmoved = problem.free & (np.abs(vector - starts[best]) < 1e-12)
+    still = [n for n, u in zip(problem.names, unmoved, strict=True) if u and n not in bounded]
+    exact = bool(np.max(np.abs(residuals)) < 1e-9)
+    columns = {**problem.variables, problem.law.target.name: problem.target}
+    result = Result(
         law=problem.law,
         problem=problem,
         vector=vector,
@@ -184,21 +217,16 @@ def _describe(problem: Problem, starts: Array, random: Array, solution: Solution
         derived=derive(problem.law, parameters),
         objective=objective(residuals, problem.weights, problem.loss),
         gradient_norm=float(solution.gradients[best]),
-        converged=converged,
+        converged=bool(solution.converged[best] or solution.gradients[best] < 1e-6 or exact),
         starts=len(starts),
-        reached=reached,
-        minima=minima,
-        at_bound=bounded,
-        at_start=still,
-        warnings=tuple(warnings),
-        excluded=(),
-        conventions={},
-        ranges={
-            **{k: (float(v.min()), float(v.max())) for k, v in problem.variables.items()},
-            problem.law.target.name: (float(problem.target.min()), float(problem.target.max())),
-        },
-        source="",
+        reached=float(np.mean(same[random] if random.any() else same)),
+        minima=_distinct(problem, solution),
+        at_bound=tuple(bounded),
+        at_start=tuple(still),
+        ranges={k: (float(v.min()), float(v.max())) for k, v in columns.items()},
     )
+    warnings = (*_warnings(result, residuals, exact), *_identification(problem, jacobian))
+    return dataclasses.replace(result, warnings=warnings)
 
 
 def derive(law: Law, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,8 +234,6 @@ def derive(law: Law, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     NaN or infinity where they do not exist, as the exponents of a law whose terms all vanished.
     """
-    from scaling.laws.law import Namespace
-
     numbers = {k: np.asarray(v, np.float64)[()] for k, v in parameters.items()}
     with np.errstate(all="ignore"):
         values = {k: f(Namespace(**numbers)) for k, f in law.derived.items()}
@@ -217,65 +243,81 @@ def derive(law: Law, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _distinct(problem: Problem, solution: Solution) -> tuple[Minimum, ...]:
     """Converged end points, grouped by objective, best first; at most eight."""
     usable = np.flatnonzero(np.isfinite(solution.values) & (solution.gradients < 1e-5))
-    order = usable[np.argsort(solution.values[usable], kind="stable")]
-    found: list[Minimum] = []
+    minima: list[Minimum] = []
     tiny = 1e-20 * float(np.sum(problem.weights))
-    for row in order:
+    for row in usable[np.argsort(solution.values[usable], kind="stable")]:
         value = float(solution.values[row])
-        if found and value - found[-1].objective <= MINIMUM_TOLERANCE * abs(value) + tiny:
-            found[-1] = dataclasses.replace(found[-1], starts=found[-1].starts + 1)
-            continue
-        natural = {k: float(v) for k, v in problem.natural(solution.vectors[row]).items()}
-        found.append(Minimum(value, natural, 1))
-    return tuple(found[:8])
+        if minima and value - minima[-1].objective <= MINIMUM_TOLERANCE * abs(value) + tiny:
+            minima[-1] = dataclasses.replace(minima[-1], starts=minima[-1].starts + 1)
+        else:
+            natural = problem.natural(solution.vectors[row])
+            minima.append(Minimum(value, {k: float(v) for k, v in natural.items()}, 1))
+    return tuple(minima[:8])
 
 
-def _at_bound(problem: Problem, vector: Array) -> tuple[str, ...]:
+def _at_bound(problem: Problem, vector: Array, jacobian: Array) -> list[str]:
     """Free parameters at a bound, or (positive ones) so small that their term has vanished."""
-    names = []
-    jacobian = problem.jacobian(vector)
-    for i, name in enumerate(problem.names):
-        if not problem.free[i]:
-            continue
-        span = 1e-9 * max(1.0, abs(vector[i]))
-        at_edge = vector[i] <= problem.low[i] + span or vector[i] >= problem.high[i] - span
-        gone = problem.kinds[i] == "log" and np.max(np.abs(jacobian[:, i])) < VANISHED
-        if at_edge or gone:
-            names.append(name)
-    return tuple(names)
+    span = 1e-9 * np.maximum(1.0, np.abs(vector))
+    at_edge = (vector <= problem.low + span) | (vector >= problem.high - span)
+    gone = (np.array(problem.kinds) == "log") & (np.max(np.abs(jacobian), axis=0) < VANISHED)
+    bounded = problem.free & (at_edge | gone)
+    return [name for name, at in zip(problem.names, bounded, strict=True) if at]
 
 
-def _warnings(
-    problem: Problem, vector: Array, minima: tuple[Minimum, ...], bounded: tuple[str, ...],
-    still: tuple[str, ...], converged: bool, residuals: Array,
-) -> list[str]:  # fmt: skip
-    warnings = []
-    spare = problem.points - problem.freedom
-    if spare < 3:
+def _warnings(result: Result, residuals: Array, exact: bool) -> list[str]:
+    problem, minima, warnings = result.problem, result.minima, []
+    if problem.points - problem.freedom < 3:
         warnings.append(
             f"only {problem.points} points for {problem.freedom} free parameters: intervals and "
             f"extrapolation cannot be trusted"
         )
-    if not converged:
+    if not result.converged:
         warnings.append("the best start did not converge: parameters are provisional")
-    for name in bounded:
-        i = problem.names.index(name)
-        value = problem.natural(vector)[name]
-        inside = problem.low[i] + 1e-6 < vector[i] < problem.high[i] - 1e-6
-        if inside or vector[i] <= -0.99 * LOG_LIMIT:
+    for name in result.at_bound:
+        i, value = problem.names.index(name), result.parameters[name]
+        inside = problem.low[i] + 1e-6 < result.vector[i] < problem.high[i] - 1e-6
+        if inside or result.vector[i] <= -0.99 * LOG_LIMIT:
             warnings.append(f"{name} = {value:.3g} plays no part: the data do not support its term")
         else:
             warnings.append(f"{name} = {value:.6g} is at the bound of its range")
-    if still and converged and np.max(np.abs(residuals)) > 1e-9:
-        warnings.append(f"{', '.join(still)} never left the start: the data do not move it")
+    if result.at_start and result.converged and not exact:
+        names = ", ".join(result.at_start)
+        warnings.append(f"{names} never left the start: the data do not move it")
     if len(minima) > 1:
         gap = minima[1].objective / max(minima[0].objective, 1e-300) - 1
         warnings.append(
             f"{len(minima)} distinct local minima; the second is {100 * gap:.3g} % above the best"
         )
-    scale = float(np.std(problem.linked_target()))
+    scale = problem.spread()
     if scale > 0 and np.std(residuals) > 0.5 * scale and problem.points > 3:
         warnings.append(
             "the law explains less than half of the spread of the target: wrong law or columns?"
         )
-    return [*warnings, *identify.warnings(problem, vector)]
+    return warnings
+
+
+def _identification(problem: Problem, jacobian: Array) -> list[str]:
+    """Warnings about constant variables and directions that the data do not determine."""
+    warnings = [
+        f"{name} has the single value {column[0]:.6g}: what the law says about it is not identified"
+        for name, column in problem.variables.items()
+        if np.ptp(column) <= 1e-9 * np.max(np.abs(column))
+    ]
+    weighted = jacobian * np.sqrt(problem.weights)[:, None]
+    norms = np.linalg.norm(weighted, axis=0)
+    matter = problem.free & (norms > 1e-12 * max(float(norms.max(initial=0.0)), 1e-300))
+    if matter.sum() < 2:
+        return warnings
+    names = np.array(problem.names)[matter]
+    _, values, rows = np.linalg.svd(weighted[:, matter] / norms[matter], full_matrices=False)
+    condition = float(values[0] / max(values[-1], 1e-300))
+    if condition > WEAK:
+        weakest = np.abs(rows[-1])
+        order = np.argsort(-weakest, kind="stable")
+        heavy = [str(names[i]) for i in order if weakest[i] > 0.3] or list(names[order[:2]])
+        word = "cannot be told apart" if condition > BLIND else "trade off against each other"
+        warnings.append(
+            f"{', '.join(heavy)} {word} on these points (condition number {condition:.2g}): quote "
+            f"predictions rather than single values, or fix one"
+        )
+    return warnings

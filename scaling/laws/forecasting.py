@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
-from scaling.laws.losses import unlink
+from scaling.laws.losses import link, unlink
 from scaling.laws.problem import Array
 from scaling.laws.resample import Draws
 
@@ -40,16 +41,19 @@ def forecast(
     The interval carries the uncertainty of the parameters and of the noise, not that the form of
     the law may fail outside the data; that is what `outside` and the warnings are for.
     """
-    found = simulate(result, variables, draws)
-    values = found.variables
-    outside = distance(result, values)
+    simulated = simulate(result, variables, draws)
+    outside = distance(result, simulated.variables)
     warnings = tuple(
         f"{name} is {factor:.3g} times outside the data" for name, factor in outside.items()
     )
     return Forecast(
-        values, found.value, draws.interval(found.curves, level),
-        draws.interval(found.runs, level), outside, warnings,
-    )  # fmt: skip
+        variables=simulated.variables,
+        value=simulated.value,
+        mean_interval=draws.interval(simulated.curves, level),
+        run_interval=draws.interval(simulated.runs, level),
+        outside=outside,
+        warnings=warnings,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +89,8 @@ def simulate(result: Result, variables: Mapping[str, float], draws: Draws) -> Si
                 f"a forecast needs {variable.name} above 0, not {values[variable.name]:g}"
             )
     curves = result.law.evaluate_draws(draws.parameters, values)
-    linked = _link(result.loss.space, curves)
+    with np.errstate(all="ignore"):
+        linked = link(result.loss.space, curves)
     residuals = result.residuals
     residuals = residuals - np.average(residuals, weights=result.problem.weights)
     inflate = np.sqrt(result.points / max(result.points - result.problem.freedom, 1))
@@ -94,23 +99,10 @@ def simulate(result: Result, variables: Mapping[str, float], draws: Draws) -> Si
     return Simulated(values, float(result.predict(**values)), curves, runs)
 
 
-def _link(space: str, values: Array) -> Array:
-    if space == "raw":
-        return values
-    with np.errstate(all="ignore"):
-        return np.log(values) if space == "log" else np.log1p(values)
-
-
 def distance(result: Result, values: Mapping[str, float]) -> dict[str, float]:
     """Factors above 1 by which variables (and compute, and tokens per parameter) leave the data."""
-    columns: dict[str, Array] = dict(result.problem.variables)
-    wanted = dict(values)
-    if {"params", "tokens"} <= set(columns):
-        columns["compute 6ND"] = 6 * columns["params"] * columns["tokens"]
-        wanted["compute 6ND"] = 6 * wanted["params"] * wanted["tokens"]
-        columns["tokens per parameter"] = columns["tokens"] / columns["params"]
-        wanted["tokens per parameter"] = wanted["tokens"] / wanted["params"]
-    found = {}
+    columns, wanted = (_extended(v) for v in (result.problem.variables, values))
+    outside = {}
     for name, column in columns.items():
         low, high, value = float(column.min()), float(column.max()), wanted[name]
         if low <= 0:
@@ -119,5 +111,13 @@ def distance(result: Result, values: Mapping[str, float]) -> dict[str, float]:
         else:
             factor = max(value / high, low / value if value > 0 else np.inf, 1.0)
         if factor > 1.0 + 1e-9:
-            found[name] = float(factor)
-    return found
+            outside[name] = float(factor)
+    return outside
+
+
+def _extended(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With compute and tokens per parameter where both are there."""
+    if not {"params", "tokens"} <= set(values):
+        return dict(values)
+    n, d = values["params"], values["tokens"]
+    return {**values, "compute 6ND": 6 * n * d, "tokens per parameter": d / n}

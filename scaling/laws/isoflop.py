@@ -7,32 +7,40 @@ are part of the result.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from scipy import interpolate
 
+from scaling.laws.allocation import Cost
+from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
 from scaling.laws.problem import Array
 
-Method = Literal["parabola", "akima"]
 WIDTH = 0.35  # runs of one budget spread over less than this in ln C
 OFF_CENTRE = 0.5
 SIZES = 4  # model sizes that make a group of runs a budget of an isoFLOP design
+WINDOWS = {"all": None, "2.0": 2.0, "1.4": 1.4, "1.0": 1.0, "0.7": 0.7}  # half widths in ln N
+RESAMPLES = 200  # of `approaches`
+UNKNOWN = (math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
 class Minimum:
-    """The isoFLOP minimum of one budget. `curve` holds the parabola's coefficients in ln N."""
+    """The isoFLOP minimum of one budget.
+
+    `sizes` are the smallest and largest sampled, `curve` the parabola's coefficients in ln N.
+    """
 
     flops: float
     params: float
     loss: float
     points: int
-    curve: tuple[float, float, float] | None
-    spread: float
+    sizes: tuple[float, float]
+    curve: tuple[float, ...]
     warnings: tuple[str, ...]
 
 
@@ -47,15 +55,11 @@ class PowerLaw:
     windows: dict[str, float]
     warnings: tuple[str, ...]
 
-    def params(self, flops: Array) -> Array:
-        """N* at budgets."""
-        return np.exp(self.intercept + self.exponent * np.log(flops))
 
-
-def group_budgets(flops: Array, width: float = WIDTH) -> Array:
+def group_budgets(flops: Array) -> Array:
     """Budget number of each point, [n], ascending.
 
-    Budgets are the fullest windows of `width` in ln C, taken one after another, so that runs
+    Budgets are the fullest windows of WIDTH in ln C, taken one after another, so that runs
     whose compute only scatters around a nominal budget stay together and stray runs stay apart.
     """
     log_c = np.log(flops)
@@ -63,9 +67,9 @@ def group_budgets(flops: Array, width: float = WIDTH) -> Array:
     centres: list[float] = []
     while left.any():
         values = np.sort(log_c[left])
-        counts = np.searchsorted(values, values + width, "right") - np.arange(len(values))
+        counts = np.searchsorted(values, values + WIDTH, "right") - np.arange(len(values))
         start = values[int(np.argmax(counts))]
-        rows = left & (log_c >= start) & (log_c <= start + width)
+        rows = left & (log_c >= start) & (log_c <= start + WIDTH)
         owner[rows] = len(centres)
         centres.append(float(log_c[rows].mean()))
         left &= ~rows
@@ -86,17 +90,13 @@ def parabola(log_params: Array, loss: Array, window: float | None) -> tuple[Arra
         third = np.sort(np.abs(np.unique(log_params) - lowest))[2]
         keep = np.abs(log_params - lowest) <= max(window, third)
     centre = log_params[keep].mean()
-    raw = np.polyfit(log_params[keep] - centre, loss[keep], 2)
-    a, b, c = raw
+    a, b, c = np.polyfit(log_params[keep] - centre, loss[keep], 2)
     return np.array([a, b - 2 * a * centre, c - b * centre + a * centre**2]), keep
 
 
-def minimum(
-    params: Array, loss: Array, flops: float, method: Method = "parabola",
-    window: float | None = None,
-) -> Minimum:  # fmt: skip
+def minimum(params: Array, loss: Array, flops: float, window: float | None = None) -> Minimum:
     """Where the loss is lowest in ln N at one budget, with its diagnostics."""
-    x, y, warnings = np.log(params), loss, []
+    x, warnings = np.log(params), []
     distinct = len(np.unique(x))
     if distinct < 3:
         raise LawError(
@@ -104,137 +104,100 @@ def minimum(
         )
     if distinct < 5:
         warnings.append(f"only {distinct} model sizes")
-    lowest = x[np.argmin(y)]
-    if lowest in (x.min(), x.max()):
-        side = "smallest" if lowest == x.min() else "largest"
+    ends = {x.min(): "smallest", x.max(): "largest"}
+    if side := ends.get(x[np.argmin(loss)]):
         warnings.append(f"the lowest loss is at the {side} model: extend the grid")
-    if method == "akima":
-        best, value, bend, curve = _akima(x, y)
-        used = x
-    else:
-        coefficients, keep = parabola(x, np.log(y), window)
-        bend, used = float(coefficients[0]), x[keep]
-        curve = (bend, float(coefficients[1]), float(coefficients[2]))
-        best = -coefficients[1] / (2 * bend) if bend > 0 else np.nan
-        value = float(np.exp(np.polyval(coefficients, best))) if bend > 0 else np.nan
-    if not bend > 0:
+    curve, keep = parabola(x, np.log(loss), window)
+    used, upwards = x[keep], curve[0] > 0
+    best = -curve[1] / (2 * curve[0]) if upwards else np.nan
+    value = float(np.exp(np.polyval(curve, best)))
+    centre, half = 0.5 * (used.max() + used.min()), 0.5 * (used.max() - used.min())
+    if not upwards:
         warnings.append("the losses do not curve upwards: no minimum")
     elif not x.min() <= best <= x.max():
         warnings.append("the fitted minimum lies outside the sampled sizes")
-    half = 0.5 * (used.max() - used.min())
-    if bend > 0 and abs(best - 0.5 * (used.max() + used.min())) > OFF_CENTRE * half:
+    if upwards and abs(best - centre) > OFF_CENTRE * half:
         warnings.append("sampling is off-centre: a parabola is biased there")
-    return Minimum(
-        flops, float(np.exp(min(best, 700.0))), value, len(loss), curve, float(half), tuple(warnings)
-    )  # fmt: skip
-
-
-def _akima(x: Array, y: Array) -> tuple[float, float, float, None]:
-    """Interior minimum of Akima's interpolant of ln L in ln N (best run for each N)."""
-    sizes = np.unique(x)
-    best = np.array([y[x == s].min() for s in sizes])
-    smooth = interpolate.Akima1DInterpolator(sizes, np.log(best))
-    grid = np.linspace(sizes[0], sizes[-1], 25 * (len(sizes) - 1))
-    values = smooth(grid)
-    k = int(np.argmin(values))
-    inside = 0 < k < len(grid) - 1
-    return (float(grid[k]) if inside else np.nan, float(np.exp(values[k])), float(inside), None)
+    sizes = (float(params.min()), float(params.max()))
+    best = float(np.exp(min(best, 700.0)))
+    return Minimum(flops, best, value, len(loss), sizes, tuple(curve.tolist()), tuple(warnings))
 
 
 def approach2(
-    params: Array, loss: Array, flops: Array, *, method: Method = "parabola",
-    window: float | None = None, weights: Sequence[float] | None = None, resamples: int = 500,
-    seed: int = 0, width: float = WIDTH,
-) -> PowerLaw:  # fmt: skip
+    params: Array,
+    loss: Array,
+    flops: Array,
+    *,
+    window: float | None = None,
+    resamples: int = 500,
+    seed: int = 0,
+) -> PowerLaw:
     """Minima of every budget and the power law through them.
 
-    `weights` are per budget (ascending). The interval resamples runs within budgets. `windows`
-    shows the exponent for several windows in ln N: if they disagree, so does the answer.
+    The interval resamples runs within budgets. `windows` shows the exponent for several windows in
+    ln N: if they disagree, so does the answer.
     """
     params, loss, flops = (np.asarray(v, np.float64) for v in (params, loss, flops))
-    codes = group_budgets(flops, width)
-    minima, warnings, thin = [], [], 0
-    for k in range(codes.max() + 1):
-        rows = codes == k
-        if len(np.unique(params[rows])) < 3:
-            thin += int(rows.sum())
-            continue
-        budget = float(np.exp(np.mean(np.log(flops[rows]))))
-        found = minimum(params[rows], loss[rows], budget, method, window)
-        minima.append(found)
-        warnings += [f"budget {found.flops:.3g} FLOP: {w}" for w in found.warnings]
-    if thin:
+    codes = group_budgets(flops)
+
+    def minima(window: float | None, rng: np.random.Generator | None = None) -> list[Minimum]:
+        """The minimum of each budget of 3 sizes; with `rng`, of its runs drawn anew."""
+        lowest = []
+        for k in range(codes.max() + 1):
+            rows = np.flatnonzero(codes == k)
+            drawn = rows if rng is None else rng.choice(rows, len(rows))
+            if len(np.unique(params[drawn])) >= 3:
+                budget = float(np.exp(np.mean(np.log(flops[rows]))))
+                lowest.append(minimum(params[drawn], loss[drawn], budget, window))
+        return lowest
+
+    every = minima(window)
+    warnings = [f"budget {m.flops:.3g} FLOP: {w}" for m in every for w in m.warnings]
+    if thin := len(params) - sum(m.points for m in every):
         warnings.append(f"{thin} runs belong to no budget with 3 model sizes and were not used")
-    usable = [m for m in minima if np.isfinite(m.params)]
+    usable = [m for m in every if np.isfinite(m.params)]
     if len(usable) < 2:
         raise LawError(
             f"{len(usable)} budgets have a minimum; an exponent needs at least 2. Reasons: "
             + "; ".join(warnings[:3])
         )
-    line = _line(usable, weights)
+    exponent, intercept = _line(usable)
     rng = np.random.default_rng(seed)
-    draws = [_resampled(rng, params, loss, flops, codes, method, window) for _ in range(resamples)]
-    good = np.array([d for d in draws if d is not None])
-    interval = (
-        (float(np.quantile(good, 0.025)), float(np.quantile(good, 0.975)))
-        if len(good) > 20 else (float("nan"), float("nan"))
-    )  # fmt: skip
-    windows = _window_exponents(params, loss, flops, codes, method)
-    if windows and max(windows.values()) - min(windows.values()) > 0.03:
-        low, high = min(windows.values()), max(windows.values())
+    draws = [_exponent(minima(window, rng)) for _ in range(resamples)]
+    good = [d for d in draws if d is not None]
+    interval = tuple(np.quantile(good, (0.025, 0.975)).tolist()) if len(good) > 20 else UNKNOWN
+    windows = {label: _exponent(minima(width)) for label, width in WINDOWS.items()}
+    known = {label: value for label, value in windows.items() if value is not None}
+    low, high = min(known.values(), default=0.0), max(known.values(), default=0.0)
+    if high - low > 0.03:
         warnings.append(f"the exponent depends on the window: {low:.3f} to {high:.3f}")
     if len(usable) < 4:
         warnings.append(f"only {len(usable)} budgets")
-    return PowerLaw(line[0], line[1], interval, tuple(minima), windows, tuple(warnings))
+    return PowerLaw(exponent, intercept, interval, tuple(every), known, tuple(warnings))
 
 
-def _line(minima: Sequence[Minimum], weights: Sequence[float] | None = None) -> tuple[float, float]:
-    x = np.log([m.flops for m in minima])
-    y = np.log([m.params for m in minima])
-    w = None if weights is None else np.sqrt(np.asarray(weights, np.float64))
-    slope, intercept = np.polyfit(x, y, 1, w=w)
+def _exponent(minima: Sequence[Minimum]) -> float | None:
+    """Through the minima that are not far from the sizes sampled; None with fewer than 2."""
+    near = [m for m in minima if m.sizes[0] / 10 < m.params < m.sizes[1] * 10]
+    return _line(near)[0] if len(near) >= 2 else None
+
+
+def _line(minima: Sequence[Minimum]) -> tuple[float, float]:
+    logs = np.log([(m.flops, m.params) for m in minima])
+    slope, intercept = np.polyfit(logs[:, 0], logs[:, 1], 1)
     return float(slope), float(intercept)
 
 
-def _resampled(
-    rng: np.random.Generator, params: Array, loss: Array, flops: Array, codes: Array,
-    method: Method, window: float | None,
-) -> float | None:  # fmt: skip
-    found = []
-    for k in range(codes.max() + 1):
-        rows = np.flatnonzero(codes == k)
-        picked = rng.choice(rows, len(rows))
-        if len(np.unique(params[picked])) < 3:
-            continue
-        m = minimum(params[picked], loss[picked], float(np.mean(flops[rows])), method, window)
-        if np.isfinite(m.params) and params[rows].min() / 10 < m.params < params[rows].max() * 10:
-            found.append(m)
-    return _line(found)[0] if len(found) >= 2 else None
-
-
-def _window_exponents(
-    params: Array, loss: Array, flops: Array, codes: Array, method: Method
-) -> dict[str, float]:
-    if method != "parabola":
-        return {}
-    exponents = {}
-    for label, window in (("all", None), ("2.0", 2.0), ("1.4", 1.4), ("1.0", 1.0), ("0.7", 0.7)):
-        found = []
-        for k in range(codes.max() + 1):
-            rows = codes == k
-            if len(np.unique(params[rows])) >= 3:
-                m = minimum(params[rows], loss[rows], float(np.mean(flops[rows])), method, window)
-                if np.isfinite(m.params):
-                    found.append(m)
-        if len(found) >= 2:
-            exponents[label] = _line(found)[0]
-    return exponents
-
-
 def approach1(
-    params: Array, flops: Array, loss: Array, runs: Array, *, grid: int = 1500, resamples: int = 200,
+    params: Array,
+    flops: Array,
+    loss: Array,
+    runs: Array,
+    *,
+    grid: int = 1500,
+    resamples: int = 200,
     seed: int = 0,
-) -> PowerLaw:  # fmt: skip
+) -> PowerLaw:
     """The envelope: at `grid` budgets the lowest loss of any run, then a line in logarithms.
 
     Points of one run (same `runs` label) are a training curve, interpolated in ln C. The interval
@@ -253,11 +216,10 @@ def approach1(
             f"{len(curves)} runs have several points; the envelope needs training curves of at "
             f"least 3 runs (run_id, and flops and loss along training)"
         )
-    low = min(c[1][0] for c in curves)
-    high = max(c[1][-1] for c in curves)
-    budgets = np.linspace(low, high, grid)
+    ends = [(log_c[0], log_c[-1]) for _, log_c, _ in curves]
+    budgets = np.linspace(np.min(ends), np.max(ends), grid)
     values = np.stack([np.interp(budgets, c, y, left=np.inf, right=np.inf) for _, c, y in curves])
-    sizes = np.array([c[0] for c in curves])
+    sizes = np.array([size for size, _, _ in curves])
 
     def line(chosen: Array) -> tuple[float, float]:
         best = chosen[np.argmin(values[chosen], axis=0)]
@@ -266,16 +228,60 @@ def approach1(
         inside = (size > sizes[chosen].min()) & (size < sizes[chosen].max())
         rows = inside & np.isfinite(values[best, np.arange(grid)])
         if len(np.unique(size[rows])) < 2:
-            return float("nan"), float("nan")
+            return UNKNOWN
         slope, intercept = np.polyfit(budgets[rows], size[rows], 1)
         return float(slope), float(intercept)
 
     exponent, intercept = line(np.arange(len(curves)))
-    rng = np.random.default_rng(seed)
     if not np.isfinite(exponent):
         raise LawError("fewer than 2 sizes inside the sampled range touch the envelope")
+    rng = np.random.default_rng(seed)
     draws = [line(rng.choice(len(curves), len(curves)))[0] for _ in range(resamples)]
-    interval = (float(np.nanquantile(draws, 0.025)), float(np.nanquantile(draws, 0.975)))
+    low, high = np.nanquantile(draws, (0.025, 0.975)).tolist()
     winners = len(np.unique(np.argmin(values, axis=0)))
     warnings = [f"only {winners} runs touch the envelope"] if winners < 6 else []
-    return PowerLaw(exponent, intercept, interval, (), {}, tuple(warnings))
+    return PowerLaw(exponent, intercept, (low, high), (), {}, tuple(warnings))
+
+
+def approaches(result: Result, cost: Cost, seed: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
+    """Approaches 1 and 2 as far as the runs allow, for fit.json, and what is doubtful of them.
+
+    A fit of params and tokens is approach 3; three answers that agree are worth more than one.
+    """
+    columns, target = result.problem.variables, result.problem.target
+    if not {"params", "tokens"} <= set(columns) or not np.all(target > 0):
+        return [], []
+    params, runs = columns["params"], result.problem.clusters
+    flops = cost.spent(params, columns["tokens"])
+    several: dict[str, Any] = {"resamples": RESAMPLES, "seed": seed}
+    attempts: dict[str, Callable[[], PowerLaw]] = {}
+    if len(designed(group_budgets(flops), params)) >= 2:
+        attempts["isoFLOP minima (approach 2)"] = lambda: approach2(
+            params, target, flops, **several
+        )
+    if len(np.unique(runs)) < len(runs):
+        attempts["envelope of training curves (approach 1)"] = lambda: approach1(
+            params, flops, target, runs, **several
+        )
+    records, doubts = [], []
+    for name, estimate in attempts.items():
+        try:
+            line = estimate()
+        except LawError:  # the runs are no design of this kind
+            continue
+        record = dataclasses.asdict(line)
+        coefficient = math.exp(record.pop("intercept"))
+        records.append({"approach": name, "coefficient": coefficient, **record})
+        doubts += [f"{name}: {text}" for text in _doubts(line)]
+    return records, doubts
+
+
+def _doubts(line: PowerLaw) -> list[str]:
+    """One line for all budgets that share a fault, then what concerns the whole line."""
+    doubts = [w for w in line.warnings if not w.startswith("budget ")]
+    flagged = [m for m in line.minima if m.warnings]
+    if flagged:
+        reasons = collections.Counter(w for m in flagged for w in m.warnings).most_common()
+        text = "; ".join(f"{reason} ({count})" for reason, count in reasons)
+        doubts.insert(0, f"{len(flagged)} of {len(line.minima)} budgets are doubtful: {text}")
+    return doubts

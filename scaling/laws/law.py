@@ -25,6 +25,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from scaling.laws.backend import x64
@@ -32,6 +34,7 @@ from scaling.laws.backend import x64
 Namespace = types.SimpleNamespace
 Formula = Callable[[Any, Any], Any]
 Kind = Literal["log", "real"]
+Space = Literal["log", "raw", "log1p"]
 
 
 class LawError(ValueError):
@@ -112,9 +115,14 @@ def shape(
     return Parameter(name, kind, start, low=floor, high=high, role="shape")
 
 
+def each(declare: Callable[..., Parameter], *names: str, **options: Any) -> tuple[Parameter, ...]:
+    """Several parameters declared alike: `each(coefficient, "A", "B", start=(1.0, 1e6))`."""
+    return tuple(declare(name, **options) for name in names)
+
+
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Constants somebody printed, with the source and how far they can be trusted."""
+    """Constants that a paper printed, with the source and how far they can be trusted."""
 
     label: str
     values: Mapping[str, float]
@@ -133,7 +141,7 @@ class Law:
     formula: Formula
     linear: tuple[str, ...] = ()
     target: Variable = Variable("loss", "L", "nats per token")
-    space: Literal["log", "raw", "log1p"] = "log"
+    space: Space = "log"
     derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
     published: tuple[Published, ...] = ()
     source: str = ""
@@ -158,9 +166,9 @@ class Law:
 
     def parameter(self, name: str) -> Parameter:
         """The declaration of one parameter."""
-        for found in self.parameters:
-            if found.name == name:
-                return found
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
         raise LawError(f"law {self.name} has no parameter {name!r}; it has {list(self.names)}")
 
     def evaluate(self, parameters: Mapping[str, float], variables: Mapping[str, Any]) -> Any:
@@ -173,8 +181,6 @@ class Law:
 
     def evaluate_draws(self, draws: Mapping[str, Any], variables: Mapping[str, Any]) -> Any:
         """Predictions, shape [draws, *points], for parameters given as arrays of shape [draws]."""
-        import jax
-
         flat, common = self._points(variables)
         with x64():
             points = _namespace(flat)
@@ -204,15 +210,11 @@ class Law:
 
 
 def _namespace(values: Mapping[str, Any]) -> Namespace:
-    import jax.numpy as jnp
-
     return Namespace(**{k: jnp.asarray(v, dtype=jnp.float64) for k, v in values.items()})
 
 
 def power(base: Any, exponent_: Any) -> Any:
     """`base ** exponent` for positive bases: exp(exponent ln base), so ln of data is hoisted."""
-    import jax.numpy as jnp
-
     return jnp.exp(exponent_ * jnp.log(base))
 
 
@@ -224,4 +226,4 @@ STEPS = Variable("steps", "S", "optimizer steps")
 UNIQUE_TOKENS = Variable("unique_tokens", "U", "tokens")
 EXPERTS = Variable("experts", "E", "experts")
 LOSS = Variable("loss", "L", "nats per token")
-ERROR = Variable("error", "Err", "fraction", positive=True)
+ERROR = Variable("error", "Err", "fraction")

@@ -14,11 +14,17 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from scaling.laws.law import LawError
+import jax.numpy as jnp
+import numpy as np
 
-Space = Literal["log", "raw", "log1p"]
-KINDS = ("huber", "lsq", "l1")
-SPACES = ("log", "raw", "log1p")
+from scaling.laws.backend import array_module
+from scaling.laws.law import LawError, Space
+
+CHOICES = {
+    "kind": ("huber", "lsq", "l1"),
+    "space": ("log", "raw", "log1p"),
+    "reduction": ("sum", "mean"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +38,12 @@ class Loss:
     over: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise LawError(f"loss kind {self.kind!r} is not one of {KINDS}")
-        if self.space not in SPACES:
-            raise LawError(f"space {self.space!r} is not one of {SPACES}")
-        if self.reduction not in ("sum", "mean"):
-            raise LawError(f"reduction {self.reduction!r} is not one of ('sum', 'mean')")
-        if not (self.delta > 0 and math.isfinite(self.delta)):
-            raise LawError(
-                f"delta {self.delta} must be a positive number (residuals in {self.space})"
-            )
-        if not (self.over > 0 and math.isfinite(self.over)):
-            raise LawError(f"over {self.over} must be a positive number")
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise LawError(f"loss {field} {getattr(self, field)!r} is not one of {known}")
+        for field in ("delta", "over"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise LawError(f"{field} {getattr(self, field)} must be a positive number")
 
     def threshold(self, spread: float) -> float:
         """The delta that the solver works with; `spread` is the standard deviation of g(target)."""
@@ -56,17 +56,13 @@ class Loss:
 
 def link(space: str, value: Any) -> Any:
     """g(value), for JAX or numpy arrays."""
-    import jax.numpy as jnp
-
     if space == "log":
-        return jnp.log(value)
-    return jnp.log1p(value) if space == "log1p" else value
+        return array_module(value).log(value)
+    return array_module(value).log1p(value) if space == "log1p" else value
 
 
 def unlink(space: str, value: Any) -> Any:
     """The inverse of `link`, numpy."""
-    import numpy as np
-
     if space == "log":
         return np.exp(value)
     return np.expm1(value) if space == "log1p" else value
@@ -74,8 +70,6 @@ def unlink(space: str, value: Any) -> Any:
 
 def slope(space: str, value: Any) -> Any:
     """dg/dvalue, numpy: what turns an error of the prediction into a residual."""
-    import numpy as np
-
     if space == "log":
         return 1.0 / value
     return 1.0 / (1.0 + value) if space == "log1p" else np.ones_like(value)
@@ -87,22 +81,19 @@ def rho(residual: Any, delta: Any, over: Any, smooth: bool = False) -> Any:
     The scale does not move the minimum; `objective` undoes it. `smooth` takes the pseudo-Huber
     function sqrt(r^2 + delta^2) - delta instead, whose curvature never vanishes: the way to L1.
     """
-    import jax.numpy as jnp
-
-    side = jnp.where(residual > 0, over, 1.0)
-    bound = jnp.where(jnp.isfinite(delta), delta, 1.0)
+    xp = array_module(residual)
+    side = xp.where(residual > 0, over, 1.0)
+    bound = xp.where(xp.isfinite(delta), delta, 1.0)
     if smooth:
-        root = jnp.sqrt(residual * residual + bound * bound)
+        root = xp.sqrt(residual * residual + bound * bound)
         return residual * residual / (root + bound) * side
-    size = jnp.abs(residual)
-    value = jnp.where(size <= delta, 0.5 * size * size, bound * (size - 0.5 * bound))
-    return value * side / jnp.minimum(delta, 1.0)
+    size = xp.abs(residual)
+    value = xp.where(size <= delta, 0.5 * size * size, bound * (size - 0.5 * bound))
+    return value * side / xp.minimum(delta, 1.0)
 
 
 def derivatives(residual: Any, delta: Any, over: Any, smooth: bool = False) -> tuple[Any, Any, Any]:
     """(psi, psi', psi / r) of `rho`: first and second derivative and the weight of IRLS."""
-    import jax.numpy as jnp
-
     side = jnp.where(residual > 0, over, 1.0)
     bound = jnp.where(jnp.isfinite(delta), delta, 1.0)
     if smooth:
@@ -122,17 +113,11 @@ def objective(residuals: Any, weights: Any, loss: Loss) -> float:
 
     L1 is the sum of |r| (not scaled by a delta); least squares is the sum of r^2 / 2.
     """
-    import numpy as np
-
     r, w = np.asarray(residuals, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    size = np.abs(r)
     if loss.kind == "l1":
-        value = size
-    elif loss.kind == "lsq":
-        value = 0.5 * size * size
+        value = np.abs(r) * np.where(r > 0, loss.over, 1.0)
     else:
-        value = np.where(
-            size <= loss.delta, 0.5 * size * size, loss.delta * (size - 0.5 * loss.delta)
-        )
-    total = float(np.sum(w * value * np.where(r > 0, loss.over, 1.0)))
+        delta = loss.threshold(1.0)
+        value = rho(r, delta, loss.over) * min(delta, 1.0)
+    total = float(np.sum(w * value))
     return total / float(np.sum(w)) if loss.reduction == "mean" else total

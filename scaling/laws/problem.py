@@ -12,9 +12,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from scaling.laws.law import Law, LawError, Namespace
+from scaling.laws.backend import x64
+from scaling.laws.law import Law, LawError, Namespace, Parameter
 from scaling.laws.losses import Loss, link
 
 Array = np.ndarray
@@ -74,45 +77,26 @@ class Problem:
 
     def residuals(self, vector: Array) -> Array:
         """Residuals g(prediction) - g(target), shape [n], of one vector, shape [p]."""
-        from scaling.laws.backend import x64
-
-        with x64():
-            import jax.numpy as jnp
-
-            function = residual_function(self.law, self.slots, self.kinds, self.loss.space)
-            observed = link(self.loss.space, jnp.asarray(self.target))
-            return np.asarray(function(jnp.asarray(vector), dict(self.variables), observed))
+        return self._apply(lambda function: function, vector)
 
     def jacobian(self, vector: Array) -> Array:
         """Derivatives of the residuals by slot, shape [n, p]."""
-        import jax
+        return self._apply(jax.jacfwd, vector)
 
-        from scaling.laws.backend import x64
-
+    def _apply(self, transform: Callable[[Any], Any], vector: Array) -> Array:
+        function = residual_function(self.law, self.slots, self.kinds, self.loss.space)
         with x64():
-            import jax.numpy as jnp
-
-            function = residual_function(self.law, self.slots, self.kinds, self.loss.space)
-            observed = link(self.loss.space, jnp.asarray(self.target))
             arrays = {k: jnp.asarray(v) for k, v in self.variables.items()}
-            return np.asarray(jax.jacfwd(function)(jnp.asarray(vector), arrays, observed))
+            observed = jnp.asarray(self.linked_target())
+            return np.asarray(transform(function)(jnp.asarray(vector), arrays, observed))
 
     def linked_target(self) -> Array:
         """g(target), shape [n]."""
-        from scaling.laws.backend import x64
-
-        with x64():
-            import jax.numpy as jnp
-
-            return np.asarray(link(self.loss.space, jnp.asarray(self.target)))
+        return link(self.loss.space, self.target)
 
     def spread(self) -> float:
         """Standard deviation of g(target), the natural scale of residuals."""
         return float(np.std(self.linked_target()))
-
-    def replace(self, **changes: Any) -> Problem:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
 
 
 @functools.lru_cache(maxsize=256)
@@ -122,11 +106,10 @@ def residual_function(
     """`(vector [p], variables {name: [n]}, observed g(y) [n]) -> residuals [n]`, traceable."""
 
     def residuals(vector: Any, variables: Mapping[str, Any], observed: Any) -> Any:
-        import jax.numpy as jnp
-
-        values = {}
-        for name, slot in zip(law.names, slots, strict=True):
-            values[name] = jnp.exp(vector[slot]) if kinds[slot] == "log" else vector[slot]
+        natural = [
+            jnp.exp(x) if kind == "log" else x for x, kind in zip(vector, kinds, strict=True)
+        ]
+        values = {name: natural[slot] for name, slot in zip(law.names, slots, strict=True)}
         predicted = law.formula(Namespace(**values), Namespace(**variables))
         return link(space, predicted) + jnp.zeros_like(observed) - observed
 
@@ -159,6 +142,29 @@ def to_internal(kind: str, value: float, name: str = "") -> float:
     return float(np.clip(np.log(value), -LOG_LIMIT, LOG_LIMIT)) if value > 0 else -LOG_LIMIT
 
 
+def _slot(
+    parameter: Parameter, bounds: tuple[float, float], fixed: float | None
+) -> tuple[float, float, Array, float]:
+    """(low, high, start range [2], base value) of one parameter, as in the search vector."""
+    name, (lower, upper) = parameter.name, bounds
+    if not parameter.low <= lower < upper <= parameter.high:
+        raise LawError(
+            f"bounds ({lower}, {upper}) of {name} must be ordered and inside the law's "
+            f"({parameter.low}, {parameter.high})"
+        )
+    if fixed is not None and not parameter.low <= fixed <= parameter.high:
+        raise LawError(f"{name} is fixed at {fixed}, outside ({parameter.low}, {parameter.high})")
+    start = np.clip(np.array(parameter.start), lower, upper)
+    if start[0] == start[1]:
+        start = np.array([lower, upper])
+    if parameter.kind == "log":
+        lower = np.log(lower) if lower > 0 else -LOG_LIMIT
+        upper = np.log(upper) if np.isfinite(upper) else LOG_LIMIT
+        start = np.log(np.maximum(start, 1e-100))
+    base = start.mean() if fixed is None else to_internal(parameter.kind, float(fixed), name)
+    return lower, upper, start, base
+
+
 def build_problem(
     law: Law,
     variables: Mapping[str, Array],
@@ -182,29 +188,8 @@ def build_problem(
     where = {name: i for i, name in enumerate(names)}
     slots = tuple(where[ties.get(n, n)] for n in law.names)
     declared = [law.parameter(n) for n in names]
-    low, high, base = (np.zeros(len(names)) for _ in range(3))
-    spans = np.zeros((len(names), 2))
-    for i, p in enumerate(declared):
-        lower, upper = bounds.get(p.name, (p.low, p.high))
-        if not (lower < upper and lower >= p.low and upper <= p.high):
-            raise LawError(
-                f"bounds ({lower}, {upper}) of {p.name} must be ordered and inside the law's "
-                f"({p.low}, {p.high})"
-            )
-        if p.name in fix and not p.low <= fix[p.name] <= p.high:
-            raise LawError(f"{p.name} is fixed at {fix[p.name]}, outside ({p.low}, {p.high})")
-        span = np.clip(np.array(p.start), lower, upper)
-        if span[0] == span[1]:
-            span = np.array([lower, upper])
-        if p.kind == "log":
-            low[i] = np.log(lower) if lower > 0 else -LOG_LIMIT
-            high[i] = np.log(upper) if np.isfinite(upper) else LOG_LIMIT
-            spans[i] = np.log(np.maximum(span, 1e-100))
-        else:
-            low[i], high[i], spans[i] = lower, upper, span
-        base[i] = spans[i].mean()
-        if p.name in fix:
-            base[i] = to_internal(p.kind, float(fix[p.name]), p.name)
+    laid = [_slot(p, bounds.get(p.name, (p.low, p.high)), fix.get(p.name)) for p in declared]
+    low, high, start, base = (np.array(column) for column in zip(*laid, strict=True))
     n = len(target)
     return Problem(
         law=law,
@@ -218,7 +203,7 @@ def build_problem(
         kinds=tuple(p.kind for p in declared),
         low=low,
         high=high,
-        start=spans,
+        start=start,
         free=np.array([p.name not in fix for p in declared]),
         base=base,
     )

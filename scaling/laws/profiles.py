@@ -9,7 +9,7 @@ chi-squared. Both assume independent points: with several points a run, use the 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -112,25 +112,36 @@ def profile(result: Result, name: str, level: float = 0.95) -> Profile:
     spare = max(problem.points - problem.freedom, 1)
     threshold = float(stats.t.ppf(0.5 + level / 2, spare) ** 2)
     walker = _Walker(result, slot)
-    sides = [walker.side(sign, threshold) for sign in (-1, 1)]
-    values = np.concatenate([sides[0][0][::-1], [result.vector[slot]], sides[1][0]])
-    statistic = np.concatenate([sides[0][1][::-1], [0.0], sides[1][1]])
-    low, high = sides[0][2], sides[1][2]
+    below, above = (walker.side(sign, threshold) for sign in (-1, 1))
+    values = np.concatenate([below.values[::-1], [result.vector[slot]], above.values])
     warnings = list(walker.warnings)
-    for side, bound in (("below", low), ("above", high)):
-        if bound is None:
+    for name_of_side, side in (("below", below), ("above", above)):
+        if side.crossing is None:
             warnings.append(
-                f"{name} is not identified: no value {side} the fit is excluded, its profile is flat"
+                f"{name} is not identified: no value {name_of_side} the fit is excluded, its "
+                f"profile is flat"
             )
 
     def natural(value: Any) -> Any:
-        return np.exp(value) if problem.kinds[slot] == "log" else value
+        return np.exp(value) if problem.kinds[slot] == "log" and value is not None else value
 
     return Profile(
-        name, natural(values), statistic, threshold,
-        None if low is None else float(natural(low)),
-        None if high is None else float(natural(high)), tuple(warnings),
-    )  # fmt: skip
+        name=name,
+        values=natural(values),
+        statistic=np.concatenate([below.statistic[::-1], [0.0], above.statistic]),
+        threshold=threshold,
+        low=natural(below.crossing),
+        high=natural(above.crossing),
+        warnings=tuple(warnings),
+    )
+
+
+class _Side(NamedTuple):
+    """Grid values outwards from the best fit, their statistic, and where it crosses."""
+
+    values: Array
+    statistic: Array
+    crossing: float | None
 
 
 class _Walker:
@@ -142,31 +153,23 @@ class _Walker:
         self.kappa = slope / max(square, 1e-300)
         covariance = sandwich(result)
         variance = max(float(covariance[slot, slot]), 0.0)
-        self.path = (
-            covariance[:, slot] / variance if variance > 0 else np.eye(len(covariance))[slot]
-        )
-        kind = result.problem.kinds[slot]
-        unit = 1.0 if kind == "log" else max(abs(float(result.vector[slot])), 1e-3)
+        alone = np.eye(len(covariance))[slot]
+        self.path = covariance[:, slot] / variance if variance > 0 else alone
+        kind, value = result.problem.kinds[slot], float(result.vector[slot])
+        unit = 1.0 if kind == "log" else max(abs(value), 1e-3)
         self.error = float(np.clip(np.sqrt(variance), 1e-8 * unit, 0.5 * unit))
-        self.best = self._level(result.residuals)
+        weight = result.problem.weights.sum() if result.loss.reduction == "mean" else 1.0
+        self.best = result.objective * float(weight)
         self.warnings: list[str] = []
-
-    def _level(self, residuals: Array) -> float:
-        from scaling.laws.losses import objective
-
-        problem = self.result.problem
-        loss = dataclasses.replace(problem.loss, reduction="sum")
-        return objective(residuals, problem.weights, loss)
 
     def statistic(self, targets: Array) -> Array:
         """The test statistic at values of the slot, [m]; refits all others from two starts."""
         result, problem = self.result, self.result.problem
         steps = targets - result.vector[self.slot]
         along = result.vector + steps[:, None] * self.path
-        still = np.broadcast_to(result.vector, along.shape).copy()
-        starts = np.concatenate([along, still])
-        starts[:, self.slot] = np.concatenate([targets, targets])
-        free = np.broadcast_to(problem.free, starts.shape).copy()
+        starts = np.concatenate([along, np.tile(result.vector, (len(along), 1))])
+        starts[:, self.slot] = np.tile(targets, 2)
+        free = np.tile(problem.free, (len(starts), 1))
         free[:, self.slot] = False
         solution = solve(problem, starts, free=free, warm=True)
         values = solution.values.reshape(2, -1).min(axis=0)
@@ -177,49 +180,34 @@ class _Walker:
                 self.warnings.append(text)
         return np.maximum(rise, 0.0)
 
-    def side(self, sign: int, threshold: float) -> tuple[Array, Array, float | None]:
-        """Grid values outwards from the best fit, their statistic, and the first crossing."""
+    def side(self, sign: int, threshold: float) -> _Side:
+        """A grid outwards that widens until the statistic crosses the threshold."""
         problem, centre = self.result.problem, float(self.result.vector[self.slot])
         edge = float(problem.high[self.slot] if sign > 0 else problem.low[self.slot])
         reach = REACH * self.error
-        values, statistic = np.zeros(0), np.zeros(0)
+        values, statistic = np.array([centre]), np.zeros(1)
         for _ in range(MAX_WIDEN):
             end = centre + sign * min(reach, abs(edge - centre))
-            inner = values[-1] if len(values) else centre
-            grid = np.linspace(inner, end, GRID // 2 + 1)[1:]
-            if not len(grid) or grid[0] == inner:
+            if end == values[-1]:
                 break
+            grid = np.linspace(values[-1], end, GRID // 2 + 1)[1:]
             values = np.concatenate([values, grid])
             statistic = np.concatenate([statistic, self.statistic(grid)])
             if statistic[-1] > threshold or end == edge:
                 break
             reach *= 4
-        above = np.flatnonzero(statistic > threshold)
-        if not len(above):
-            return values, statistic, None
-        return values, statistic, self._crossing(values, statistic, above[0], threshold)
+        crossing = None
+        if np.any(statistic > threshold):
+            first = int(np.argmax(statistic > threshold))
+            crossing = self._crossing(values[first - 1], values[first], threshold)
+        return _Side(values[1:], statistic[1:], crossing)
 
-    def _crossing(self, values: Array, statistic: Array, first: int, threshold: float) -> float:
+    def _crossing(self, low: float, high: float, threshold: float) -> float:
         """Refine the crossing twice by a small grid; the root of the statistic is near linear."""
-        centre = float(self.result.vector[self.slot])
-        low, high = (values[first - 1] if first else centre), values[first]
-        at_low = statistic[first - 1] if first else 0.0
-        at_high = statistic[first]
         for _ in range(2):
-            inner = np.linspace(low, high, 6)[1:-1]
-            found = self.statistic(inner)
-            grid = np.concatenate([[low], inner, [high]])
-            levels = np.concatenate([[at_low], found, [at_high]])
-            k = int(np.flatnonzero(levels > threshold)[0])
-            low, high, at_low, at_high = grid[k - 1], grid[k], levels[k - 1], levels[k]
-        root = np.sqrt([at_low, threshold, at_high])
-        share = (root[1] - root[0]) / max(root[2] - root[0], 1e-300)
-        return float(low + share * (high - low))
-
-
-def profile_interval(
-    result: Result, name: str, level: float = 0.95
-) -> tuple[float | None, float | None]:
-    """The profile interval of one parameter; None on a side where the data give no bound."""
-    found = profile(result, name, level)
-    return found.low, found.high
+            grid = np.linspace(low, high, 6)
+            roots = np.sqrt(self.statistic(grid))
+            first = max(int(np.argmax(roots > np.sqrt(threshold))), 1)
+            low, high = grid[first - 1], grid[first]
+        ends = roots[first - 1 : first + 1]
+        return float(np.interp(np.sqrt(threshold), ends, [low, high]))

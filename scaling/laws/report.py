@@ -9,22 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CAPTIONS = {
-    "loss_against_compute": "Loss against compute. Points are runs, coloured by size; the line is "
-    "the lowest loss that the fitted law allows at each budget, with its interval.",
-    "isoflop": "IsoFLOP curves: loss against size at each budget, parabolas in ln N and their "
-    "minima (stars). A minimum at the edge of its points is an extrapolation.",
-    "allocation": "Compute-optimal parameters and tokens with intervals; grey points are the runs. "
-    "The shaded part is beyond the data.",
-    "contours": "Iso-loss contours of the fitted law, the runs, and the compute-optimal path.",
-    "curve": "The fitted law and its interval, drawn beyond the data.",
-    "observed_predicted": "Observed against predicted.",
-    "residuals": "Residuals against each variable. Structure here means that the form is wrong.",
-    "profiles": "Profiles: how much the objective must rise to move one parameter. The dashed line "
-    "is the threshold of the interval; a flat profile is a parameter that is not identified.",
-    "bootstrap": "Bootstrap draws; the cross is the fit. Narrow diagonals are parameters that "
-    "trade off.",
-}
 PIXELS = 1.89  # of a page 60rem wide to the point, the same for all figures so that their text is
 STYLE = """
 :root{--ink:#1c1c1c;--soft:#5c5c5c;--line:#d9d9d9;--back:#fff;--warn:#fff4e0;--edge:#d55e00}
@@ -59,23 +43,19 @@ summary{cursor:pointer}
 
 
 def number(value: Any, digits: int = 5) -> str:
-    """A number for people; an open side of an interval or a missing value is a dash."""
-    if value is None:
+    """A cell: a number for people, text escaped, a dash for a missing value."""
+    if value is None or value != value:
         return "–"
-    if isinstance(value, str):
-        return html.escape(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return html.escape(str(value))
-    return f"{value:.{digits}g}" if value == value else "–"
+    return f"{value:.{digits}g}"
 
 
 def span(interval: Sequence[float | None] | None) -> str:
     """An interval, with open sides."""
     if interval is None:
         return "–"
-    low, high = interval
-    ends = ["open" if v is None else number(v, 4) for v in (low, high)]
-    return " … ".join(ends)
+    return " … ".join("open" if v is None else number(v, 4) for v in interval)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
@@ -86,11 +66,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") 
     return f'<div class="scroll"><table class="{kind}">{inner}</table></div>'
 
 
+def folded(title: str, body: str, state: str = "") -> str:
+    """A part that opens on a click, or is open (`state` "open")."""
+    return f"<details {state}><summary>{html.escape(title)}</summary>{body}</details>"
+
+
 def _warnings(items: Sequence[str]) -> str:
     if not items:
-        return (
-            '<div class="warn good">No warnings: the fit converged and nothing looked wrong.</div>'
-        )
+        text = "No warnings: the fit converged and nothing looked wrong."
+        return f'<div class="warn good">{text}</div>'
     listed = "".join(f"<li>{html.escape(w)}</li>" for w in items)
     word = "warning" if len(items) == 1 else "warnings"
     return f'<div class="warn"><b>{len(items)} {word}</b><ul>{listed}</ul></div>'
@@ -99,122 +83,109 @@ def _warnings(items: Sequence[str]) -> str:
 def _parameters(record: Mapping[str, Any]) -> str:
     rows = []
     header = ["parameter", "value", f"{record['level']:.0%} bootstrap", "profile", "sandwich s.e."]
+    intervals = {**record["intervals"], **record["derived_intervals"]}
     for name, value in {**record["parameters"], **record["derived"]}.items():
         kind = "derived" if name in record["derived"] else ""
         kind = "fixed" if name in record["fixed"] else kind
         error = None if kind == "fixed" else record["standard_errors"].get(name)
+        label = html.escape(name) + (f" <small>({kind})</small>" if kind else "")
+        swept = record["profile_intervals"].get(name)
         rows.append(
-            [
-                f"{html.escape(name)}{f' <small>({kind})</small>' if kind else ''}",
-                number(value, 6),
-                span({**record["intervals"], **record["derived_intervals"]}.get(name)),
-                span(record["profile_intervals"].get(name)),
-                number(error, 3),
-            ]
+            [label, number(value, 6), span(intervals.get(name)), span(swept), number(error, 3)]
         )
     text = table(header, rows)
-    published = record.get("published", {})
-    if published:
+    if record["published"]:
         names = list(record["parameters"])
-        others = [
+        rows = [
             [html.escape(label), *[number(values.get(n)) for n in names]]
-            for label, values in published.items()
+            for label, values in record["published"].items()
         ]
-        text += (
-            f"<details><summary>Published constants of this law</summary>"
-            f"{table(['source', *names], others)}</details>"
-        )
+        text += folded("Published constants of this law", table(["source", *names], rows))
     return text
 
 
 def _search(record: Mapping[str, Any]) -> str:
-    loss = record["loss"]
+    loss, minima = record["loss"], record["minima"]
     delta = f", delta {loss['delta']:g}" if loss["kind"] == "huber" else ""
-    lines = [
-        ["loss", f"{loss['kind']}{delta} on {loss['space']} residuals, {loss['reduction']}"],
-        ["objective", number(record["objective"], 10)],
-        ["scaled gradient", number(record["gradient_norm"], 3)],
-        ["points used", number(record["points"])],
-        ["starts", f"{record['starts']}, of which {record['reached']:.0%} of the random ones "
-         "reached the best minimum"],
-        ["distinct minima", number(len(record["minima"]))],
-    ]  # fmt: skip
-    text = table(["fit", ""], lines, "facts")
-    if len(record["minima"]) > 1:
+    reached = f"of which {record['reached']:.0%} of the random ones reached the best minimum"
+    facts = {
+        "loss": f"{loss['kind']}{delta} on {loss['space']} residuals, {loss['reduction']}",
+        "objective": number(record["objective"], 10),
+        "scaled gradient": number(record["gradient_norm"], 3),
+        "points used": number(record["points"]),
+        "starts": f"{record['starts']}, {reached}",
+        "distinct minima": number(len(minima)),
+    }
+    text = table(["fit", ""], list(facts.items()), "facts")
+    if len(minima) > 1:
         names = list(record["parameters"])
         rows = [
-            [
-                number(m["objective"], 8),
-                number(m["starts"]),
-                *[number(m["parameters"][n]) for n in names],
-            ]
-            for m in record["minima"]
+            [number(m["objective"], 8), number(m["starts"])]
+            + [number(m["parameters"][n]) for n in names]
+            for m in minima
         ]
         text += "<p>Distinct minima, best first:</p>" + table(["objective", "starts", *names], rows)
     return text
 
 
 def _data(record: Mapping[str, Any]) -> str:
-    rows = [[html.escape(k), number(v[0]), number(v[1])] for k, v in record["ranges"].items()]
+    rows = [[html.escape(k), *map(number, ends)] for k, ends in record["ranges"].items()]
     text = f"<p>Source: {html.escape(record['source'])}</p>" + table(["column", "from", "to"], rows)
     if record["conventions"]:
-        items = [
-            f"<li>{html.escape(k)}: {html.escape(v)}</li>" for k, v in record["conventions"].items()
-        ]
-        text += f"<p>Conventions:</p><ul>{''.join(items)}</ul>"
+        items = [html.escape(f"{k}: {v}") for k, v in record["conventions"].items()]
+        text += f"<p>Conventions:</p><ul><li>{'</li><li>'.join(items)}</li></ul>"
     excluded = record["excluded"]
-    if excluded:
-        rows = [[number(e["row"]), html.escape(e["reason"])] for e in excluded[:200]]
-        more = f"<p>… and {len(excluded) - 200} more</p>" if len(excluded) > 200 else ""
-        text += (
-            f"<details open><summary>{len(excluded)} rows excluded</summary>"
-            f"{table(['row', 'reason'], rows, 'facts')}{more}</details>"
-        )
-    else:
-        text += "<p>No row was excluded.</p>"
-    return text
+    if not excluded:
+        return text + "<p>No row was excluded.</p>"
+    rows = [[number(e["row"]), html.escape(e["reason"])] for e in excluded[:200]]
+    more = f"<p>… and {len(excluded) - 200} more</p>" if len(excluded) > 200 else ""
+    body = table(["row", "reason"], rows, "facts") + more
+    return text + folded(f"{len(excluded)} rows excluded", body, "open")
 
 
-def _ranged(value: float, interval: Sequence[float | None] | None) -> str:
-    below = f"<br><small>{span(interval)}</small>" if interval else ""
-    return f"{number(value, 4)}{below}"
+def _optima(record: Mapping[str, Any]) -> str:
+    rows = []
+    for o in record["optimum"]:
+        cells = [number(o["flops"], 4)]
+        for name in ("params", "tokens", "loss"):
+            interval = o["intervals"].get(name)
+            below = f"<br><small>{span(interval)}</small>" if interval else ""
+            cells.append(number(o[name], 4) + below)
+        outside = "inside" if o["outside"] == 1 else f"{o['outside']:.3g} times outside"
+        rows.append([*cells, outside])
+    header = ["budget (FLOP)", "params", "tokens", "loss", "data"]
+    title = f"<h2>Compute-optimal allocation ({html.escape(record['cost'])})</h2>"
+    return title + table(header, rows) if rows else ""
 
 
-def _uses(record: Mapping[str, Any]) -> str:
-    text = ""
-    if record["optimum"]:
-        rows = []
-        for o in record["optimum"]:
-            place = "inside" if o["outside"] == 1 else f"{o['outside']:.3g} times outside"
-            cells = [_ranged(o[k], o["intervals"].get(k)) for k in ("params", "tokens", "loss")]
-            rows.append([number(o["flops"], 4), *cells, place])
-        text += f"<h2>Compute-optimal allocation ({html.escape(record['cost'])})</h2>"
-        text += table(["budget (FLOP)", "params", "tokens", "loss", "data"], rows)
-    if record["forecasts"]:
-        rows = []
-        for f in record["forecasts"]:
-            run = "<br>".join(f"{html.escape(k)} {v:.4g}" for k, v in f["variables"].items())
-            far = "<br>".join(f"{html.escape(k)} {v:.3g} times" for k, v in f["outside"].items())
-            spans = [span(f["mean_interval"]), span(f["run_interval"])]
-            rows.append([run, number(f["value"]), *spans, far or "inside"])
-        header = ["run", "predicted", "the law", "one run", "outside the data"]
-        text += "<h2>Predictions</h2>" + table(header, rows)
-        text += "<p class='soft'>Intervals for the law's curve and for one new run (with noise). "
-        text += "Neither covers a law whose form fails outside the data.</p>"
-    if record["comparison"]:
-        rows = [
-            [html.escape(s["law"]), number(s["parameters"]), number(s["held_out"]),
-             number(s["extrapolation"]), number(s["aicc"], 6), number(s["bic"], 6)]
-            for s in record["comparison"]
-        ]  # fmt: skip
-        header = ["law", "parameters", "held-out error", "largest budget left out", "AICc", "BIC"]
-        title = "Other laws on the same data" if len(rows) > 1 else "Error on runs left out"
-        text += f"<h2>{title}</h2>" + table(header, rows)
-        text += (
-            "<p class='soft'>Root mean squares of residuals, smaller is better: of runs held out "
-            "in turn, and of the largest budget under a fit to the others.</p>"
-        )
-    return text
+def _forecasts(record: Mapping[str, Any]) -> str:
+    rows = []
+    for f in record["forecasts"]:
+        run = "<br>".join(f"{html.escape(k)} {v:.4g}" for k, v in f["variables"].items())
+        far = "<br>".join(f"{html.escape(k)} {v:.3g} times" for k, v in f["outside"].items())
+        spans = [span(f["mean_interval"]), span(f["run_interval"])]
+        rows.append([run, number(f["value"]), *spans, far or "inside"])
+    header = ["run", "predicted", "the law", "one run", "outside the data"]
+    note = (
+        "<p class='soft'>Intervals for the law's curve and for one new run (with noise). Neither "
+        "covers a law whose form fails outside the data.</p>"
+    )
+    return "<h2>Predictions</h2>" + table(header, rows) + note if rows else ""
+
+
+def _comparison(record: Mapping[str, Any]) -> str:
+    keys = ("law", "parameters", "held_out", "extrapolation", "aicc", "bic")
+    digits = (5, 5, 5, 5, 6, 6)
+    rows = [
+        [number(s[k], d) for k, d in zip(keys, digits, strict=True)] for s in record["comparison"]
+    ]
+    header = ["law", "parameters", "held-out error", "largest budget left out", "AICc", "BIC"]
+    title = "Other laws on the same data" if len(rows) > 1 else "Error on runs left out"
+    note = (
+        "<p class='soft'>Root mean squares of residuals, smaller is better: of runs held out in "
+        "turn, and of the largest budget under a fit to the others.</p>"
+    )
+    return f"<h2>{title}</h2>" + table(header, rows) + note if rows else ""
 
 
 def _approaches(record: Mapping[str, Any]) -> str:
@@ -225,42 +196,44 @@ def _approaches(record: Mapping[str, Any]) -> str:
     if "a" in record["derived"]:
         interval = span(record["derived_intervals"].get("a"))
         rows.append(["the fitted law (approach 3)", number(record["derived"]["a"]), interval, ""])
-    for one in record["approaches"]:
-        windows = list(one["windows"].values())
+    details = ""
+    for way in record["approaches"]:
+        windows, minima = list(way["windows"].values()), way["minima"]
         across = f"{min(windows):.3f} to {max(windows):.3f}" if windows else ""
-        interval = span(one["interval"])
-        rows.append([html.escape(one["approach"]), number(one["exponent"]), interval, across])
-    text = "<h2>Exponent of the optimal size, N* ~ C^a</h2>"
-    text += table(["way", "a", "interval", "windows"], rows)
-    for one in record["approaches"]:
-        rows = [
-            [number(m["flops"], 4), number(m["points"]), number(m["params"], 4),
-             number(m["loss"]), html.escape("; ".join(m["warnings"]))]
-            for m in one["minima"]
-        ]  # fmt: skip
-        if rows:
+        name, interval = html.escape(way["approach"]), span(way["interval"])
+        rows.append([name, number(way["exponent"]), interval, across])
+        if minima:
             header = ["budget (FLOP)", "runs", "params", "loss", "doubts"]
-            doubtful = sum(bool(m["warnings"]) for m in one["minima"])
-            title = f"{html.escape(one['approach'])}: {len(rows)} budgets, {doubtful} doubtful"
-            body = table(header, rows, "notes")
-            text += f"<details><summary>{title}</summary>{body}</details>"
-    return text
+            body = [
+                [number(m["flops"], 4), number(m["points"]), number(m["params"], 4)]
+                + [number(m["loss"]), html.escape("; ".join(m["warnings"]))]
+                for m in minima
+            ]
+            doubtful = sum(bool(m["warnings"]) for m in minima)
+            title = f"{way['approach']}: {len(minima)} budgets, {doubtful} doubtful"
+            details += folded(title, table(header, body, "notes"))
+    header = ["way", "a", "interval", "windows"]
+    return "<h2>Exponent of the optimal size, N* ~ C^a</h2>" + table(header, rows) + details
 
 
-def render(record: Mapping[str, Any], figures: Mapping[str, pathlib.Path]) -> str:
-    """The report of one fit from the content of `fit.json` and SVG files, as one HTML string."""
-    pictures = []
-    for name, path in figures.items():
-        content = path.read_bytes()
-        data = base64.b64encode(content).decode()
-        caption = html.escape(CAPTIONS.get(name, name))
-        points = re.search(rb'<svg[^>]* width="([0-9.]+)pt"', content)
-        width = f' width="{PIXELS * float(points[1]):.0f}"' if points else ""
-        pictures.append(
-            f'<figure><img alt="{caption}"{width} src="data:image/svg+xml;base64,{data}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+def _figure(path: pathlib.Path, caption: str) -> str:
+    content, caption = path.read_bytes(), html.escape(caption)
+    data = base64.b64encode(content).decode()
+    points = re.search(rb'<svg[^>]* width="([0-9.]+)pt"', content)
+    width = f' width="{PIXELS * float(points[1]):.0f}"' if points else ""
+    image = f'<img alt="{caption}"{width} src="data:image/svg+xml;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def render(record: Mapping[str, Any], figures: Sequence[tuple[pathlib.Path, str]]) -> str:
+    """The report of one fit as one HTML string.
+
+    Args:
+      record: the content of fit.json.
+      figures: SVG files with their captions, see `figures.draw_all`.
+    """
     title = f"Scaling law: {record['law']}"
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -272,11 +245,11 @@ def render(record: Mapping[str, Any], figures: Mapping[str, pathlib.Path]) -> st
 <h2>Parameters</h2>{_parameters(record)}
 <p class="soft">{html.escape(record["interval_note"])}</p>
 {_approaches(record)}
-{_uses(record)}
-<h2>Figures</h2>{"".join(pictures)}
+{_optima(record)}{_forecasts(record)}{_comparison(record)}
+<h2>Figures</h2>{"".join(_figure(*drawn) for drawn in figures)}
 <h2>Fit</h2>{_search(record)}
 <h2>Data</h2>{_data(record)}
 <h2>To reproduce</h2><pre>{html.escape(record["command"])}</pre>
-<p class="soft">{html.escape(", ".join(f"{k} {v}" for k, v in record["versions"].items()))}</p>
+<p class="soft">{html.escape(versions)}</p>
 </main></body></html>
 """

@@ -115,26 +115,29 @@ def bootstrap(
         raise LawError(f"bootstrap kind {kind!r} is not one of points, runs, parametric")
     if problem.freedom == 0:
         raise LawError("every parameter is fixed: nothing to resample")
+    units = units if kind == "runs" else problem.points
     if kind == "parametric":
         vectors, converged = _parametric(result, resamples, seed)
-        units = problem.points
     else:
         if counts is None:
             owners = problem.clusters if kind == "runs" else np.arange(problem.points)
             counts = resample_counts(owners, resamples, seed)
         vectors, converged = refit(result, counts * problem.weights, search, seed)
-        units = units if kind == "runs" else problem.points
-    parameters = {
-        k: np.broadcast_to(v, len(vectors)).copy() for k, v in problem.natural(vectors).items()
-    }
+    parameters = problem.natural(vectors)
     derived = {
-        k: np.broadcast_to(v, len(vectors)).copy()
-        for k, v in derive(problem.law, parameters).items()
+        k: np.broadcast_to(v, len(vectors)) for k, v in derive(problem.law, parameters).items()
     }
     return Draws(
-        kind, vectors, parameters, derived, converged, units, problem.freedom, seed,
+        kind,
+        vectors,
+        parameters,
+        derived,
+        converged,
+        units,
+        problem.freedom,
+        seed,
         squared=_mostly_squared(result) or kind == "parametric",
-    )  # fmt: skip
+    )
 
 
 def _mostly_squared(result: Result) -> bool:
@@ -150,28 +153,29 @@ def refit(
     Each is the best of: from the full-data fit, from its other minima, from its own screen.
     """
     problem = result.problem
-    starts = [np.broadcast_to(result.vector, (len(weights), len(result.vector)))]
-    for minimum in result.minima[1:3]:
-        other = problem.vector(minimum.parameters)
-        starts.append(np.broadcast_to(other, starts[0].shape))
+    others = [problem.vector(minimum.parameters) for minimum in result.minima[1:3]]
+    starts = [np.tile(vector, (len(weights), 1)) for vector in (result.vector, *others)]
     if search:
-        found = screen_resamples(problem, weights, seed)
-        starts.append(found)
-    return _best(problem, starts, weights, None)
+        starts.append(screen_resamples(problem, weights, seed))
+    return _best(problem, starts, weights=weights)
 
 
 def _best(
-    problem: Problem, starts: list[Array], weights: Array | None, observed: Array | None
+    problem: Problem,
+    starts: list[Array],
+    *,
+    weights: Array | None = None,
+    observed: Array | None = None,
 ) -> tuple[Array, float]:
-    count = len(starts[0])
-
-    def repeat(values: Array | None) -> Array | None:
-        return None if values is None else np.concatenate([values] * len(starts))
-
+    """The lowest end of each lane over several starts, [R, p], and the share that converged."""
+    count, times = len(starts[0]), (len(starts), 1)
     solution = solve(
-        problem, np.concatenate(starts), weights=repeat(weights), observed=repeat(observed),
+        problem,
+        np.concatenate(starts),
+        weights=None if weights is None else np.tile(weights, times),
+        observed=None if observed is None else np.tile(observed, times),
         warm=True,
-    )  # fmt: skip
+    )
     values = solution.values.reshape(len(starts), count)
     best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=0)
     rows = best * count + np.arange(count)
@@ -194,5 +198,4 @@ def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, float
     fitted = result.residuals + problem.linked_target()
     spread = noise_scale(result) / np.sqrt(problem.weights / problem.weights.mean())
     observed = fitted + spread * generator.standard_normal((resamples, problem.points))
-    starts = [np.broadcast_to(result.vector, (resamples, len(result.vector)))]
-    return _best(problem, starts, None, observed)
+    return _best(problem, [np.tile(result.vector, (resamples, 1))], observed=observed)

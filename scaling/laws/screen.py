@@ -3,7 +3,7 @@
 Variable projection (Golub and Pereyra 1973): for given exponents the coefficients in which a law
 is affine are a small non-negative least-squares problem, solved exactly for every cell of a grid
 (two exponents) or of a low-discrepancy sequence (more). The normal equations are linear in the
-weights of the points, so all bootstrap resamples of all cells are one matrix product.
+weights of the points, so all bootstrap resamples of the cells worth a look are one matrix product.
 
 Residuals are linearised (error of the prediction times the slope of the link at the observation):
 good enough to choose starts, which the local solver then takes to the true optimum.
@@ -16,18 +16,21 @@ import functools
 import itertools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from scaling.laws.backend import parallel, x64
+from scaling.laws.backend import x64
 from scaling.laws.law import Law, Namespace
-from scaling.laws.losses import slope
+from scaling.laws.losses import link, slope
 from scaling.laws.problem import LOG_LIMIT, Array, Problem, bucket, padded
 
 GRID = 33  # cells per axis for two searched parameters
 SEQUENCE = 2048
 SEQUENCE_PLAIN = 8192  # when nothing is linear every parameter is searched
 MAX_SCREEN_POINTS = 2000
-CHUNK = 128  # resamples screened at once: bounds the memory of the normal equations
+RESAMPLE_CELLS = 64  # the best on the whole table, among which a resample looks for its own
+CHUNK = 1000  # resamples screened at once: bounds the memory of the normal equations
 SHARE = 0.5  # of the prediction: where a dropped coefficient restarts
 
 
@@ -54,19 +57,17 @@ def quasi_random(count: int, dimensions: int, seed: int = 0) -> Array:
 
 def linear_slots(problem: Problem) -> list[int]:
     """Free slots that belong to exactly one parameter, in which the law is affine."""
-    owners: dict[int, list[str]] = {}
-    for name, slot in zip(problem.law.names, problem.slots, strict=True):
-        owners.setdefault(slot, []).append(name)
+    named = zip(problem.law.names, problem.slots, strict=True)
     return [
         slot
-        for slot, held in owners.items()
-        if problem.free[slot] and len(held) == 1 and held[0] in problem.law.linear
+        for name, slot in named
+        if name in problem.law.linear and problem.free[slot] and problem.slots.count(slot) == 1
     ]
 
 
 def searched_cells(problem: Problem, seed: int = 0) -> Array:
     """Search vectors of all cells, [M, p]; linear slots hold their base value."""
-    linear = set(linear_slots(problem))
+    linear = linear_slots(problem)
     axes = [i for i in range(len(problem.names)) if problem.free[i] and i not in linear]
     if not axes:
         return problem.base[None, :].copy()
@@ -87,113 +88,42 @@ def _basis_program(
     law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], linear: tuple[int, ...]
 ) -> Any:
     """Jitted `(cells [M, p], variables) -> (predictions without linear terms, basis [M, k, n])`."""
-    import jax
-    import jax.numpy as jnp
 
-    def predict(vector: Any, natural: Any, variables: Any, like: Any) -> Any:
+    def predict(vector: Any, coefficients: Any, variables: Any, like: Any) -> Any:
         values = {}
         for name, slot in zip(law.names, slots, strict=True):
             raw = jnp.exp(vector[slot]) if kinds[slot] == "log" else vector[slot]
-            values[name] = natural[linear.index(slot)] if slot in linear else raw
+            values[name] = coefficients[linear.index(slot)] if slot in linear else raw
         return law.formula(Namespace(**values), Namespace(**variables)) + jnp.zeros_like(like)
 
-    def one(vector: Any, variables: Any, like: Any) -> Any:
-        zero = jnp.zeros(len(linear))
-        offset = predict(vector, zero, variables, like)
-        rows = [
-            predict(vector, zero.at[k].set(1.0), variables, like) - offset
-            for k in range(len(linear))
-        ]
+    def basis(vector: Any, variables: Any, like: Any) -> Any:
+        offset = predict(vector, jnp.zeros(len(linear)), variables, like)
+        rows = [predict(vector, unit, variables, like) - offset for unit in jnp.eye(len(linear))]
         return offset, jnp.stack(rows) if rows else jnp.zeros((0, like.shape[0]))
 
-    return jax.jit(jax.vmap(one, in_axes=(0, None, None)))
-
-
-def _small_solve(gram: list[list[Any]], right: list[Any], xp: Any) -> list[Any]:
-    """Solve many tiny positive systems at once by an unrolled Cholesky; entries are arrays."""
-    k = len(right)
-    lower: list[list[Any]] = [[None] * k for _ in range(k)]
-    for i in range(k):
-        for j in range(i + 1):
-            total = gram[i][j]
-            for m in range(j):
-                total = total - lower[i][m] * lower[j][m]
-            lower[i][j] = xp.sqrt(total) if i == j else total / lower[j][j]
-    answer = list(right)
-    for i in range(k):
-        for m in range(i):
-            answer[i] = answer[i] - lower[i][m] * answer[m]
-        answer[i] = answer[i] / lower[i][i]
-    for i in reversed(range(k)):
-        for m in range(i + 1, k):
-            answer[i] = answer[i] - lower[m][i] * answer[m]
-        answer[i] = answer[i] / lower[i][i]
-    return answer
-
-
-def _cell_fits(
-    phi: Any, observed: Any, rows: Any, signed: tuple[bool, ...], every_subset: bool, xp: Any
-) -> tuple[Any, Any]:
-    """Constrained least squares of all cells and rows by enumeration of active sets.
-
-    `phi` [M, k, n], `observed` [M, n], `rows` [R, n]. Returns coefficients [k, M, R] and the
-    residual sums [M, R], inf where no subset of the terms has coefficients of the right sign.
-    """
-    k = len(signed)
-    right = [(phi[:, i] * observed) @ rows.T for i in range(k)]
-    gram = [[(phi[:, i] * phi[:, j]) @ rows.T for j in range(i + 1)] for i in range(k)]
-    for i in range(k):  # a trace of ridge keeps collinear cells finite
-        gram[i][i] = gram[i][i] * (1 + 1e-12)
-    total = 0.5 * (observed * observed) @ rows.T
-    gain = xp.full(total.shape, -np.inf)
-    coefficients = [xp.zeros(total.shape) for _ in range(k)]
-    subsets = [s for size in range(k, 0, -1) for s in itertools.combinations(range(k), size)]
-    for subset in subsets if every_subset else subsets[:1]:
-        solved = _small_solve(
-            [[gram[max(i, j)][min(i, j)] for j in subset] for i in subset],
-            [right[i] for i in subset], xp,
-        )  # fmt: skip
-        found = xp.zeros(total.shape)
-        for i, c in zip(subset, solved, strict=True):
-            found = found + 0.5 * right[i] * c
-        feasible = xp.isfinite(found)
-        for i, c in zip(subset, solved, strict=True):
-            feasible &= (c > 0) | signed[i]
-        better = feasible & (found > gain)
-        gain = xp.where(better, found, gain)
-        for i in range(k):
-            value = solved[subset.index(i)] if i in subset else 0.0
-            coefficients[i] = xp.where(better, value, coefficients[i])
-    values = xp.where(xp.isfinite(gain), xp.maximum(total - gain, 0.0), np.inf)
-    return xp.stack(coefficients), values
-
-
-@functools.lru_cache(maxsize=64)
-def _resample_program(signed: tuple[bool, ...]) -> Any:
-    """Jitted `(phi, observed, rows) -> (best cell [R], its coefficients [k, R], value [R])`."""
-    import jax
-    import jax.numpy as jnp
-
-    def best(phi: Any, observed: Any, rows: Any) -> Any:
-        coefficients, values = _cell_fits(phi, observed, rows, signed, False, jnp)
-        cell = jnp.argmin(values, axis=0)
-        column = jnp.arange(rows.shape[0])
-        return cell, coefficients[:, cell, column], values[cell, column]
-
-    return jax.jit(best)
+    return jax.jit(jax.vmap(basis, in_axes=(0, None, None)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Design:
-    """Cells of a problem and their scaled basis: phi [M, k, n] = basis * slope / norm [M, k]."""
+    """Cells of a problem and their scaled basis: phi [M, k, n] = basis * slope / norm [M, k].
+
+    `observed`, [M, n], is what the linear terms should add up to; `pick` the points looked at;
+    `signed`, [k], says which coefficients may be negative.
+    """
 
     cells: Array
     linear: list[int]
-    signed: tuple[bool, ...]
+    signed: Array
     phi: Array
     norm: Array
     observed: Array
     pick: Array
+
+    def some(self, rows: Array) -> _Design:
+        """The same of some cells."""
+        parts = {k: getattr(self, k)[rows] for k in ("cells", "phi", "norm", "observed")}
+        return dataclasses.replace(self, **parts)
 
 
 def _design(problem: Problem, seed: int) -> _Design:
@@ -201,17 +131,55 @@ def _design(problem: Problem, seed: int) -> _Design:
     if problem.points > MAX_SCREEN_POINTS:
         pick = np.random.default_rng(seed).choice(problem.points, MAX_SCREEN_POINTS, replace=False)
     cells, linear = searched_cells(problem, seed), linear_slots(problem)
-    offset, basis = _cell_basis(problem, cells, tuple(linear), pick)
-    omega = slope(problem.loss.space, problem.target[pick])
-    if linear:
-        phi = basis * omega
+    program = _basis_program(problem.law, problem.slots, problem.kinds, tuple(linear))
+    size, target = bucket(len(pick)), problem.target[pick]
+    variables = {k: padded(v[pick], size) for k, v in problem.variables.items()}
+    with x64():
+        offset, basis = program(cells, variables, padded(target, size))
+    offset, phi = np.asarray(offset)[:, : len(pick)], np.asarray(basis)[:, :, : len(pick)]
+    with np.errstate(all="ignore"):
+        if linear:
+            omega = slope(problem.loss.space, target)
+            phi, observed = phi * omega, (target - offset) * omega
+        else:
+            observed = link(problem.loss.space, offset) - link(problem.loss.space, target)
         norm = np.maximum(np.abs(phi).max(axis=2), 1e-290)
-        observed, phi = (problem.target[pick] - offset) * omega, phi / norm[:, :, None]
-    else:
-        phi, norm = basis, np.ones((len(cells), 0))
-        observed = _link_residual(problem, offset, problem.target[pick])
-    signed = tuple(bool(problem.low[s] < 0 and problem.kinds[s] == "real") for s in linear)
+        phi = phi / norm[:, :, None]
+    signed = np.array([problem.low[s] < 0 and problem.kinds[s] == "real" for s in linear], bool)
     return _Design(cells, linear, signed, phi, norm, observed, pick)
+
+
+def _cell_fits(design: _Design, weights: Array, every_subset: bool) -> tuple[Array, Array]:
+    """Constrained least squares of all cells under each row of weights, [R, n].
+
+    Enumerates active sets. Returns coefficients [M, R, k] and the residual sums [M, R], inf where
+    no subset of the terms has coefficients of the right sign.
+    """
+    phi, observed, k = design.phi, design.observed, len(design.linear)
+    with np.errstate(all="ignore"):
+        total = 0.5 * (observed * observed) @ weights.T
+        right = np.zeros((*total.shape, k))
+        gram = np.zeros((*total.shape, k, k))
+        for i in range(k):
+            right[:, :, i] = (phi[:, i] * observed) @ weights.T
+            for j in range(i + 1):
+                gram[:, :, i, j] = gram[:, :, j, i] = (phi[:, i] * phi[:, j]) @ weights.T
+            gram[:, :, i, i] = gram[:, :, i, i] * (1 + 1e-12) + 1e-200  # keeps it invertible
+        coefficients, gain = np.zeros(right.shape), np.full(total.shape, -np.inf)
+        subsets = [s for size in range(k, 0, -1) for s in itertools.combinations(range(k), size)]
+        for subset in (subsets if every_subset else subsets[:1]) or [()]:
+            terms = list(subset)
+            some = gram[:, :, terms][:, :, :, terms]
+            solved = np.linalg.solve(some, right[:, :, terms, None])[..., 0]
+            explained = 0.5 * np.sum(right[:, :, terms] * solved, axis=2)
+            allowed = np.all((solved > 0) | design.signed[terms], axis=2)
+            better = allowed & np.isfinite(explained) & (explained > gain)
+            gain[better] = explained[better]
+            full = np.zeros(right.shape)
+            full[:, :, terms] = solved
+            coefficients[better] = full[better]
+        values = np.maximum(total - gain, 0.0)
+    return coefficients, np.where(np.isfinite(values), values, np.inf)
 
 
 def screen(problem: Problem, seed: int = 0) -> Screen:
@@ -221,47 +189,30 @@ def screen(problem: Problem, seed: int = 0) -> Screen:
     local solver can still move them.
     """
     design = _design(problem, seed)
-    rows = problem.weights[None, design.pick]
-    with np.errstate(all="ignore"):
-        if not design.linear:
-            squares = 0.5 * design.observed**2
-            return Screen(design.cells, np.nan_to_num(squares @ rows[0], nan=np.inf))
-        coefficients, values = _cell_fits(
-            design.phi, design.observed, rows, design.signed, True, np
-        )
-    everything = np.arange(len(design.cells))
-    return Screen(_complete(problem, design, everything, coefficients[:, :, 0]), values[:, 0])
+    coefficients, values = _cell_fits(design, problem.weights[None, design.pick], True)
+    return Screen(_complete(problem, design, coefficients[:, 0]), values[:, 0])
 
 
 def screen_resamples(problem: Problem, weights: Array, seed: int = 0) -> Array:
     """The best cell of each row of `weights`, [R, n], as complete starts, [R, p]."""
     design = _design(problem, seed)
-    rows = weights[:, design.pick]
-    if not design.linear:
-        with np.errstate(all="ignore"):
-            squares = np.nan_to_num(0.5 * design.observed**2, nan=1e300, posinf=1e300)
-        return design.cells[np.argmin(squares @ rows.T, axis=0)]
-    program = _resample_program(design.signed)
-    size = bucket(rows.shape[1])
-    phi, observed = padded(design.phi, size, 0.0), padded(design.observed, size, 0.0)
-    rows = padded(rows, size, 0.0)
-
-    def chunk(part: Array) -> Array:
-        whole = np.resize(part, (CHUNK, part.shape[1]))
-        cell, coefficients, _ = program(phi, observed, whole)
-        cell, coefficients = np.asarray(cell), np.asarray(coefficients)
-        return _complete(problem, design, cell, coefficients)[: len(part)]
-
-    parts = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-    return np.concatenate(parallel(chunk, parts))
+    _, values = _cell_fits(design, problem.weights[None, design.pick], False)
+    design = design.some(np.argsort(values[:, 0], kind="stable")[:RESAMPLE_CELLS])
+    starts = []
+    for first in range(0, len(weights), CHUNK):
+        rows = weights[first : first + CHUNK, design.pick]
+        coefficients, values = _cell_fits(design, rows, False)
+        best = np.argmin(values, axis=0)
+        starts.append(_complete(problem, design.some(best), coefficients[best, range(len(rows))]))
+    return np.concatenate(starts)
 
 
-def _complete(problem: Problem, design: _Design, cell: Array, coefficients: Array) -> Array:
-    """Search vectors [m, p] of cells [m] with their scaled coefficients [k, m] put in."""
-    vectors = design.cells[cell].copy()
-    typical = np.mean(np.abs(design.observed), axis=1)[cell]
+def _complete(problem: Problem, design: _Design, coefficients: Array) -> Array:
+    """Search vectors [M, p] of the design's cells with their scaled coefficients [M, k] put in."""
+    vectors = design.cells.copy()
+    typical = np.mean(np.abs(design.observed), axis=1)
     for position, slot in enumerate(design.linear):
-        value, norm = coefficients[position], design.norm[cell, position]
+        value, norm = coefficients[:, position], design.norm[:, position]
         if problem.kinds[slot] == "log":
             raw = np.log(np.maximum(value, SHARE * typical + 1e-300)) - np.log(norm)
             raw = np.clip(raw, -LOG_LIMIT, LOG_LIMIT)
@@ -271,37 +222,15 @@ def _complete(problem: Problem, design: _Design, cell: Array, coefficients: Arra
     return vectors
 
 
-def _cell_basis(
-    problem: Problem, cells: Array, linear: tuple[int, ...], pick: Array
-) -> tuple[Array, Array]:
-    program = _basis_program(problem.law, problem.slots, problem.kinds, linear)
-    size = bucket(len(pick))
-    variables = {k: padded(v[pick], size) for k, v in problem.variables.items()}
-    with x64():
-        offset, basis = program(cells, variables, padded(problem.target[pick], size))
-    return np.asarray(offset)[:, : len(pick)], np.asarray(basis)[:, :, : len(pick)]
-
-
-def _link_residual(problem: Problem, predicted: Array, target: Array) -> Array:
-    from scaling.laws.losses import link
-
-    with x64():
-        g = np.asarray(link(problem.loss.space, predicted))
-        return g - np.asarray(link(problem.loss.space, target))
-
-
-def choose(found: Screen, count: int, seed: int = 0) -> tuple[Array, Array]:
+def choose(cells: Screen, count: int, seed: int = 0) -> tuple[Array, Array]:
     """Starts from one screen: the best quarter, the rest at random among feasible cells.
 
     Returns (vectors [count, p], is_random [count]); cells repeat when there are fewer than asked.
     """
-    values, vectors = found.values, found.vectors
-    feasible = np.flatnonzero(np.isfinite(values))
+    feasible = np.flatnonzero(np.isfinite(cells.values))
     if not len(feasible):
-        feasible = np.arange(len(values))
-    order = feasible[np.argsort(values[feasible], kind="stable")]
+        feasible = np.arange(len(cells.values))
+    order = feasible[np.argsort(cells.values[feasible], kind="stable")]
     best = order[: max(1, count // 4)]
     rest = np.random.default_rng(seed + 1).choice(feasible, count - len(best), replace=True)
-    rows = np.concatenate([best, rest])
-    random = np.arange(count) >= len(best)
-    return vectors[rows], random
+    return cells.vectors[np.concatenate([best, rest])], np.arange(count) >= len(best)

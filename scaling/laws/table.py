@@ -117,19 +117,18 @@ class Table:
     def completed(self) -> tuple[Table, list[str]]:
         """Fill params, tokens and flops from each other by C = 6 N D where one is absent."""
         have = self.columns
-        if "tokens" not in have and {"params", "flops"} <= set(have):
-            table = self.with_column("tokens", have["flops"] / (6 * have["params"]))
-            table.notes["tokens"] = "flops / (6 params)"
-        elif "params" not in have and {"tokens", "flops"} <= set(have):
-            table = self.with_column("params", have["flops"] / (6 * have["tokens"]))
-            table.notes["params"] = "flops / (6 tokens)"
-        elif "flops" not in have and {"params", "tokens"} <= set(have):
-            table = self.with_column("flops", 6 * have["params"] * have["tokens"])
-            table.notes["flops"] = "6 params tokens"
-        else:
+        absent = {"params", "tokens", "flops"} - set(have)
+        if len(absent) != 1:
             return self, []
-        filled = next(iter(set(table.columns) - set(have)))
-        return table, [f"column {filled} is absent and was computed as {table.notes[filled]}"]
+        (name,) = absent
+        if name == "flops":
+            values, how = 6 * have["params"] * have["tokens"], "6 params tokens"
+        else:
+            other = "params" if name == "tokens" else "tokens"
+            values, how = have["flops"] / (6 * have[other]), f"flops / (6 {other})"
+        table = self.with_column(name, values)
+        table.notes[name] = how
+        return table, [f"column {name} is absent and was computed as {how}"]
 
     def prepare(self, law: Law, loss: Loss) -> Prepared:
         """Check and select what `law` needs. Raises LawError when nothing usable is left."""
@@ -171,10 +170,16 @@ class Table:
                     f"{named.count('')} of {len(named)} rows have no run_id: each counts as its own"
                 )
         return Prepared(
-            variables, table.columns[law.target.name], weights,
-            np.arange(len(table)) if clusters is None else clusters, table.numbers,
-            table.excluded, tuple(warnings), dict(table.notes), self.source,
-        )  # fmt: skip
+            variables,
+            table.columns[law.target.name],
+            weights,
+            np.arange(len(table)) if clusters is None else clusters,
+            table.numbers,
+            table.excluded,
+            tuple(warnings),
+            dict(table.notes),
+            self.source,
+        )
 
 
 def missing_column(name: str, columns: Iterable[str], source: str, remedy: str = "") -> str:

@@ -4,7 +4,6 @@ A fit.json holds parameters and not the resamples that an interval needs, so its
 done again on its table, and must come to what the file says.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scaling.configs import ConfigError
-from scaling.laws.arguments import UsageError, parse
+from scaling.laws.arguments import parse
 from scaling.laws.command import fitted
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
@@ -113,14 +112,17 @@ def load(source: str, law: str | None) -> LawFit:
                 "--law", f"is required, as {source} is no fit.json", "write --law=chinchilla"
             )
         return _fit(["--runs", str(path), "--law", law, "--out", "."], None)
-    except (LawError, UsageError) as error:
+    except LawError as error:
         raise ConfigError(
             "--forecast", f"{source}: {error}", "try the fit alone: python -m scaling.fit --help"
         ) from error
 
 
 def _fit(arguments: Sequence[str], fit_json: pathlib.Path | None) -> LawFit:
-    options: argparse.Namespace = parse(arguments)
+    try:
+        options = parse(arguments)
+    except ConfigError as error:
+        raise LawError(str(error)) from error
     _, result = fitted(options)
     if result.problem.freedom == 0:
         raise LawError("every parameter of the fit is fixed, so no interval can be drawn")

@@ -2,3 +2,39 @@
 
 Constants carry their source and how far they can be trusted; none is used as a start of a fit.
 """
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from scaling.laws.catalogue import broken, data, language, recipe, sparse, tasks
+from scaling.laws.law import Law, LawError
+
+LAWS: dict[str, Law] = {
+    law.name: law
+    for family in (language, data, tasks, broken, sparse, recipe)
+    for law in vars(family).values()
+    if isinstance(law, Law)
+}
+
+
+def get_law(name: str) -> Law:
+    """A law of the catalogue by name, or any `package.module:ATTRIBUTE` that holds a `Law`.
+
+    Raises LawError naming the nearest law.
+    """
+    if name in LAWS:
+        return LAWS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, list(LAWS), 1, 0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise LawError(f"unknown law {name!r}{hint} Known: {', '.join(sorted(LAWS))}")
+    try:
+        law = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise LawError(f"law {name!r} cannot be imported: {error}") from None
+    if not isinstance(law, Law):
+        raise LawError(f"{name!r} is a {type(law).__name__}, not a scaling.laws.Law")
+    return law

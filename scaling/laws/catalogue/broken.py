@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from scaling.laws.law import (
     FLOPS,
     Law,
@@ -22,8 +25,6 @@ CABALLERO = "Caballero et al. 2023, arXiv 2210.14891"
 
 
 def _bnsl_formula(p: Any, v: Any, breaks: int) -> Any:
-    import jax.numpy as jnp
-
     value = p.b * power(v.examples, -p.c0)
     for i in range(1, breaks + 1):
         c, d, f = (getattr(p, f"{k}{i}") for k in "cdf")
@@ -32,61 +33,68 @@ def _bnsl_formula(p: Any, v: Any, breaks: int) -> Any:
     return p.a + value
 
 
-@functools.cache
-def broken_power(breaks: int) -> Law:
+def broken_power(breaks: int, *constants: Published) -> Law:
     """The smoothly broken power law with `breaks` breaks."""
-    each = [
-        (
-            exponent(f"c{i}", (-2.0, 8.0), -50.0, 50.0),
-            shape(f"d{i}", (1e1, 1e12)),
-            shape(f"f{i}", (0.02, 2.0), 1e-3, 20.0),
-        )
-        for i in range(1, breaks + 1)
-    ]
+    parameters = [offset("a"), coefficient("b"), exponent("c0", (0.0, 1.5), -10.0)]
+    for i in range(1, breaks + 1):
+        parameters.append(exponent(f"c{i}", (-2.0, 8.0), -50.0, 50.0))
+        parameters.append(shape(f"d{i}", (1e1, 1e12)))
+        parameters.append(shape(f"f{i}", (0.02, 2.0), 1e-3, 20.0))
     return Law(
         name=f"bnsl_{breaks}" if breaks != 1 else "bnsl",
         equation="y = a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i)",
         variables=(X,),
-        parameters=(
-            offset("a"), coefficient("b"), exponent("c0", (0.0, 1.5), -10.0),
-            *[p for group in each for p in group],
-        ),
+        parameters=tuple(parameters),
         formula=functools.partial(_bnsl_formula, breaks=breaks),
         linear=("a", "b"),
         space="log1p",
-        published=(
-            Published(
-                "four_digit_addition",
-                {"a": 0.4139, "b": 2.277, "c0": 0.0551, "c1": 5.663, "d1": 612.6, "f1": 0.0592},
-                CABALLERO, "recomputed from the 14 points of figure 4 left",
-            ),
-        ) if breaks == 1 else (),
+        published=constants,
         source=CABALLERO,
-    )  # fmt: skip
+    )
 
 
-BNSL_0, BNSL, BNSL_2, BNSL_3 = (broken_power(n) for n in range(4))
+ADDITION = Published(
+    "four_digit_addition",
+    {"a": 0.4139, "b": 2.277, "c0": 0.0551, "c1": 5.663, "d1": 612.6, "f1": 0.0592},
+    CABALLERO,
+    "recomputed from the 14 points of figure 4 left",
+)
+BNSL_0, BNSL = broken_power(0), broken_power(1, ADDITION)
+BNSL_2, BNSL_3 = broken_power(2), broken_power(3)
 
 ALABDULMOHSIN = "Alabdulmohsin et al. 2022, arXiv 2209.06640"
 M1 = Law(
-    name="m1", equation="e = b x^-c", variables=(X,),
+    name="m1",
+    equation="e = b x^-c",
+    variables=(X,),
     parameters=(coefficient("b"), exponent("c", (0.02, 2.0))),
-    formula=lambda p, v: p.b * power(v.examples, -p.c), linear=("b",), source=ALABDULMOHSIN,
-)  # fmt: skip
-M2 = Law(
-    name="m2", equation="e = e_inf + b x^-c", variables=(X,),
-    parameters=(offset("e_inf"), coefficient("b"), exponent("c", (0.02, 2.0))),
-    formula=lambda p, v: p.e_inf + p.b * power(v.examples, -p.c), linear=("e_inf", "b"),
+    formula=lambda p, v: p.b * power(v.examples, -p.c),
+    linear=("b",),
     source=ALABDULMOHSIN,
-)  # fmt: skip
+)
+M2 = Law(
+    name="m2",
+    equation="e = e_inf + b x^-c",
+    variables=(X,),
+    parameters=(offset("e_inf"), coefficient("b"), exponent("c", (0.02, 2.0))),
+    formula=lambda p, v: p.e_inf + p.b * power(v.examples, -p.c),
+    linear=("e_inf", "b"),
+    source=ALABDULMOHSIN,
+)
 M3 = Law(
-    name="m3", equation="e = e_inf + b (1/x + gamma)^c", variables=(X,),
+    name="m3",
+    equation="e = e_inf + b (1/x + gamma)^c",
+    variables=(X,),
     parameters=(
-        offset("e_inf"), coefficient("b"), exponent("c", (0.02, 2.0)), shape("gamma", (1e-14, 1e-1)),
+        offset("e_inf"),
+        coefficient("b"),
+        exponent("c", (0.02, 2.0)),
+        shape("gamma", (1e-14, 1e-1)),
     ),
     formula=lambda p, v: p.e_inf + p.b * power(1.0 / v.examples + p.gamma, p.c),
-    linear=("e_inf", "b"), source=ALABDULMOHSIN,
-)  # fmt: skip
+    linear=("e_inf", "b"),
+    source=ALABDULMOHSIN,
+)
 
 
 def _m4_formula(p: Any, v: Any) -> Any:
@@ -96,9 +104,6 @@ def _m4_formula(p: Any, v: Any) -> Any:
     u; in t = logit(u) it is nearly linear in both tails. Bisection finds t; two Newton steps on
     top carry exact first and second derivatives.
     """
-    import jax
-    import jax.numpy as jnp
-
     span = p.gap
     target = jnp.log(p.b) - p.c * jnp.log(v.examples) - (1.0 - p.alpha) * jnp.log(span)
 
@@ -121,34 +126,43 @@ def _m4_formula(p: Any, v: Any) -> Any:
 
 
 M4 = Law(
-    name="m4", equation="(e - e_inf)/(e0 - e)^alpha = b x^-c, e0 = e_inf + gap", variables=(X,),
+    name="m4",
+    equation="(e - e_inf)/(e0 - e)^alpha = b x^-c, e0 = e_inf + gap",
+    variables=(X,),
     parameters=(
-        offset("e_inf", (0.0, 1.0)), offset("gap", (0.05, 10.0)), coefficient("b", (1e-2, 1e8)),
-        exponent("c", (0.05, 2.0)), exponent("alpha", (0.0, 3.0)),
+        offset("e_inf", (0.0, 1.0)),
+        offset("gap", (0.05, 10.0)),
+        coefficient("b", (1e-2, 1e8)),
+        exponent("c", (0.05, 2.0)),
+        exponent("alpha", (0.0, 3.0)),
     ),
     formula=_m4_formula,
     derived={"e0": lambda p: p.e_inf + p.gap},
     source=ALABDULMOHSIN,
-)  # fmt: skip
+)
 
 ZHAI_SOURCE = "Zhai et al. 2022, arXiv 2106.04560"
 ZHAI = Law(
-    name="zhai", equation="Err = c + a (C + d)^-b", variables=(FLOPS,),
+    name="zhai",
+    equation="Err = c + a (C + d)^-b",
+    variables=(FLOPS,),
     target=Variable("error", "Err", "fraction"),
     parameters=(
-        offset("c", (0.0, 1.0)), coefficient("a"), exponent("b", (0.02, 2.0)),
+        offset("c", (0.0, 1.0)),
+        coefficient("a"),
+        exponent("b", (0.02, 2.0)),
         shape("d", (1e-6, 1e6)),
     ),
     formula=lambda p, v: p.c + p.a * power(v.flops + p.d, -p.b),
     linear=("c", "a"),
     published=(
         Published(
-            "imagenet_finetune", {"c": 0.09, "a": 0.26, "b": 0.35, "d": 0.01}, ZHAI_SOURCE,
+            "imagenet_finetune",
+            {"c": 0.09, "a": 0.26, "b": 0.35, "d": 0.01},
+            ZHAI_SOURCE,
             "C in the paper's unit (TPU core-days, thousands); see the paper",
         ),
-        Published(
-            "imagenet_10_shot", {"c": 0.12, "a": 0.63, "b": 0.32, "d": 0.52}, ZHAI_SOURCE
-        ),
+        Published("imagenet_10_shot", {"c": 0.12, "a": 0.63, "b": 0.32, "d": 0.52}, ZHAI_SOURCE),
     ),
     source=ZHAI_SOURCE,
-)  # fmt: skip
+)

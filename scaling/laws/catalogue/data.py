@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
+from scaling.laws.catalogue.language import MUENNIGHOFF, MUENNIGHOFF_C4, additive_loss
 from scaling.laws.law import (
     PARAMS,
     TOKENS,
@@ -12,17 +15,19 @@ from scaling.laws.law import (
     Published,
     Variable,
     coefficient,
+    each,
     exponent,
     offset,
     power,
     shape,
 )
 
-MUENNIGHOFF = "Muennighoff et al. 2023, arXiv 2305.16264"
-CHINCHILLA_TERMS = (
-    offset("E"), coefficient("A", (1.0, 1e6)), coefficient("B", (1.0, 1e6)),
-    exponent("alpha", (0.1, 1.0)), exponent("beta", (0.1, 1.0)),
-)  # fmt: skip
+# Narrower starts than Chinchilla's own: these laws search more parameters beside them.
+ADDITIVE = (
+    offset("E"),
+    *each(coefficient, "A", "B", start=(1.0, 1e6)),
+    *each(exponent, "alpha", "beta", start=(0.1, 1.0)),
+)
 
 
 def _decayed(total: Any, unique: Any, scale: Any) -> Any:
@@ -30,8 +35,6 @@ def _decayed(total: Any, unique: Any, scale: Any) -> Any:
 
     Less than one pass uses `total` of the distinct ones (U_D = min of the two in the paper).
     """
-    import jax.numpy as jnp
-
     unique = jnp.minimum(unique, total)
     repeats = total / unique - 1.0
     return unique * (1.0 - scale * jnp.expm1(-repeats / scale))
@@ -39,8 +42,6 @@ def _decayed(total: Any, unique: Any, scale: Any) -> Any:
 
 def data_constrained_loss(p: Any, v: Any) -> Any:
     """Loss with repeated tokens and excess parameters, equations 5 and 6 of the paper."""
-    import jax.numpy as jnp
-
     scale = power(p.alpha * p.A / (p.beta * p.B), 1.0 / (p.alpha + p.beta))
     unique_params = jnp.minimum(v.params, scale * power(scale * v.unique_tokens, p.beta / p.alpha))
     params = _decayed(v.params, unique_params, p.R_N)
@@ -52,27 +53,24 @@ DATA_CONSTRAINED = Law(
     name="data_constrained",
     equation="L = E + A/N'^alpha + B/D'^beta, X' = U (1 + R* (1 - exp(-(X/U - 1)/R*)))",
     variables=(PARAMS, TOKENS, UNIQUE_TOKENS),
-    parameters=(*CHINCHILLA_TERMS, shape("R_D", (0.5, 200.0)), shape("R_N", (0.5, 200.0))),
+    parameters=(*ADDITIVE, shape("R_D", (0.5, 200.0)), shape("R_N", (0.5, 200.0))),
     formula=data_constrained_loss,
     linear=("E",),
     published=(
         Published(
             "muennighoff",
-            {"E": 1.8691436784054858, "A": 520.8249516599187, "B": 1487.716093782861,
-             "alpha": 0.3526596, "beta": 0.3526596, "R_D": 15.387756, "R_N": 5.309743},
+            {**MUENNIGHOFF_C4, "R_D": 15.387756, "R_N": 5.309743},
             MUENNIGHOFF,
             "base law exp(.6254804), exp(6.255414), exp(7.3049974) frozen; R_D, R_N are a local "
             "minimum of the published objective and R_D is not identified by its 182 points",
         ),
     ),
     source=MUENNIGHOFF,
-)  # fmt: skip
+)
 
 
 def _repeats(total: Any, unique: Any) -> Any:
     """Passes after the first, never quite 0 so that its power has a slope."""
-    import jax.numpy as jnp
-
     return jnp.maximum(total / unique - 1.0, 0.0) + 1e-12
 
 
@@ -81,37 +79,41 @@ REPETITION_PENALTY = Law(
     equation="L = E + A/N^alpha + B/D^beta + K N^gamma (D/U - 1)^kappa / U^eta",
     variables=(PARAMS, TOKENS, UNIQUE_TOKENS),
     parameters=(
-        *CHINCHILLA_TERMS, coefficient("K", (1e-8, 1e4)), exponent("gamma", (0.0, 1.5)),
-        exponent("kappa", (0.2, 2.0)), exponent("eta", (0.0, 1.5)),
+        *ADDITIVE,
+        coefficient("K", (1e-8, 1e4)),
+        exponent("gamma", (0.0, 1.5)),
+        exponent("kappa", (0.2, 2.0)),
+        exponent("eta", (0.0, 1.5)),
     ),
     formula=lambda p, v: (
-        p.E + p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta)
-        + p.K * power(v.params, p.gamma) * power(v.unique_tokens, -p.eta)
+        additive_loss(p, v)
+        + p.K
+        * power(v.params, p.gamma)
+        * power(v.unique_tokens, -p.eta)
         * power(_repeats(v.tokens, v.unique_tokens), p.kappa)
     ),
     linear=("E", "A", "B", "K"),
     source="additive over-fitting penalty, the general form of the rival to decayed repetition "
     "(Lovelace et al. 2026, arXiv 2605.01640, names one parameter: fix the exponents for it)",
-)  # fmt: skip
+)
 
 REPETITION_DECAY = Law(
     name="repetition_decay",
     equation="L = E + A/N^alpha + B/(U (1 + sum_r 2^(-r/tau)))^beta",
     variables=(PARAMS, TOKENS, UNIQUE_TOKENS),
-    parameters=(*CHINCHILLA_TERMS, shape("tau", (0.2, 100.0))),
+    parameters=(*ADDITIVE, shape("tau", (0.2, 100.0))),
     formula=lambda p, v: (
-        p.E + p.A * power(v.params, -p.alpha)
+        p.E
+        + p.A * power(v.params, -p.alpha)
         + p.B * power(_half_life(v.tokens, v.unique_tokens, p.tau), -p.beta)
     ),
     linear=("E", "A", "B"),
     source="utility that halves every tau repetitions, the continuous form of Goyal et al. 2024, "
     "arXiv 2404.07177 (its exponent on quality pools is not included)",
-)  # fmt: skip
+)
 
 
 def _half_life(total: Any, unique: Any, tau: Any) -> Any:
-    import jax.numpy as jnp
-
     rate = jnp.log(2.0) / tau
     unique = jnp.minimum(unique, total)
     return unique * (1.0 - jnp.expm1(-rate * (total / unique - 1.0)) / rate)
@@ -123,7 +125,7 @@ OVER_TRAINING = Law(
     name="over_training",
     equation="L = E + a N^-eta + b D^-eta, D = M N (one exponent: the isoFLOP curves are parallel)",
     variables=(PARAMS, TOKENS),
-    parameters=(offset("E"), coefficient("a"), coefficient("b"), exponent("eta")),
+    parameters=(offset("E"), *each(coefficient, "a", "b"), exponent("eta")),
     formula=lambda p, v: p.E + p.a * power(v.params, -p.eta) + p.b * power(v.tokens, -p.eta),
     linear=("E", "a", "b"),
     space="raw",
@@ -134,13 +136,15 @@ OVER_TRAINING = Law(
     },
     published=(
         Published(
-            "redpajama", {"E": 1.8366, "a": 166.2, "b": 287.2, "eta": 0.27285}, GADRE,
+            "redpajama",
+            {"E": 1.8366, "a": 166.2, "b": 287.2, "eta": 0.27285},
+            GADRE,
             "N includes embeddings; recomputed from their five points; their code prints "
             "366.7 = b 6^(eta/2)",
         ),
     ),
     source=GADRE + "; L = E + (a_C M^eta + b_C M^-eta) C^-eta of the paper with eta/2 for eta",
-)  # fmt: skip
+)
 
 TRANSFER = Law(
     name="transfer",
@@ -169,12 +173,15 @@ VOCABULARY = Law(
     ),
     target=Variable("loss", "L_u", "unigram-normalised nats", positive=False),
     parameters=(
-        offset("E", (0.0, 10.0), low=-1e3), coefficient("A1"), coefficient("A2"),
-        coefficient("B"), exponent("alpha1"), exponent("alpha2"), exponent("beta"),
+        offset("E", (0.0, 10.0), low=-1e3),
+        *each(coefficient, "A1", "A2", "B"),
+        *each(exponent, "alpha1", "alpha2", "beta"),
     ),
     formula=lambda p, v: (
-        -p.E + p.A1 * power(v.params_non_vocabulary, -p.alpha1)
-        + p.A2 * power(v.params_vocabulary, -p.alpha2) + p.B * power(v.characters, -p.beta)
+        -p.E
+        + p.A1 * power(v.params_non_vocabulary, -p.alpha1)
+        + p.A2 * power(v.params_vocabulary, -p.alpha2)
+        + p.B * power(v.characters, -p.beta)
     ),
     linear=("E", "A1", "A2", "B"),
     space="raw",
@@ -182,33 +189,33 @@ VOCABULARY = Law(
     published=(
         Published(
             "tao",
-            {"E": 5.533, "A1": 1.831, "A2": 0.196, "B": 2.124, "alpha1": 0.447, "alpha2": 0.671,
-             "beta": 0.447},
-            "Tao et al. 2024, arXiv 2407.13623", "units of N and H of the paper; secondary source",
+            {
+                "E": 5.533,
+                "A1": 1.831,
+                "A2": 0.196,
+                "B": 2.124,
+                "alpha1": 0.447,
+                "alpha2": 0.671,
+                "beta": 0.447,
+            },
+            "Tao et al. 2024, arXiv 2407.13623",
+            "units of N and H of the paper; secondary source",
         ),
     ),
     source="Tao et al. 2024, arXiv 2407.13623",
-)  # fmt: skip
+)
 
 PROGRESS = Law(
     name="progress",
     equation="L = E + A/(N e^(a' t))^alpha + B/(D e^(b' t))^beta",
     variables=(PARAMS, TOKENS, Variable("year", "t", "years since the reference", positive=False)),
-    parameters=(
-        *CHINCHILLA_TERMS, exponent("a_year", (0.0, 2.0), -10.0),
-        exponent("b_year", (0.0, 2.0), -10.0),
-    ),
+    parameters=(*ADDITIVE, *each(exponent, "a_year", "b_year", start=(0.0, 2.0), low=-10.0)),
     formula=lambda p, v: (
-        p.E + p.A * power(v.params, -p.alpha) * _exp(-p.alpha * p.a_year * v.year)
-        + p.B * power(v.tokens, -p.beta) * _exp(-p.beta * p.b_year * v.year)
+        p.E
+        + p.A * power(v.params, -p.alpha) * jnp.exp(-p.alpha * p.a_year * v.year)
+        + p.B * power(v.tokens, -p.beta) * jnp.exp(-p.beta * p.b_year * v.year)
     ),
     linear=("E", "A", "B"),
     derived={"doubling_months": lambda p: 12 * 0.6931471805599453 / (p.a_year + p.b_year)},
     source="Ho et al. 2024, arXiv 2403.05812",
-)  # fmt: skip
-
-
-def _exp(value: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.exp(value)
+)

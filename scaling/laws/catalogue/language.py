@@ -11,9 +11,11 @@ from scaling.laws.law import (
     STEPS,
     TOKENS,
     Law,
+    Parameter,
     Published,
     Variable,
     coefficient,
+    each,
     exponent,
     offset,
     power,
@@ -25,12 +27,14 @@ KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361"
 PF_DAYS = Variable("pf_days", "C_min", "PF-days")
 
 
-def _scale(name: str, high: float) -> Any:
+def _scale(name: str, high: float) -> Parameter:
     return shape(name, (high * 1e-12, high))
 
 
-def single_power(name: str, variable: Variable, scale: str, alpha: str, value: Published) -> Law:
-    """L = (x_c / x)^alpha, one of Kaplan's three one-variable laws."""
+def _single(
+    name: str, variable: Variable, scale: str, alpha: str, *values: float, note: str = ""
+) -> Law:
+    """L = (x_c / x)^alpha, one of Kaplan's three one-variable laws, and its two constants."""
     return Law(
         name=name,
         equation=f"L = ({scale}/{variable.symbol})^{alpha}",
@@ -39,59 +43,60 @@ def single_power(name: str, variable: Variable, scale: str, alpha: str, value: P
         formula=lambda p, v: power(
             getattr(p, scale) / getattr(v, variable.name), getattr(p, alpha)
         ),
-        published=(value,),
+        published=(Published("kaplan", {scale: values[0], alpha: values[1]}, KAPLAN, note),),
         source=KAPLAN,
     )
 
 
-KAPLAN_N = single_power(
-    "kaplan_n", PARAMS, "Nc", "alpha_N",
-    Published("kaplan", {"Nc": 8.8e13, "alpha_N": 0.076}, KAPLAN, NON_EMBEDDING),
-)  # fmt: skip
-KAPLAN_D = single_power(
-    "kaplan_d", TOKENS, "Dc", "alpha_D", Published("kaplan", {"Dc": 5.4e13, "alpha_D": 0.095}, KAPLAN)
-)  # fmt: skip
-KAPLAN_C = single_power(
-    "kaplan_c", PF_DAYS, "Cc", "alpha_C", Published("kaplan", {"Cc": 3.1e8, "alpha_C": 0.050}, KAPLAN)
-)  # fmt: skip
+KAPLAN_N = _single("kaplan_n", PARAMS, "Nc", "alpha_N", 8.8e13, 0.076, note=NON_EMBEDDING)
+KAPLAN_D = _single("kaplan_d", TOKENS, "Dc", "alpha_D", 5.4e13, 0.095)
+KAPLAN_C = _single("kaplan_c", PF_DAYS, "Cc", "alpha_C", 3.1e8, 0.050)
 
 KAPLAN_ND = Law(
     name="kaplan_nd",
     equation="L = [(Nc/N)^(alpha_N/alpha_D) + Dc/D]^alpha_D",
     variables=(PARAMS, TOKENS),
     parameters=(
-        _scale("Nc", 1e20), exponent("alpha_N", (0.01, 1.0)),
-        _scale("Dc", 1e20), exponent("alpha_D", (0.01, 1.0)),
+        _scale("Nc", 1e20),
+        exponent("alpha_N", (0.01, 1.0)),
+        _scale("Dc", 1e20),
+        exponent("alpha_D", (0.01, 1.0)),
     ),
     formula=lambda p, v: power(
         power(p.Nc / v.params, p.alpha_N / p.alpha_D) + p.Dc / v.tokens, p.alpha_D
     ),
     published=(
         Published(
-            "kaplan", {"Nc": 6.4e13, "alpha_N": 0.076, "Dc": 1.8e13, "alpha_D": 0.103}, KAPLAN,
+            "kaplan",
+            {"Nc": 6.4e13, "alpha_N": 0.076, "Dc": 1.8e13, "alpha_D": 0.103},
+            KAPLAN,
             NON_EMBEDDING,
         ),
     ),
     source=KAPLAN,
-)  # fmt: skip
+)
 
 KAPLAN_NS = Law(
     name="kaplan_ns",
     equation="L = (Nc/N)^alpha_N + (Sc/S_min)^alpha_S",
     variables=(PARAMS, STEPS),
     parameters=(
-        _scale("Nc", 1e20), exponent("alpha_N", (0.01, 1.0)),
-        _scale("Sc", 1e9), exponent("alpha_S", (0.01, 2.0)),
+        _scale("Nc", 1e20),
+        exponent("alpha_N", (0.01, 1.0)),
+        _scale("Sc", 1e9),
+        exponent("alpha_S", (0.01, 2.0)),
     ),
     formula=lambda p, v: power(p.Nc / v.params, p.alpha_N) + power(p.Sc / v.steps, p.alpha_S),
     published=(
         Published(
-            "kaplan", {"Nc": 6.5e13, "alpha_N": 0.077, "Sc": 2.1e3, "alpha_S": 0.76}, KAPLAN,
+            "kaplan",
+            {"Nc": 6.5e13, "alpha_N": 0.077, "Sc": 2.1e3, "alpha_S": 0.76},
+            KAPLAN,
             "Sc and alpha_S checked in a secondary source, Nc and alpha_N not",
         ),
     ),
     source=KAPLAN,
-)  # fmt: skip
+)
 
 CRITICAL_BATCH = Law(
     name="critical_batch",
@@ -117,7 +122,7 @@ BATCH_STEPS = Law(
 )
 
 
-def saturating(name: str, variable: Variable, published: tuple[Published, ...] = ()) -> Law:
+def _saturating(name: str, variable: Variable) -> Law:
     """L = L_inf + (x0/x)^alpha (Henighan et al. 2020), written with the coefficient A = x0^alpha."""
     return Law(
         name=name,
@@ -127,14 +132,13 @@ def saturating(name: str, variable: Variable, published: tuple[Published, ...] =
         formula=lambda p, v: p.L_inf + p.A * power(getattr(v, variable.name), -p.alpha),
         linear=("L_inf", "A"),
         derived={"x0": lambda p: p.A ** (1.0 / p.alpha)},
-        published=published,
         source="Henighan et al. 2020, arXiv 2010.14701",
     )
 
 
-HENIGHAN_N = saturating("henighan_n", PARAMS)
-HENIGHAN_D = saturating("henighan_d", TOKENS)
-HENIGHAN_C = saturating("henighan_c", FLOPS)
+HENIGHAN_N = _saturating("henighan_n", PARAMS)
+HENIGHAN_D = _saturating("henighan_d", TOKENS)
+HENIGHAN_C = _saturating("henighan_c", FLOPS)
 
 
 def optimal_scale(p: Any) -> Any:
@@ -142,48 +146,66 @@ def optimal_scale(p: Any) -> Any:
     return (p.alpha * p.A / (p.beta * p.B)) ** (1.0 / (p.alpha + p.beta))
 
 
-OPTIMUM = {
-    "a": lambda p: p.beta / (p.alpha + p.beta),
-    "b": lambda p: p.alpha / (p.alpha + p.beta),
-    "G": optimal_scale,
-    "compute_exponent": lambda p: p.alpha * p.beta / (p.alpha + p.beta),
-}
+def additive_loss(p: Any, v: Any) -> Any:
+    """E + A/N^alpha + B/D^beta, shape [points]: the loss that many laws add a term to."""
+    return p.E + p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta)
+
+
+ADDITIVE = (offset("E"), *each(coefficient, "A", "B"), *each(exponent, "alpha", "beta"))
 HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556"
 BESIROGLU = "Besiroglu et al. 2024, arXiv 2404.10102"
+MUENNIGHOFF = "Muennighoff et al. 2023, arXiv 2305.16264"
+MUENNIGHOFF_C4 = {
+    "E": 1.8691436784054858,
+    "A": 520.8249516599187,
+    "B": 1487.716093782861,
+    "alpha": 0.3526596,
+    "beta": 0.3526596,
+}
 
 CHINCHILLA = Law(
     name="chinchilla",
     equation="L = E + A/N^alpha + B/D^beta",
     variables=(PARAMS, TOKENS),
-    parameters=(
-        offset("E"), coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta"),
-    ),
-    formula=lambda p, v: p.E + p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta),
+    parameters=ADDITIVE,
+    formula=additive_loss,
     linear=("E", "A", "B"),
-    derived=OPTIMUM,
+    derived={
+        "a": lambda p: p.beta / (p.alpha + p.beta),
+        "b": lambda p: p.alpha / (p.alpha + p.beta),
+        "G": optimal_scale,
+        "compute_exponent": lambda p: p.alpha * p.beta / (p.alpha + p.beta),
+    },
     published=(
         Published(
             "hoffmann",
             {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
-            HOFFMANN, "rounded; the unrounded beta .2849 moves the data term by 13 % at 1e11",
+            HOFFMANN,
+            "rounded; the unrounded beta .2849 moves the data term by 13 % at 1e11",
         ),
         Published(
             "hoffmann_unrounded",
-            {"E": 1.69337368, "A": 406.401018, "B": 410.722827, "alpha": 0.33917084,
-             "beta": 0.2849083},
+            {
+                "E": 1.69337368,
+                "A": 406.401018,
+                "B": 410.722827,
+                "alpha": 0.33917084,
+                "beta": 0.2849083,
+            },
             HOFFMANN + "; from the source of the paper, via " + BESIROGLU,
         ),
         Published(
             "besiroglu",
             {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
-            BESIROGLU, "A and B are an L1 fit, E is the Huber 1e-3 fit",
+            BESIROGLU,
+            "A and B are an L1 fit, E is the Huber 1e-3 fit",
         ),
         Published(
             "muennighoff_c4",
-            {"E": 1.8691436784054858, "A": 520.8249516599187, "B": 1487.716093782861,
-             "alpha": 0.3526596, "beta": 0.3526596},
-            "Muennighoff et al. 2023, arXiv 2305.16264", "exp of e .6254804, a 6.255414, b 7.3049974",
+            MUENNIGHOFF_C4,
+            MUENNIGHOFF,
+            "exp of e .6254804, a 6.255414, b 7.3049974",
         ),
     ),
     source=HOFFMANN,
-)  # fmt: skip
+)

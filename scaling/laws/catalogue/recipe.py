@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
+from scaling.laws.catalogue.language import ADDITIVE
 from scaling.laws.law import (
     FLOPS,
     PARAMS,
@@ -12,8 +15,8 @@ from scaling.laws.law import (
     Published,
     Variable,
     coefficient,
+    each,
     exponent,
-    offset,
     power,
     shape,
 )
@@ -55,19 +58,22 @@ STEPLAW_LR = Law(
     variables=(PARAMS, TOKENS),
     target=LEARNING_RATE,
     parameters=(
-        coefficient("k", (1e-8, 1e8)), exponent("alpha", (-1.5, 1.0), -5.0, 5.0),
+        coefficient("k", (1e-8, 1e8)),
+        exponent("alpha", (-1.5, 1.0), -5.0, 5.0),
         exponent("beta", (-1.0, 1.0), -5.0, 5.0),
     ),
     formula=lambda p, v: p.k * power(v.params, p.alpha) * power(v.tokens, p.beta),
     linear=("k",),
     published=(
         Published(
-            "step_law", {"k": 1.797, "alpha": -0.7129, "beta": 0.3075}, STEPLAW,
+            "step_law",
+            {"k": 1.797, "alpha": -0.7129, "beta": 0.3075},
+            STEPLAW,
             "mean of their 1000 bootstraps, recomputed",
         ),
     ),
     source=STEPLAW,
-)  # fmt: skip
+)
 
 STEPLAW_BATCH = Law(
     name="batch_step_law",
@@ -83,8 +89,6 @@ STEPLAW_BATCH = Law(
 
 
 def _precision_formula(p: Any, v: Any) -> Any:
-    import jax.numpy as jnp
-
     share = -jnp.expm1(-v.weight_bits / p.gamma_w)
     return p.E + p.A * power(v.params * share, -p.alpha) + p.B * power(v.tokens, -p.beta)
 
@@ -93,14 +97,11 @@ PRECISION = Law(
     name="precision",
     equation="L = E + A/(N (1 - exp(-P/gamma_w)))^alpha + B/D^beta",
     variables=(PARAMS, TOKENS, Variable("weight_bits", "P", "bits")),
-    parameters=(
-        offset("E"), coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta"),
-        shape("gamma_w", (0.2, 20.0)),
-    ),
+    parameters=(*ADDITIVE, shape("gamma_w", (0.2, 20.0))),
     formula=_precision_formula,
     linear=("E", "A", "B"),
     source="Kumar et al. 2024, arXiv 2411.04330, training precision of weights",
-)  # fmt: skip
+)
 
 POST_TRAINING = Law(
     name="post_training_quantisation",
@@ -108,28 +109,23 @@ POST_TRAINING = Law(
     variables=(PARAMS, TOKENS, Variable("weight_bits", "P", "bits")),
     target=Variable("degradation", "delta", "nats per token"),
     parameters=(
-        coefficient("C_T", (1e-8, 1e8)), exponent("gamma_D"), exponent("gamma_N"),
+        coefficient("C_T", (1e-8, 1e8)),
+        *each(exponent, "gamma_D", "gamma_N"),
         shape("gamma_P", (0.1, 10.0)),
     ),
     formula=lambda p, v: (
-        p.C_T * power(v.tokens, p.gamma_D) * power(v.params, -p.gamma_N)
-        * _exp(-v.weight_bits / p.gamma_P)
+        p.C_T
+        * power(v.tokens, p.gamma_D)
+        * power(v.params, -p.gamma_N)
+        * jnp.exp(-v.weight_bits / p.gamma_P)
     ),
     linear=("C_T",),
     source="Kumar et al. 2024, arXiv 2411.04330",
-)  # fmt: skip
-
-
-def _exp(value: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.exp(value)
+)
 
 
 def _distillation_formula(p: Any, v: Any) -> Any:
     """Student loss from the teacher's loss and what the student reaches alone, `student_loss`."""
-    import jax.numpy as jnp
-
     bracket = power(p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta), p.gamma)
     ratio = (jnp.log(v.teacher_loss) - jnp.log(v.student_loss) - jnp.log(p.d1)) / p.f1
     damp = jnp.exp(-p.c1 * p.f1 * jnp.logaddexp(0.0, ratio) - p.c0 * jnp.log(v.teacher_loss))
@@ -140,15 +136,20 @@ DISTILLATION = Law(
     name="distillation",
     equation="L_S = L_T + L_T^-c0 (1 + (L_T/(L_s d1))^(1/f1))^(-c1 f1) (A/N^al + B/D^be)^gamma",
     variables=(
-        PARAMS, TOKENS, Variable("teacher_loss", "L_T", "nats per token"),
+        PARAMS,
+        TOKENS,
+        Variable("teacher_loss", "L_T", "nats per token"),
         Variable("student_loss", "L_s", "nats per token, supervised"),
     ),
     parameters=(
-        coefficient("A", (1.0, 1e5)), coefficient("B", (1.0, 1e5)), exponent("alpha"),
-        exponent("beta"), exponent("gamma", (0.3, 2.0)), exponent("c0", (-1.0, 3.0), -20.0, 20.0),
-        exponent("c1", (0.0, 3.0), -50.0, 50.0), shape("d1", (0.3, 3.0)),
+        *each(coefficient, "A", "B", start=(1.0, 1e5)),
+        *each(exponent, "alpha", "beta"),
+        exponent("gamma", (0.3, 2.0)),
+        exponent("c0", (-1.0, 3.0), -20.0, 20.0),
+        exponent("c1", (0.0, 3.0), -50.0, 50.0),
+        shape("d1", (0.3, 3.0)),
         shape("f1", (0.02, 1.0), 1e-3, 20.0),
     ),
     formula=_distillation_formula,
     source="Busbridge et al. 2025, arXiv 2502.08606; constants not found",
-)  # fmt: skip
+)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from scaling.laws.law import (
     EXPERTS,
     PARAMS,
     TOKENS,
     Law,
+    Parameter,
     Published,
     Variable,
     coefficient,
+    each,
     exponent,
     offset,
     power,
@@ -24,8 +28,6 @@ LN10 = 2.302585092994046
 
 def _clark_formula(p: Any, v: Any) -> Any:
     """log10 L = a log10 N + b log10 Eh + c log10 N log10 Eh + d, Eh the saturated expert count."""
-    import jax.numpy as jnp
-
     # 1/Eh = 1/(E - 1 + (1/E_start - 1/E_max)^-1) + 1/E_max
     shifted = v.experts - 1.0 + 1.0 / (1.0 / p.E_start - 1.0 / p.E_max)
     log_e = -jnp.log(1.0 / shifted + 1.0 / p.E_max) / LN10
@@ -33,11 +35,15 @@ def _clark_formula(p: Any, v: Any) -> Any:
     return jnp.exp(LN10 * (p.a * log_n + p.b * log_e + p.c * log_n * log_e + p.d))
 
 
-def _clark(
-    label: str, a: float, b: float, c: float, d: float, low: float, high: float
-) -> Published:
-    values = {"a": a, "b": b, "c": c, "d": d, "E_start": low, "E_max": high}
-    return Published(label, values, CLARK, "rounded; E_start and E_max are weakly identified")
+def _real(bound: float, **starts: tuple[float, float]) -> tuple[Parameter, ...]:
+    """Parameters of either sign, from -bound to bound, by their start ranges."""
+    return tuple(shape(name, start, -bound, bound, "real") for name, start in starts.items())
+
+
+def _clark(label: str, *values: float) -> Published:
+    names = ("a", "b", "c", "d", "E_start", "E_max")
+    constants = dict(zip(names, values, strict=True))
+    return Published(label, constants, CLARK, "rounded; E_start and E_max are weakly identified")
 
 
 ROUTED = Law(
@@ -45,9 +51,11 @@ ROUTED = Law(
     equation="log10 L = a log10 N + b log10 Eh + c log10 N log10 Eh + d",
     variables=(PARAMS, EXPERTS),
     parameters=(
-        shape("a", (-0.3, 0.0), -5.0, 5.0, "real"), shape("b", (-0.5, 0.2), -5.0, 5.0, "real"),
-        shape("c", (-0.05, 0.1), -2.0, 2.0, "real"), shape("d", (0.0, 3.0), -50.0, 50.0, "real"),
-        shape("E_start", (1.05, 16.0), 1.0, 1e3), shape("E_max", (64.0, 4096.0), 17.0, 1e6),
+        *_real(5.0, a=(-0.3, 0.0), b=(-0.5, 0.2)),
+        *_real(2.0, c=(-0.05, 0.1)),
+        *_real(50.0, d=(0.0, 3.0)),
+        shape("E_start", (1.05, 16.0), 1.0, 1e3),
+        shape("E_max", (64.0, 4096.0), 17.0, 1e6),
     ),
     formula=_clark_formula,
     published=(
@@ -56,7 +64,7 @@ ROUTED = Law(
         _clark("hash", -0.087, -0.136, 0.012, 1.157, 4.175, 477.741),
     ),
     source=CLARK,
-)  # fmt: skip
+)
 
 KRAJEWSKI = "Krajewski et al. 2024, arXiv 2402.07871"
 FINE_GRAINED = Law(
@@ -64,23 +72,35 @@ FINE_GRAINED = Law(
     equation="L = c + (g/G^gamma + a)/N^alpha + b/D^beta",
     variables=(PARAMS, TOKENS, Variable("granularity", "G", "experts per feed-forward size")),
     parameters=(
-        offset("c"), coefficient("g", (1e-2, 1e4)), coefficient("a"), coefficient("b"),
-        exponent("gamma", (0.05, 2.0)), exponent("alpha"), exponent("beta"),
+        offset("c"),
+        coefficient("g", (1e-2, 1e4)),
+        *each(coefficient, "a", "b"),
+        exponent("gamma", (0.05, 2.0)),
+        *each(exponent, "alpha", "beta"),
     ),
     formula=lambda p, v: (
-        p.c + (p.g * power(v.granularity, -p.gamma) + p.a) * power(v.params, -p.alpha)
+        p.c
+        + (p.g * power(v.granularity, -p.gamma) + p.a) * power(v.params, -p.alpha)
         + p.b * power(v.tokens, -p.beta)
     ),
     linear=("c", "g", "a", "b"),
     published=(
         Published(
             "krajewski",
-            {"a": 18.1, "alpha": 0.115, "b": 30.8, "beta": 0.147, "g": 2.1, "gamma": 0.58, "c": 0.47},
+            {
+                "a": 18.1,
+                "alpha": 0.115,
+                "b": 30.8,
+                "beta": 0.147,
+                "g": 2.1,
+                "gamma": 0.58,
+                "c": 0.47,
+            },
             KRAJEWSKI,
         ),
     ),
     source=KRAJEWSKI,
-)  # fmt: skip
+)
 
 ABNAR = "Abnar et al. 2025, arXiv 2501.12370"
 MOE_SPARSITY = Law(
@@ -88,13 +108,18 @@ MOE_SPARSITY = Law(
     equation="L = e + a/N^alpha + b/D^beta + c/(1-S)^lambda + d/((1-S)^delta N^gamma)",
     variables=(PARAMS, TOKENS, Variable("sparsity", "S", "inactive fraction", positive=False)),
     parameters=(
-        offset("e"), coefficient("a"), coefficient("b"), coefficient("c", (1e-4, 1e2)),
-        coefficient("d"), exponent("alpha"), exponent("beta"),
-        exponent("lambda_", (-1.0, 1.0), -5.0), exponent("delta", (-1.0, 1.0), -5.0),
+        offset("e"),
+        *each(coefficient, "a", "b"),
+        coefficient("c", (1e-4, 1e2)),
+        coefficient("d"),
+        *each(exponent, "alpha", "beta"),
+        *each(exponent, "lambda_", "delta", start=(-1.0, 1.0), low=-5.0),
         exponent("gamma"),
     ),
     formula=lambda p, v: (
-        p.e + p.a * power(v.params, -p.alpha) + p.b * power(v.tokens, -p.beta)
+        p.e
+        + p.a * power(v.params, -p.alpha)
+        + p.b * power(v.tokens, -p.beta)
         + p.c * power(1 - v.sparsity, -p.lambda_)
         + p.d * power(1 - v.sparsity, -p.delta) * power(v.params, -p.gamma)
     ),
@@ -102,77 +127,81 @@ MOE_SPARSITY = Law(
     published=(
         Published(
             "abnar",
-            {"alpha": 0.5962, "beta": 0.3954, "lambda_": -0.1666, "delta": 0.1603, "gamma": 0.1595,
-             "a": 16612.5, "b": 5455.67, "c": 0.4598, "d": 17.26, "e": 0.94},
-            ABNAR, "secondary source; R2 99 % on the fit, 68 % held out",
+            {
+                "alpha": 0.5962,
+                "beta": 0.3954,
+                "lambda_": -0.1666,
+                "delta": 0.1603,
+                "gamma": 0.1595,
+                "a": 16612.5,
+                "b": 5455.67,
+                "c": 0.4598,
+                "d": 17.26,
+                "e": 0.94,
+            },
+            ABNAR,
+            "secondary source; R2 99 % on the fit, 68 % held out",
         ),
     ),
     source=ABNAR,
-)  # fmt: skip
+)
 
 JOINT_MOE = Law(
     name="joint_moe",
     equation="L = a Eh^delta N^(alpha + gamma ln Eh) + b Eh^omega D^(beta + zeta ln Eh) + c",
     variables=(PARAMS, TOKENS, EXPERTS),
     parameters=(
-        coefficient("a"), coefficient("b"), offset("c"),
-        shape("alpha", (-1.0, 0.0), -5.0, 5.0, "real"), shape("beta", (-1.0, 0.0), -5.0, 5.0, "real"),
-        shape("gamma", (-0.05, 0.05), -1.0, 1.0, "real"),
-        shape("zeta", (-0.05, 0.05), -1.0, 1.0, "real"),
-        shape("delta", (-1.0, 1.0), -5.0, 5.0, "real"), shape("omega", (-1.0, 1.0), -5.0, 5.0, "real"),
+        *each(coefficient, "a", "b"),
+        offset("c"),
+        *_real(5.0, alpha=(-1.0, 0.0), beta=(-1.0, 0.0)),
+        *_real(1.0, gamma=(-0.05, 0.05), zeta=(-0.05, 0.05)),
+        *_real(5.0, delta=(-1.0, 1.0), omega=(-1.0, 1.0)),
     ),
     formula=lambda p, v: (
-        p.c + p.a * power(v.experts, p.delta + p.gamma * _log(v.params)) * power(v.params, p.alpha)
-        + p.b * power(v.experts, p.omega + p.zeta * _log(v.tokens)) * power(v.tokens, p.beta)
+        p.c
+        + p.a * power(v.experts, p.delta + p.gamma * jnp.log(v.params)) * power(v.params, p.alpha)
+        + p.b * power(v.experts, p.omega + p.zeta * jnp.log(v.tokens)) * power(v.tokens, p.beta)
     ),
     linear=("a", "b", "c"),
     source="Ludziejewski et al. 2025, arXiv 2502.05172; its constants were not legible, so none here",
-)  # fmt: skip
+)
 
 FRANTAR = Law(
     name="weight_sparsity",
     equation="L = (a_S (1-S)^b_S + c_S) N^-b_N + (a_D/D)^b_D + c",
     variables=(PARAMS, TOKENS, Variable("sparsity", "S", "zero fraction", positive=False)),
     parameters=(
-        coefficient("a_S"), coefficient("c_S"), coefficient("K_D"), offset("c"),
-        exponent("b_S", (0.05, 3.0)), exponent("b_N"), exponent("b_D"),
+        *each(coefficient, "a_S", "c_S", "K_D"),
+        offset("c"),
+        exponent("b_S", (0.05, 3.0)),
+        *each(exponent, "b_N", "b_D"),
     ),
     formula=lambda p, v: (
         (p.a_S * power(1 - v.sparsity, p.b_S) + p.c_S) * power(v.params, -p.b_N)
-        + p.K_D * power(v.tokens, -p.b_D) + p.c
+        + p.K_D * power(v.tokens, -p.b_D)
+        + p.c
     ),
     linear=("a_S", "c_S", "K_D", "c"),
     derived={"a_D": lambda p: p.K_D ** (1.0 / p.b_D)},
     source="Frantar et al. 2023, arXiv 2309.08520; K_D is a_D^b_D",
-)  # fmt: skip
+)
 
 
-def _log(value: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.log(value)
+def _farseer(p: Any, v: Any) -> Any:
+    rate = jnp.exp(p.a1 * power(v.params, p.al) + p.b1)
+    data = jnp.exp(p.a2 * power(v.params, p.be) + p.b2 - rate * jnp.log(v.tokens))
+    return jnp.exp(p.a3 * power(v.params, p.g) + p.b3) + data
 
 
 FARSEER = Law(
     name="farseer",
     equation="L = exp(a3 N^g + b3) + exp(a2 N^be + b2) D^(-exp(a1 N^al + b1))",
     variables=(PARAMS, TOKENS),
-    parameters=tuple(
-        shape(name, span, -60.0, 60.0, "real")
-        for name, span in {
-            "a1": (-2.0, 2.0), "b1": (-3.0, 2.0), "al": (-0.3, 0.3), "a2": (-3.0, 3.0),
-            "b2": (-2.0, 10.0), "be": (-0.3, 0.3), "a3": (-3.0, 3.0), "b3": (-2.0, 3.0),
-            "g": (-0.3, 0.3),
-        }.items()
+    parameters=(
+        *_real(60.0, a1=(-2.0, 2.0), b1=(-3.0, 2.0), al=(-0.3, 0.3)),
+        *_real(60.0, a2=(-3.0, 3.0), b2=(-2.0, 10.0), be=(-0.3, 0.3)),
+        *_real(60.0, a3=(-3.0, 3.0), b3=(-2.0, 3.0), g=(-0.3, 0.3)),
     ),
-    formula=lambda p, v: _farseer(p, v),
+    formula=_farseer,
     source="Li et al. 2025 (Farseer), arXiv 2506.10972; form only",
-)  # fmt: skip
-
-
-def _farseer(p: Any, v: Any) -> Any:
-    import jax.numpy as jnp
-
-    rate = jnp.exp(p.a1 * power(v.params, p.al) + p.b1)
-    data = jnp.exp(p.a2 * power(v.params, p.be) + p.b2 - rate * jnp.log(v.tokens))
-    return jnp.exp(p.a3 * power(v.params, p.g) + p.b3) + data
+)

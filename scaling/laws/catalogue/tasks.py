@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import jax.numpy as jnp
 
+from scaling.laws.catalogue.data import GADRE
+from scaling.laws.catalogue.language import ADDITIVE, additive_loss
 from scaling.laws.law import (
     ERROR,
     FLOPS,
@@ -20,14 +22,7 @@ from scaling.laws.law import (
     shape,
 )
 
-GADRE = "Gadre et al. 2024, arXiv 2403.08540"
 ACCURACY = Variable("accuracy", "acc", "fraction", positive=False)
-
-
-def _exp(value: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.exp(value)
 
 
 TASK_ERROR = Law(
@@ -36,32 +31,34 @@ TASK_ERROR = Law(
     variables=(LOSS,),
     target=ERROR,
     parameters=(
-        offset("epsilon", (0.0, 1.0)), coefficient("k", (1e-3, 1e4)), exponent("gamma", (0.05, 5.0)),
+        offset("epsilon", (0.0, 1.0)),
+        coefficient("k", (1e-3, 1e4)),
+        exponent("gamma", (0.05, 5.0)),
     ),
-    formula=lambda p, v: p.epsilon - p.k * _exp(-p.gamma * v.loss),
+    formula=lambda p, v: p.epsilon - p.k * jnp.exp(-p.gamma * v.loss),
     linear=("epsilon", "k"),
     space="raw",
     published=(
         Published(
-            "redpajama_17", {"epsilon": 0.857, "k": 2.2065, "gamma": 0.7146}, GADRE,
+            "redpajama_17",
+            {"epsilon": 0.857, "k": 2.2065, "gamma": 0.7146},
+            GADRE,
             "average of 17 tasks, recomputed from their points",
         ),
     ),
     source=GADRE,
-)  # fmt: skip
+)
 
 LADDER_LOSS = Law(
     name="ladder_loss",
     equation="L_task = E + A/N^alpha + B/D^beta",
     variables=(PARAMS, TOKENS),
     target=Variable("task_loss", "L_task", "bits per byte of the answer"),
-    parameters=(
-        offset("E"), coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta"),
-    ),
-    formula=lambda p, v: p.E + p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta),
+    parameters=ADDITIVE,
+    formula=additive_loss,
     linear=("E", "A", "B"),
     source="Bhagia et al. 2024, arXiv 2412.04403 (step 1 of 2)",
-)  # fmt: skip
+)
 
 LADDER_ACCURACY = Law(
     name="ladder_accuracy",
@@ -69,14 +66,16 @@ LADDER_ACCURACY = Law(
     variables=(Variable("task_loss", "L_task", "bits per byte of the answer"),),
     target=ACCURACY,
     parameters=(
-        offset("b", (0.0, 1.0)), coefficient("a", (0.01, 2.0)), shape("k", (0.3, 50.0)),
+        offset("b", (0.0, 1.0)),
+        coefficient("a", (0.01, 2.0)),
+        shape("k", (0.3, 50.0)),
         shape("L0", (0.05, 5.0)),
     ),
-    formula=lambda p, v: p.b + p.a / (1.0 + _exp(p.k * (v.task_loss - p.L0))),
+    formula=lambda p, v: p.b + p.a / (1.0 + jnp.exp(p.k * (v.task_loss - p.L0))),
     linear=("b", "a"),
     space="raw",
     source="Bhagia et al. 2024, arXiv 2412.04403 (step 2 of 2)",
-)  # fmt: skip
+)
 
 LLAMA_NLL = Law(
     name="llama_answer_loss",
@@ -84,19 +83,14 @@ LLAMA_NLL = Law(
     variables=(FLOPS,),
     target=Variable("answer_loss", "NLL", "nats per character"),
     parameters=(
-        offset("c", (0.0, 10.0), low=-1e4), shape("s", (0.0, 1.0), -1e3, 1e3, "real"),
+        offset("c", (0.0, 10.0), low=-1e4),
+        shape("s", (0.0, 1.0), -1e3, 1e3, "real"),
     ),
-    formula=lambda p, v: p.c - p.s * _log(v.flops),
+    formula=lambda p, v: p.c - p.s * jnp.log(v.flops),
     linear=("c", "s"),
     space="raw",
     source="Grattafiori et al. 2024 (Llama 3), arXiv 2407.21783, section 3.2.1 (step 1 of 2)",
-)  # fmt: skip
-
-
-def _log(value: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.log(value)
+)
 
 
 LLAMA_TOKENS = Law(
@@ -119,7 +113,9 @@ SCALE_RL = Law(
     variables=(FLOPS,),
     target=Variable("reward", "R", "pass rate", positive=False),
     parameters=(
-        offset("R0", (0.0, 0.6)), offset("gain", (0.01, 1.0)), shape("C_mid", (1e0, 1e26)),
+        offset("R0", (0.0, 0.6)),
+        offset("gain", (0.01, 1.0)),
+        shape("C_mid", (1e0, 1e26)),
         exponent("B", (0.1, 4.0)),
     ),
     formula=lambda p, v: p.R0 + p.gain / (1.0 + power(p.C_mid / v.flops, p.B)),
@@ -127,7 +123,7 @@ SCALE_RL = Law(
     space="raw",
     derived={"A": lambda p: p.R0 + p.gain},
     source="Khatri et al. 2025 (ScaleRL), arXiv 2510.13786; gain is A - R0",
-)  # fmt: skip
+)
 
 REPEATED_SAMPLING = Law(
     name="repeated_sampling",
@@ -135,6 +131,6 @@ REPEATED_SAMPLING = Law(
     variables=(Variable("samples", "k", "samples per problem"),),
     target=Variable("coverage", "c", "fraction solved"),
     parameters=(coefficient("a", (1e-3, 1e3)), exponent("b", (0.02, 3.0))),
-    formula=lambda p, v: _exp(-p.a * power(v.samples, -p.b)),
+    formula=lambda p, v: jnp.exp(-p.a * power(v.samples, -p.b)),
     source="Brown et al. 2024, arXiv 2407.21787, exp(a k^b) with signs written out",
 )
