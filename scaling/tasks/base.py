@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError, build, component
-from scaling.configs.signature import numbers_at_run_time
+from scaling.configs.component import FrozenMapping, marked
+from scaling.configs.types import RuntimeNumber
 from scaling.data.info import DataInfo
 from scaling.models import MODELS
 from scaling.models.cost import Cost
@@ -194,15 +195,16 @@ class TaskContext:
 
     def model(self, **values: Any) -> Any:
         """The model of section `model`; `values` replace keys, such as `vocab_size`."""
-        section = self.config.model.copy_and_resolve_references()
-        for key, value in values.items():
+        section = self.config.model
+        for key in values:
             if key not in section:
                 raise ConfigError(
                     "model.name",
                     f"{section.name} has no {key}, which task.name={self.config.task.name} sets",
                     "choose another model or another task",
                 )
-            section[key] = value
+        arguments = FrozenMapping({**section.arguments, **values})
+        section = dataclasses.replace(section, arguments=arguments)
         return build(section, MODELS, platform=self.platform)
 
     def outputs(self, key: str, needed: int | None) -> int:
@@ -350,12 +352,12 @@ def _build(section: Any, context: TaskContext) -> Task:
 
 def _check_hparams(section: Any, task: Task) -> None:
     """Run-time numbers must be marked in the signature: populations read them off the config."""
-    marked: set[str] = set()
+    known: set[str] = set()
     inside = section
     while inside is not None:
-        marked |= set(numbers_at_run_time(component(inside, TASKS)))
+        known |= set(marked(component(inside, TASKS), RuntimeNumber))
         inside = inside.get("over")
-    unmarked = sorted(set(task.hparams) - marked)
+    unmarked = sorted(set(task.hparams) - known)
     if unmarked:
         raise ConfigError(
             f"task.{unmarked[0]}",

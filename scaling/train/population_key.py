@@ -10,15 +10,10 @@ import json
 from typing import Any
 
 from scaling import configs
-from scaling.configs.signature import numbers_at_run_time
-from scaling.parallel.mesh import axes_with
-
-# Sections and keys that the program does not see: settings without effect on the result, what is
-# read on the host, and what only the initial parameters depend on.
-OUTSIDE = (
-    *("name", "seed", "checkpoint", "track", "mesh", "data.seed", "data.prefetch", "data.workers"),
-    *("train.diverged_exit", "train.init_from", "train.init_from_map", "model.init_scale"),
-)
+from scaling.configs import dump
+from scaling.configs.component import marked
+from scaling.configs.types import PerMember, RuntimeNumber
+from scaling.parallel.axes import axes_with
 
 
 def numbers(config: Any) -> dict[str, float]:
@@ -33,8 +28,7 @@ def _numbers(config: Any) -> dict[str, tuple[str, float]]:
         found |= _floats(f"optim.groups.{name}.optimizer", entry.optimizer, f"{name}.")
     path, section = "task", config.task
     while section is not None:
-        marked = numbers_at_run_time(configs.component(section, "scaling.tasks:TASKS"))
-        for key in marked:
+        for key in marked(configs.component(section, "scaling.tasks:TASKS"), RuntimeNumber):
             value = section.get(key)
             if isinstance(value, float) and value and key not in found:
                 found[key] = (f"{path}.{key}", value)
@@ -52,10 +46,7 @@ def _floats(path: str, section: Any, prefix: str) -> dict[str, tuple[str, float]
 
 def common(config: Any) -> dict[str, Any]:
     """The config as nested dictionaries, of what members must have in common."""
-    plain = json.loads(configs.to_json(config))
-    for path in OUTSIDE:
-        section, last = _section(plain, path)
-        section.pop(last, None)
+    plain = json.loads(configs.to_json(dump.without(config, PerMember)))
     for path, _ in _numbers(config).values():
         section, last = _section(plain, path)
         section[last] = "an array"
@@ -87,7 +78,7 @@ def population_key(config: Any) -> str:
     shares its key with no other.
     """
     shared = common(config)
-    if any(config.mesh.get(axis, 1) != 1 for axis in axes_with("parameters")):
+    if any(getattr(config.mesh, axis) != 1 for axis in axes_with("parameters")):
         shared["alone"] = configs.fingerprint(config)
     text = json.dumps(shared, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -30,7 +30,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scaling import parallel
 from scaling.data import Data, DataInfo
 from scaling.data.loader import WEIGHTS, Spec
-from scaling.parallel.mesh import AXES, MeshConfig
+from scaling.experiment import MeshConfig
+from scaling.parallel.axes import AXES
 from scaling.train.evaluate import Scheduled, first_carry, schedule
 from scaling.train.program import Functions, build_functions, evaluate_step
 from scaling.train.state import TrainState, as_variables
@@ -115,9 +116,8 @@ def choose(mode: Mode, platform: str) -> str:
 
 def one_device(config: Any, device: Any) -> tuple[Any, jax.sharding.Mesh]:
     """A member's config and mesh: a member lives on one device, whatever section `mesh` says."""
-    alone = config.copy_and_resolve_references()
-    with alone.unlocked():
-        alone.mesh.update({axis: 1 for axis in AXES if axis in alone.mesh})
+    single = dataclasses.replace(config.mesh, **dict.fromkeys(AXES, 1))
+    alone = dataclasses.replace(config, mesh=single)
     return alone, parallel.make_mesh(MeshConfig(data=1), [device])
 
 

@@ -229,7 +229,7 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
     functions = build_functions(config, info, mesh)
     shapes = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
     shardings = parallel.state_shardings(shapes, functions.shardings, mesh)
-    rows = audit(shapes, shardings, mesh, config.mesh, config.train.audit_bytes)
+    rows = audit(shapes, shardings, mesh, config.mesh, config.mesh.large_bytes)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
     program = Program(

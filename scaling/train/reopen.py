@@ -108,7 +108,7 @@ def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) 
     path = pathlib.Path(path)
     if not (path / "config.json").exists():
         raise ReopenError(f"{path} is not a run directory: it has no config.json")
-    config = configs.load_recorded(path / "config.json")
+    config = configs.from_json((path / "config.json").read_text(encoding="utf-8"))
     compile_cache.enable()
     info, artefacts = data_record.read(path)
     program = build_program(config, info, parallel.make_mesh(config.mesh, devices))

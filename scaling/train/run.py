@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from scaling import data, parallel
-from scaling.parallel.checks import check_devices
+from scaling.parallel.axes import check_devices
 from scaling.track import compile_cache, grade, memory, provenance
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog

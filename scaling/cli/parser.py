@@ -1,0 +1,177 @@
+"""Flags and overrides of the front doors, and their help. Refuses what it does not know.
+
+    values, overrides = cli.read(argv, OPTIONS, USAGE)
+
+Not argparse or absl.flags: the first has no `--config.any.key=value`, the second leaves what it
+does not understand in argv without a word. No JAX is imported, so `--help` answers at once.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from scaling.configs.errors import ConfigError, nearest
+from scaling.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One flag of a front door.
+
+    Attributes:
+      flag: without dashes.
+      help: one line or more.
+      metavar: shown for the value; "" for a switch, two words for a flag that takes two values.
+      kind: what the value is.
+    """
+
+    flag: str
+    help: str
+    metavar: str = ""
+    kind: Literal["text", "integer", "number"] = "text"
+
+    @property
+    def count(self) -> int:
+        """How many values follow the flag."""
+        return len(self.metavar.split())
+
+
+HELP = Option("help", "Show this and stop.")
+CONFIG = Option("config", "The experiment, and the argument of its get_config.", "FILE[:ARG]")
+WORKDIR = Option("workdir", "Where the run lives. Default: runs/NAME of the experiment.", "DIR")
+
+OVERRIDES = """\
+Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
+  --config.train.steps=1e4          a value, of the key's own type
+  --config.model.head_dim=None      no value, where the key may have none
+  --config.mesh.rules='((mlp,None),)'   a tuple
+  --config.optim.name=lion          another component; the keys that the file sets stay, and one
+                                    that lion does not have is refused
+  --config.optim=lion               another component, with its own defaults
+  --config.optim.b2=DEFAULT         forget what the file sets"""
+
+
+def read(
+    argv: Sequence[str], options: Sequence[Option], usage: str = ""
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Flags and overrides of a command line.
+
+    Args:
+      argv: without the program's name.
+      options: of this door; overrides are taken only if `config` is among them.
+      usage: examples for `--help`.
+
+    Returns:
+      ({flag: value} of the flags given, overrides as "section.key=value"). A flag with two values
+      gives a tuple, a switch a bool.
+
+    Raises:
+      ConfigError: a flag that does not exist or is given twice, or a value that does not fit.
+      SystemExit: 0, after `--help`.
+    """
+    known = {option.flag: option for option in (*options, HELP)}
+    values: dict[str, Any] = {}
+    overrides: list[str] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        flag, equals, inline = token.removeprefix("--").partition("=")
+        given = [inline] if equals else []
+        if token.startswith("--config.") and "config" in known:
+            value = given or _take(rest, flag, 1, "VALUE")
+            overrides.append(f"{flag.removeprefix('config.')}={value[0]}")
+            continue
+        if not token.startswith("--") or flag not in known:
+            raise _unknown(token, known)
+        if flag == "help":
+            print(help_text(options, usage))
+            raise SystemExit(0)
+        option = known[flag]
+        given += _take(rest, flag, option.count - len(given), option.metavar)
+        value = _value(option, given)
+        if flag in values and values[flag] != value:
+            raise ConfigError(
+                f"--{flag}", f"is given twice, as {values[flag]} and as {value}", "give it once"
+            )
+        values[flag] = value
+    return values, tuple(overrides)
+
+
+def help_text(options: Sequence[Option], usage: str) -> str:
+    """What `--help` shows: examples first, then flags, then how to override a config."""
+    shown = [
+        (f"--{one.flag}" + ("=" if one.count == 1 else " ") * bool(one.metavar) + one.metavar, one)
+        for one in (*options, HELP)
+    ]
+    width = max(len(left) for left, _ in shown)
+    flags = "\n".join(f"  {left:<{width}}  {one.help}" for left, one in shown)
+    parts = [usage, "Flags\n" + flags]
+    if CONFIG.flag in {one.flag for one in options}:
+        parts.append(OVERRIDES)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _take(rest: list[str], flag: str, count: int, metavar: str) -> list[str]:
+    """The next `count` tokens as values of a flag."""
+    taken: list[str] = []
+    while len(taken) < count:
+        if not rest or rest[0].startswith("--"):
+            shape = f"--{flag}={metavar}" if " " not in metavar else f"--{flag} {metavar}"
+            raise ConfigError(f"--{flag}", "lacks a value", f"write {shape}")
+        taken.append(rest.pop(0))
+    return taken
+
+
+def _value(option: Option, given: list[str]) -> Any:
+    name = f"--{option.flag}"
+    if not option.count:
+        words = {"true": True, "1": True, "false": False, "0": False}
+        if given and given[0].lower() not in words:
+            raise ConfigError(name, f"{given[0]!r} is not true or false", f"write {name} alone")
+        return words[given[0].lower()] if given else True
+    if "" in given:
+        raise ConfigError(name, "is empty", f"write {name}={option.metavar}")
+    if option.kind == "integer":
+        if not re.fullmatch(r"\d{1,18}", given[0]):
+            raise ConfigError(name, f"{given[0]!r} is not an integer >= 0", f"write {name}=N")
+        return int(given[0])
+    if option.kind == "number":
+        if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", given[0]):
+            raise ConfigError(name, f"{given[0]!r} is not a number >= 0", f"write {name}=0.8")
+        return float(given[0])
+    return tuple(given) if option.count > 1 else given[0]
+
+
+def _unknown(token: str, known: dict[str, Option]) -> ConfigError:
+    """The error for a token that is no flag: what it was probably meant to be."""
+    bare = token.lstrip("-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}")
+    flag, equals, text = bare.partition("=")
+    tail = equals + text
+    key, what = token.partition("=")[0], "there is no such flag"
+    if not token.startswith("--"):
+        key, what = flag or token, "two dashes are missing" if flag else "is not a flag"
+    if "config" in known:
+        if flag in _TOP_LEVEL and equals:
+            return ConfigError(key, what, f"did you mean --config.{bare}?")
+        head, dot, path = flag.partition(".")
+        if head == "config" and dot:
+            return ConfigError(flag, what, f"write --{bare}")
+        if dot and nearest(head, ["config"]) and path:
+            return ConfigError(key, what, f"did you mean --config.{path}{tail}?")
+        if dot and equals:
+            return ConfigError(key, what, f"did you mean --config.{bare}?")
+    if flag in known:
+        return ConfigError(key, what, f"write --{bare}")
+    close = nearest(flag.replace("-", "_"), known)
+    if not token.startswith("-") and not equals and not close:
+        key, what = token, "is not expected here"
+    hint = "did you mean " + " or ".join(f"--{one}" for one in close) + "?"
+    if not close:
+        hint = "the flags are " + " ".join(f"--{one}" for one in known)
+    if "config" in known and equals:
+        hint += "\n  Keys of the config are --config.SECTION.KEY=VALUE."
+    return ConfigError(key, what, hint)
+
+
+_TOP_LEVEL = [field.name for field in dataclasses.fields(Experiment)]
