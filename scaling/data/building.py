@@ -14,7 +14,7 @@ from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
-from scaling.experiment import DataConfig, TextConfig
+from scaling.experiment import DataConfig, Experiment, TextConfig
 from scaling.track.paths import cache_root
 
 _SOURCES = "scaling.data:SOURCES"
@@ -29,7 +29,7 @@ _READS = {
 }
 
 
-def describe(config: Any) -> DataInfo:
+def describe(config: Experiment) -> DataInfo:
     """What the data says of itself, without reading it.
 
     Args:
@@ -50,7 +50,7 @@ def describe(config: Any) -> DataInfo:
     )
 
 
-def build(config: Any, cache_dir: pathlib.Path | str | None = None) -> Data:
+def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Data:
     """Prepares the data of a config: reads and tokenises what is not in the cache yet.
 
     Args:
@@ -79,7 +79,7 @@ def build(config: Any, cache_dir: pathlib.Path | str | None = None) -> Data:
     return Data(opened.info, loader, evals, sizes, opened.artefacts)
 
 
-def _context(config: Any, cache_dir: pathlib.Path | str | None) -> DataContext:
+def _context(config: Experiment, cache_dir: pathlib.Path | str | None) -> DataContext:
     section = config.data
     root = pathlib.Path(section.cache_dir or cache_dir or cache_root()).expanduser()
     seed = config.seed if section.seed is None else section.seed

@@ -13,15 +13,16 @@ from scaling import configs
 from scaling.configs import dump
 from scaling.configs.component import marked
 from scaling.configs.types import PerMember, RuntimeNumber
+from scaling.experiment import Experiment
 from scaling.parallel.axes import axes_with
 
 
-def numbers(config: Any) -> dict[str, float]:
+def numbers(config: Experiment) -> dict[str, float]:
     """What the program of a population takes as arrays: {name: this config's value}."""
     return {name: value for name, (_, value) in _numbers(config).items()}
 
 
-def _numbers(config: Any) -> dict[str, tuple[str, float]]:
+def _numbers(config: Experiment) -> dict[str, tuple[str, float]]:
     """{name of a run-time number: (its path in the config, its value)}."""
     found = _floats("optim", config.optim, "")
     for name, entry in (config.optim.get("groups") or {}).items():
@@ -44,7 +45,7 @@ def _floats(path: str, section: Any, prefix: str) -> dict[str, tuple[str, float]
     }
 
 
-def common(config: Any) -> dict[str, Any]:
+def common(config: Experiment) -> dict[str, Any]:
     """The config as nested dictionaries, of what members must have in common."""
     plain = json.loads(configs.to_json(dump.without(config, PerMember)))
     for path, _ in _numbers(config).values():
@@ -61,17 +62,17 @@ def _section(plain: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     return section, last
 
 
-def initial(config: Any) -> Any:
+def initial(config: Experiment) -> Any:
     """What the initial parameters depend on beside the seed and what members have in common."""
     return config.model.get("init_scale")
 
 
-def data_seed(config: Any) -> int:
+def data_seed(config: Experiment) -> int:
     """The seed of the order of the training data."""
     return config.seed if config.data.seed is None else config.data.seed
 
 
-def population_key(config: Any) -> str:
+def population_key(config: Experiment) -> str:
     """16 hex digits that configs share which may train together.
 
     A member of a population lives on one device, so a config that splits its model over several

@@ -17,6 +17,7 @@ import numpy as np
 from scaling import configs
 from scaling.data import Data, DataInfo
 from scaling.data.loader import Loader
+from scaling.experiment import Experiment
 from scaling.tasks.base import Task
 from scaling.track import files, grade, memory
 from scaling.track.goodput import Goodput
@@ -51,7 +52,7 @@ class Record:
 
     def __init__(
         self,
-        config: Any,
+        config: Experiment,
         workdir: pathlib.Path,
         start: Mapping[str, Any],
         say: Say,

@@ -10,6 +10,7 @@ import jax
 
 from scaling import configs, data, parallel
 from scaling.data import DataError, DataInfo
+from scaling.experiment import Experiment
 from scaling.track import compile_cache
 from scaling.track.files import to_json
 from scaling.train import data_record
@@ -36,7 +37,7 @@ class OpenRun:
     """
 
     path: pathlib.Path
-    config: Any
+    config: Experiment
     program: Program
     info: DataInfo
     artefacts: Mapping[str, Any]
