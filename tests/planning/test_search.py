@@ -10,6 +10,7 @@ from helpers import resolved
 
 from scaling import configs, data, parallel
 from scaling.configs import ConfigError
+from scaling.parallel.axes import check_devices
 from scaling.planning import closed_form, doors_search, search, topology
 from scaling.train.program import build_program
 
@@ -49,7 +50,7 @@ def test_every_candidate_divides(of_7b):
     for one in of_7b:
         sizes = [one.changes[f"mesh.{axis}"] for axis in ("replica", "data", "fsdp", "tensor")]
         assert np.prod(sizes) == 64
-        configs.check_devices(one.config, 64)
+        check_devices(one.config, 64)
 
 
 def test_the_closed_form_is_below_what_the_compiler_needs():
