@@ -135,6 +135,8 @@ def _validated(value: Any, annotation: Any) -> Any:
     import pydantic  # 0.07 s, which `--help` does not need
 
     adapter = _adapter(annotation)
+    if isinstance(value, bool) and not _takes_bool(annotation):
+        raise _refused(value, annotation, ())  # True is not the 1 of a Literal
     try:
         return _freeze(adapter.validate_python(value))
     except pydantic.ValidationError as error:
@@ -143,6 +145,17 @@ def _validated(value: Any, annotation: Any) -> Any:
             return _freeze(adapter.validate_python(whole))
         except pydantic.ValidationError:
             raise _refused(value, annotation, error.errors()) from None
+
+
+def _takes_bool(annotation: Any) -> bool:
+    kinds = [strip(member)[0] for member in alternatives(annotation)]
+    choices = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is typing.Literal]
+    words = [choice for options in choices for choice in options]
+    return (
+        bool in kinds
+        or _simple(annotation) is Any
+        or any(isinstance(choice, bool) for choice in words)
+    )
 
 
 @functools.cache

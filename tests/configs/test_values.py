@@ -128,6 +128,8 @@ def test_other_text_is_refused_with_key_and_remedy(text: str, annotation: Any) -
         (np.float32(0.5), float, 0.5),
         ([1, 2], tuple[int, int], (1, 2)),
         (None, int | None, None),
+        (True, bool | None, True),
+        (True, Any, True),
         ({"a": [1]}, Any, FrozenMapping({"a": (1,)})),
     ],
 )
@@ -145,6 +147,8 @@ def test_python_values_are_normalised(given: Any, annotation: Any, value: Any) -
         (True, int),
         (True, float),
         (1, bool),
+        (True, Literal[0, 1]),
+        (True, int | str),
         ("true", bool),
         (None, int),
         (5, str),
