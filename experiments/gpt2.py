@@ -39,9 +39,11 @@ def get_config(arg: str = "124m") -> ml_collections.ConfigDict:
     config.task = {"name": "language_model"}
     config.data = {
         "source": {"name": "stdlib"},
-        "tokenizer": {"name": "bpe", "vocab_size": 50257},
-        "seq_len": 1024,
-        "mask_documents": False,  # as GPT-2; cuDNN's attention takes no segments
+        "text": {
+            "tokenizer": {"name": "bpe", "vocab_size": 50257},
+            "seq_len": 1024,
+            "mask_documents": False,  # as GPT-2; cuDNN's attention takes no segments
+        },
     }
     config.model = {
         "name": "transformer",

@@ -37,8 +37,10 @@ def get_config(arg: str = "7b") -> ml_collections.ConfigDict:
     config.task = {"name": "language_model"}
     config.data = {
         "source": {"name": "stdlib"},
-        "tokenizer": {"name": "bpe", "vocab_size": 32000},
-        "seq_len": length,
+        "text": {
+            "tokenizer": {"name": "bpe", "vocab_size": 32000},
+            "seq_len": length,
+        },
     }
     config.model = {
         "name": "transformer",

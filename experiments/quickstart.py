@@ -21,8 +21,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.task = {"name": "language_model"}
     config.data = {
         "source": {"name": "stdlib", "max_bytes": 2_000_000},
-        "tokenizer": {"name": "bytes"},
-        "seq_len": 128,
+        "text": {
+            "tokenizer": {"name": "bytes"},
+            "seq_len": 128,
+        },
     }
     config.model = {
         "name": "transformer",

@@ -27,10 +27,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             "name": "files",
             "paths": (arg or "shakespeare.txt",),
         },
-        "tokenizer": {"name": "bytes"},
-        "seq_len": 64,
+        "text": {
+            "tokenizer": {"name": "bytes"},
+            "seq_len": 64,
+            "mask_documents": False,  # the file is one document
+        },
         "eval_fraction": 0.1,
-        "mask_documents": False,  # the file is one document
     }
     config.model = {
         "name": "transformer",

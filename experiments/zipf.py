@@ -22,7 +22,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.task = {"name": "language_model"}
     config.data = {
         "source": {"name": "synthetic_zipf", "base": 16, "digits": 3, "eval_examples": 4096},
-        "seq_len": 56,
+        "text": {
+            "seq_len": 56,
+        },
     }
     config.model = {
         "name": "transformer",

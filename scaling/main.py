@@ -10,9 +10,9 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from scaling import cli, configs
+from scaling.experiment import Experiment
 from scaling.train.signals import StopRequest
 
 EXIT_FAILED = 1
@@ -44,7 +44,7 @@ def door(argv: Sequence[str]) -> int:
     return _guarded(lambda: _train(config, workdir, arguments))
 
 
-def _check(config: Any) -> None:
+def _check(config: Experiment) -> None:
     """Builds task, model and optimizer from shapes alone, so that what does not fit is refused.
 
     Raises:
@@ -59,7 +59,7 @@ def _check(config: Any) -> None:
         print(f"note: the data cannot be described here ({error})", file=sys.stderr)
 
 
-def _train(config: Any, workdir: pathlib.Path, arguments: cli.Args) -> int:
+def _train(config: Experiment, workdir: pathlib.Path, arguments: cli.Args) -> int:
     # First of all, as importing JAX takes long enough to be interrupted.
     with StopRequest() as stop:
         from scaling import parallel

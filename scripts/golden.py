@@ -63,7 +63,7 @@ def differences(name: str, spec: str) -> list[dump.Difference]:
     path = GOLDEN / f"{name}.json"
     if not path.exists():
         raise ConfigError(name, "has no dump", "run python scripts/golden.py --write")
-    return dump.diff(files.load_any(str(path)), files.load_resolved(spec))
+    return dump.diff(dump.decode(path.read_text(encoding="utf-8")), files.load_resolved(spec))
 
 
 def _agrees(name: str, specs: dict[str, str]) -> bool:

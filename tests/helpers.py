@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from scaling import configs
 from scaling.data import DataInfo
+from scaling.experiment import Experiment
 from scaling.tasks.base import Context
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -28,7 +29,7 @@ def shared(*parts: str) -> pathlib.Path:
     return path
 
 
-def tiny_language_model(**overrides: object) -> ConfigDict:
+def tiny_language_model(**overrides: object) -> Experiment:
     """A resolved config small enough for any test; keys are dotted paths."""
     config = ConfigDict(
         {
@@ -36,8 +37,7 @@ def tiny_language_model(**overrides: object) -> ConfigDict:
             "task": {"name": "language_model"},
             "data": {
                 "source": {"name": "stdlib"},
-                "tokenizer": {"name": "bytes"},
-                "seq_len": 16,
+                "text": {"tokenizer": {"name": "bytes"}, "seq_len": 16},
             },
             "model": {
                 "name": "transformer",
@@ -57,7 +57,7 @@ def tiny_language_model(**overrides: object) -> ConfigDict:
     return resolved(config, overrides)
 
 
-def tiny_images(**overrides: object) -> ConfigDict:
+def tiny_images(**overrides: object) -> Experiment:
     """The same for images: the CNN with batch statistics."""
     config = ConfigDict(
         {
@@ -72,19 +72,9 @@ def tiny_images(**overrides: object) -> ConfigDict:
     return resolved(config, overrides)
 
 
-def resolved(config: ConfigDict, overrides: dict[str, object]) -> ConfigDict:
+def resolved(config: ConfigDict, overrides: dict[str, object]) -> Experiment:
     """Sets dotted keys, then resolves and validates as the front door does."""
-    with config.unlocked():
-        for key, value in overrides.items():
-            section, parts = config, key.split(".")
-            for part in parts[:-1]:
-                if part not in section:
-                    section[part] = ConfigDict()
-                section = section[part]
-            section[parts[-1]] = value
-    config = configs.resolve(config)
-    configs.validate(config)
-    return config
+    return configs.resolve(configs.with_values(config, overrides))
 
 
 TEXT_SPEC = {

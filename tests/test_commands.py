@@ -2,7 +2,7 @@
 
 import pytest
 
-from scaling.__main__ import COMMANDS, main
+from scaling.cli import COMMANDS, main
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"doctor"}))

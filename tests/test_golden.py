@@ -30,10 +30,9 @@ def test_a_changed_default_shows(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(golden, "GOLDEN", tmp_path)
     with pytest.raises(ConfigError, match="has no dump"):
         golden.differences(name, SHIPPED[name])
-    config = dump.from_json(text)
-    with config.unlocked():
-        config.optim.clip_norm = 123.0
-        del config.train.steps
-    (tmp_path / f"{name}.json").write_text(dump.to_json(config))
+    raw = dump.decode(text)
+    raw["optim"]["clip_norm"] = 123.0
+    del raw["train"]["steps"]
+    (tmp_path / f"{name}.json").write_text(dump.to_json(raw))
     found = {one.key for one in golden.differences(name, SHIPPED[name])}
     assert found == {"optim.clip_norm", "train.steps"}

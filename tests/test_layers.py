@@ -7,8 +7,9 @@ from helpers import ROOT
 
 # What imports nothing of ours first, front doors last.
 LAYERS = (
-    *("configs", "cli", "track", "parallel", "ops", "models", "data", "optim", "tasks", "train"),
-    *("laws", "sweeps", "planning", "main", "fit", "plan", "sweep", "doctor", "__main__"),
+    *("configs", "experiment", "cli", "track", "parallel", "ops", "models", "data", "optim"),
+    *("tasks", "train", "laws", "sweeps", "planning"),
+    *("main", "fit", "plan", "sweep", "doctor", "__main__"),
 )
 
 MODULES = {
@@ -18,9 +19,12 @@ MODULES = {
 
 
 def imports(path: pathlib.Path) -> set[str]:
-    """Modules of ours that a file imports anywhere, inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Modules of ours that a file imports anywhere, inside functions too; not those for types alone."""
+    found, tree = set(), ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

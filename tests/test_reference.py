@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from reference import make
 
+from scaling import configs
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -55,9 +57,7 @@ def test_a_curve_falls() -> None:
 def test_a_small_change_of_numerics_shows(key: str, value: float, folder: pathlib.Path) -> None:
     reference = make.REFERENCES["mnist-mlp"]
     config = make.config_of("mnist-mlp", folder)
-    section, leaf = key.split(".")
-    with config.unlocked():
-        assert config[section][leaf] != value
-        config[section][leaf] = value
+    assert configs.get(config, key) != value
+    config = configs.replace(config, {key: value})
     found = make.measure(config, reference.steps)
     assert deviation(found, kept("mnist-mlp")) > 2 * reference.rtol

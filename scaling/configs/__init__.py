@@ -1,16 +1,20 @@
 """Configs: load a file, lay overrides over it, fill in defaults, check it, compare and name it.
 
     config = configs.load_resolved("experiments/gpt2.py:124m", ["train.steps=100"])
+    config.train.steps                              # it is a `scaling.experiment.Experiment`, frozen
     model = configs.build(config.model, "scaling.models:MODELS")
 
-A config file states only what it changes. Defaults, types and ranges live in the signature of the
-component that each section names; `schema.SCHEMA` says which. Importing this package starts no JAX
-backend and imports no JAX.
+A config file states only what it changes. Defaults, types and ranges live in the dataclasses of
+`scaling.experiment` and in the signature of the component that a section names. Importing this
+package starts no JAX backend and imports no JAX.
 """
 
-from scaling.configs.building import build, component
+from ml_collections.config_dict import ConfigDict
+
+from scaling.configs.component import Component, Family, build, component
 from scaling.configs.dump import (
     Difference,
+    decode,
     diff,
     fingerprint,
     flatten,
@@ -20,17 +24,19 @@ from scaling.configs.dump import (
     to_json,
 )
 from scaling.configs.errors import ConfigError
-from scaling.configs.files import compare, load, load_any, load_recorded, load_resolved, variant
-from scaling.configs.resolution import ConfigDict, resolve
-from scaling.configs.rules import validate
+from scaling.configs.files import compare, load, load_any, load_resolved, variant
+from scaling.configs.resolution import plain, replace, resolve, with_values
 
 __all__ = [
+    "Component",
     "ConfigDict",
     "ConfigError",
     "Difference",
+    "Family",
     "build",
     "compare",
     "component",
+    "decode",
     "diff",
     "fingerprint",
     "flatten",
@@ -39,10 +45,11 @@ __all__ = [
     "get",
     "load",
     "load_any",
-    "load_recorded",
     "load_resolved",
+    "plain",
+    "replace",
     "resolve",
     "to_json",
-    "validate",
     "variant",
+    "with_values",
 ]

@@ -5,20 +5,23 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
-from ml_collections import config_dict
-
-from scaling.configs import resolution, signature
-from scaling.configs import schema as schema_lib
+from scaling.configs import resolution, tree
+from scaling.configs.component import MISSING, has_mark
 from scaling.configs.errors import ConfigError
-from scaling.configs.schema import SCHEMA, Entries, Schema
-from scaling.configs.signature import MISSING
-from scaling.configs.suggestions import dig, stated_name
-from scaling.configs.types import Ambient
+from scaling.configs.resolution import T
+from scaling.configs.tree import Node
+from scaling.configs.types import NotInFingerprint
+
+if TYPE_CHECKING:
+    from scaling.experiment import Experiment
 
 # JSON has no infinity; the tag keeps files readable by every other JSON reader.
 _FLOAT = "$float"
+
+# Raised when keys move, so that no fingerprint of another layout is taken for one of this.
+FORMAT = 2
 
 
 def to_json(config: Any) -> str:
@@ -30,11 +33,28 @@ def to_json(config: Any) -> str:
     return json.dumps(_encode(resolution.plain(config), ""), indent=2, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> Any:
-    """The locked ConfigDict that `to_json` wrote; arrays become tuples.
+@overload
+def from_json(text: str, tree_type: None = None) -> "Experiment": ...
+@overload
+def from_json(text: str, tree_type: type[T]) -> T: ...
+def from_json(text: str, tree_type: Any = None) -> Any:
+    """The complete config that `to_json` wrote, also an older version of this code.
+
+    Keys that did not exist then get their defaults. What sections say of each other is not checked
+    again, since the run exists.
 
     Raises:
-      ConfigError: the text is no JSON object.
+      ConfigError: the text is not a JSON object, or does not resolve here (a component of the
+        user's own is missing).
+    """
+    return resolution.resolve(decode(text), tree_type, check=False)
+
+
+def decode(text: str) -> dict[str, Any]:
+    """The keys and values of a config.json as they stand there; arrays become tuples.
+
+    Raises:
+      ConfigError: the text is not a JSON object.
     """
     try:
         data = json.loads(text)
@@ -44,48 +64,44 @@ def from_json(text: str) -> Any:
         ) from error
     if not isinstance(data, dict):
         raise ConfigError("config", "is not a JSON object", "use a config.json of a run")
-    return config_dict.ConfigDict(_decode(data)).lock()
+    decoded: dict[str, Any] = _decode(data)
+    return decoded
 
 
-def fingerprint(config: Any, schema: Schema = SCHEMA, *, whole: bool = False) -> str:
+def fingerprint(config: Any, *, whole: bool = False, leave_out: Sequence[str] = ()) -> str:
     """16 hex digits that two configs share if they describe the same experiment.
 
-    Left out is what changes how a run goes but not what comes out of it: ambient sections (mesh,
-    checkpoints, tracking) and keys marked `Ambient`. The same for every process and Python version.
+    Left out are keys and sections marked `NotInFingerprint`, which change how a run goes but not
+    what comes out of it. The same for every process and Python version.
 
     Args:
       config: a resolved config.
-      schema: the table of sections.
       whole: leave nothing out (to compare the hosts of one run).
+      leave_out: paths of further keys that do not count.
     """
-    kept = resolution.plain(config)
-    if not whole:
-        kept = _without_ambient("", kept, schema)
-    text = json.dumps(_encode(kept, ""), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    kept = resolution.plain(config) if whole else without(config, NotInFingerprint)
+    for path in leave_out:
+        *parents, last = path.split(".")
+        (tree.dig(kept, ".".join(parents)) or {}).pop(last, None)
+    text = json.dumps(
+        [FORMAT, _encode(kept, "")], sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _without_ambient(path: str, raw: Any, schema: Schema) -> Any:
-    known = schema_lib.pattern(path, schema)
-    if known is None or not isinstance(raw, Mapping):
-        return raw
-    section = schema[known]
-    marked: set[str] = set()
-    if not isinstance(section, Entries):
-        params = schema_lib.section_parameters(section, stated_name(section, raw), path)
-        marked = {key for key, param in params.items() if _is_ambient(param.annotation)}
-    kept = {}
-    for key, value in raw.items():
-        below = schema_lib.join(path, key)
-        known = schema_lib.pattern(below, schema)
-        if key not in marked and not (known is not None and schema[known].ambient):
-            kept[key] = _without_ambient(below, value, schema)
+def without(config: Any, mark: type) -> dict[str, Any]:
+    """A resolved config as dictionaries, keys and sections that carry a mark left out."""
+    return _without(tree.root(type(config), resolution.plain(config)), mark)
+
+
+def _without(node: Node, mark: type) -> dict[str, Any]:
+    params, kept = node.params(), {}
+    for key, value in node.stated.items():
+        if key in params and has_mark(params[key].annotation, mark):
+            continue
+        below = node.child(key)
+        kept[key] = value if below is None or value is None else _without(below, mark)
     return kept
-
-
-def _is_ambient(annotation: Any) -> bool:
-    members = (annotation, *signature.alternatives(annotation))
-    return any(isinstance(mark, Ambient) for one in members for mark in signature.strip(one)[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +128,11 @@ def flatten(config: Any) -> dict[str, Any]:
     def visit(path: str, value: Any) -> None:
         if isinstance(value, Mapping) and value:
             for key, inner in value.items():
-                visit(schema_lib.join(path, key), inner)
+                visit(tree.join(path, key), inner)
         else:
             leaves[path] = value
 
-    raw = resolution.plain(config)
-    for key, value in raw.items():
+    for key, value in resolution.plain(config).items():
         visit(key, value)
     return leaves
 
@@ -134,7 +149,7 @@ def format_differences(differences: Sequence[Difference], left: str, right: str)
 
 def get(config: Any, path: str, default: Any = None) -> Any:
     """The value at a dotted path; `default` where a key on the way is absent or None."""
-    found = dig(config if isinstance(config, Mapping) else resolution.plain(config), path)
+    found = tree.dig(resolution.plain(config) if hasattr(config, "to_dict") else config, path)
     return default if found is None else found
 
 
@@ -153,7 +168,7 @@ def _show(value: Any) -> str:
 
 def _encode(value: Any, path: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _encode(inner, schema_lib.join(path, key)) for key, inner in value.items()}
+        return {key: _encode(inner, tree.join(path, key)) for key, inner in value.items()}
     if isinstance(value, (tuple, list)):
         return [_encode(inner, path) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -7,22 +7,24 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import config_dict
 
-from scaling.configs import dump, overrides, resolution, rules
+from scaling.configs import dump, moved, overrides, resolution
 from scaling.configs.errors import ConfigError, suggest
-from scaling.configs.schema import SCHEMA, Schema
+
+if TYPE_CHECKING:
+    from scaling.experiment import Experiment
 
 
-def load(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA) -> Any:
+def load(spec: str, tokens: Sequence[str] = (), tree_type: type | None = None) -> Any:
     """What a config file states, with overrides laid over it; defaults are not filled in.
 
     Args:
       spec: "experiments/gpt2.py:124m" (file and argument of its `get_config`), or a `config.json`.
       tokens: overrides, "train.steps=100" with or without "--config." before; see `overrides`.
-      schema: the table of sections.
+      tree_type: dataclass of the sections; None takes `scaling.experiment.Experiment`.
 
     Returns:
       ConfigDict. Where the file gives no `name`, it is the file's own (`gpt2-124m`).
@@ -32,44 +34,27 @@ def load(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA) -> Any:
     """
     path, argument = split_spec(spec)
     if path.suffix == ".json":
-        config = dump.from_json(_read(path))
+        config = config_dict.ConfigDict(dump.decode(_read(path)))
     else:
         config = _call_get_config(import_file(path), path, argument)
         if "name" not in config:
             with config.unlocked():
                 config.name = path.stem + (f"-{argument}" if argument else "")
-    overrides.apply(config, tokens, schema)
+    moved.translate(config)
+    overrides.apply(config, tokens, tree_type or resolution.experiment_type())
     return config
 
 
-def load_recorded(path: pathlib.Path) -> Any:
-    """The complete config of a run's config.json, also one that an older version wrote.
-
-    Keys that did not exist then get their defaults; nothing else changes.
-
-    Raises:
-      ConfigError: it cannot be read, or does not resolve here (a component of its own is missing).
-    """
-    config = dump.from_json(_read(path))
-    stated = config.get("eval") or {}
-    if "also" not in stated and stated.get("stop_metric") == "eval/loss":
-        with config.unlocked():  # the default, since the task names its objective, is None
-            config.eval.stop_metric = None
-    return resolution.resolve(config)
-
-
-def load_resolved(spec: str, tokens: Sequence[str] = (), schema: Schema = SCHEMA) -> Any:
-    """`load`, `resolve`, `validate`: the complete config that a run is made from.
+def load_resolved(spec: str, tokens: Sequence[str] = ()) -> "Experiment":
+    """`load` and `resolve`: the complete config that a run is made from.
 
     Raises:
       ConfigError: whatever is wrong with it.
     """
-    config = resolution.resolve(load(spec, tokens, schema), schema)
-    rules.validate(config)
-    return config
+    return resolution.resolve(load(spec, tokens))
 
 
-def load_any(path: str) -> Any:
+def load_any(path: str) -> "Experiment":
     """The complete config of a run directory, of a `config.json` or of an experiment file.
 
     Raises:
@@ -79,7 +64,7 @@ def load_any(path: str) -> Any:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError("--diff", f"{path} holds no config.json", "name a run directory")
-        return dump.from_json(_read(folder / "config.json"))
+        folder = folder / "config.json"
     if folder.suffix == ".json" and folder.is_file():
         return dump.from_json(_read(folder))
     return load_resolved(path)
@@ -97,7 +82,7 @@ def split_spec(spec: str) -> tuple[pathlib.Path, str]:
     if path.suffix not in (".py", ".json"):
         with_suffix = path.with_name(path.name + ".py") if path.name else path
         hint = f"did you mean {with_suffix}?" if with_suffix.exists() else "name a .py file"
-        raise ConfigError("--config", f"{spec!r} is no config file", hint)
+        raise ConfigError("--config", f"{spec!r} is not a config file", hint)
     if not path.is_file():
         folder = path.parent
         others = sorted(one.name for one in folder.glob(f"*{path.suffix}"))
@@ -110,7 +95,7 @@ def split_spec(spec: str) -> tuple[pathlib.Path, str]:
 
 
 def variants(path: pathlib.Path) -> list[str] | None:
-    """Arguments that a config file takes: its `VARIANTS`, or [""]; None if it is no config file."""
+    """Arguments that a config file takes: its `VARIANTS`, or [""]; None if it is not a config file."""
     module = import_file(path)
     if not hasattr(module, "get_config"):
         return None

@@ -25,11 +25,10 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from scaling.configs import resolution, signature, values
-from scaling.configs import schema as schema_lib
+from scaling.configs import moved, resolution, tree, values
+from scaling.configs.component import MISSING, find_component
 from scaling.configs.errors import ConfigError, suggest
-from scaling.configs.schema import Entries, Named, Schema
-from scaling.configs.suggestions import dig, known_keys, stated_name, unknown_key
+from scaling.configs.tree import Node, dig
 
 DEFAULT = "DEFAULT"
 _PATH = re.compile(r"\w+(\.\w[\w-]*)*")
@@ -42,12 +41,17 @@ class Override:
     path: str
     text: str
 
+    @property
+    def above(self) -> str:
+        """The path of the section that the key is in."""
+        return self.path.rpartition(".")[0]
+
 
 def split(token: str) -> Override:
     """`--config.a.b=v`, `config.a.b=v` or `a.b=v` as an Override.
 
     Raises:
-      ConfigError: no equals sign, or what stands before it is no path.
+      ConfigError: no equals sign, or what stands before it is not a path.
     """
     path, equals, text = token.removeprefix("--").removeprefix("config.").partition("=")
     if not equals:
@@ -56,44 +60,28 @@ def split(token: str) -> Override:
         raise ConfigError(
             path or "--config.", "is not a path of keys", "write --config.SECTION.KEY=VALUE"
         )
-    return Override(path, text)
+    return Override(moved.path(path, text), text)
 
 
-def apply(config: Any, tokens: Sequence[str], schema: Schema) -> None:
+def apply(config: Any, tokens: Sequence[str], tree_type: type) -> None:
     """Lay overrides over a raw config, in place.
 
     Args:
       config: what the config file returned (ConfigDict).
       tokens: see `split`.
-      schema: the table of sections.
+      tree_type: dataclass of the sections.
 
     Raises:
       ConfigError: a key that does not exist, a value that does not fit, or contradictory overrides.
     """
     overrides = list(dict.fromkeys(split(token) for token in tokens))
     _refuse_contradictions(overrides)
-    sections = [one for one in overrides if schema_lib.pattern(one.path, schema) is not None]
-    names = [one for one in overrides if one not in sections and _is_name(one.path, schema)]
-    keys = [one for one in overrides if one not in sections and one not in names]
-    for one in sorted(sections, key=_depth):
-        _set_section(config, one, schema)
-    for one in sorted(names, key=_depth):
-        _set_name(config, one, schema)
-    for one in sorted(keys, key=lambda one: one.text != DEFAULT):
-        _set_key(config, one, schema)
-    for one in names:
-        _refuse_stale(config, one, schema)
-
-
-def _depth(one: Override) -> int:
-    return one.path.count(".")
-
-
-def _is_name(path: str, schema: Schema) -> bool:
-    """Whether the path is the `name` of a named section."""
-    section, _, key = path.rpartition(".")
-    known = schema_lib.pattern(section, schema)
-    return key == "name" and known is not None and isinstance(schema[known], Named)
+    edit = _Edit(config, tree_type, overrides)
+    # Components come before the keys below them, and what is dropped before what is set.
+    for override in sorted(overrides, key=edit.order):
+        edit.set(override)
+    for override in overrides:
+        edit.refuse_stale(override)
 
 
 def _refuse_contradictions(overrides: Sequence[Override]) -> None:
@@ -124,135 +112,123 @@ def _refuse_contradictions(overrides: Sequence[Override]) -> None:
             )
 
 
-def _set_section(config: Any, one: Override, schema: Schema) -> None:
-    """Replace, reset or drop a whole section."""
-    section = schema[schema_lib.pattern(one.path, schema) or ""]
-    _refuse_new_entry(config, one.path, schema, but_component=True)
-    if one.text == DEFAULT:
-        _drop(config, one.path)
-    elif one.text == "None" and section.optional:
-        _assign(config, one.path, None)
-    elif isinstance(section, Named) and one.text != "None":
-        schema_lib.section_component(section, one.text, one.path)
-        below = schema_lib.children(schema_lib.pattern(one.path, schema) or "", schema)
-        stated = dig(resolution.plain(config), one.path) or {}
-        kept = {key: stated[key] for key in below if key in stated}
-        _assign(config, one.path, config_dict.ConfigDict({"name": one.text, **kept}))
-    else:
-        reason = "cannot be None" if one.text == "None" else "is a group of keys, not one value"
-        raise ConfigError(one.path, reason, f"set its keys: --config.{one.path}.KEY=VALUE")
+@dataclasses.dataclass(frozen=True)
+class _Edit:
+    """A raw config while overrides are laid over it."""
 
+    config: Any
+    tree_type: type
+    overrides: Sequence[Override]
 
-def _set_name(config: Any, one: Override, schema: Schema) -> None:
-    """Choose the component of a section and keep the section's other keys."""
-    path = one.path.rpartition(".")[0]
-    section = schema[schema_lib.pattern(path, schema) or ""]
-    assert isinstance(section, Named)
-    _refuse_new_entry(config, path, schema, but_component=True)
-    if one.text == DEFAULT:
-        _drop(config, one.path)
-    else:
-        schema_lib.section_component(section, one.text, path)
-        _assign(config, one.path, one.text)
+    def find(self, path: str) -> tuple[Node, list[str]]:
+        return tree.find(self.tree_type, resolution.plain(self.config), path)
 
+    def order(self, one: Override) -> tuple[bool, int, bool]:
+        _, rest = self.find(one.path)
+        return bool(rest) and rest != ["name"], one.path.count("."), one.text != DEFAULT
 
-def _set_key(config: Any, one: Override, schema: Schema) -> None:
-    raw = resolution.plain(config)
-    section, _, key = one.path.rpartition(".")
-    if one.text == DEFAULT and key in (dig(raw, section) or {}):
-        _drop(config, one.path)
-        return
-    _refuse_new_entry(config, one.path, schema)
-    param, path, below = _locate(one.path, raw, schema)
-    annotation = param.annotation
-    if below and dig(raw, path) is None and isinstance(param.default, Mapping):
-        _assign(config, path, config_dict.ConfigDict(dict(param.default)))
-    for part in below:
-        annotation = _inside(annotation, path, part)
-        path = schema_lib.join(path, part)
-    if one.text != DEFAULT:
-        _assign(config, one.path, values.parse(one.text, annotation, one.path))
+    def is_name(self, path: str) -> bool:
+        """Whether the path is the `name` of a component."""
+        node, rest = self.find(path)
+        return rest == ["name"] and node.section.family is not None
 
+    def set(self, one: Override) -> None:
+        node, rest = self.find(one.path)
+        stated = dig(resolution.plain(self.config), one.above) or {}
+        drops = one.text == DEFAULT and rest[-1:] != [] and rest[-1] in stated
+        if not drops or not rest:
+            self._refuse_new_entry(one.path)
+        if not rest:
+            self._set_section(node, one)
+        elif drops:
+            _drop(self.config, one.path)
+        elif rest == ["name"] and node.section.family is not None:
+            if one.text != DEFAULT:
+                find_component(one.text, node.section.family.names, one.path)
+                _assign(self.config, one.path, one.text)
+        else:
+            self._set_key(node, rest, one)
 
-def _locate(
-    path: str, raw: Mapping[str, Any], schema: Schema
-) -> tuple[signature.Param, str, list[str]]:
-    """(parameter, its path, keys below it) of the section that an override reaches into."""
-    parts = path.split(".")
-    heads = [".".join(parts[:depth]) for depth in range(len(parts))]
-    section = [head for head in heads if schema_lib.pattern(head, schema) is not None][-1]
-    depth = heads.index(section)
-    known = schema[schema_lib.pattern(section, schema) or ""]
-    assert not isinstance(known, Entries), "what lies below a group is an entry"
-    params = schema_lib.section_parameters(known, stated_name(known, dig(raw, section)), section)
-    below = schema_lib.children(schema_lib.pattern(section, schema) or "", schema)
-    if parts[depth] not in params or parts[depth] in below:
-        raise unknown_key(schema_lib.join(section, parts[depth]), raw, schema)
-    return params[parts[depth]], ".".join(parts[: depth + 1]), parts[depth + 1 :]
+    def _set_section(self, node: Node, one: Override) -> None:
+        """Replace, reset or drop a whole section."""
+        family = node.section.family
+        if one.text == DEFAULT:
+            _drop(self.config, one.path)
+        elif one.text == "None" and node.section.optional:
+            _assign(self.config, one.path, None)
+        elif family is not None and one.text != "None":
+            find_component(one.text, family.names, tree.join(one.path, "name"))
+            stated = node.stated if isinstance(node.stated, Mapping) else {}
+            kept = {key: stated[key] for key in node.sections_below() if key in stated}
+            _assign(self.config, one.path, config_dict.ConfigDict({"name": one.text, **kept}))
+        else:
+            reason = "cannot be None" if one.text == "None" else "is a group of keys, not one value"
+            raise ConfigError(one.path, reason, f"set its keys: --config.{one.path}.KEY=VALUE")
 
+    def _set_key(self, node: Node, rest: Sequence[str], one: Override) -> None:
+        key, *below = rest
+        params = node.params()
+        if key not in params:
+            top = tree.root(self.tree_type, resolution.plain(self.config))
+            raise tree.unknown_key(node, key, top)
+        annotation, path = params[key].annotation, tree.join(node.path, key)
+        if below and dig(node.stated, key) is None and isinstance(params[key].default, Mapping):
+            default = values.to_plain(params[key].default)
+            _assign(self.config, path, config_dict.ConfigDict(default))
+        for _ in below:
+            inner = values.mapping_value(annotation)
+            if inner is MISSING:
+                raise ConfigError(
+                    one.path,
+                    f"{path} is one value, {values.describe(annotation)}, with no keys below it",
+                    f"write --config.{path}=VALUE",
+                )
+            annotation = inner
+        if one.text != DEFAULT:
+            value = values.parse(one.text, annotation, one.path)
+            _assign(self.config, one.path, values.to_plain(value))
 
-def _inside(annotation: Any, path: str, key: str) -> Any:
-    """The annotation of a key below a parameter that holds a dataclass or a mapping."""
-    nested = signature.nested_dataclass(annotation)
-    if nested is not None:
-        params = signature.parameters(nested)
-        if key in params:
-            return params[key].annotation
-        hint = suggest(key, list(params), prefix=path + ".")
-        raise ConfigError(f"{path}.{key}", f"there is no key {key!r} in {path}", hint)
-    element = signature.mapping_value(annotation)
-    if element is not signature.MISSING:
-        return element
-    raise ConfigError(
-        f"{path}.{key}",
-        f"{path} is one value, {values.describe(annotation)}, with no keys below it",
-        f"write --config.{path}=VALUE",
-    )
+    def _refuse_new_entry(self, path: str) -> None:
+        """Refuse to start a new entry of a group by a typing error.
 
+        Only an override that gives the entry a key that it requires, or its component, starts a new
+        one: `--config.data.mixture.cod.weight=1` alone is a misspelt `code`.
+        """
+        parts = path.split(".")
+        for depth in range(1, len(parts)):
+            group, rest = self.find(".".join(parts[:depth]))
+            if rest or group.section.entry is None or parts[depth] in group.names():
+                continue
+            entry = Node(tree.join(group.path, parts[depth]), group.section.entry, None)
+            required = [key for key, p in entry.keys().items() if p.default is MISSING]
+            starts = (
+                [entry.path]
+                if entry.section.family
+                else [tree.join(entry.path, key) for key in required]
+            )
+            given = {one.path.removesuffix(".name") for one in self.overrides}
+            if given & set(starts):
+                continue
+            hint = suggest(parts[depth], group.names(), prefix=group.path + ".", what="entries")
+            new = f"For a new entry also give --config.{starts[0]}=..." if starts else ""
+            reason = f"there is no entry {parts[depth]!r} in {group.path}"
+            raise ConfigError(entry.path, reason, f"{hint} {new}".strip())
 
-def _refuse_new_entry(config: Any, path: str, schema: Schema, but_component: bool = False) -> None:
-    """Refuse to start a new entry of a group by a typing error.
-
-    Only an override that gives the entry a component (`but_component`) starts a new one:
-    `--config.data.mixture.cod.weight=1` alone is a misspelt `code`.
-    """
-    parts = path.split(".")
-    for depth in range(1, len(parts)):
-        group, key = ".".join(parts[:depth]), parts[depth]
-        known = schema_lib.pattern(group, schema)
-        if known is None or not isinstance(schema[known], Entries):
-            continue
-        entries = list(dig(resolution.plain(config), group) or {})
-        below = schema_lib.pattern(path, schema)
-        if key in entries or (but_component and below and isinstance(schema[below], Named)):
-            continue
-        hint = suggest(key, entries, prefix=group + ".", what="entries")
-        start = [one for one in schema if one.startswith(f"{known}.*.")]
-        example = f"{group}.{key}{start[0].removeprefix(known + '.*')}=NAME" if start else ""
-        new = f"For a new entry also give --config.{example}" if example else ""
-        raise ConfigError(
-            f"{group}.{key}", f"there is no entry {key!r} in {group}", f"{hint} {new}".strip()
-        )
-
-
-def _refuse_stale(config: Any, one: Override, schema: Schema) -> None:
-    """After a change of component: refuse keys of the file that the new one does not have."""
-    section = one.path.removesuffix(".name")
-    raw = resolution.plain(config)
-    stated = dig(raw, section)
-    if section == one.path or not isinstance(stated, Mapping):
-        return
-    valid = known_keys(section, raw, schema)
-    stale = [key for key in stated if key not in valid]
-    if stale:
-        drop = " ".join(f"--config.{section}.{key}={DEFAULT}" for key in stale)
-        raise ConfigError(
-            f"{section}.{stale[0]}",
-            f"{one.text!r} has no key {', '.join(map(repr, stale))}, which the config file sets "
-            f"for another component",
-            f"drop it with {drop}, or take {one.text!r} with all its own defaults: "
-            f"--config.{section}={one.text}",
-        )
+    def refuse_stale(self, one: Override) -> None:
+        """After a change of component: refuse keys of the file that the new one does not have."""
+        if not self.is_name(one.path):
+            return
+        node, _ = self.find(one.above)
+        stale = [key for key in node.stated or () if key not in node.names()]
+        if stale:
+            drop = " ".join(f"--config.{node.path}.{key}={DEFAULT}" for key in stale)
+            raise ConfigError(
+                f"{node.path}.{stale[0]}",
+                f"{one.text!r} has no key {', '.join(map(repr, stale))}, which the config file sets "
+                f"for another component",
+                f"drop it with {drop}, or take {one.text!r} with all its own defaults: "
+                f"--config.{node.path}={one.text}",
+            )
 
 
 def _assign(config: Any, path: str, value: Any) -> None:
@@ -260,7 +236,7 @@ def _assign(config: Any, path: str, value: Any) -> None:
     *groups, key = path.split(".")
     node, done = config, ""
     for group in groups:
-        done = schema_lib.join(done, group)
+        done = tree.join(done, group)
         inner = node.get(group)
         if not isinstance(inner, config_dict.ConfigDict):
             if inner is not None and not isinstance(inner, Mapping):

@@ -1,122 +1,144 @@
-"""From what a file states to the complete config: defaults filled, every value checked."""
+"""From what a file states to the complete typed config: defaults filled, every value checked."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ml_collections import config_dict
 
-from scaling.configs import schema as schema_lib
-from scaling.configs import values
+from scaling.configs import moved, tree, values
+from scaling.configs.component import (
+    MISSING,
+    FrozenMapping,
+    Param,
+    import_from,
+)
 from scaling.configs.errors import ConfigError
-from scaling.configs.schema import SCHEMA, Entries, Named, Schema
-from scaling.configs.signature import MISSING, Param
-from scaling.configs.suggestions import unknown_key
+from scaling.configs.tree import Node
 
-ConfigDict = config_dict.ConfigDict
+if TYPE_CHECKING:
+    from scaling.experiment import Experiment
+
+T = TypeVar("T")
 
 
-def resolve(config: Any, schema: Schema = SCHEMA) -> Any:
-    """The complete config: defaults from the components' signatures, values as annotated, locked.
+@overload
+def resolve(config: Any, tree_type: None = None, *, check: bool = True) -> "Experiment": ...
+@overload
+def resolve(config: Any, tree_type: type[T], *, check: bool = True) -> T: ...
+def resolve(config: Any, tree_type: Any = None, *, check: bool = True) -> Any:
+    """The complete config: defaults from the annotations, values as annotated, checked, frozen.
 
     Resolving twice changes nothing.
 
     Args:
-      config: ConfigDict or mapping that states what differs from the defaults. Not changed.
-      schema: the table of sections.
+      config: ConfigDict, mapping or resolved config that states what differs from the defaults.
+        Not changed.
+      tree_type: dataclass of the sections; None takes `scaling.experiment.Experiment`.
+      check: also hold it to what its sections say of each other.
 
     Raises:
-      ConfigError: an unknown or missing key, or a value of the wrong type or out of range.
+      ConfigError: an unknown or missing key, a value of the wrong type or out of range, or keys
+        that do not go together.
     """
     raw = plain(config)
-    return ConfigDict(_resolve_section("", raw, _Whole(raw, schema))).lock()
+    moved.translate(raw)
+    top = tree.root(tree_type or experiment_type(), raw)
+    return _resolve_section(top, top, check)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Whole:
-    """What every step of the recursion needs: the whole config (for suggestions), the schema."""
+def experiment_type() -> type["Experiment"]:
+    """`scaling.experiment.Experiment`; by path, since it imports this package for its annotations."""
+    experiment: type[Experiment] = import_from("scaling.experiment:Experiment")
+    return experiment
 
-    raw: dict[str, Any]
-    schema: Schema
+
+def replace(config: T, changes: Mapping[str, Any]) -> T:
+    """A resolved config with other values at some dotted paths, checked again.
+
+    Raises:
+      ConfigError: see `resolve`.
+    """
+    return resolve(with_values(config, changes), type(config))
+
+
+def with_values(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as nested dictionaries with values set at dotted paths; groups on the way are made."""
+    raw = plain(config)
+    moved.translate(raw)
+    for path, value in changes.items():
+        *groups, key = moved.path(path, value).split(".")
+        node = raw
+        for group in groups:
+            if not isinstance(node.get(group), dict):
+                node[group] = {}
+            node = node[group]
+        node[key] = value
+    return raw
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """Nested dictionaries with every field reference replaced by its value.
+    """A config as nested dictionaries, with every field reference replaced by its value.
 
     Raises:
       ConfigError: a required placeholder was left empty.
     """
-    if isinstance(config, config_dict.ConfigDict):
-        try:
-            config = config.to_dict()
-        except config_dict.RequiredValueError as error:
-            raise ConfigError("config", f"a required placeholder is empty: {error}") from error
-    return {key: plain(value) if _is_mapping(value) else value for key, value in config.items()}
+    try:
+        raw: dict[str, Any] = values.to_plain(config)
+    except config_dict.RequiredValueError as error:
+        raise ConfigError("config", f"a required placeholder is empty: {error}") from error
+    return raw
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, (Mapping, config_dict.ConfigDict))
-
-
-def _resolve_section(path: str, raw: Any, whole: _Whole) -> dict[str, Any] | None:
-    known = schema_lib.pattern(path, whole.schema) or ""
-    section = whole.schema[known]
+def _resolve_section(node: Node, top: Node, check: bool) -> Any:
+    section, raw = node.section, node.stated
     if raw is None and section.optional:
         return None
-    if not _is_mapping(raw):
+    if not isinstance(raw, Mapping):
+        path = node.path
         hint = f"write {path}.name = {raw!r}" if isinstance(raw, str) else "give {key: value, ...}"
         raise ConfigError(path, f"{raw!r} is not a group of keys", hint)
-    if isinstance(section, Entries):
-        return _resolve_entries(path, raw, whole)
-    result: dict[str, Any] = {}
-    if isinstance(section, Named):
-        raw = {"name": section.default or None, **raw}
-        result["name"] = raw["name"]
-    params = schema_lib.section_parameters(section, raw.get("name"), path)
-    subsections = schema_lib.children(known, whole.schema)
+    if section.entry is not None:
+        for key in raw:
+            if not isinstance(key, str) or not key or "." in key:
+                raise ConfigError(
+                    node.path, f"{key!r} cannot name an entry", "use a word without dots"
+                )
+        return FrozenMapping({key: _resolve_key(node, key, None, top, check) for key in raw})
+    params = node.params()
     for key in raw:
-        if key not in params and key not in subsections and key not in result:
-            raise unknown_key(schema_lib.join(path, str(key)), whole.raw, whole.schema)
-    for key, param in params.items():
-        if key not in subsections:
-            result[key] = resolve_value(param, raw.get(key, MISSING), schema_lib.join(path, key))
-    for key, subsection in subsections.items():
-        absent: Any = None if whole.schema[subsection].optional else {}
-        result[key] = _resolve_section(schema_lib.join(path, key), raw.get(key, absent), whole)
-    return result
+        if key not in params and not (key == "name" and section.family):
+            raise tree.unknown_key(node, str(key), top)
+    resolved = {key: _resolve_key(node, key, param, top, check) for key, param in params.items()}
+    if section.family is None:
+        made = section.cls(**resolved)
+    else:
+        below = {key: resolved.pop(key) for key in node.sections_below()}
+        made = section.cls(node.name, FrozenMapping(resolved), **below)
+    if check and hasattr(section.cls, "check"):
+        made.check()
+    return made
 
 
-def _resolve_entries(path: str, raw: Mapping[str, Any], whole: _Whole) -> dict[str, Any]:
-    result = {}
-    for key, entry in raw.items():
-        if not isinstance(key, str) or not key or "." in key:
-            raise ConfigError(path, f"{key!r} cannot name an entry", "use a word without dots")
-        result[key] = _resolve_section(schema_lib.join(path, key), entry, whole)
-    return result
+def _resolve_key(node: Node, key: str, param: Param | None, top: Node, check: bool) -> Any:
+    """A value or a section; `param` is None for an entry."""
+    default = MISSING if param is None else param.default
+    stated = node.stated.get(key, MISSING)
+    below = node.child(key)
+    if below is None:
+        assert param is not None
+        return values.value_of(param, stated, tree.join(node.path, key))
+    if stated is MISSING:
+        stated = {} if default is MISSING else values.to_plain(default)
+    elif isinstance(stated, Mapping) and dataclasses.is_dataclass(default):
+        stated = _over(values.to_plain(default), stated)
+    return _resolve_section(dataclasses.replace(below, stated=stated), top, check)
 
 
-def resolve_value(param: Param, value: Any, key: str) -> Any:
-    """The value of one parameter: the one given, or the default.
-
-    Raises:
-      ConfigError: nothing is given and there is no default, or the value does not fit.
-    """
-    if value is MISSING:
-        if param.default is MISSING:
-            raise ConfigError(key, "is required", f"give {values.describe(param.annotation)}")
-        return values.default_of(param, key)
-    if value is None and param.default is None:
-        return None
-    if isinstance(value, Mapping) and dataclasses.is_dataclass(param.default):
-        value = _over(param.default, value)
-    return values.coerce(value, param.annotation, key)
-
-
-def _over(default: Any, stated: Mapping[str, Any]) -> dict[str, Any]:
-    """What is stated of a nested dataclass, laid over the parameter's own default instance."""
-    fields = [field.name for field in dataclasses.fields(default) if field.init]
-    merged = {**{name: getattr(default, name) for name in fields}, **stated}
-    for name in fields:
-        if isinstance(merged[name], Mapping) and dataclasses.is_dataclass(getattr(default, name)):
-            merged[name] = _over(getattr(default, name), merged[name])
+def _over(default: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stated of a section, laid over the parameter's own default instance."""
+    merged = {**default, **stated}
+    for key, value in default.items():
+        if isinstance(value, Mapping) and isinstance(merged[key], Mapping):
+            merged[key] = _over(value, merged[key])
     return merged

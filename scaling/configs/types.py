@@ -1,4 +1,4 @@
-"""Ranges that stand beside a type: `Annotated[float, Range(0, 1)]`. Standard library only.
+"""What stands beside a type in an annotation: ranges, and marks that other code asks for.
 
 Any component (a dataclass, a flax module, a function) may write them on its own parameters;
 `scaling.configs.resolve` then refuses a value outside, whether it comes from the config file,
@@ -9,7 +9,7 @@ from the command line or from the default:
         dropout: Annotated[float, Range(0, below=1)] = 0.0
         head_dim: PositiveInt | None = None      # a range may stand inside an optional or a tuple
         rope_base: PositiveFloat = 10_000.0
-        cache_dir: Annotated[str, Ambient()] = ""  # does not change the result
+        cache_dir: Annotated[str, NotInFingerprint()] = ""  # does not change the result
 
 At run time `Annotated[float, ...]` is just `float` to everyone else. A choice of words needs
 nothing from here: write `Literal["none", "dots", "full"]`.
@@ -18,33 +18,21 @@ nothing from here: write `Literal["none", "dots", "full"]`.
 import dataclasses
 from typing import Annotated
 
+import annotated_types
 
-@dataclasses.dataclass(frozen=True)
-class Range:
+
+def Range(  # read as a type beside other types
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> annotated_types.Interval:
     """An interval of numbers: low <= value <= high, or open with `above` < value < `below`."""
-
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def contains(self, value: float) -> bool:
-        """Whether the number lies inside; nan lies nowhere."""
-        return (
-            value == value
-            and (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        words = ((">= ", self.low), ("> ", self.above), ("<= ", self.high), ("< ", self.below))
-        return " and ".join(f"{word}{bound}" for word, bound in words if bound is not None)
+    return annotated_types.Interval(ge=low, le=high, gt=above, lt=below)
 
 
 @dataclasses.dataclass(frozen=True)
-class Ambient:
+class NotInFingerprint:
     """Marks a key that says where or how a run goes, not what comes out of it.
 
     `fingerprint` leaves such keys out: two configs that differ only there are the same experiment.

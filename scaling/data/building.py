@@ -7,7 +7,6 @@ from typing import Any
 
 from scaling import configs
 from scaling.data import cache as cache_lib
-from scaling.data.config import DataConfig
 from scaling.data.documents import Part, TextSource
 from scaling.data.errors import DataError
 from scaling.data.images import Images, image_arrays, split_rows
@@ -15,6 +14,7 @@ from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
+from scaling.experiment import DataConfig, Experiment, TextConfig
 from scaling.track.paths import cache_root
 
 _SOURCES = "scaling.data:SOURCES"
@@ -24,12 +24,12 @@ _TOKENIZERS = "scaling.data:TOKENIZERS"
 # Keys of `data` that every source has a use for; the others a source names in `reads`.
 _COMMON = ("source", "on_end", "seed", "prefetch", "workers", "cache_dir")
 _READS = {
-    "text": tuple(f.name for f in dataclasses.fields(DataConfig)),
+    "text": tuple(f.name for c in (DataConfig, TextConfig) for f in dataclasses.fields(c)),
     "images": ("eval_source", "eval_fraction", "limit"),
 }
 
 
-def describe(config: Any) -> DataInfo:
+def describe(config: Experiment) -> DataInfo:
     """What the data says of itself, without reading it.
 
     Args:
@@ -45,10 +45,12 @@ def describe(config: Any) -> DataInfo:
         return source.describe(context)
     if source.kind == "images":
         return source.describe()
-    return _describe_text(context.section, configs.build(context.section.tokenizer, _TOKENIZERS))
+    return _describe_text(
+        context.section, configs.build(context.section.text.tokenizer, _TOKENIZERS)
+    )
 
 
-def build(config: Any, cache_dir: pathlib.Path | str | None = None) -> Data:
+def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Data:
     """Prepares the data of a config: reads and tokenises what is not in the cache yet.
 
     Args:
@@ -77,7 +79,7 @@ def build(config: Any, cache_dir: pathlib.Path | str | None = None) -> Data:
     return Data(opened.info, loader, evals, sizes, opened.artefacts)
 
 
-def _context(config: Any, cache_dir: pathlib.Path | str | None) -> DataContext:
+def _context(config: Experiment, cache_dir: pathlib.Path | str | None) -> DataContext:
     section = config.data
     root = pathlib.Path(section.cache_dir or cache_dir or cache_root()).expanduser()
     seed = config.seed if section.seed is None else section.seed
@@ -139,23 +141,27 @@ def _refuse_idle(section: Any, source: Any) -> None:
     """
     own = getattr(source, "reads", ())
     used = {*_COMMON, *(own if hasattr(source, "open") else _READS[source.kind])}
-    defaults = DataConfig()
-    for field in dataclasses.fields(DataConfig):
-        value, default = section[field.name], getattr(defaults, field.name)
-        if field.name == "tokenizer":
-            value, default = value.name, default["name"]
-        if field.name not in used and value != default:
-            raise DataError(
-                f"data.{field.name}={value} does nothing: data.source.name={section.source.name} "
-                f"does not read it, so leave data.{field.name} out"
-            )
+    for path, stated, defaults in (
+        ("data", section, DataConfig()),
+        ("data.text", section.text, TextConfig()),
+    ):
+        for field in dataclasses.fields(defaults):
+            value, default = getattr(stated, field.name), getattr(defaults, field.name)
+            if field.name == "tokenizer":
+                value, default = value.name, default.name
+            if field.name not in (*used, "text") and value != default:
+                raise DataError(
+                    f"{path}.{field.name}={value} does nothing: "
+                    f"data.source.name={section.source.name} does not read it, so leave "
+                    f"{path}.{field.name} out"
+                )
 
 
 def _describe_text(section: Any, tokenizer: Any) -> DataInfo:
     return DataInfo(
         kind="text",
         unit="tokens",
-        spec=text_spec(section.seq_len, section.mask_documents),
+        spec=text_spec(section.text.seq_len, section.text.mask_documents),
         vocab_size=tokenizer.vocab_size,
         token_bytes=getattr(tokenizer, "token_bytes", None),
         separator=tokenizer.vocab_size - 1,
@@ -174,14 +180,14 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
         if _kind(other) != "text":
             raise DataError(f"data.eval_source is of {other.kind}, and the training data of text")
         held_out = {"eval": Part(other)}
-    tokenizer = configs.build(section.tokenizer, _TOKENIZERS).fit(list(train.values()), cache)
+    tokenizer = configs.build(section.text.tokenizer, _TOKENIZERS).fit(list(train.values()), cache)
     eval_entries = {name: token_stream(part, tokenizer, cache) for name, part in held_out.items()}
     exclude = list(eval_entries.values())
     entries = {name: token_stream(part, tokenizer, cache, exclude) for name, part in train.items()}
-    separator = tokenizer.vocab_size - 1 if section.mask_documents else None
+    separator = tokenizer.vocab_size - 1 if section.text.mask_documents else None
 
     def windows(entry: cache_lib.Entry, limit: int | None) -> Windows:
-        return Windows(open_tokens(entry), section.seq_len, separator, limit)
+        return Windows(open_tokens(entry), section.text.seq_len, separator, limit)
 
     return Opened(
         info=_describe_text(section, tokenizer),
@@ -208,7 +214,7 @@ def _split(section: Any, source: TextSource) -> tuple[Part, Part | None]:
         return Part(source), Part(own)
     if not section.eval_fraction:
         return Part(source), None
-    split = (section.holdout, section.eval_fraction)
+    split = (section.text.holdout, section.eval_fraction)
     return Part(source, "train", *split), Part(source, "eval", *split)
 
 

@@ -39,7 +39,7 @@ class Part:
     Attributes:
       source: where the documents come from.
       side: which side of the split; `all` when nothing is split off.
-      holdout: how it is split, `data.holdout`.
+      holdout: how it is split, `data.text.holdout`.
       fraction: how much is held out, `data.eval_fraction`.
     """
 
@@ -78,8 +78,8 @@ class Part:
         single = len(list(itertools.islice(self.source.documents(), 2))) == 1
         if self.holdout == "tail" and not single:
             raise DataError(
-                "data.holdout=tail splits a single document, and this source has several: use "
-                "data.holdout=documents"
+                "data.text.holdout=tail splits a single document, and this source has several: use "
+                "data.text.holdout=documents"
             )
         return single
 

@@ -1,6 +1,6 @@
 """How text becomes tokens.
 
-A *tokenizer* as `data.tokenizer` names it is a dataclass with `vocab_size` and `key` that is turned
+A *tokenizer* as `data.text.tokenizer` names it is a dataclass with `vocab_size` and `key` that is turned
 by `fit(parts, cache)` into a `Fitted`: bytes need no fitting, byte-pair encoding is trained on the
 training documents alone. The last token of every vocabulary is the separator: it stands between
 documents, and text can never spell it.

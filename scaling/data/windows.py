@@ -104,7 +104,7 @@ def _nothing_left(part: Part, excluded: int) -> str:
         return f"there is no text in {part.source}"
     which = "held out for evaluation" if part.side == "eval" else "left to train on"
     return (
-        f"data.holdout=documents with data.eval_fraction={part.fraction} leaves no document {which}"
+        f"data.text.holdout=documents with data.eval_fraction={part.fraction} leaves no document {which}"
         " (documents are drawn by a hash of their text): change data.eval_fraction, or name"
         " held-out text with data.eval_source"
     )

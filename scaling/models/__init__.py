@@ -9,6 +9,3 @@ MODELS: dict[str, str] = {
     "mlp": "scaling.models.mlp:MLP",
     "cnn": "scaling.models.cnn:CNN",
 }
-
-# Fields that the code supplies, not the config.
-EXTERNAL = frozenset({"platform"})

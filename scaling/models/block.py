@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from scaling.configs.component import find_component
 from scaling.configs.errors import ConfigError
-from scaling.configs.signature import find_component
 from scaling.models import dims
 from scaling.models.layers import DENSE_NAME, Dense, fan_in
 from scaling.models.norm import LayerNorm, RMSNorm

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PositiveFloat, PositiveInt, Probability, Range
+from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Probability, Range
 from scaling.models.cost import Cost
 from scaling.models.layers import Dense, compute_dtype, fan_in
 from scaling.models.norm import GroupedBatchNorm
@@ -42,7 +42,7 @@ class CNN(nn.Module):
     batch_norm_momentum: Probability = 0.9
     dropout: Annotated[float, Range(0, below=1)] = 0.0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: PositiveFloat = 1.0
+    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     platform: str = "cpu"
 
     @nn.compact

@@ -1,9 +1,8 @@
 """Sizes that follow from other sizes; shared by the modules and by the FLOP counts. No JAX."""
 
-from typing import Any
-
 from scaling.configs.dump import get
 from scaling.configs.errors import ConfigError
+from scaling.experiment import Experiment
 
 GATED = ("swiglu", "geglu")
 
@@ -55,7 +54,7 @@ def mlp_dim(model_dim: int, mlp: str, explicit: int | None = None) -> int:
     return 4 * model_dim
 
 
-def heads_divide(config: Any) -> None:
+def heads_divide(config: Experiment) -> None:
     """Holds a config to what heads must divide, before anything is built.
 
     Raises:

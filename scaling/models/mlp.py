@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
 from scaling.models.cost import Cost
 from scaling.models.layers import Dense, compute_dtype, fan_in
 
@@ -34,7 +34,7 @@ class MLP(nn.Module):
     hidden_dims: tuple[PositiveInt, ...] = (512, 256)
     dropout: Annotated[float, Range(0, below=1)] = 0.0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: PositiveFloat = 1.0
+    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     platform: str = "cpu"
 
     @nn.compact

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
 from scaling.models import dims
 from scaling.models.block import Activation, Block, BlockConfig, Remat, make_norm, remat_policy
 from scaling.models.cost import Cost
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
-    init_scale: PositiveFloat = 1.0
+    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     attention: Implementation = "auto"
     causal: bool = True
     attention_layer: str = "attention"
@@ -168,7 +168,7 @@ class Transformer(nn.Module):
         if length > self.max_len:
             raise ConfigError(
                 "model.max_len",
-                f"a sequence of {length} tokens (data.seq_len) is longer than {self.max_len}",
+                f"a sequence of {length} tokens (data.text.seq_len) is longer than {self.max_len}",
                 f"give --config.model.max_len={length}, or shorter sequences",
             )
         x_BTD = lookup(self.embedding, inputs_BT)

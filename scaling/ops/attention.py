@@ -173,7 +173,7 @@ def refusal(implementation: Implementation, call: Call) -> str | None:
         if call.width % 8 or call.width > 128:
             return f"the head width {call.width} is no multiple of 8 up to 128"
         if call.segments:
-            return "it does not take segments (data.mask_documents)"
+            return "it does not take segments (data.text.mask_documents)"
         if call.softcap is not None:
             return "it has no soft-cap (model.attention_softcap)"
     return None

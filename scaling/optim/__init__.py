@@ -16,6 +16,3 @@ SCHEDULES: dict[str, str] = {
     "wsd": "scaling.optim.schedules:wsd",
     "inverse_sqrt": "scaling.optim.schedules:inverse_sqrt",
 }
-
-# Parameters that the code supplies, not the config.
-EXTERNAL = {"OPTIMIZERS": (), "SCHEDULES": ("step", "peak", "total_steps")}

@@ -16,7 +16,10 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 
+from scaling.configs.component import Component, component, parameters
+from scaling.configs.errors import ConfigError
 from scaling.configs.types import NonNegativeInt, PositiveInt, Probability, Range
+from scaling.experiment import Experiment
 
 Fraction = Annotated[float, Range(0, below=1)]
 Scalar = jax.Array | float
@@ -142,9 +145,49 @@ def _length(total_steps: int, steps: int | None, fraction: float) -> int:
 
 def _check(total_steps: int, warmup: int, decay: int) -> None:
     if warmup + decay > total_steps:
-        raise ValueError(
-            f"optim.schedule: warm-up ({warmup} steps) and decay ({decay} steps) are longer than "
-            f"the run (train.steps={total_steps}); shorten them or lengthen the run"
+        raise ConfigError(
+            "optim.schedule",
+            f"warm-up ({warmup} steps) and decay ({decay} steps) are longer than the run "
+            f"(train.steps={total_steps})",
+            "shorten them, or lengthen the run",
+        )
+
+
+def lengths_fit(config: Experiment) -> None:
+    """Holds the schedules of a config to the length of the run, before anything is built.
+
+    Raises:
+      ConfigError: warm-up and decay do not fit into the run, or a length is stated twice.
+    """
+    groups = config.optim.groups or {}
+    schedules = {f"optim.groups.{name}": group.schedule for name, group in groups.items()}
+    for path, schedule in {"optim": config.optim.schedule, **schedules}.items():
+        if schedule is not None:
+            _lengths_fit(f"{path}.schedule", schedule, config.train.steps)
+
+
+def _lengths_fit(path: str, schedule: Component, total_steps: int) -> None:
+    params = parameters(component(schedule, "scaling.optim:SCHEDULES"))
+    lengths: dict[str, int] = {}
+    for part in ("warmup", "decay"):
+        steps = schedule.get(f"{part}_steps")
+        fraction = schedule.get(f"{part}_fraction")
+        lengths[part] = _length(total_steps, steps, fraction or 0.0)
+        # Steps win over a fraction, so a fraction that someone set would be ignored.
+        if None not in (steps, fraction) and fraction != params[f"{part}_fraction"].default:
+            raise ConfigError(
+                f"{path}.{part}_fraction",
+                f"is {fraction}, and {part}_steps={steps} says otherwise",
+                f"drop one of them: --config.{path}.{part}_steps=None",
+            )
+    if sum(lengths.values()) > total_steps:
+        shown = " + ".join(f"{part} {count}" for part, count in lengths.items() if count)
+        part = max(lengths, key=lambda name: lengths[name])
+        key = f"{part}_steps" if schedule.get(f"{part}_steps") is not None else f"{part}_fraction"
+        raise ConfigError(
+            f"{path}.{key}",
+            f"{shown} steps are more than train.steps={total_steps}",
+            "shorten them, or lengthen the run",
         )
 
 

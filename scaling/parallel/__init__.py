@@ -8,10 +8,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scaling.experiment import MeshConfig
     from scaling.parallel.audit import Row, format_rows
+    from scaling.parallel.axes import check_devices, rules
     from scaling.parallel.batches import batch_sharding, put_batch
-    from scaling.parallel.logical import active_rules, constrain, logical_rules, rules, spec
-    from scaling.parallel.mesh import MeshConfig, make_mesh
+    from scaling.parallel.logical import active_rules, constrain, logical_rules, spec
+    from scaling.parallel.mesh import make_mesh
     from scaling.parallel.processes import Processes, discover, start_processes
     from scaling.parallel.sharding import (
         ShardingError,
@@ -28,6 +30,7 @@ _HOME = {
     "ShardingError": "sharding",
     "active_rules": "logical",
     "batch_sharding": "batches",
+    "check_devices": "axes",
     "constrain": "logical",
     "discover": "processes",
     "format_rows": "audit",
@@ -36,7 +39,7 @@ _HOME = {
     "param_shardings": "sharding",
     "put_batch": "batches",
     "replicated": "sharding",
-    "rules": "logical",
+    "rules": "axes",
     "spec": "logical",
     "start_processes": "processes",
     "state_shardings": "sharding",
@@ -50,6 +53,7 @@ __all__ = [
     "ShardingError",
     "active_rules",
     "batch_sharding",
+    "check_devices",
     "constrain",
     "discover",
     "format_rows",

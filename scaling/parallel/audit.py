@@ -1,7 +1,7 @@
 """The sharding audit: what is large, where it lives, and whether anybody decided that.
 
 A model that compiles can still waste a cluster: one big array without a rule is copied to every
-device. The audit lists large arrays and refuses such copies unless `mesh.waivers` allows them.
+device. The audit lists large arrays and refuses such copies unless `mesh.allow_replicated` allows them.
 """
 
 import math
@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from scaling.experiment import MeshConfig
 from scaling.parallel import logical
-from scaling.parallel.mesh import MeshConfig, axes_with
+from scaling.parallel.axes import axes_with
 from scaling.parallel.sharding import ShardingError, path_name, waived
 
 PyTree = Any
@@ -28,7 +29,7 @@ class Row(NamedTuple):
       bytes: of the whole array.
       bytes_per_device: of one device's part.
       problem: what is wrong with it; empty if nothing.
-      waived: whether a pattern of `mesh.waivers` covers it.
+      waived: whether a pattern of `mesh.allow_replicated` covers it.
     """
 
     path: str
@@ -50,7 +51,7 @@ def audit(
       tree: abstract arrays.
       shardings: NamedShardings, shaped like `tree`.
       mesh: the device mesh.
-      config: section `mesh`, for its waivers.
+      config: section `mesh`, for `allow_replicated`.
       large_bytes: from this size on an array is listed and must not be copied to all devices.
 
     Raises:
@@ -72,7 +73,7 @@ def audit(
             f"sharding audit: {len(failed)} arrays on mesh {dict(mesh.shape)}\n"
             + "\n".join(lines)
             + "\nGive their dimensions names with rules (mesh.rules), change the mesh, or allow "
-            "them: mesh.waivers=('pattern of paths',)"
+            "them: mesh.allow_replicated=('pattern of paths',)"
         )
     return sorted(rows, key=lambda row: (-row.bytes_per_device, row.path))
 
@@ -123,7 +124,7 @@ def _row(
         bytes=size,
         bytes_per_device=-(-size // split),
         problem=problem,
-        waived=bool(problem) and waived(name, config.waivers),
+        waived=bool(problem) and waived(name, config.allow_replicated),
     )
 
 

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from scaling.parallel import logical
-from scaling.parallel.mesh import MeshConfig
+from scaling.experiment import MeshConfig
+from scaling.parallel import axes, logical
 
 Fetch = Callable[[int, int], Mapping[str, np.ndarray]]
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, config: MeshConfig | None = None) -> NamedSharding:
     """Rows over the mesh axes of the logical name `batch`; other dimensions whole."""
-    return NamedSharding(mesh, logical.spec(("batch",), logical.rules(config)))
+    return NamedSharding(mesh, logical.spec(("batch",), axes.rules(config)))
 
 
 def put_batch(

@@ -7,61 +7,18 @@ Models name dimensions (`nn.with_partitioning(init, ("embed", "mlp"))`, `constra
 import contextlib
 import contextvars
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from scaling.parallel.mesh import AXES, MeshConfig, axes_with
+from scaling.parallel.axes import Rules
 
 Names = Sequence[str | None]
-Rules = Mapping[str, tuple[str, ...]]
-
-DEFAULT_RULES: Rules = {
-    # Batches and activations.
-    "batch": axes_with("batch"),
-    "length": (),
-    "head_dim": (),
-    # Parameters. Activations reuse the names: with `batch` on fsdp, `embed` is free of it there.
-    "layers": (),
-    "experts": (),
-    "stage": (),
-    "embed": ("fsdp",),
-    "mlp": ("tensor",),
-    "heads": ("tensor",),
-    "kv_heads": ("tensor",),
-    "vocab": ("tensor",),
-    "positions": (),
-    "conv_in": (),
-    "conv_out": ("fsdp",),
-    "classes": (),
-    "norm": (),
-}
-
 _active: contextvars.ContextVar[tuple[jax.sharding.Mesh, Rules] | None] = contextvars.ContextVar(
     "scaling_logical_rules", default=None
 )
-
-
-def rules(config: MeshConfig | None = None) -> Rules:
-    """The rule table: the defaults with `mesh.rules` on top.
-
-    Raises:
-      ValueError: a rule of the config names an axis that the mesh does not have.
-    """
-    table = dict(DEFAULT_RULES)
-    for name, axes in config.rules if config is not None else ():
-        axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
-        for axis in axes:
-            if axis not in AXES:
-                near = difflib.get_close_matches(axis, AXES, n=1, cutoff=0) or AXES
-                raise ValueError(
-                    f"mesh.rules: {name!r} -> {axis!r} is no mesh axis; axes are {AXES}, "
-                    f"nearest {near[0]!r}"
-                )
-        table[name] = axes
-    return table
 
 
 def spec(names: Names, rules: Rules) -> PartitionSpec:

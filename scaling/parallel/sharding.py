@@ -14,8 +14,9 @@ import numpy as np
 from flax.core.meta import Partitioned
 from jax.sharding import NamedSharding, PartitionSpec
 
+from scaling.experiment import MeshConfig
 from scaling.parallel import logical
-from scaling.parallel.mesh import MeshConfig, axes_with
+from scaling.parallel.axes import axes_with, rules
 
 PyTree = Any
 
@@ -30,7 +31,7 @@ def path_name(path: Sequence[Any]) -> str:
 
 
 def waived(name: str, waivers: Sequence[str]) -> bool:
-    """Whether a pattern of `mesh.waivers` covers this path."""
+    """Whether a pattern of `mesh.allow_replicated` covers this path."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in waivers)
 
 
@@ -61,7 +62,7 @@ def param_shardings(
     Raises:
       ShardingError: a dimension does not divide its mesh axis and no waiver covers it.
     """
-    table = logical.rules(config)
+    table = rules(config)
     leaves, structure = jax.tree_util.tree_flatten_with_path(boxed, is_leaf=_is_box)
     names = [tuple(x.names) if _is_box(x) else None for _, x in leaves]
     shardings = []
@@ -70,7 +71,9 @@ def param_shardings(
         if axes is None:
             partition = _default_spec(x.shape, x.dtype, mesh, config.shard_bytes)
         else:
-            partition = _named_spec(path_name(path), x.shape, axes, table, mesh, config.waivers)
+            partition = _named_spec(
+                path_name(path), x.shape, axes, table, mesh, config.allow_replicated
+            )
         shardings.append(NamedSharding(mesh, partition))
     return jax.tree.unflatten(structure, shardings), jax.tree.unflatten(structure, names)
 
@@ -136,7 +139,7 @@ def _named_spec(
             f"{name}: dimension {dim} ({axes[dim]!r}) of {shape} is {shape[dim]}, which mesh axis "
             f"{on} of size {logical.parts(partition[dim], mesh)} does not divide. Change the size "
             f"or mesh.{on.split('*')[-1]}, or give {axes[dim]!r} another rule in mesh.rules, or "
-            f"let this array be whole along it with mesh.waivers=({name!r},)"
+            f"let this array be whole along it with mesh.allow_replicated=({name!r},)"
         )
     return PartitionSpec(*(None if i in bad else entry for i, entry in enumerate(partition)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling.parallel import logical
+from scaling.parallel import axes as mesh_axes
 from scaling.parallel.sharding import path_name
 
 PyTree = Any
@@ -50,7 +50,7 @@ def rows(config: Any, mesh: jax.sharding.Mesh) -> float:
 
 def batch_parts(config: Any, mesh: jax.sharding.Mesh) -> int:
     """Into how many parts the mesh splits a batch."""
-    axes = logical.rules(config.mesh)["batch"]
+    axes = mesh_axes.rules(config.mesh)["batch"]
     return math.prod(mesh.shape[axis] for axis in axes)
 
 

@@ -63,7 +63,7 @@ def sketch(
     accumulate = config.train.accumulate
     state = params * FLOAT32 * (1 + optimizer) / split
     gradients = params * (FLOAT32 if accumulate > 1 else BFLOAT16) / split
-    length = configs.get(config, "data.seq_len", 1)
+    length = configs.get(config, "data.text.seq_len", 1)
     tokens = config.train.batch_size / parts / accumulate * length
     kept, again = _kept(config, tokens, mesh["tensor"])
     layer = params * BFLOAT16 / max(1, configs.get(config, "model.num_layers", 1)) / mesh["tensor"]

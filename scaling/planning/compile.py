@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from scaling import configs, data
 from scaling.configs.errors import ConfigError
-from scaling.parallel.checks import check_devices
+from scaling.parallel.axes import check_devices
 from scaling.planning import allocations, collectives, hlo, roofline, topology, work
 from scaling.planning.allocations import Allocation
 from scaling.planning.collectives import Traffic

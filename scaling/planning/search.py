@@ -21,7 +21,7 @@ from typing import Any
 
 from scaling import configs
 from scaling.configs.errors import ConfigError
-from scaling.parallel.checks import check_devices
+from scaling.parallel.axes import check_devices
 from scaling.planning import closed_form
 from scaling.planning import compile as compiling
 from scaling.planning.closed_form import Rates, Sketch
@@ -183,9 +183,8 @@ def candidates(config: Any, target: Target, rates: Rates) -> list[Candidate]:
     optimizer = _optimizer_share(config, task)
     found = []
     for changes in _changes(config, target):
-        changed = _with(config, changes)
         try:
-            configs.validate(changed)
+            changed = configs.replace(config, changes)
             check_devices(changed, target.num_devices)
         except ConfigError:
             continue
@@ -329,15 +328,6 @@ def _optimizer_share(config: Any, task: Any) -> float:
     state = jax.eval_shape(optimizer.init, params)
     size = [sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in (state, params)]
     return size[0] / size[1]
-
-
-def _with(config: Any, changes: dict[str, Any]) -> Any:
-    changed = config.copy_and_resolve_references()
-    with changed.unlocked():
-        for key, value in changes.items():
-            section, _, leaf = key.rpartition(".")
-            changed[section][leaf] = value
-    return changed
 
 
 def _divisors(number: int) -> list[int]:

@@ -167,7 +167,7 @@ def filter_(design: Design, keep: Callable[[Any], bool]) -> Design:
 
     def points(base: Base) -> Iterator[Point]:
         for point in design.points(base):
-            if keep(configs.resolve(with_settings(base, point.settings))):
+            if keep(configs.resolve(with_settings(base, point.settings), check=False)):
                 yield point
 
     return Design(design.size, points)
@@ -189,15 +189,7 @@ def _joined(left: Point, right: Point) -> Point:
 
 def with_settings(base: Base, changes: Settings) -> dict[str, Any]:
     """A copy of nested dictionaries with dotted keys set; groups on the way are made."""
-    result = dict(base)
-    for key, value in changes.items():
-        head, dot, rest = key.partition(".")
-        if dot:
-            group = result.get(head)
-            result[head] = with_settings(group if isinstance(group, Mapping) else {}, {rest: value})
-        else:
-            result[head] = value
-    return result
+    return configs.with_values(base, changes)
 
 
 def load_sweep(spec: str) -> Sweep:
@@ -235,12 +227,7 @@ def load_sweep(spec: str) -> Sweep:
         )
     base = configs.load(sweep.base) if isinstance(sweep.base, str) else sweep.base
     name = sweep.name or path.stem + (f"-{argument}" if argument else "")
-    return dataclasses.replace(sweep, base=_plain(base), name=re.sub(r"[^\w.-]+", "-", name))
-
-
-def _plain(base: Any) -> dict[str, Any]:
-    raw = base.to_dict() if hasattr(base, "to_dict") else dict(base)
-    return {k: _plain(v) if isinstance(v, Mapping) else v for k, v in raw.items()}
+    return dataclasses.replace(sweep, base=configs.plain(base), name=re.sub(r"[^\w.-]+", "-", name))
 
 
 def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[str]]:
@@ -280,13 +267,11 @@ def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[st
 def _cell(sweep: Sweep, number: int, point: Point) -> Cell:
     try:
         config = configs.resolve(with_settings(sweep.base, point.settings))
-        configs.validate(config)
     except ConfigError as error:
         where = f"cell {number} ({label(point.axes)})"
         raise ConfigError(error.key, f"{error.reason}, in {where}", error.remedy) from error
     name = configs.fingerprint(config)
-    with config.unlocked():
-        config.name = f"{sweep.name}-{name[:8]}"
+    config = dataclasses.replace(config, name=f"{sweep.name}-{name[:8]}")
     return Cell(name, config, point.axes)
 
 

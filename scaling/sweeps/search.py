@@ -15,6 +15,7 @@ search.json (what it is) and search.journal (Optuna's own storage): started agai
 finishes the trials that were running, then proposes more.
 """
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -90,17 +91,14 @@ def propose(folder: pathlib.Path, search: Search, n: int) -> list[Cell]:
 
 def _cell(search: Search, number: int, params: Mapping[str, Any]) -> Cell:
     base = configs.load(search.base) if isinstance(search.base, str) else search.base
-    plain = base.to_dict() if hasattr(base, "to_dict") else dict(base)
     axes = {key.rpartition(".")[2]: value for key, value in params.items()}
     try:
-        config = configs.resolve(with_settings(plain, params))
-        configs.validate(config)
+        config = configs.resolve(with_settings(configs.plain(base), params))
     except ConfigError as error:
         where = f"trial {number} ({label(axes)})"
         raise ConfigError(error.key, f"{error.reason}, in {where}", error.remedy) from error
     name = configs.fingerprint(config)
-    with config.unlocked():
-        config.name = f"search-{number}"
+    config = dataclasses.replace(config, name=f"search-{number}")
     return Cell(name, config, axes | {"trial": number})
 
 

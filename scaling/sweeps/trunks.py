@@ -80,11 +80,10 @@ def branch_point(config: Any, trunk: Any) -> int:
       TrunkError: they differ in more than the length, or the trunk decays before the branch does.
     """
     if _family(config) != _family(trunk):
-        left, right = (_without_lengths(one) for one in (config, trunk))
         found = [
             one
-            for one in configs.diff(left, right)
-            if not one.key.startswith(("name", "checkpoint"))
+            for one in configs.diff(config, trunk)
+            if one.key not in _LENGTHS and not one.key.startswith(("name", "checkpoint"))
         ]
         raise TrunkError(
             "the runs differ in more than their length:\n"
@@ -132,10 +131,9 @@ def with_branch_points(cells: Sequence["Cell"]) -> list["Cell"]:
 
 
 def _keeping(cell: "Cell", steps: set[int]) -> "Cell":
-    config = cell.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.checkpoint.keep_steps = tuple(sorted(steps | set(config.checkpoint.keep_steps)))
-    return dataclasses.replace(cell, config=config.lock())
+    kept = tuple(sorted(steps | set(cell.config.checkpoint.keep_steps)))
+    checkpoint = dataclasses.replace(cell.config.checkpoint, keep_steps=kept)
+    return dataclasses.replace(cell, config=dataclasses.replace(cell.config, checkpoint=checkpoint))
 
 
 def ready(trunk: pathlib.Path, step: int) -> bool:
@@ -239,17 +237,4 @@ def _families(cells: Sequence["Cell"]) -> dict[str, list["Cell"]]:
 
 def _family(config: Any) -> str:
     """What runs share that differ in their length alone."""
-    return configs.fingerprint(_without_lengths(config))
-
-
-def _without_lengths(config: Any) -> Any:
-    plain = config.copy_and_resolve_references()
-    with plain.unlocked():
-        for path in _LENGTHS:
-            *parents, last = path.split(".")
-            section = plain
-            for part in parents:
-                section = section[part]
-            if last in section:
-                del section[last]
-    return plain
+    return configs.fingerprint(config, leave_out=_LENGTHS)

@@ -8,6 +8,3 @@ TASKS: dict[str, str] = {
     "language_model": "scaling.tasks.language_model:language_model",
     "classification": "scaling.tasks.classification:classification",
 }
-
-# Parameters of task functions that the code supplies, not the config.
-EXTERNAL = frozenset({"context", "base"})

@@ -28,8 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError, build, component
-from scaling.configs.signature import numbers_at_run_time
+from scaling.configs.component import FrozenMapping, marked, parameters
+from scaling.configs.types import RuntimeNumber
 from scaling.data.info import DataInfo
+from scaling.experiment import Experiment
 from scaling.models import MODELS
 from scaling.models.cost import Cost
 from scaling.tasks import TASKS, flops
@@ -188,21 +190,22 @@ class TaskContext:
         compute types and kernels.
     """
 
-    config: Any
+    config: Experiment
     info: DataInfo
     platform: str
 
     def model(self, **values: Any) -> Any:
         """The model of section `model`; `values` replace keys, such as `vocab_size`."""
-        section = self.config.model.copy_and_resolve_references()
-        for key, value in values.items():
+        section = self.config.model
+        for key in values:
             if key not in section:
                 raise ConfigError(
                     "model.name",
                     f"{section.name} has no {key}, which task.name={self.config.task.name} sets",
                     "choose another model or another task",
                 )
-            section[key] = value
+        arguments = FrozenMapping({**section.arguments, **values})
+        section = dataclasses.replace(section, arguments=arguments)
         return build(section, MODELS, platform=self.platform)
 
     def outputs(self, key: str, needed: int | None) -> int:
@@ -305,7 +308,7 @@ def call(
     return output, Sown({name: after[name] for name in state}, losses, averaged)
 
 
-def build_task(config: Any, info: DataInfo, platform: str) -> Task:
+def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
     """The task of a resolved config, with what it wraps, its counts and its evaluations complete.
 
     Args:
@@ -338,6 +341,10 @@ def _without_sown(init: Callable[[jax.Array], Variables]) -> Callable[[jax.Array
 def _build(section: Any, context: TaskContext) -> Task:
     over = section.get("over")
     base = {} if over is None else {"base": _build(over, context)}
+    if base and "base" not in parameters(component(section, TASKS)):
+        raise ConfigError(
+            "task.over", f"is given, and {section.name} wraps no task", "leave it out"
+        )
     task = build(section, TASKS, context=context, **base)
     if not isinstance(task, Task):
         raise ConfigError(
@@ -350,12 +357,12 @@ def _build(section: Any, context: TaskContext) -> Task:
 
 def _check_hparams(section: Any, task: Task) -> None:
     """Run-time numbers must be marked in the signature: populations read them off the config."""
-    marked: set[str] = set()
+    known: set[str] = set()
     inside = section
     while inside is not None:
-        marked |= set(numbers_at_run_time(component(inside, TASKS)))
+        known |= set(marked(component(inside, TASKS), RuntimeNumber))
         inside = inside.get("over")
-    unmarked = sorted(set(task.hparams) - marked)
+    unmarked = sorted(set(task.hparams) - known)
     if unmarked:
         raise ConfigError(
             f"task.{unmarked[0]}",
@@ -370,7 +377,7 @@ def abstract_key() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jax.random.wrap_key_data, data)
 
 
-def _counted(task: Task, config: Any, info: DataInfo) -> Task:
+def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     boxed = jax.eval_shape(task.init, abstract_key())
     leaves = [
         (tuple(x.names) if hasattr(x, "names") else None, int(np.prod(_shape(x), dtype=np.int64)))
@@ -399,7 +406,9 @@ def _shape(x: Any) -> tuple[int, ...]:
     return tuple(x.value.shape if hasattr(x, "value") else x.shape)
 
 
-def _traced_flops(task: Task, boxed: Variables, config: Any, info: DataInfo) -> tuple[float, float]:
+def _traced_flops(
+    task: Task, boxed: Variables, config: Experiment, info: DataInfo
+) -> tuple[float, float]:
     """(forward, forward and backward) FLOPs of one unit, of the traced loss."""
     rows = config.train.batch_size
     batch = {

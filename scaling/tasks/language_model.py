@@ -50,7 +50,7 @@ def language_model(
       label_smoothing: mass moved from the target to the uniform distribution.
     """
     context.need("text")
-    info, seq_len = context.info, context.config.data.seq_len
+    info, seq_len = context.info, context.config.data.text.seq_len
     vocab = context.outputs("vocab_size", info.vocab_size)
     model = context.model(vocab_size=vocab)
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)

@@ -10,6 +10,8 @@ stable   the stable part of warm-up-stable-decay: comparable with one another, b
 from collections.abc import Mapping
 from typing import Any
 
+from scaling import configs
+
 _KINDS = {"constant": "curve", "inverse_sqrt": "curve", "wsd": "stable"}
 
 
@@ -20,7 +22,7 @@ def kind(config: Mapping[str, Any], step: int) -> str:
       config: a resolved config, or the parsed config.json of a run.
       step: updates done at that point.
     """
-    schedule, total = config["optim"]["schedule"], config["train"]["steps"]
+    schedule, total = configs.get(config, "optim.schedule"), configs.get(config, "train.steps")
     warmup = schedule.get("warmup_steps")
     if warmup is None and schedule.get("warmup_fraction") != 0:
         return ""

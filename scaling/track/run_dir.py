@@ -92,13 +92,13 @@ class RunDir:
                 )
             return []
         old = _read(self.path / PROVENANCE).get("fingerprint")
-        before = configs.from_json((self.path / CONFIG).read_text(encoding="utf-8"))
-        if old != fingerprint:
-            # An older version had fewer keys: with their defaults it may be the same experiment.
-            with contextlib.suppress(configs.ConfigError):
-                before = configs.load_recorded(self.path / CONFIG)
-                old = configs.fingerprint(before)
-        found = configs.diff(before, configs.from_json(config_json))
+        text = (self.path / CONFIG).read_text(encoding="utf-8")
+        before: Any = configs.decode(text)
+        # By the keys of today, which an older version may have had elsewhere or not at all.
+        with contextlib.suppress(configs.ConfigError):
+            before = configs.from_json(text)
+            old = configs.fingerprint(before)
+        found = configs.diff(before, configs.decode(config_json))
         lines = configs.format_differences(found, "there", "now") if found else ""
         if old != fingerprint:
             raise RunDirError(

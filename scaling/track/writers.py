@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from scaling.track.config import TrackConfig
+from scaling.experiment import TrackConfig
 from scaling.track.stream import MetricsStream
 
 

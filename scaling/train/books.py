@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from scaling.data.loader import Loader
+from scaling.experiment import Experiment
 from scaling.tasks.base import Task
 from scaling.track import memory
 from scaling.track.goodput import Goodput
@@ -55,7 +56,7 @@ class Books:
 
     def __init__(
         self,
-        config: Any,
+        config: Experiment,
         task: Task,
         devices: np.ndarray,
         loader: Loader,

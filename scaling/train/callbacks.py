@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 
 from scaling import configs
-from scaling.track.config import ProfileConfig
+from scaling.experiment import ProfileConfig, TrackConfig
 
 CALLBACKS: dict[str, str] = {}
 
@@ -47,14 +47,14 @@ class Event:
 Callback = Callable[[Event], Mapping[str, float] | None]
 
 
-def build_callbacks(track: Any) -> dict[str, Callback]:
+def build_callbacks(track: TrackConfig) -> dict[str, Callback]:
     """The callbacks of a resolved section `track`, by name.
 
     Raises:
       ConfigError: a name stands for nothing that can be called.
     """
     made: dict[str, Callback] = {}
-    for name, entry in (track.get("callbacks") or {}).items():
+    for name, entry in (track.callbacks or {}).items():
         made[name] = configs.build(entry, "scaling.train.callbacks:CALLBACKS")
         if not callable(made[name]):
             raise configs.ConfigError(
@@ -62,8 +62,8 @@ def build_callbacks(track: Any) -> dict[str, Callback]:
                 f"{entry.name} made {type(made[name]).__name__}, which cannot be called",
                 "return a function of one event",
             )
-    if track.get("profile") is not None:
-        made["profile"] = Profile(ProfileConfig(**dict(track.profile.items())))
+    if track.profile is not None:
+        made["profile"] = Profile(track.profile)
     return made
 
 

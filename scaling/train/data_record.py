@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from scaling.configs.signature import import_from
+from scaling.configs.component import import_from
 from scaling.data import DataInfo
 from scaling.track import files
 

@@ -16,6 +16,7 @@ from scaling import parallel
 from scaling.configs import ConfigError
 from scaling.configs.errors import suggest
 from scaling.data.loader import EvalSet
+from scaling.experiment import Experiment
 from scaling.tasks.base import Evaluation, Task
 from scaling.train.program import Program, key_data, timed_compile
 
@@ -55,7 +56,7 @@ class Scheduled:
         return step == last or (self.every > 0 and step % self.every == 0)
 
 
-def schedule(config: Any, task: Task, evals: Mapping[str, EvalSet]) -> list[Scheduled]:
+def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> list[Scheduled]:
     """All evaluations of a run: the task's `score` on every split, then `eval.also`.
 
     Raises:
@@ -85,7 +86,7 @@ def schedule(config: Any, task: Task, evals: Mapping[str, EvalSet]) -> list[Sche
     return jobs
 
 
-def stop_metric(config: Any, task: Task) -> str:
+def stop_metric(config: Experiment, task: Task) -> str:
     """The metric that early stopping and `checkpoint.keep_best` watch."""
     return config.eval.stop_metric or f"eval/{task.objective}"
 

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 from scaling import configs, data
+from scaling.experiment import Experiment
 from scaling.track import compile_cache, memory, provenance
 from scaling.track.lock import LockedError
 from scaling.track.progress import ProgressReport
@@ -102,7 +103,7 @@ class _Opened:
     """A member whose directory is open."""
 
     index: int
-    config: Any
+    config: Experiment
     record: Record
 
 
@@ -223,7 +224,7 @@ class Population:
                 states.append(state)
         return members, states
 
-    def _fresh(self, config: Any, record: Record) -> TrainState:
+    def _fresh(self, config: Experiment, record: Record) -> TrainState:
         """The state at step 0, as the member alone would have it; on the host."""
         key = repr(keys.initial(config))
         if key not in self.initials:
@@ -257,7 +258,7 @@ class Population:
             self.watch,
         )
 
-    def _hparams(self, config: Any) -> dict[str, float]:
+    def _hparams(self, config: Experiment) -> dict[str, float]:
         """A member's values of the step's run-time numbers."""
         found = keys.numbers(config)
         return {name: found[name] for name in self.program.functions.hparams}

@@ -10,31 +10,26 @@ import json
 from typing import Any
 
 from scaling import configs
-from scaling.configs.signature import numbers_at_run_time
-from scaling.parallel.mesh import axes_with
-
-# Sections and keys that the program does not see: settings without effect on the result, what is
-# read on the host, and what only the initial parameters depend on.
-OUTSIDE = (
-    *("name", "seed", "checkpoint", "track", "mesh", "data.seed", "data.prefetch", "data.workers"),
-    *("train.diverged_exit", "train.init_from", "train.init_from_map", "model.init_scale"),
-)
+from scaling.configs import dump
+from scaling.configs.component import marked
+from scaling.configs.types import PerMember, RuntimeNumber
+from scaling.experiment import Experiment
+from scaling.parallel.axes import axes_with
 
 
-def numbers(config: Any) -> dict[str, float]:
+def numbers(config: Experiment) -> dict[str, float]:
     """What the program of a population takes as arrays: {name: this config's value}."""
     return {name: value for name, (_, value) in _numbers(config).items()}
 
 
-def _numbers(config: Any) -> dict[str, tuple[str, float]]:
+def _numbers(config: Experiment) -> dict[str, tuple[str, float]]:
     """{name of a run-time number: (its path in the config, its value)}."""
     found = _floats("optim", config.optim, "")
     for name, entry in (config.optim.get("groups") or {}).items():
         found |= _floats(f"optim.groups.{name}.optimizer", entry.optimizer, f"{name}.")
     path, section = "task", config.task
     while section is not None:
-        marked = numbers_at_run_time(configs.component(section, "scaling.tasks:TASKS"))
-        for key in marked:
+        for key in marked(configs.component(section, "scaling.tasks:TASKS"), RuntimeNumber):
             value = section.get(key)
             if isinstance(value, float) and value and key not in found:
                 found[key] = (f"{path}.{key}", value)
@@ -50,12 +45,9 @@ def _floats(path: str, section: Any, prefix: str) -> dict[str, tuple[str, float]
     }
 
 
-def common(config: Any) -> dict[str, Any]:
+def common(config: Experiment) -> dict[str, Any]:
     """The config as nested dictionaries, of what members must have in common."""
-    plain = json.loads(configs.to_json(config))
-    for path in OUTSIDE:
-        section, last = _section(plain, path)
-        section.pop(last, None)
+    plain = json.loads(configs.to_json(dump.without(config, PerMember)))
     for path, _ in _numbers(config).values():
         section, last = _section(plain, path)
         section[last] = "an array"
@@ -70,24 +62,24 @@ def _section(plain: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     return section, last
 
 
-def initial(config: Any) -> Any:
+def initial(config: Experiment) -> Any:
     """What the initial parameters depend on beside the seed and what members have in common."""
     return config.model.get("init_scale")
 
 
-def data_seed(config: Any) -> int:
+def data_seed(config: Experiment) -> int:
     """The seed of the order of the training data."""
     return config.seed if config.data.seed is None else config.data.seed
 
 
-def population_key(config: Any) -> str:
+def population_key(config: Experiment) -> str:
     """16 hex digits that configs share which may train together.
 
     A member of a population lives on one device, so a config that splits its model over several
     shares its key with no other.
     """
     shared = common(config)
-    if any(config.mesh.get(axis, 1) != 1 for axis in axes_with("parameters")):
+    if any(getattr(config.mesh, axis) != 1 for axis in axes_with("parameters")):
         shared["alone"] = configs.fingerprint(config)
     text = json.dumps(shared, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -30,7 +30,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scaling import parallel
 from scaling.data import Data, DataInfo
 from scaling.data.loader import WEIGHTS, Spec
-from scaling.parallel.mesh import AXES, MeshConfig
+from scaling.experiment import Experiment, MeshConfig
+from scaling.parallel.axes import AXES
 from scaling.train.evaluate import Scheduled, first_carry, schedule
 from scaling.train.program import Functions, build_functions, evaluate_step
 from scaling.train.state import TrainState, as_variables
@@ -113,16 +114,16 @@ def choose(mode: Mode, platform: str) -> str:
     return mode if mode != "auto" else "map" if platform == "cpu" else "vmap"
 
 
-def one_device(config: Any, device: Any) -> tuple[Any, jax.sharding.Mesh]:
+def one_device(config: Experiment, device: Any) -> tuple[Any, jax.sharding.Mesh]:
     """A member's config and mesh: a member lives on one device, whatever section `mesh` says."""
-    alone = config.copy_and_resolve_references()
-    with alone.unlocked():
-        alone.mesh.update({axis: 1 for axis in AXES if axis in alone.mesh})
+    sizes: dict[str, Any] = dict.fromkeys(AXES, 1)
+    single = dataclasses.replace(config.mesh, **sizes)
+    alone = dataclasses.replace(config, mesh=single)
     return alone, parallel.make_mesh(MeshConfig(data=1), [device])
 
 
 def build_population(
-    config: Any, data: Data, members: int, sources: int, mode: Mode
+    config: Experiment, data: Data, members: int, sources: int, mode: Mode
 ) -> tuple[PopulationProgram, list[Scheduled]]:
     """Compiles the program of a population.
 

@@ -20,6 +20,7 @@ from scaling import data, parallel
 from scaling.configs import ConfigError
 from scaling.data import DataInfo
 from scaling.data.loader import Spec
+from scaling.experiment import Experiment
 from scaling.optim.build import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
 from scaling.tasks.base import Batch, Context, Evaluation, Task, abstract_key, build_task
@@ -48,7 +49,7 @@ class Program:
       functions: the same before `jit`.
     """
 
-    config: Any
+    config: Experiment
     task: Task
     optimizer: Optimizer
     mesh: jax.sharding.Mesh
@@ -174,7 +175,7 @@ class Functions:
         return {**self.optimizer.hparams, **self.task.hparams}
 
 
-def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
+def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
     """The functions of a run.
 
     Args:
@@ -215,7 +216,7 @@ def build_functions(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Fun
     return Functions(task, optimizer, shardings, axis_names, init, step)
 
 
-def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
+def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
     """Builds a run's program.
 
     Args:
@@ -229,7 +230,7 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
     functions = build_functions(config, info, mesh)
     shapes = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
     shardings = parallel.state_shardings(shapes, functions.shardings, mesh)
-    rows = audit(shapes, shardings, mesh, config.mesh, config.train.audit_bytes)
+    rows = audit(shapes, shardings, mesh, config.mesh, config.mesh.large_bytes)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
     program = Program(
@@ -256,7 +257,7 @@ def build_program(config: Any, info: DataInfo, mesh: jax.sharding.Mesh) -> Progr
     return dataclasses.replace(program, step=step)
 
 
-def check_buildable(config: Any) -> None:
+def check_buildable(config: Experiment) -> None:
     """Builds task and optimizer from shapes alone; starts no backend and reads no data.
 
     Raises:

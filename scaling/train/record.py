@@ -17,6 +17,7 @@ import numpy as np
 from scaling import configs
 from scaling.data import Data, DataInfo
 from scaling.data.loader import Loader
+from scaling.experiment import Experiment
 from scaling.tasks.base import Task
 from scaling.track import files, grade, memory
 from scaling.track.goodput import Goodput
@@ -51,7 +52,7 @@ class Record:
 
     def __init__(
         self,
-        config: Any,
+        config: Experiment,
         workdir: pathlib.Path,
         start: Mapping[str, Any],
         say: Say,
@@ -135,12 +136,10 @@ class Record:
 
     def first(self, fresh: TrainState) -> TrainState:
         """The state at step 0: `fresh`, with the variables of `train.init_from` where it is set."""
-        source = self.config.train.init_from
-        if not source:
+        source = self.config.train.start
+        if source is None:
             return fresh
-        variables = load_variables(
-            source, fresh.variables(), self.config.train.init_from_map, self._say
-        )
+        variables = load_variables(source.run, fresh.variables(), source.map, self._say)
         params = variables.pop("params")
         # Arrays of its own: the step donates its state, and an array can be given away once.
         ema = None
@@ -168,7 +167,9 @@ class Record:
         """Opens the metrics stream so that it ends at `step`, from where the run goes on."""
         config = self.config
         self.tracker = self.stack.enter_context(
-            Tracker(self.workdir, config.track, step, config.name, config.to_dict(), main=self.main)
+            Tracker(
+                self.workdir, config.track, step, config.name, configs.plain(config), main=self.main
+            )
         )
         for note in self.tracker.notes:
             self._say(note)

@@ -10,6 +10,7 @@ import jax
 
 from scaling import configs, data, parallel
 from scaling.data import DataError, DataInfo
+from scaling.experiment import Experiment
 from scaling.track import compile_cache
 from scaling.track.files import to_json
 from scaling.train import data_record
@@ -36,7 +37,7 @@ class OpenRun:
     """
 
     path: pathlib.Path
-    config: Any
+    config: Experiment
     program: Program
     info: DataInfo
     artefacts: Mapping[str, Any]
@@ -108,7 +109,7 @@ def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) 
     path = pathlib.Path(path)
     if not (path / "config.json").exists():
         raise ReopenError(f"{path} is not a run directory: it has no config.json")
-    config = configs.load_recorded(path / "config.json")
+    config = configs.from_json((path / "config.json").read_text(encoding="utf-8"))
     compile_cache.enable()
     info, artefacts = data_record.read(path)
     program = build_program(config, info, parallel.make_mesh(config.mesh, devices))

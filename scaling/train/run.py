@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 from scaling import data, parallel
-from scaling.parallel.checks import check_devices
+from scaling.experiment import Experiment
+from scaling.parallel.axes import check_devices
 from scaling.track import compile_cache, grade, memory, provenance
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
@@ -36,7 +37,7 @@ class PlatformError(RuntimeError):
 
 
 def run(
-    config: Any, workdir: pathlib.Path, processes: parallel.Processes, stop: StopRequest
+    config: Experiment, workdir: pathlib.Path, processes: parallel.Processes, stop: StopRequest
 ) -> int:
     """Trains to the end, or on from where an earlier start stopped.
 
@@ -80,7 +81,7 @@ class Run:
 
     def __init__(
         self,
-        config: Any,
+        config: Experiment,
         workdir: pathlib.Path,
         processes: parallel.Processes,
         stop: StopRequest,

@@ -37,7 +37,6 @@ def resolved(config_file: pathlib.Path) -> Callable[..., Any]:
     """Resolve the experiment above, built from the fake components, under overrides."""
 
     def resolve(*overrides: str) -> Any:
-        raw = configs.load(str(config_file), overrides, schema=fakes.SCHEMA)
-        return configs.resolve(raw, fakes.SCHEMA)
+        return configs.resolve(configs.load(str(config_file), overrides, fakes.Tree), fakes.Tree)
 
     return resolve

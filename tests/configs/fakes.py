@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from scaling.configs.schema import Entries, Fixed, Named
+from scaling.configs.component import Component, Family
 from scaling.configs.types import (
-    Ambient,
     NonNegativeFloat,
+    NotInFingerprint,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -31,9 +31,9 @@ class Train:
     guard: Guard = Guard(factor=5.0)
     second_guard: Guard | None = None
     rename: tuple[tuple[str, str], ...] = ()
-    init_from: str | None = None
+    begin: str | None = None
     profile: bool = False
-    cache: Annotated[str, Ambient()] = "here"
+    cache: Annotated[str, NotInFingerprint()] = "here"
 
 
 @dataclasses.dataclass
@@ -81,17 +81,6 @@ def cosine(step: int, peak: float, warmup: int = 10, final: float = 0.0) -> floa
     return peak * (step < warmup) + final
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    batch: PositiveInt | None = None
-    rules: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"embed": "fsdp"})
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    weight: PositiveFloat = 1.0
-
-
 def files(paths: tuple[str, ...], suffix: str = ".txt") -> None:
     pass
 
@@ -113,18 +102,37 @@ OPTIMIZERS = {
 }
 SCHEDULES = {"constant": "configs.fakes:constant", "cosine": "configs.fakes:cosine"}
 SOURCES = {"files": "configs.fakes:files", "zipf": "configs.fakes:zipf"}
-EXTERNAL = {"MODELS": {"vocab_size"}, "SCHEDULES": {"step", "peak"}}
+Source = Annotated[Component, Family("configs.fakes:SOURCES")]
 
-SCHEMA = {
-    "": Fixed("scaling.configs.schema:Experiment"),
-    "model": Named("configs.fakes:MODELS"),
-    "data": Fixed("configs.fakes:Data"),
-    "data.source": Named("configs.fakes:SOURCES", optional=True),
-    "data.mixture": Entries(),
-    "data.mixture.*": Fixed("configs.fakes:Entry"),
-    "data.mixture.*.source": Named("configs.fakes:SOURCES"),
-    "optim": Named("configs.fakes:OPTIMIZERS", default="adamw"),
-    "optim.schedule": Named("configs.fakes:SCHEDULES", default="constant"),
-    "mesh": Fixed("configs.fakes:Mesh", ambient=True),
-    "train": Fixed("configs.fakes:Train"),
-}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    source: Source
+    weight: PositiveFloat = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    batch: PositiveInt | None = None
+    rules: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"embed": "fsdp"})
+    source: Source | None = None
+    mixture: Mapping[str, Entry] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optim(Component):
+    schedule: Annotated[
+        Component, Family("configs.fakes:SCHEDULES", supplied=("step", "peak"), default="constant")
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tree:
+    name: Annotated[str, NotInFingerprint()] = "experiment"
+    seed: int = 0
+    platform: Annotated[Literal["auto", "cpu"], NotInFingerprint()] = "auto"
+    model: Annotated[Component, Family("configs.fakes:MODELS", supplied=("vocab_size",))]
+    data: Data = dataclasses.field(default_factory=Data)
+    optim: Annotated[Optim, Family("configs.fakes:OPTIMIZERS", default="adamw")]
+    mesh: Annotated[Mesh, NotInFingerprint()] = Mesh()
+    train: Train = Train()

@@ -1,5 +1,6 @@
-"""Hundreds of wrong overrides, made from the schema itself: each is refused by name, none starts JAX."""
+"""Hundreds of wrong overrides, made from the tree itself: each is refused by name, none starts JAX."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,22 +10,21 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
+from annotated_types import Interval
 from helpers import ROOT
 
 from scaling import cli, configs
-from scaling.configs import ConfigError, signature
-from scaling.configs import schema as schema_lib
+from scaling.configs import ConfigError, tree
+from scaling.configs.component import Param, alternatives, strip
 from scaling.configs.dump import flatten
-from scaling.configs.schema import SCHEMA, Entries, Fixed
-from scaling.configs.signature import Param
-from scaling.configs.suggestions import all_keys, dig, stated_name
-from scaling.configs.types import Range
+from scaling.configs.tree import Node, all_keys, dig
+from scaling.experiment import Experiment
 from scaling.train.program import check_buildable
 
 QUICKSTART = str(ROOT / "experiments" / "quickstart.py")
-CONFIG = configs.resolve(configs.load(QUICKSTART)).to_dict()
-# Free mappings and None-valued sections aside, every key of the resolved quickstart.
-PATHS = [path for path in all_keys(CONFIG, SCHEMA) if dig(CONFIG, path) is not None]
+CONFIG = configs.plain(configs.load_resolved(QUICKSTART))
+# None-valued sections aside, every key of the resolved quickstart.
+PATHS = [path for path in all_keys(tree.root(Experiment, CONFIG)) if dig(CONFIG, path) is not None]
 COMPONENT_NAMES = (
     "task.name",
     "model.name",
@@ -36,17 +36,15 @@ COMPONENT_NAMES = (
 Case = tuple[tuple[str, ...], str]  # (tokens of the command line, what the message must name)
 
 
-def params() -> Iterator[tuple[str, Param]]:
+def params(node: Node | None = None) -> Iterator[tuple[str, Param]]:
     """(path, parameter) of every key of the sections that the quickstart has."""
-    for path, section in SCHEMA.items():
-        stated = dig(CONFIG, path)
-        if "*" in path or isinstance(section, Entries) or stated is None:
-            continue
-        name = None if isinstance(section, Fixed) else stated_name(section, stated)
-        below = schema_lib.children(path, SCHEMA)
-        for key, param in schema_lib.section_parameters(section, name, path).items():
-            if key not in below:
-                yield schema_lib.join(path, key), param
+    node = node or tree.root(Experiment, CONFIG)
+    for key, param in node.params().items():
+        below = node.child(key)
+        if below is None:
+            yield tree.join(node.path, key), param
+        elif below.stated is not None:
+            yield from params(below)
 
 
 def typing_errors(word: str) -> list[str]:
@@ -78,7 +76,7 @@ def misspelt() -> Iterator[Case]:
 
 
 def members(annotation: Any) -> list[Any]:
-    return [signature.strip(one)[0] for one in signature.alternatives(annotation)]
+    return [strip(one)[0] for one in alternatives(annotation)]
 
 
 def wrong_texts(annotation: Any) -> list[str]:
@@ -109,11 +107,11 @@ def mistyped() -> Iterator[Case]:
 
 def out_of_range() -> Iterator[Case]:
     for path, param in params():
-        every = (param.annotation, *signature.alternatives(param.annotation))
-        for mark in (mark for one in every for mark in signature.strip(one)[1]):
-            if not isinstance(mark, Range):
+        every = (param.annotation, *alternatives(param.annotation))
+        for mark in (mark for one in every for mark in strip(one)[1]):
+            if not isinstance(mark, Interval):
                 continue
-            for bound, step in ((mark.low, -1), (mark.high, 1), (mark.above, 0), (mark.below, 0)):
+            for bound, step in ((mark.ge, -1), (mark.le, 1), (mark.gt, 0), (mark.lt, 0)):
                 if bound is not None:
                     yield (f"--config.{path}={bound + step}",), path
 
@@ -146,12 +144,10 @@ def keys_of_others() -> Iterator[Case]:
     """Keys that only another component of the family has."""
     for path in COMPONENT_NAMES:
         section = path.removesuffix(".name")
-        named = SCHEMA[section]
-        assert isinstance(named, schema_lib.Named)
-        here = schema_lib.section_parameters(named, dig(CONFIG, path), section)
-        for other in signature.import_from(named.table):
-            for key in schema_lib.section_parameters(named, other, section):
-                if key not in here and key not in schema_lib.children(section, SCHEMA):
+        node, _ = tree.find(Experiment, CONFIG, section)
+        for other in node.section.family.names:
+            for key in dataclasses.replace(node, stated={"name": other}).params():
+                if key not in node.params():
                     yield (f"--config.{section}.{key}=1",), f"{section}.{key}"
 
 
@@ -168,14 +164,14 @@ CONTRADICTIONS: list[Case] = [
     (("--config.model.num_heads=5",), "model.num_heads"),
     (("--config.model.num_kv_heads=3",), "model.num_kv_heads"),
     (("--config.model.head_dim=7",), "model.head_dim"),
-    (("--config.data.seq_len=5000",), "data.seq_len"),
+    (("--config.data.seq_len=5000",), "data.text.seq_len"),
     (("--config.train.steps=10",), "train.steps"),
     (("--config.optim.schedule.warmup_fraction=0.5",), "optim.schedule.warmup_fraction"),
     (("--config.optim.schedule.decay_fraction=1",), "optim.schedule"),
     (("--config.eval.every=0", "--config.eval.patience=2"), "eval.patience"),
     (("--config.eval.min_delta=1",), "eval.min_delta"),
     (("--config.checkpoint.every=0", "--config.train.on_bad_step=rollback"), "train.on_bad_step"),
-    (("--config.train.init_from_map=(a,b),",), "train.init_from_map"),
+    (("--config.train.init_from_map=(a,b),",), "train.init_from.source.run"),
     (("--config.optim=lion", "--config.optim.name=sgd"), "optim.name"),
     (("--config.optim.name=sgd",), "optim.adam_learning_rate"),
     (("--config.train=DEFAULT", "--config.train.steps=3"), "train.steps"),
@@ -230,11 +226,9 @@ def test_every_key_takes_its_own_value() -> None:
     accepted = 0
     for path, value in flatten(CONFIG).items():
         if isinstance(value, (bool, int, float, str)) or value is None:
-            if dig(CONFIG, path) is None and path in SCHEMA:
-                continue
             text = f"'{value}'" if value == "" else str(value)
             loaded = configs.load_resolved(QUICKSTART, [f"{path}={text}"])
-            assert dig(loaded.to_dict(), path) == value, path
+            assert dig(loaded, path) == value, path
             accepted += 1
     assert accepted > 50
 

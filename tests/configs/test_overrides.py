@@ -6,6 +6,7 @@ import pytest
 
 from scaling.configs import ConfigError, diff
 from scaling.configs.overrides import Override, split
+from scaling.configs.tree import dig
 
 Resolve = Callable[..., Any]
 
@@ -25,7 +26,7 @@ def test_split() -> None:
     [
         ("train.steps=1e4", "train.steps", 10_000),
         ("train.ema=0.9", "train.ema", 0.9),  # its default is None
-        ("train.init_from=somewhere", "train.init_from", "somewhere"),
+        ("train.begin=somewhere", "train.begin", "somewhere"),
         ("model.window=7,8", "model.window", (7, 8)),
         ("train.guard.factor=3", "train.guard.factor", 3.0),
         ("train.second_guard.window=3", "train.second_guard.window", 3),
@@ -46,11 +47,9 @@ def test_split() -> None:
 def test_overrides_end_in_the_right_value(
     resolved: Resolve, override: str, key: str, value: Any
 ) -> None:
-    node = resolved(override)
-    for part in key.split("."):
-        node = node[part]
-    assert node == value
-    assert type(node) is type(value)
+    found = dig(resolved(override), key)
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_one_override_changes_one_key(resolved: Resolve) -> None:

@@ -1,17 +1,17 @@
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from typing import Annotated, Any
 
 import pytest
 from configs import fakes
 from ml_collections import ConfigDict, config_dict
 
-from scaling.configs import ConfigError, resolve
+from scaling.configs import Component, ConfigError, Family, replace, resolve
 
 MINIMAL = {"model": {"name": "mlp"}, "optim": {"learning_rate": 1}}
 
 
 def resolve_fake(**sections: Any) -> Any:
-    return resolve({**MINIMAL, **sections}, fakes.SCHEMA)
+    return resolve({**MINIMAL, **sections}, fakes.Tree)
 
 
 def test_defaults_come_from_the_signatures() -> None:
@@ -28,24 +28,26 @@ def test_defaults_come_from_the_signatures() -> None:
     assert config.seed == 0
 
 
-def test_result_is_locked_and_resolving_again_changes_nothing() -> None:
+def test_result_is_frozen_and_resolving_again_changes_nothing() -> None:
     config = resolve_fake(data={"mixture": {"a": {"source": {"name": "zipf"}}}})
-    assert config.is_locked
-    with pytest.raises(AttributeError):
-        config.train.stepz = 3
-    assert resolve(config, fakes.SCHEMA) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.train.steps = 3
+    with pytest.raises(TypeError):
+        config.data.mixture["a"] = 3
+    assert resolve(config, fakes.Tree) == config
+    assert hash(resolve(config, fakes.Tree)) == hash(config)
 
 
 def test_input_is_not_changed() -> None:
     raw = ConfigDict(MINIMAL)
     before = raw.to_dict()
-    resolve(raw, fakes.SCHEMA)
+    resolve(raw, fakes.Tree)
     assert raw.to_dict() == before
 
 
 def test_part_of_a_nested_dataclass_keeps_the_rest() -> None:
     config = resolve_fake(train={"guard": {"window": 7}})
-    assert config.train.guard.to_dict() == {"factor": 5.0, "window": 7}
+    assert config.train.guard == fakes.Guard(factor=5.0, window=7)
 
 
 def test_component_by_import_path() -> None:
@@ -57,14 +59,23 @@ def test_field_references_are_resolved() -> None:
     raw = ConfigDict(MINIMAL)
     raw.train = ConfigDict({"batch_size": 8})
     raw.data = ConfigDict({"batch": raw.train.get_ref("batch_size") * 2})
-    assert resolve(raw, fakes.SCHEMA).data.batch == 16
+    assert resolve(raw, fakes.Tree).data.batch == 16
 
 
 def test_empty_placeholder_is_refused() -> None:
     raw = ConfigDict(MINIMAL)
     raw.seed = config_dict.required_placeholder(int)
     with pytest.raises(ConfigError, match="placeholder"):
-        resolve(raw, fakes.SCHEMA)
+        resolve(raw, fakes.Tree)
+
+
+def test_replace_checks_again_and_leaves_the_config() -> None:
+    config = resolve_fake()
+    other = replace(config, {"train.steps": 5, "data.mixture.a.source.name": "zipf"})
+    assert (other.train.steps, other.data.mixture["a"].source.tokens) == (5, 1000)
+    assert config.train.steps == 1000
+    with pytest.raises(ConfigError, match="out of range"):
+        replace(config, {"train.steps": 0})
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,7 @@ def test_empty_placeholder_is_refused() -> None:
         ({"model": {"widths": (1,)}}, "model.name", "is required"),
         ({"model": {"name": "transformer"}}, "model.width", "is required"),
         ({"model": {"name": "transfomer"}}, "model.name", "did you mean 'transformer'"),
-        ({"model": {"name": 3}}, "model.name", "is no name"),
+        ({"model": {"name": 3}}, "model.name", "is not a name"),
         ({"model": {"name": "mlp", "width": 3}}, "model.width", "a key of transformer"),
         ({"model": {"name": "mlp", "vocab_size": 3}}, "model.vocab_size", "supplied by the code"),
         ({"optim": {"learning_rate": 1, "momentum": 1}}, "optim.momentum", "a key of sgd"),
@@ -97,6 +108,8 @@ def test_wrong_configs_are_refused(sections: dict[str, Any], key: str, words: st
     assert caught.value.key == key
 
 
-def test_only_what_is_used_is_imported(resolved: Callable[..., Any]) -> None:
-    schema = {**fakes.SCHEMA, "data.source": fakes.Named("no.such.module:TABLE", optional=True)}
-    assert resolve(MINIMAL, schema).data.source is None
+def test_only_what_is_used_is_imported() -> None:
+    source = Annotated[Component, Family("no.such.module:TABLE")] | None
+    data = dataclasses.make_dataclass("Data", [("source", source, None)], frozen=True)
+    tree = dataclasses.make_dataclass("Tree", [("data", data, data())], frozen=True)
+    assert resolve({}, tree).data.source is None

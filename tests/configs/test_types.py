@@ -1,21 +1,28 @@
 import math
+from typing import Annotated
 
+import pytest
+
+from scaling.configs import ConfigError
 from scaling.configs.types import Range
+from scaling.configs.values import coerce, describe
+
+CLOSED, OPEN = Annotated[float, Range(0, 1)], Annotated[float, Range(above=0, below=1)]
 
 
 def test_range_is_closed_at_low_and_high_and_open_at_above_and_below() -> None:
-    closed, opened = Range(0, 1), Range(above=0, below=1)
-    assert closed.contains(0)
-    assert closed.contains(1)
-    assert not opened.contains(0)
-    assert not opened.contains(1)
-    assert opened.contains(0.5)
+    assert [coerce(x, CLOSED, "a") for x in (0, 1)] == [0, 1]
+    assert coerce(0.5, OPEN, "a") == 0.5
+    for x in (0, 1):
+        with pytest.raises(ConfigError, match="out of range"):
+            coerce(x, OPEN, "a")
 
 
 def test_range_holds_no_nan() -> None:
-    assert not Range().contains(math.nan)
-    assert Range().contains(math.inf)
+    with pytest.raises(ConfigError, match="never a setting"):
+        coerce(math.nan, Annotated[float, Range()], "a")
+    assert coerce(math.inf, Annotated[float, Range(0)], "a") == math.inf
 
 
 def test_range_in_words() -> None:
-    assert str(Range(0, below=1)) == ">= 0 and < 1"
+    assert describe(Annotated[float, Range(0, below=1)]) == "a number >= 0 and < 1"

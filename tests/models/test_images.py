@@ -8,7 +8,7 @@ import pytest
 
 from scaling.models.cnn import CNN, max_pool
 from scaling.models.mlp import MLP
-from scaling.parallel.logical import DEFAULT_RULES
+from scaling.parallel.axes import DEFAULT_RULES
 
 MODELS = {
     "mlp": MLP(num_classes=10, hidden_dims=(16, 8), dropout=0.5),

@@ -8,7 +8,8 @@ from scaling.models.layers import Dense
 from scaling.ops.matmul import lookup, product
 from scaling.ops.rotary import rotary_tables, rotate
 from scaling.parallel import MeshConfig, make_mesh
-from scaling.parallel.logical import logical_rules, rules
+from scaling.parallel.axes import rules
+from scaling.parallel.logical import logical_rules
 
 
 def test_lookup_clamps_and_has_the_gradient_of_indexing():

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scaling.experiment import MeshConfig
 from scaling.models.transformer import Transformer
 from scaling.ops import cross_entropy as head
-from scaling.parallel.logical import DEFAULT_RULES, logical_rules, rules
-from scaling.parallel.mesh import MeshConfig, make_mesh
+from scaling.parallel.axes import DEFAULT_RULES, rules
+from scaling.parallel.logical import logical_rules
+from scaling.parallel.mesh import make_mesh
 from scaling.tasks.language_model import _capped, _hidden_and_kernel, _objective
 
 # A loop compiles faster than straight-line code; the tests of equality unroll.

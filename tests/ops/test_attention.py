@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scaling.experiment import MeshConfig
 from scaling.ops import attention as module
 from scaling.ops.attention import attention
-from scaling.parallel.logical import logical_rules, rules
-from scaling.parallel.mesh import MeshConfig, make_mesh
+from scaling.parallel.axes import rules
+from scaling.parallel.logical import logical_rules
+from scaling.parallel.mesh import make_mesh
 
 
 def reference(q, k, v, g, causal, segments, softcap):

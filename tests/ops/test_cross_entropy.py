@@ -9,7 +9,8 @@ import pytest
 
 from scaling.ops import cross_entropy as head
 from scaling.parallel import MeshConfig, make_mesh
-from scaling.parallel.logical import logical_rules, rules
+from scaling.parallel.axes import rules
+from scaling.parallel.logical import logical_rules
 from scaling.tasks.language_model import _objective
 
 B, T, D, V = 2, 12, 8, 16

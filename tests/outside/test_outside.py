@@ -129,7 +129,7 @@ def test_microbatches(family, runs, tmp_path):
 def test_with_parameters_split_over_devices_it_is_the_same_run(family, runs, tmp_path):
     split = ("--config.mesh.data=1", "--config.mesh.fsdp=8")
     # Dimensions of 2 or 4 do not divide by 8: the user says that they may stay whole.
-    launch(family, tmp_path / "fsdp", *split, "--config.mesh.waivers=('*',)")
+    launch(family, tmp_path / "fsdp", *split, "--config.mesh.allow_replicated=('*',)")
     if family == "lora":
         return  # its base is another run
     np.testing.assert_allclose(losses(tmp_path / "fsdp"), losses(runs(family)), rtol=2e-3)

@@ -21,8 +21,8 @@ def main() -> int:
         from jax.sharding import NamedSharding
         from jax.sharding import PartitionSpec as P
 
+        from scaling.experiment import MeshConfig
         from scaling.parallel import batch_sharding, make_mesh, put_batch
-        from scaling.parallel.mesh import MeshConfig
 
         mesh = make_mesh(MeshConfig())
         spec = {"x": jax.ShapeDtypeStruct((2 * mesh.size, 3), "float32")}

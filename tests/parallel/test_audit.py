@@ -5,8 +5,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from scaling.experiment import MeshConfig
 from scaling.parallel.audit import audit, format_rows
-from scaling.parallel.mesh import MeshConfig, make_mesh
+from scaling.parallel.mesh import make_mesh
 from scaling.parallel.sharding import ShardingError
 
 
@@ -59,7 +60,7 @@ def test_silent_copies(config: MeshConfig, spec: P, problem: str) -> None:
     with pytest.raises(ShardingError, match="params/w .*" + problem) as error:
         check(config, specs)
     assert "params/other" not in str(error.value)
-    waived = MeshConfig(fsdp=config.fsdp, tensor=config.tensor, waivers=("*/w",))
+    waived = MeshConfig(fsdp=config.fsdp, tensor=config.tensor, allow_replicated=("*/w",))
     row = next(r for r in check(waived, specs) if r.path == "params/w")
     assert row.waived
     assert "waived: " + row.problem in format_rows([row])

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from scaling.experiment import MeshConfig
 from scaling.parallel.batches import batch_sharding, put_batch
-from scaling.parallel.mesh import MeshConfig, make_mesh
+from scaling.parallel.mesh import make_mesh
 
 FULL = {
     "x": np.arange(16 * 3, dtype=np.int32).reshape(16, 3),

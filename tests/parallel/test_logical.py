@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from scaling.experiment import MeshConfig
 from scaling.parallel import active_rules, constrain, logical_rules, rules, spec
-from scaling.parallel.logical import DEFAULT_RULES, no_rules
-from scaling.parallel.mesh import AXES, MeshConfig, make_mesh
+from scaling.parallel.axes import AXES, DEFAULT_RULES
+from scaling.parallel.logical import no_rules
+from scaling.parallel.mesh import make_mesh
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from scaling.experiment import MeshConfig
 from scaling.parallel import mesh as mesh_lib
-from scaling.parallel.mesh import AXES, MeshConfig, make_mesh, mesh_shape
+from scaling.parallel.axes import AXES, mesh_shape
+from scaling.parallel.mesh import make_mesh
 
 
 @pytest.mark.parametrize(
@@ -30,8 +32,8 @@ def test_shape(config: MeshConfig, devices: int, shape: tuple[int, ...]) -> None
     [
         (MeshConfig(data=3), 8, ("data=3", "there are 8", "data=8, fsdp=1, tensor=1")),
         (MeshConfig(fsdp=4, tensor=3), 8, ("multiple of 12", "8", "data=2, fsdp=4, tensor=1")),
-        (MeshConfig(data=-1, fsdp=-1), 8, ("at most one",)),
-        (MeshConfig(tensor=0), 8, ("tensor=0", "at least 1")),
+        (MeshConfig(data=-1, fsdp=-1), 8, ("mesh.fsdp", "and so is mesh.data")),
+        (MeshConfig(tensor=0), 8, ("mesh.tensor: 0", "at least 1")),
         (MeshConfig(data=16), 8, ("data=16", "data=8")),
     ],
 )

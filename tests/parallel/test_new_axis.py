@@ -6,14 +6,16 @@ import sys
 
 from helpers import ROOT
 
-MESH = ROOT / "scaling" / "parallel" / "mesh.py"
+AXES = ROOT / "scaling" / "parallel" / "axes.py"
+TREE = ROOT / "scaling" / "experiment.py"
 
 SCRIPT = """
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location("scaling.parallel.mesh", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-sys.modules["scaling.parallel.mesh"] = module
-spec.loader.exec_module(module)
+for name, path in (("scaling.experiment", sys.argv[1]), ("scaling.parallel.axes", sys.argv[2])):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 from helpers import TEXT_INFO, tiny_language_model
 import jax, scaling.parallel as parallel
@@ -21,7 +23,7 @@ from scaling.planning.compile import compile_plan
 from scaling.planning.topology import parse
 from scaling.train.program import build_program
 
-changes = {"mesh.data": 2, "mesh.expert": 2, "mesh.fsdp": 2, "train.audit_bytes": 1024}
+changes = {"mesh.data": 2, "mesh.expert": 2, "mesh.fsdp": 2, "mesh.large_bytes": 1024}
 changes |= {"mesh.rules": (("mlp", "expert"),), "model.vocab_size": 320}
 config = tiny_language_model(**changes)
 mesh = parallel.make_mesh(config.mesh)
@@ -38,15 +40,18 @@ print("planned", plan.memory.peak)
 
 
 def test_a_fake_axis_is_lowered_audited_and_planned(tmp_path: pathlib.Path) -> None:
-    source = MESH.read_text()
-    role = '    "tensor": ("parameters",),\n'
-    field = "    tensor: AxisSize = 1\n"
-    assert source.count(role) == source.count(field) == 1
-    source = source.replace(role, role + '    "expert": ("parameters",),\n')
-    changed = tmp_path / "mesh.py"
-    changed.write_text(source.replace(field, field + "    expert: AxisSize = 1\n"))
+    role, field = '    "tensor": ("parameters",),\n', "    tensor: AxisSize = 1\n"
+    paths = []
+    for path, line, new in (
+        (TREE, field, "    expert: AxisSize = 1\n"),
+        (AXES, role, '    "expert": ("parameters",),\n'),
+    ):
+        source = path.read_text()
+        assert source.count(line) == 1
+        paths.append(tmp_path / path.name)
+        paths[-1].write_text(source.replace(line, line + new))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(changed)],
+        [sys.executable, "-c", SCRIPT, *map(str, paths)],
         cwd=ROOT / "tests",
         capture_output=True,
         text=True,

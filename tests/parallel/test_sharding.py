@@ -10,7 +10,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from scaling.parallel.mesh import MeshConfig, make_mesh
+from scaling.experiment import MeshConfig
+from scaling.parallel.mesh import make_mesh
 from scaling.parallel.sharding import (
     ShardingError,
     param_shardings,
@@ -102,13 +103,13 @@ def test_indivisible_dimension_is_an_error_that_names_everything() -> None:
         "dimension 1 ('mlp')",
         "36",
         "tensor of size 8",
-        "mesh.waivers",
+        "mesh.allow_replicated",
     ):
         assert words in str(error.value)
 
 
 def test_waiver_keeps_the_dimension_whole() -> None:
-    config = MeshConfig(data=1, fsdp=2, tensor=4, waivers=("*/up/kernel", "*/down/*"))
+    config = MeshConfig(data=1, fsdp=2, tensor=4, allow_replicated=("*/up/kernel", "*/down/*"))
     shardings, _ = param_shardings(boxed(Net(hidden=30)), make_mesh(config), config)
     assert shardings["params"]["blocks"]["up"]["kernel"].spec == P(None, "fsdp", None)
 

@@ -10,7 +10,7 @@ from helpers import resolved
 
 from scaling import configs, data, parallel
 from scaling.configs import ConfigError
-from scaling.parallel.checks import check_devices
+from scaling.parallel.axes import check_devices
 from scaling.planning import closed_form, doors_search, search, topology
 from scaling.train.program import build_program
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, tiny_language_model
 from ml_collections import ConfigDict
 
 from scaling import configs
@@ -53,6 +53,22 @@ def test_another_experiment_is_refused_with_the_difference(tmp_path: pathlib.Pat
         assert words in str(caught.value)
     assert (tmp_path / "config.json").read_text() == config_text()
     RunDir(tmp_path, config_text(), "f1", {}).close()
+
+
+def test_a_run_of_before_keys_moved_goes_on(tmp_path: pathlib.Path) -> None:
+    """By the fingerprint of its config as it is read today, not by the one that it recorded."""
+    config = tiny_language_model()
+    old = configs.plain(config)
+    old["data"] |= old["data"].pop("text")
+    old["train"] |= {"init_from": None, "init_from_map": (), "audit_bytes": 64 * 2**20}
+    del old["mesh"]["large_bytes"]
+    RunDir(tmp_path, configs.to_json(old), "of another layout", {}).close()
+    with RunDir(tmp_path, configs.to_json(config), configs.fingerprint(config), {}) as run:
+        assert run.attempt == 2
+    other = configs.replace(config, {"data.text.seq_len": 8})
+    RunDir(tmp_path / "b", configs.to_json(old), configs.fingerprint(other), {}).close()
+    with pytest.raises(RunDirError, match=r"data\.text\.seq_len +16 +8"):
+        RunDir(tmp_path / "b", configs.to_json(other), configs.fingerprint(other), {})
 
 
 def test_strange_and_damaged_directories(tmp_path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.track.config import TrackConfig
+from scaling.experiment import TrackConfig
 from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker, TrackError
 

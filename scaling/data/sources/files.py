@@ -29,7 +29,7 @@ class Files:
 
     Attributes:
       paths: files or globs (`**` goes into folders, `~` is your home), read in sorted order.
-      eval_paths: the same for held-out text. Empty means that `data.holdout` chooses.
+      eval_paths: the same for held-out text. Empty means that `data.text.holdout` chooses.
       field: the key of the text in a line of .jsonl.
       errors: what to do with bytes that are not UTF-8: stop, put U+FFFD in their place, or leave
         them out.

@@ -90,18 +90,18 @@ class SyntheticZipf:
 
     def describe(self, context: DataContext) -> DataInfo:
         """Vocabulary and entropy rate."""
-        length = context.section.seq_len
+        length = context.section.text.seq_len
         return DataInfo(
             kind="text",
             unit="tokens",
-            spec=text_spec(length, context.section.mask_documents),
+            spec=text_spec(length, context.section.text.mask_documents),
             vocab_size=self.vocab_size,
             entropy_rate=self.entropy_rate(length),
         )
 
     def open(self, context: DataContext) -> Opened:
         """The endless training examples and the held-out ones."""
-        length, mask = context.section.seq_len, context.section.mask_documents
+        length, mask = context.section.text.seq_len, context.section.text.mask_documents
         train = self.windows(length, mask, held_out=False, limit=context.section.limit)
         held_out = self.windows(length, mask, held_out=True)
         info = dataclasses.replace(self.describe(context), eval_entropy=held_out.mean_true_loss())

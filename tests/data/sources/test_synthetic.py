@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from scaling.data.config import DataConfig
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key
 from scaling.data.info import DataContext
 from scaling.data.sources.synthetic import TRAIN_EXAMPLES, SyntheticZipf
+from scaling.experiment import DataConfig, TextConfig
 
 SMALL = SyntheticZipf(base=3, digits=2, attributes=2, noise=0.3)
 
@@ -135,7 +135,9 @@ def test_languages_have_other_facts_and_streams():
 
 
 def test_says_what_it_is():
-    info = SyntheticZipf().describe(DataContext(DataConfig(seq_len=64), 0, 4, pathlib.Path()))
+    info = SyntheticZipf().describe(
+        DataContext(DataConfig(text=TextConfig(seq_len=64)), 0, 4, pathlib.Path())
+    )
     assert info.vocab_size == 320
     assert info.entropy_rate == pytest.approx(SyntheticZipf().entropy_rate(), rel=1e-12)
     assert SyntheticZipf().sentences(np.arange(1000)).max() < 320

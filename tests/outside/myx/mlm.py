@@ -30,7 +30,7 @@ class Encoder(nn.Module):
 def masked_lm(context, *, mask_rate: float = 0.15) -> Task:
     context.need("text")
     vocab = context.outputs("vocab_size", context.info.vocab_size + 1)  # + [MASK]
-    model, length = context.model(vocab_size=vocab), context.config.data.seq_len
+    model, length = context.model(vocab_size=vocab), context.config.data.text.seq_len
 
     def init(rng):
         return model.init(rng, jnp.zeros((1, length), jnp.int32), train=False)

@@ -1,9 +1,21 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from configs import fakes
 
-from scaling.configs import signature
+from scaling import configs
+from scaling.configs.component import (
+    MISSING,
+    Component,
+    FrozenMapping,
+    find_component,
+    parameters,
+)
 from scaling.configs.errors import ConfigError
-from scaling.configs.signature import MISSING, find_component, parameters
+
+Resolve = Callable[..., Any]
 
 
 def test_parameters_of_a_function() -> None:
@@ -50,7 +62,7 @@ def test_find_component_by_name_and_by_path() -> None:
         ("sdg", "did you mean 'sgd'"),
         ("no_such_package.module:Name", "ModuleNotFoundError"),
         ("configs.fakes:Nothing", "AttributeError"),
-        ("configs.fakes:SCHEMA", "not something to call"),
+        ("configs.fakes:MODELS", "not something to call"),
         (":x", "cannot be imported"),
     ],
 )
@@ -60,8 +72,31 @@ def test_find_component_refuses(name: str, reason: str) -> None:
     assert caught.value.key == "optim.name"
 
 
-def test_nested_types() -> None:
-    assert signature.nested_dataclass(fakes.Guard | None) is fakes.Guard
-    assert signature.nested_dataclass(int | None) is None
-    assert signature.mapping_value(dict[str, float] | None) is float
-    assert signature.mapping_value(tuple[int, ...]) is MISSING
+def test_a_component_reads_like_what_it_names() -> None:
+    made = Component("lion", FrozenMapping({"b1": 0.9}))
+    assert (made.b1, made["b1"], made.get("b1"), made.get("b2")) == (0.9, 0.9, 0.9, None)
+    assert "b1" in made
+    assert "b2" not in made
+    with pytest.raises(AttributeError, match="'lion' has no key 'b2'"):
+        _ = made.b2
+    assert copy.deepcopy(made) == made
+    assert hash(copy.deepcopy(made)) == hash(made)
+
+
+def test_build_a_named_section_with_what_the_code_supplies(resolved: Resolve) -> None:
+    model = configs.build(resolved().model, fakes.MODELS, vocab_size=256)
+    assert isinstance(model, fakes.Transformer)
+    assert (model.width, model.vocab_size, model.window) == (64, 256, (1, 1))
+
+
+def test_build_a_function_and_pass_no_sub_section(resolved: Resolve) -> None:
+    assert configs.build(resolved().optim, "configs.fakes:OPTIMIZERS") == "adamw 0.001 0.9 0.95"
+
+
+def test_build_refuses_a_key_that_would_be_lost() -> None:
+    with pytest.raises(ConfigError, match="takes no 'momentum'"):
+        configs.build({"name": "lion", "learning_rate": 1.0, "momentum": 0.9}, fakes.OPTIMIZERS)
+
+
+def test_component(resolved: Resolve) -> None:
+    assert configs.component(resolved().optim, fakes.OPTIMIZERS) is fakes.adamw

@@ -1,0 +1,78 @@
+"""Command lines: one parser for all front doors, and the one command that reaches them.
+
+arguments = cli.parse(sys.argv[1:])            # of `python -m scaling.main`
+values, overrides = cli.read(argv, OPTIONS)    # of a door with its own options
+sys.exit(cli.run(door, sys.argv[1:]))          # door(argv) -> exit code; wrong usage is 2
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from scaling.cli.arguments import OPTIONS, SAMPLE_FLAGS, Args, parse
+from scaling.cli.parser import CONFIG, WORKDIR, Option, help_text, read
+from scaling.configs.errors import ConfigError, suggest
+
+__all__ = [
+    "COMMANDS",
+    "CONFIG",
+    "OPTIONS",
+    "SAMPLE_FLAGS",
+    "WORKDIR",
+    "Args",
+    "Option",
+    "diff",
+    "help_text",
+    "main",
+    "parse",
+    "read",
+    "run",
+]
+
+EXIT_USAGE = 2
+
+# Command -> (module with a function `main`, what it does).
+COMMANDS = {
+    "run": ("scaling.main", "train one experiment, or look at one"),
+    "sweep": ("scaling.sweep", "run a declared set of experiments"),
+    "fit": ("scaling.fit", "fit a scaling law to a table of runs"),
+    "plan": ("scaling.plan", "plan a run, forecast it, grade the forecast"),
+    "doctor": ("scaling.doctor", "say what this machine has and what is wrong with it"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hands the rest of the command line to the command's own module; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    name = given[0] if given else "--help"
+    if name in COMMANDS:
+        return importlib.import_module(COMMANDS[name][0]).main(given[1:])
+    if name in ("--help", "-h", "help"):
+        print("usage: scaling COMMAND ...\n")
+        print("\n".join(f"  {command:<8}{what}" for command, (_, what) in COMMANDS.items()))
+        print("\n`scaling COMMAND --help` says more.")
+        return 0
+    hint = suggest(name, list(COMMANDS), what="commands")
+    print(f"error: {name}: there is no such command\n  {hint}", file=sys.stderr)
+    return 2
+
+
+def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Call a front door; a wrong command line or config becomes exit code 2 and one message."""
+    try:
+        return door(argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def diff(left: str, right: str) -> int:
+    """Prints every key in which two runs (or config files) differ; returns exit code 0.
+
+    Raises:
+      ConfigError: one of them holds no config.
+    """
+    from scaling.configs import compare
+
+    print(compare(left, right))
+    return 0

@@ -1,0 +1,147 @@
+"""The command line of `python -m scaling.main`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from scaling.cli.parser import CONFIG, WORKDIR, Option, read
+from scaling.configs.errors import ConfigError
+
+OPTIONS = (
+    CONFIG,
+    WORKDIR,
+    Option("dry_run", "Show the complete config, defaults included, and stop."),
+    Option("diff", "Show every key in which two runs or configs differ.", "A B"),
+    Option("replay", "Do one step of a run again, from what the run saved about it.", "RUN"),
+    Option("evaluate", "Score a run's newest checkpoint (or --step) on all held-out data.", "RUN"),
+    Option("step", "The step to replay, or the checkpoint to evaluate or sample.", "N", "integer"),
+    Option("sample", "Write text with a finished language model.", "RUN"),
+    Option("prompt", "With --sample: the text to continue.", "TEXT"),
+    Option("tokens", "With --sample: how many tokens at most (200).", "N", "integer"),
+    Option("temperature", "With --sample: 0 always takes the most likely (0.8).", "X", "number"),
+    Option("top_k", "With --sample: draw from the K most likely tokens (all).", "K", "integer"),
+    Option("sample_seed", "With --sample: of the draws (0).", "N", "integer"),
+    Option("coordinator", "Several processes: address of process 0.", "HOST:PORT"),
+    Option("num_processes", "Several processes: how many.", "N", "integer"),
+    Option("process_id", "Several processes: which one this is, from 0.", "I", "integer"),
+)
+
+SAMPLE_FLAGS = ("prompt", "tokens", "temperature", "top_k", "sample_seed")
+_PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
+
+# Jobs, of which a command line names exactly one, and the flags that each understands.
+USED = {
+    "config": ("overrides", "workdir", "dry_run", *_PROCESS_FLAGS),
+    "diff": (),
+    "evaluate": ("step",),
+    "replay": ("step",),
+    "sample": ("step", *SAMPLE_FLAGS),
+}
+
+USAGE = """\
+Train one experiment, or look at one.
+
+  python -m scaling.main --config=experiments/quickstart.py
+  python -m scaling.main --config=experiments/gpt2.py:124m --workdir=runs/gpt2 \\
+      --config.train.steps=1e4 --config.optim.learning_rate=3e-4
+  python -m scaling.main --config=experiments/quickstart.py --dry_run
+  python -m scaling.main --diff runs/a runs/b
+  python -m scaling.main --evaluate=runs/a
+  python -m scaling.main --sample=runs/a --prompt='Once upon a time'
+  python -m scaling.main --replay=runs/a --step=1200
+
+The same command again goes on where the run stopped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """A command line of `python -m scaling.main`; one of config, diff, evaluate, replay, sample.
+
+    Attributes:
+      config: "FILE[:ARG]" of the experiment.
+      overrides: "section.key=value", in the order given.
+      workdir: run directory, if given.
+      dry_run: only show the complete config.
+      diff: two run directories or config files to compare.
+      replay: run directory of which `step` is done again.
+      evaluate: run directory of which a checkpoint is scored.
+      step: see `replay`, `evaluate` and `sample`.
+      sample: run directory of a language model that writes text.
+      prompt, tokens, temperature, top_k, sample_seed: see `scaling.train.sample.SampleOptions`.
+      coordinator: "host:port" of process 0, if there are several processes.
+      num_processes: how many.
+      process_id: which one this is.
+    """
+
+    config: str | None = None
+    overrides: tuple[str, ...] = ()
+    workdir: str | None = None
+    dry_run: bool = False
+    diff: tuple[str, str] | None = None
+    replay: str | None = None
+    evaluate: str | None = None
+    step: int | None = None
+    sample: str | None = None
+    prompt: str | None = None
+    tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    sample_seed: int | None = None
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def parse(argv: Sequence[str]) -> Args:
+    """The command line of `python -m scaling.main`, without the program's name.
+
+    Raises:
+      ConfigError: a flag that does not exist, a value that does not fit, flags that contradict.
+      SystemExit: 0, after `--help`.
+    """
+    values, overrides = read(argv, OPTIONS, USAGE)
+    arguments = Args(**values, overrides=overrides)
+    _check_job(arguments)
+    _check_processes(arguments)
+    return arguments
+
+
+def _check_job(arguments: Args) -> None:
+    """Exactly one job, and no flag that it would ignore."""
+    jobs = [job for job in USED if getattr(arguments, job) is not None]
+    if not jobs:
+        files = sorted(str(path) for path in pathlib.Path("experiments").glob("*.py"))
+        here = f"; here are {', '.join(files)}" if files else ""
+        raise ConfigError("--config", "is required", f"write --config=FILE[:ARG]{here}")
+    if len(jobs) > 1:
+        raise ConfigError(f"--{jobs[1]}", f"does not go with --{jobs[0]}", "give one of the two")
+    if jobs == ["replay"] and arguments.step is None:
+        raise ConfigError("--step", "is required with --replay", "write --step=N")
+    used = {jobs[0], *USED[jobs[0]]}
+    for field in dataclasses.fields(Args):
+        value = getattr(arguments, field.name)
+        if field.name not in used and value != field.default:
+            name = "--" + field.name if field.name != "overrides" else f"--config.{value[0]}"
+            raise ConfigError(name, f"does not go with --{jobs[0]}", "leave it out")
+
+
+def _check_processes(arguments: Args) -> None:
+    """The three flags of a multi-process start come together and make sense."""
+    given = [flag for flag in _PROCESS_FLAGS if getattr(arguments, flag) is not None]
+    if not given:
+        return
+    for flag in _PROCESS_FLAGS:
+        if flag not in given:
+            raise ConfigError(f"--{flag}", f"is required with --{given[0]}", "give all three")
+    host, _, port = str(arguments.coordinator).rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(
+            "--coordinator", f"{arguments.coordinator!r} is not an address", "write HOST:PORT"
+        )
+    count, index = arguments.num_processes or 0, arguments.process_id or 0
+    if count < 1:
+        raise ConfigError("--num_processes", f"{count} processes cannot run", "give at least 1")
+    if index >= count:
+        raise ConfigError(
+            "--process_id", f"{index} is not one of {count} processes", f"give 0 to {count - 1}"
+        )

@@ -1,0 +1,313 @@
+"""Components: what a section with a `name` stands for, which keys that has, and how it is called.
+
+A component is a dataclass, a flax linen module or a plain function or class. Nothing is declared
+twice: the keys of a section are the parameters of the component that it names.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from scaling.configs.errors import ConfigError, nearest
+
+Table = Mapping[str, str]
+
+
+class _Missing:
+    """The absence of a value, where None would be one."""
+
+    def __repr__(self) -> str:
+        return "(not set)"
+
+
+MISSING: Any = _Missing()
+
+
+class FrozenMapping(Mapping[str, Any]):
+    """A mapping that cannot be changed and has a hash."""
+
+    def __init__(self, items: Mapping[str, Any] | None = None) -> None:
+        self._items = dict(items or {})
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Beside `Component` in an annotation: which components a section can name.
+
+    Attributes:
+      table: path of the table of names, "package.module:TABLE". A name that is not in it must be
+        "package.module:attribute" itself.
+      supplied: parameters that the code passes, which are therefore not keys of the config.
+      default: the name where the config gives none; empty if the config must.
+    """
+
+    table: str
+    supplied: tuple[str, ...] = ()
+    default: str = ""
+
+    @property
+    def names(self) -> Table:
+        """Name -> import path."""
+        names: Table = import_from(self.table)
+        return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A resolved section with a `name`: the name, and a value for each parameter of what it names.
+
+    The parameters are read as attributes (`model.num_layers`) or keys. A subclass may add fields;
+    these are sections below this one, whatever it names.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = FrozenMapping()
+
+    def __getattr__(self, key: str) -> Any:
+        if not key.startswith("_") and key in self.__dict__.get("arguments", {}):
+            return self.arguments[key]
+        raise AttributeError(f"{self.__dict__.get('name')!r} has no key {key!r}")
+
+    def __getitem__(self, key: str) -> Any:
+        return dict(self.items())[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in dict(self.items())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or the default where the component has no such key."""
+        return dict(self.items()).get(key, default)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Name, arguments, then the sections below."""
+        return [("name", self.name), *self.arguments.items(), *self.sections().items()]
+
+    def sections(self) -> dict[str, Any]:
+        """The fields that a subclass adds."""
+        return {field: getattr(self, field) for field in section_fields(type(self))}
+
+
+def section_fields(cls: type[Component]) -> list[str]:
+    """Names of the fields that a subclass of `Component` adds."""
+    own = {field.name for field in dataclasses.fields(Component)}
+    return [field.name for field in dataclasses.fields(cls) if field.name not in own]
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """One key of a section: its annotation and its default (MISSING where the user must choose)."""
+
+    name: str
+    annotation: Any
+    default: Any = MISSING
+
+
+def component(section: Any, table: Table | str) -> Callable[..., Any]:
+    """The dataclass, module or function that a section names.
+
+    Args:
+      section: its `name` is looked up.
+      table: the family's table, or its path "package.module:TABLE".
+
+    Raises:
+      ConfigError: there is no such name.
+    """
+    return find_component(
+        section["name"], import_from(table) if isinstance(table, str) else table, "name"
+    )
+
+
+def build(section: Any, table: Table | str, **supplied: Any) -> Any:
+    """Call what a section names with its keys, and with those of `supplied` that it declares.
+
+    Args:
+      section: `Component`, or a mapping with a key `name`. The sections below it are passed only
+        to a parameter of that name.
+      table: see `component`.
+      **supplied: what the code knows and the config does not.
+
+    Raises:
+      ConfigError: the section has a key that the component does not take.
+      ValueError: whatever the component itself refuses.
+    """
+    called = component(section, table)
+    params = parameters(called)
+    below = [key for key, value in section.items() if hasattr(value, "items")]
+    keywords = {}
+    for key, value in section.items():
+        if key in supplied or (key == "name" and key not in params):
+            continue
+        if key in params:
+            keywords[key] = dict(value) if isinstance(value, FrozenMapping) else value
+        elif key not in below and value is not None:
+            name = getattr(called, "__name__", section["name"])
+            raise ConfigError(key, f"{name} takes no {key!r}", "resolve the config first")
+    return called(**keywords, **{key: value for key, value in supplied.items() if key in params})
+
+
+def import_from(path: str) -> Any:
+    """The object at "package.module:attribute".
+
+    Raises:
+      ImportError, AttributeError: there is no such module or attribute.
+    """
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def find_component(name: str, table: Table, key: str) -> Callable[..., Any]:
+    """The component that `name` stands for: an entry of the table, or "package.module:attribute".
+
+    Args:
+      name: a name in the table or an import path of the user's own component.
+      table: the family's names.
+      key: config path, for the error.
+
+    Raises:
+      ConfigError: no such name, or the import path does not lead to something callable.
+    """
+    if not name or not isinstance(name, str):
+        what = "is required" if not name else f"{name!r} is not a name"
+        raise ConfigError(key, what, "choose one of " + ", ".join(sorted(table)))
+    path = table.get(name, name)
+    if ":" not in path:
+        close = nearest(name, table)
+        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        raise ConfigError(
+            key,
+            f"there is no {name!r}",
+            f"{hint}Choose one of {', '.join(sorted(table))}, or your own component as "
+            "'package.module:attribute'",
+        )
+    try:
+        target = import_from(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            key,
+            f"{path!r} cannot be imported: {type(error).__name__}: {error}",
+            "write 'package.module:attribute', with the package on PYTHONPATH",
+        ) from error
+    if not callable(target):
+        raise ConfigError(
+            key,
+            f"{path!r} is {type(target).__name__}, not something to call",
+            "name a dataclass, a flax module or a function",
+        )
+    return target
+
+
+def parameters(called: Callable[..., Any]) -> dict[str, Param]:
+    """Parameters by name, in their order. Those that no config could state are left out.
+
+    Left out are flax's own `parent` and `name`, `*args`, `**kwargs`, `init=False` fields, and
+    parameters whose default is code (an initialiser, an activation function).
+    """
+    by_identity = inspect.isclass(called) or inspect.isfunction(called)
+    return _cached_parameters(called) if by_identity else _parameters(called)
+
+
+def _parameters(called: Any) -> dict[str, Param]:
+    params = {}
+    if dataclasses.is_dataclass(called):
+        hints = _hints(called)
+        flax_fields = {"parent", "name"} if _is_flax_module(called) else set()
+        for field in dataclasses.fields(called):
+            if not field.init or field.name in flax_fields:
+                continue
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            params[field.name] = MISSING if default is dataclasses.MISSING else default
+    else:
+        hints = _hints(called.__init__ if inspect.isclass(called) else called)
+        for parameter in inspect.signature(called).parameters.values():
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                given = parameter.default is not parameter.empty
+                params[parameter.name] = parameter.default if given else MISSING
+    return {
+        name: Param(name, _hint(hints, name, default), default)
+        for name, default in params.items()
+        if not _is_code(default)
+    }
+
+
+_cached_parameters = functools.cache(_parameters)
+
+
+def marked(called: Callable[..., Any], mark: type) -> list[str]:
+    """Parameters whose annotation carries a mark of this type."""
+    return [name for name, param in parameters(called).items() if has_mark(param.annotation, mark)]
+
+
+def has_mark(annotation: Any, mark: type) -> bool:
+    """Whether an annotation, or a member of it if it is a union, carries a mark of this type."""
+    members = (annotation, *alternatives(annotation))
+    return any(isinstance(found, mark) for member in members for found in strip(member)[1])
+
+
+def strip(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """(type, marks): an annotation without its `Annotated` wrapper, and what the wrapper held."""
+    if hasattr(annotation, "__value__"):  # `type Name = ...` of Python 3.12
+        return strip(annotation.__value__)
+    if typing.get_origin(annotation) is typing.Annotated:
+        inner, *marks = typing.get_args(annotation)
+        return inner, tuple(marks)
+    return annotation, ()
+
+
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, None's type included; the annotation alone if it is not a union."""
+    inner, _ = strip(annotation)
+    if typing.get_origin(inner) in (typing.Union, types.UnionType):
+        return typing.get_args(inner)
+    return (annotation,)
+
+
+def _hints(called: Any) -> dict[str, Any]:
+    """Annotations; those of names that exist only while type checking become Any."""
+    try:
+        return typing.get_type_hints(called, include_extras=True)
+    except NameError:
+        raw = inspect.get_annotations(called)
+        return {name: Any if isinstance(hint, str) else hint for name, hint in raw.items()}
+
+
+def _hint(hints: dict[str, Any], name: str, default: Any) -> Any:
+    """The annotation of a parameter; where there is none, the type of a plain default."""
+    if name in hints or not isinstance(default, (bool, int, float, str)):
+        return hints.get(name, Any)
+    return type(default)
+
+
+def _is_flax_module(cls: Any) -> bool:
+    """Told by name, because importing flax takes a second and may not be needed."""
+    return any(
+        base.__name__ == "Module" and base.__module__.startswith("flax.linen")
+        for base in cls.__mro__
+    )
+
+
+def _is_code(default: Any) -> bool:
+    if default is MISSING or default is None or dataclasses.is_dataclass(default):
+        return False
+    return not isinstance(default, (bool, int, float, str, tuple, list, Mapping))

@@ -1,0 +1,214 @@
+"""Walks a config along the annotations of its dataclasses: which sections and keys are where.
+
+There are three kinds of sections, told from the annotation of the field that holds them:
+
+    a dataclass                             always the same keys
+    Annotated[Component, Family(...)]       the key `name` chooses a component; its parameters, and
+                                            the fields of a subclass of `Component`, are the keys
+    Mapping[str, X] with X a section        entries under names that the user chooses
+
+Each may be optional (`X | None`).
+"""
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scaling.configs.component import (
+    Component,
+    Family,
+    Param,
+    alternatives,
+    find_component,
+    parameters,
+    section_fields,
+    strip,
+)
+from scaling.configs.errors import ConfigError, nearest, suggest
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What an annotation says of a section.
+
+    Attributes:
+      cls: the dataclass, or `Component` or a subclass of it; None for entries.
+      family: of a component.
+      entry: what each entry is.
+      optional: whether None may stand in its place.
+    """
+
+    cls: Any = None
+    family: Family | None = None
+    entry: "Section | None" = None
+    optional: bool = False
+
+
+def section_of(annotation: Any) -> Section | None:
+    """The section that an annotation describes; None if it describes a value."""
+    members = alternatives(annotation)
+    optional = types.NoneType in members
+    members = tuple(member for member in members if member is not types.NoneType)
+    if len(members) != 1:
+        return None
+    inner, marks = strip(members[0])
+    if inner is not members[0] and len(alternatives(inner)) > 1:
+        return section_of(inner)  # Annotated[X | None, mark]
+    families = [mark for mark in marks if isinstance(mark, Family)]
+    if families:
+        return Section(inner, families[0], optional=optional)
+    if inspect.isclass(inner) and dataclasses.is_dataclass(inner):
+        return Section(inner, optional=optional)
+    arguments = typing.get_args(inner)
+    origin = typing.get_origin(inner)
+    if inspect.isclass(origin) and issubclass(origin, Mapping) and len(arguments) == 2:
+        entry = section_of(arguments[1])
+        return None if entry is None else Section(entry=entry, optional=optional)
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A section at its place in a config, as far as that is stated.
+
+    Attributes:
+      path: of the section; "" for the whole.
+      section: what the annotations say.
+      stated: what the config states there: a mapping, None, or (wrongly) something else.
+    """
+
+    path: str
+    section: Section
+    stated: Any
+
+    @property
+    def name(self) -> Any:
+        """The component that is stated, or the family's default."""
+        name = self.stated.get("name") if isinstance(self.stated, Mapping) else None
+        return name or (self.section.family.default if self.section.family else None)
+
+    def sections_below(self) -> dict[str, Param]:
+        """Fields that a subclass of `Component` adds to those of its component."""
+        if self.section.family is None:
+            return {}
+        params = parameters(self.section.cls)
+        return {key: params[key] for key in section_fields(self.section.cls)}
+
+    def params(self) -> dict[str, Param]:
+        """The keys of the section, `name` of a component left out; none for entries.
+
+        Raises:
+          ConfigError: the component's name is missing or stands for nothing.
+        """
+        family = self.section.family
+        if self.section.entry is not None:
+            return {}
+        if family is None:
+            return parameters(self.section.cls)
+        called = find_component(self.name, family.names, join(self.path, "name"))
+        below = self.sections_below()
+        skipped = {"name", *family.supplied, *below}
+        params = parameters(called)
+        return {key: param for key, param in params.items() if key not in skipped} | below
+
+    def keys(self) -> dict[str, Param]:
+        """`params`, or what is known without the component where its name stands for nothing."""
+        try:
+            return self.params()
+        except ConfigError:
+            return self.sections_below()
+
+    def names(self) -> list[str]:
+        """All keys that may be stated, entries as far as they are."""
+        if self.section.entry is not None:
+            return list(self.stated) if isinstance(self.stated, Mapping) else []
+        return [*(["name"] if self.section.family else []), *self.keys()]
+
+    def child(self, key: str) -> "Node | None":
+        """The section below; None if the key holds a value or does not exist."""
+        if self.section.entry is not None:
+            section: Section | None = self.section.entry
+        else:
+            param = self.sections_below().get(key) or self.keys().get(key)
+            section = section_of(param.annotation) if param else None
+        stated = self.stated.get(key) if isinstance(self.stated, Mapping) else None
+        return None if section is None else Node(join(self.path, key), section, stated)
+
+
+def root(tree: type, raw: Mapping[str, Any]) -> Node:
+    """The whole config as a node."""
+    return Node("", Section(tree), raw)
+
+
+def find(tree: type, raw: Mapping[str, Any], path: str) -> tuple[Node, list[str]]:
+    """(deepest section on the way to a path, the keys of the path below it)."""
+    node, rest = root(tree, raw), path.split(".") if path else []
+    while rest:
+        below = node.child(rest[0])
+        if below is None:
+            break
+        node, rest = below, rest[1:]
+    return node, rest
+
+
+def join(path: str, key: str) -> str:
+    """A config path one key longer."""
+    return f"{path}.{key}" if path else key
+
+
+def dig(raw: Any, path: str) -> Any:
+    """The value at a path of nested mappings or dataclasses; None where there is none."""
+    for key in path.split(".") if path else ():
+        if isinstance(raw, (Mapping, Component)):
+            raw = raw.get(key)
+        else:
+            raw = getattr(raw, key, None) if dataclasses.is_dataclass(raw) else None
+    return raw
+
+
+def all_keys(node: Node) -> Iterator[str]:
+    """Paths of all keys below a node, entries as far as the config names them."""
+    for key in node.names():
+        yield join(node.path, key)
+        below = node.child(key)
+        if below is not None and (below.stated is not None or below.section.family is None):
+            yield from all_keys(below)
+
+
+def unknown_key(node: Node, key: str, top: Node) -> ConfigError:
+    """The error for a key that a section does not have: which component has it, what is near.
+
+    Args:
+      node: the section.
+      key: the key that it does not have.
+      top: the whole config (for keys that stand elsewhere).
+    """
+    here, path = node.names(), join(node.path, key)
+    family = node.section.family
+    if family is not None:
+        if key in family.supplied:
+            return ConfigError(
+                path, "is supplied by the code, not by the config", "leave it out of the config"
+            )
+        owners = [other for other in family.names if other != node.name and _has(node, other, key)]
+        if owners:
+            return ConfigError(
+                path,
+                f"{node.name!r} has no key {key!r}; it is a key of {', '.join(owners)}",
+                f"the keys of {node.name!r} are: {', '.join(here)}",
+            )
+    reason = f"there is no key {key!r} in {node.path or 'the top level'}"
+    if nearest(key, here):
+        return ConfigError(path, reason, suggest(key, here, prefix=node.path and node.path + "."))
+    elsewhere = nearest(path, [other for other in all_keys(top) if other not in here])
+    if elsewhere:
+        return ConfigError(path, reason, f"did you mean {' or '.join(elsewhere)}?")
+    return ConfigError(path, reason, suggest(key, here))
+
+
+def _has(node: Node, name: str, key: str) -> bool:
+    """Whether another component of the family has the key."""
+    return key in Node("", node.section, {"name": name}).keys()  # noqa: SIM118 (a method)
