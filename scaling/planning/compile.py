@@ -8,6 +8,7 @@ exception.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import pathlib
@@ -27,6 +28,7 @@ from scaling.track import hardware, provenance
 
 GiB = 2**30
 Effort = Literal["default", "least"]
+COMPILERS = ("jax", "jaxlib", "libtpu", "flax", "scaling")  # they decide how a step is compiled
 _OVERFLOW = re.compile(r"RESOURCE_EXHAUSTED|HbmOom|[Oo]ut of memory|exceeds available")
 _SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)i?B?\b")
 
@@ -339,42 +341,20 @@ def _plan(
         effort=effort,
         fingerprint=fingerprint(config, target, effort),
         run_id=configs.fingerprint(config),
-        versions=versions(),
+        versions=provenance.versions(COMPILERS),
     )
 
 
-def versions() -> dict[str, str]:
-    """What decides how a program is compiled."""
-    names = ("jax", "jaxlib", "libtpu", "flax", "scaling")
-    return {k: v for k, v in provenance.versions().items() if k in names}
-
-
 def fingerprint(config: Any, target: Target, effort: Effort = "default") -> str:
-    """16 hex digits of all that the compiled step depends on: config, target, versions, code."""
-    import hashlib
-
+    """16 hex digits of all that a report depends on: config, target, versions, code, effort."""
     parts = {
         "config": json.loads(configs.to_json(config)),
         "target": dataclasses.asdict(target),
-        "versions": versions(),
-        "code": code_digest(),
+        "versions": provenance.versions(COMPILERS),
+        "code": provenance.code_digest(),
         "effort": effort,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def code_digest() -> str:
-    """Hash of the package's own source: another line may be another program."""
-    import hashlib
-
-    import scaling
-
-    digest = hashlib.sha256()
-    root = pathlib.Path(scaling.__file__).parent
-    for folder in ("models", "parallel", "tasks", "optim", "train"):
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from scaling.planning.plan_record import PlanRecord
 from scaling.planning.quantities import Quantity
 from scaling.planning.target import Target
 from scaling.track import provenance, sealed
-from scaling.track.run_facts import Device
+from scaling.track.run_dir import Device
 
 VERSION = 1
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from scaling.configs import ConfigError
 from scaling.planning.quantities import Interval, Quantity
-from scaling.track.run_facts import Device
+from scaling.track.run_dir import Device
 
 
 @dataclasses.dataclass(frozen=True)

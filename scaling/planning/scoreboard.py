@@ -6,7 +6,6 @@ not, and the number of distinct fits stands beside it.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from scaling.track import files, provenance
+from scaling.track.run_dir import RunDirError, find_runs
 
 NAME = "scoreboard.json"
 
@@ -52,21 +52,21 @@ def collect(folder: pathlib.Path) -> Forecasts:
     rows: list[dict[str, Any]] = []
     runs: Counter[str] = Counter()
     refused, tables, seen = [], set(), 0
-    for path in sorted(folder.rglob("summary.json")):
+    for run in find_runs(folder):
         try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("grade")
-        except (ValueError, AttributeError):
-            refused.append(f"{path} is not a summary")
+            found = run.summary.get("grade")
+        except RunDirError as error:
+            refused.append(str(error))
             continue
         seen += 1
         if not found:
             continue
         runs[found["status"]] += 1
         if "quantities" not in found:
-            refused.append(f"{path.parent}: {found['reason']}")
+            refused.append(f"{run.path}: {found['reason']}")
             continue
         tables.add(found["table_sha256"])
-        about = {"run": str(path.parent.relative_to(folder)), "created": found["forecast_created"]}
+        about = {"run": str(run.path.relative_to(folder)), "created": found["forecast_created"]}
         rows += [
             {**about, "quantity": name, "outside": found["outside"], **one}
             for name, one in found["quantities"].items()

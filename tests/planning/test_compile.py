@@ -11,6 +11,7 @@ from scaling import configs
 from scaling.configs import ConfigError
 from scaling.planning import compile as compiling
 from scaling.planning import report, topology
+from scaling.track import provenance
 
 SMALL = {
     "model.num_layers": 2,
@@ -88,7 +89,7 @@ def test_the_fingerprint_follows_config_hardware_and_code(monkeypatch):
     assert compiling.fingerprint(small(), target) == first
     assert compiling.fingerprint(small(**{"mesh.fsdp": 2}), target) != first
     assert compiling.fingerprint(config, topology.parse("cpu-4")) != first
-    monkeypatch.setattr(compiling, "code_digest", lambda: "other")
+    monkeypatch.setattr(provenance, "code_digest", lambda: "other")
     assert compiling.fingerprint(config, target) != first
 
 
