@@ -1,4 +1,4 @@
-"""The doors of `python -m scaling.plan` that make plans; P's compiles are small and for the CPU."""
+"""`python -m scaling.plan`: plans, budgets and sweeps; its compiles are small and for the CPU."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import pytest
 from helpers import ROOT
 
 from scaling import plan
-from scaling.planning import doors_search
 
 QUICK = [
     f"--config={ROOT / 'experiments' / 'quickstart.py'}",
@@ -110,7 +109,7 @@ def test_a_run_finds_the_step_that_a_plan_compiled(tmp_path):
 
 def test_a_sweep_is_planned_cell_by_cell(tmp_path, monkeypatch, capsys):
     """The wide cell passes the limit that `--hardware` sets; its row says what may help."""
-    monkeypatch.setattr(doors_search, "cache_folder", lambda: tmp_path / "plans")
+    monkeypatch.setattr(plan, "plan_cache", lambda: tmp_path / "plans")
     (tmp_path / "widths.py").write_text(
         "from scaling.sweeps import Sweep, axis\n"
         "BASE = {'task': {'name': 'language_model'}, 'data': {'source': {'name': 'stdlib'},\n"
