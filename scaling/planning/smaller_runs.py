@@ -104,9 +104,9 @@ def step_time(runs: list[SmallRun], target: Target) -> tuple[Quantity, Device] |
 
 # What a sweep varies by nature; all else that a target does differently is worth a warning.
 _VARIED = (
-    "name", "seed", "train.steps", "train.init_from", "model", "checkpoint", "track", "mesh",
-    "platform", "eval", "data.workers", "data.prefetch", "data.cache_dir",
-)  # fmt: skip
+    *("name", "seed", "train.steps", "train.init_from", "model", "checkpoint", "track", "mesh"),
+    *("platform", "eval", "data.workers", "data.prefetch", "data.cache_dir"),
+)
 
 
 def differences(runs: list[SmallRun], target: Target, limit: int = 8) -> list[str]:
@@ -115,14 +115,13 @@ def differences(runs: list[SmallRun], target: Target, limit: int = 8) -> list[st
         return []
     leaves = [configs.flatten(run.config) for run in runs]
     wanted = configs.flatten(json.loads(configs.to_json(target.config)))
-    told = []
-    for key in sorted(set(leaves[0]) & set(wanted)):
-        if any(key == varied or key.startswith(varied + ".") for varied in _VARIED):
-            continue
-        if (
-            all(leaf.get(key) == leaves[0][key] for leaf in leaves)
-            and wanted[key] != leaves[0][key]
-        ):
-            told.append(f"{key} is {wanted[key]!r}, in all smaller runs {leaves[0][key]!r}")
-    more = [f"and {len(told) - limit} further keys differ"] if len(told) > limit else []
-    return told[:limit] + more
+    differ = [
+        f"{key} is {wanted[key]!r}, in all smaller runs {value!r}"
+        for key, value in sorted(leaves[0].items())
+        if key in wanted
+        and wanted[key] != value
+        and all(leaf.get(key) == value for leaf in leaves)
+        and not any(key == varied or key.startswith(varied + ".") for varied in _VARIED)
+    ]
+    more = [f"and {len(differ) - limit} further keys differ"] if len(differ) > limit else []
+    return differ[:limit] + more

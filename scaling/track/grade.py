@@ -202,10 +202,12 @@ def describe(found: Mapping[str, Any]) -> str:
         marks = [
             f"{'inside' if one[key] else 'OUTSIDE'} {label}"
             for key, label in (
-                ("inside50", "50 %"), ("inside95", "95 %"), ("inside_range", "the range"),
+                ("inside50", "50 %"),
+                ("inside95", "95 %"),
+                ("inside_range", "the range"),
             )
             if one.get(key) is not None
-        ]  # fmt: skip
+        ]
         off = one["relative_error"]
         text = f"{one['predicted']:.5g} against {one['happened']:.5g} {one['unit']}"
         error = "" if off is None else f", {100 * off:+.2f} %"

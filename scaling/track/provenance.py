@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PACKAGES = (
-    "scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
-    "tensorflow-datasets", "tokenizers", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin",
-)  # fmt: skip
+    *("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("tensorflow-datasets", "tokenizers", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+)
 _ENVIRONMENT = re.compile(
     r"^(JAX_|XLA_|LIBTPU_|TPU_|CUDA_|NVIDIA_|NCCL_|SCALING_|OMP_|SLURM_(JOB|NTASKS|NODE|PROC)|"
     r"CLOUD_TPU|MEGASCALE_|TF_GPU|PYTHONHASHSEED)"

@@ -72,9 +72,13 @@ def test_a_budget_buys_a_size_and_tokens_with_intervals(tmp_path, capsys):
     from scaling import fit
 
     code = fit.main(
-        [f"--runs={tmp_path / 'runs.csv'}", "--law=chinchilla", f"--out={tmp_path / 'fit'}",
-         "--bootstrap=20"]
-    )  # fmt: skip
+        [
+            f"--runs={tmp_path / 'runs.csv'}",
+            "--law=chinchilla",
+            f"--out={tmp_path / 'fit'}",
+            "--bootstrap=20",
+        ]
+    )
     assert code == 0
     own = "--hardware=flops=1e13,bandwidth=1e12,link=1e10"
     argv = [*QUICK, "--topology=cpu-8", own, "--budget=100h", f"--fit={tmp_path / 'fit'}"]
@@ -95,7 +99,7 @@ def test_a_run_finds_the_step_that_a_plan_compiled(tmp_path):
         command = [sys.executable, "-m", f"scaling.{module}", *QUICK, *flags]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 

@@ -24,12 +24,15 @@ def small(**changes):
         "task": {"name": "language_model"},
         "data": {"source": {"name": "stdlib"}, "tokenizer": {"name": "bytes"}, "seq_len": 16},
         "model": {
-            "name": "transformer", "num_layers": 2, "model_dim": 64, "num_heads": 2,
+            "name": "transformer",
+            "num_layers": 2,
+            "model_dim": 64,
+            "num_heads": 2,
             "vocab_size": 512,
         },
         "optim": {"name": "adamw", "schedule": {"name": "constant"}},
         "train": {"steps": 5, "batch_size": 16},
-    }  # fmt: skip
+    }
     return resolved(configs.ConfigDict(base), changes)
 
 
@@ -141,8 +144,8 @@ def test_the_search_compiles_the_fastest_first_and_skips_what_cannot_fit(
     monkeypatch.setattr(search, "compile_all", compiler)
     said = []
     found = search.search(
-        llama_7b(), topology.parse("v5e-64"), changes={}, most=6, cache=tmp_path, say=said.append,
-    )  # fmt: skip
+        llama_7b(), topology.parse("v5e-64"), changes={}, most=6, cache=tmp_path, say=said.append
+    )
     assert found.best is not None
     assert found.best.fits
     assert found.pruned > 0
