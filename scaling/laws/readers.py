@@ -11,6 +11,8 @@ from typing import Any
 from scaling.laws.law import LawError
 from scaling.laws.table import Table
 from scaling.track.points import kind
+from scaling.track.run_dir import RunDirError, RunFacts, find_runs
+from scaling.track.stream import StreamError
 
 MAX_ROWS = 1_000_000
 MOST_ROWS = 10_000_000  # some 70 bytes a cell: three columns of these take 2 GB
@@ -153,25 +155,24 @@ def read_runs(
     if flops not in FLOP_COUNTS:
         raise LawError(f"FLOP count {flops!r} is not one of {FLOP_COUNTS}")
     sweep = _read_sweep(folder)
-    files = sorted(folder.rglob("summary.json"))
-    if not files:
+    runs = find_runs(folder)
+    if not runs:
         raise LawError(f"{folder} holds no run (no summary.json below it)")
     rows: list[dict[str, Any]] = []
     excluded: list[tuple[int, str]] = []
-    for number, file in enumerate(files, 1):
+    for number, run in enumerate(runs, 1):
         try:
-            summary = flatten(json.loads(file.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-            excluded.append((number, f"{file} is not a JSON object"))
-            continue
-        if summary.get("status") != "completed":
-            excluded.append((number, f"{file.parent.name}: status is {summary.get('status')!r}"))
-            continue
-        row = {**_run_row(summary, file, params, flops), **sweep.get(file.parent.name, {})}
-        inside = _curve(row, summary, file.parent) if curves else [row]
-        rows += _valid_inside(inside, file.parent) if sweep else inside
+            status = run.summary.get("status")
+            if status != "completed":
+                excluded.append((number, f"{run.path.name}: status is {status!r}"))
+                continue
+            row = {**_run_row(run, params, flops), **sweep.get(run.path.name, {})}
+            inside = _curve(row, run) if curves else [row]
+            rows += _valid_inside(inside, run) if sweep else inside
+        except (RunDirError, StreamError) as error:
+            excluded.append((number, str(error)))
     if not rows:
-        raise LawError(f"{folder}: none of {len(files)} runs completed ({excluded[0][1]})")
+        raise LawError(f"{folder}: none of {len(runs)} runs completed ({excluded[0][1]})")
     names = list(dict.fromkeys(n for row in rows for n in row))
     table = Table._from_cells({n: [row.get(n) for row in rows] for n in names}, str(folder))
     table.notes["params"] = f"{params} parameters of summary.json"
@@ -200,37 +201,37 @@ def _read_sweep(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _valid_inside(rows: list[dict[str, Any]], run: pathlib.Path) -> list[dict[str, Any]]:
+def _valid_inside(rows: list[dict[str, Any]], run: RunFacts) -> list[dict[str, Any]]:
     """The end of a run, and points inside it that its schedule makes as good as shorter runs."""
     try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return [row for row in rows[:-1] if kind(config, row["steps"]) == "curve"] + rows[-1:]
-    except (OSError, ValueError, KeyError):
-        return rows[-1:]
+        valid = [row for row in rows[:-1] if kind(run.config, row["steps"]) == "curve"]
+    except KeyError:  # no config.json, or a schedule of the user's own
+        valid = []
+    return valid + rows[-1:]
 
 
-def _run_row(
-    summary: dict[str, Any], file: pathlib.Path, params: str, flops: str
-) -> dict[str, Any]:
+def _run_row(run: RunFacts, params: str, flops: str) -> dict[str, Any]:
+    """The columns of a run: every number and word of its summary, and those that laws speak of.
+
+    `tokens` is what the run was trained on in its own unit, `loss` the value of its objective.
+    """
+    summary = flatten(run.summary)
     row: dict[str, Any] = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
     row["params"] = summary.get(f"params.{params}")
-    row["tokens"] = summary.get("tokens", summary.get("examples"))
+    row["tokens"] = summary.get("units", summary.get("tokens", summary.get("examples")))
     row["flops"] = summary.get(f"flops.{flops}")
-    row["loss"] = summary.get("eval.loss")
-    row["run_id"] = summary.get("run_id", file.parent.name)
+    row["loss"] = summary.get(f"eval.{run.objective}")
+    row["run_id"] = summary.get("run_id", run.path.name)
     return row
 
 
-def _curve(row: dict[str, Any], summary: dict[str, Any], run: pathlib.Path) -> list[dict[str, Any]]:
+def _curve(row: dict[str, Any], run: RunFacts) -> list[dict[str, Any]]:
     """One row an evaluation of a run's metrics stream, tokens and FLOPs in proportion to steps."""
-    last = summary.get("step")
-    stream = run / "metrics.jsonl"
-    if not last or not stream.exists():
-        return [row]
+    last, key = run.summary.get("step"), f"eval/{run.objective}"
     rows = []
-    for metrics in _json_rows(stream):
-        if "eval/loss" in metrics and metrics.get("step"):
-            share = metrics["step"] / last
+    for line in run.metrics if last else ():
+        if key in line and line["step"]:
+            share = line["step"] / last
             scaled = {k: row[k] * share for k in ("tokens", "flops") if row.get(k)}
-            rows.append({**row, **scaled, "loss": metrics["eval/loss"], "steps": metrics["step"]})
+            rows.append({**row, **scaled, "loss": line[key], "steps": line["step"]})
     return rows or [row]

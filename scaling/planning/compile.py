@@ -8,27 +8,33 @@ exception.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
-import math
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from scaling import configs, data
 from scaling.configs.errors import ConfigError
 from scaling.parallel.axes import check_devices
-from scaling.planning import allocations, collectives, hlo, roofline, topology, work
+from scaling.planning import allocations, collectives, hlo, roofline, topology
 from scaling.planning.allocations import Allocation
 from scaling.planning.collectives import Traffic
 from scaling.planning.topology import Target
-from scaling.track import hardware, provenance
+from scaling.planning.work import Work, count
+from scaling.track import files, hardware, provenance
 
 GiB = 2**30
 Effort = Literal["default", "least"]
+COMPILERS = ("jax", "jaxlib", "libtpu", "flax", "scaling")  # they decide how a step is compiled
 _OVERFLOW = re.compile(r"RESOURCE_EXHAUSTED|HbmOom|[Oo]ut of memory|exceeds available")
-_SIZE = re.compile(r"([\d.]+)\s*([KMGT]?)i?B?\b")
+_OVERFLOW_SIZES = (
+    r"\(([\d.]+)([KMGT]?)i?B?\) exceeds available HBM \(([\d.]+)([KMGT]?)",
+    r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm",
+    r"allocat(?:e|ing) ([\d.]+) ?([KMGT]?)i?B",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,17 +103,17 @@ class Plan:
       params: parameters of the model.
       model_flops: forward and backward products, attention halved by its mask, without
         recomputation; of one device.
-      memory: None if it does not fit.
-      overflow: None if it fits.
       largest: the largest allocations, by the names of the model.
-      work: None if it does not fit.
-      traffic: collectives.
-      estimate: step time.
       seconds: of lowering and of compiling.
       effort: of the compiler.
       fingerprint: of config (whole), code of the program, hardware and compiler.
       run_id: `configs.fingerprint` of the config: the same as that of the run itself.
       versions: of jax and the compiler.
+      memory: None if it does not fit.
+      overflow: None if it fits.
+      work: None if it does not fit.
+      traffic: collectives.
+      estimate: step time; None if it does not fit, or on devices without known rates.
     """
 
     name: str
@@ -124,17 +130,17 @@ class Plan:
     steps: int
     params: int
     model_flops: float
-    memory: Memory | None
-    overflow: Overflow | None
     largest: tuple[Allocation, ...]
-    work: work.Work | None
-    traffic: tuple[Traffic, ...]
-    estimate: roofline.Estimate | None
     seconds: dict[str, float]
     effort: Effort
     fingerprint: str
     run_id: str
     versions: dict[str, str]
+    memory: Memory | None = None
+    overflow: Overflow | None = None
+    work: Work | None = None
+    traffic: tuple[Traffic, ...] = ()
+    estimate: roofline.Estimate | None = None
 
     @property
     def fits(self) -> bool:
@@ -176,9 +182,7 @@ def compile_plan(
     program, lowered, seconds = _lower(config, devices)
     kind = devices[0].device_kind
     device = hardware.override(kind, changes or {})
-    limit = _limit(target, devices, device)
-    if changes and "usable" in changes:
-        limit = changes["usable"]
+    limit = (changes or {}).get("usable") or _limit(target, devices, device)
     start = time.perf_counter()
     try:
         with _with_effort(effort):
@@ -186,26 +190,27 @@ def compile_plan(
     except Exception as error:
         if not _OVERFLOW.search(str(error)):
             raise
-        seconds["compile"] = time.perf_counter() - start
-        overflow = _overflow(str(error), limit)
-        return _plan(config, target, program, kind, seconds, effort, overflow=overflow)
+        compiled, overflow = None, _overflow(str(error), limit)
     seconds["compile"] = time.perf_counter() - start
+    plan = _plan(config, target, program, kind, seconds, effort)
+    if compiled is None:
+        largest = tuple(allocations.largest(program, overflow=True))
+        return dataclasses.replace(plan, overflow=overflow, largest=largest)
     text = compiled.as_text()
     if text_path is not None:
         text_path.write_text(text)
     memory = _memory(compiled.memory_analysis(), program, limit)
     module = hlo.parse(text)
-    counted = work.count(module)
+    counted = count(module)
     order = program.mesh.devices.reshape(-1)
     slices = [getattr(one, "slice_index", 0) or 0 for one in order]
-    traffic = tuple(collectives.collectives(module, dict(program.mesh.shape), slices))
+    traffic = tuple(collectives.collectives(module, plan.mesh, slices))
     estimate = None
     if device is not None:
-        estimate = roofline.estimate(counted, traffic, device, target, dict(program.mesh.shape))
-    return _plan(
-        config, target, program, kind, seconds, effort,
-        memory=memory, work=counted, traffic=traffic, estimate=estimate,
-    )  # fmt: skip
+        estimate = roofline.estimate(counted, traffic, device, target, plan.mesh)
+    return dataclasses.replace(
+        plan, memory=memory, work=counted, traffic=traffic, estimate=estimate
+    )
 
 
 @contextlib.contextmanager
@@ -281,23 +286,16 @@ def _memory(stats: Any, program: Any, limit: float | None) -> Memory:
 
 
 def _overflow(message: str, limit: float | None) -> Overflow:
-    """Reads the two sizes out of the compiler's words."""
+    """Reads the sizes out of the compiler's words: needed and, of most backends, available."""
     text = " ".join(message.split())
-    required = None
-    match = re.search(r"\(([\d.]+[KMGT]?)i?B?\) exceeds available HBM \(([\d.]+[KMGT]?)", text)
-    if match is None:
-        match = re.search(r"Used ([\d.]+[KMGT]?)i?B? of ([\d.]+[KMGT]?)i?B? hbm", text)
-    if match is not None:
-        required, limit = _bytes(match[1]), _bytes(match[2])
-    elif found := re.search(r"(?:allocate|allocating) ([\d.]+ ?[KMGT]?)i?B", text):
-        required = _bytes(found[1])
-    return Overflow(required, limit, text[:600])
-
-
-def _bytes(text: str) -> float:
-    match = _SIZE.match(text)
-    assert match is not None
-    return float(match[1]) * 1024.0 ** " KMGT".index(match[2] or " ")
+    matches = (re.search(pattern, text) for pattern in _OVERFLOW_SIZES)
+    found = next((match.groups() for match in matches if match), ())
+    sizes = [
+        float(number) * 1024.0 ** " KMGT".index(unit or " ")
+        for number, unit in zip(found[::2], found[1::2], strict=True)
+    ]
+    required, available = (*sizes, None, None)[:2]
+    return Overflow(required, limit if available is None else available, text[:600])
 
 
 def _plan(
@@ -307,90 +305,50 @@ def _plan(
     kind: str,
     seconds: dict[str, float],
     effort: Effort,
-    **results: Any,
 ) -> Plan:
-    mesh = dict(program.mesh.shape)
-    rows = allocations.rows(config, program.mesh)
-    tokens = config.train.batch_size * program.task.units_per_example
-    flops = program.task.flops.exact_causal * tokens / program.mesh.size
-    largest = allocations.largest(program, overflow=results.get("overflow") is not None)
+    """What is known before the program is compiled."""
+    task, devices = program.task, program.mesh.size
+    tokens = config.train.batch_size * task.units_per_example
     return Plan(
         name=config.name,
-        target=dataclasses.replace(target, chips=target.chips or program.mesh.size),
-        devices=program.mesh.size,
-        mesh=mesh,
+        target=dataclasses.replace(target, chips=target.chips or devices),
+        devices=devices,
+        mesh=dict(program.mesh.shape),
         device_kind=kind,
         remat=configs.get(config, "model.remat"),
-        rows=rows,
+        rows=allocations.rows(config, program.mesh),
         accumulate=config.train.accumulate,
         batch_size=config.train.batch_size,
         tokens=float(tokens),
-        unit=program.task.unit,
+        unit=task.unit,
         steps=config.train.steps,
-        params=program.task.params.total,
-        model_flops=flops,
-        memory=results.get("memory"),
-        overflow=results.get("overflow"),
-        largest=tuple(largest),
-        work=results.get("work"),
-        traffic=results.get("traffic", ()),
-        estimate=results.get("estimate"),
+        params=task.params.total,
+        model_flops=task.flops.exact_causal * tokens / devices,
+        largest=tuple(allocations.largest(program)),
         seconds={k: round(v, 2) for k, v in seconds.items()},
         effort=effort,
         fingerprint=fingerprint(config, target, effort),
         run_id=configs.fingerprint(config),
-        versions=versions(),
+        versions=provenance.versions(COMPILERS),
     )
 
 
-def versions() -> dict[str, str]:
-    """What decides how a program is compiled."""
-    names = ("jax", "jaxlib", "libtpu", "flax", "scaling")
-    return {k: v for k, v in provenance.versions().items() if k in names}
-
-
 def fingerprint(config: Any, target: Target, effort: Effort = "default") -> str:
-    """16 hex digits of all that the compiled step depends on: config, target, versions, code."""
-    import hashlib
-
+    """16 hex digits of all that a report depends on: config, target, versions, code, effort."""
     parts = {
         "config": json.loads(configs.to_json(config)),
         "target": dataclasses.asdict(target),
-        "versions": versions(),
-        "code": code_digest(),
+        "versions": provenance.versions(COMPILERS),
+        "code": provenance.code_digest(),
         "effort": effort,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def code_digest() -> str:
-    """Hash of the package's own source: another line may be another program."""
-    import hashlib
-
-    import scaling
-
-    digest = hashlib.sha256()
-    root = pathlib.Path(scaling.__file__).parent
-    for folder in ("models", "parallel", "tasks", "optim", "train"):
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def to_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, with what the properties add."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(k): clean(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [clean(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
-    found = clean(dataclasses.asdict(plan))
-    found |= {"fits": plan.fits, "overhead": plan.overhead}
+    report: dict[str, Any] = files.encode(dataclasses.asdict(plan))
+    report |= {"fits": plan.fits, "overhead": plan.overhead}
     if plan.memory is not None:
-        found["memory"]["head_room"] = plan.memory.head_room
-    return found
+        report["memory"]["head_room"] = plan.memory.head_room
+    return report

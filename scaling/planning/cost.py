@@ -5,7 +5,10 @@ A price is of one chip for one hour, on demand, in US dollars. Prices change and
 """
 
 import dataclasses
+import math
+import re
 
+from scaling.configs import ConfigError
 from scaling.planning.compile import Plan
 from scaling.planning.topology import Target
 
@@ -78,3 +81,27 @@ def cost(plan: Plan, price: float | None = None) -> Cost | None:
     rates = tuple(plan.tokens / s for s in (plan.estimate.high, plan.estimate.low))
     dollars = None if chosen is None else tuple(h * chosen.dollars for h in chip_hours)
     return Cost(hours, chip_hours, dollars, rates, chosen)  # type: ignore[arg-type]
+
+
+def chip_hours(budget: str, price: Price | None) -> float:
+    """Chip-hours of "1000h" or of "50000usd" at a price.
+
+    Raises:
+      ConfigError: it is neither, or money without a price.
+    """
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)(h|usd|\$)", budget.lower().replace(",", "").strip())
+    try:
+        amount = float(match[1]) if match else 0.0
+    except ValueError:
+        amount = 0.0
+    if match is None or not 0 < amount < math.inf:
+        raise ConfigError("--budget", f"{budget!r} is not a budget", "write 1000h or 50000usd")
+    if match[2] == "h":
+        return amount
+    if price is None:
+        raise ConfigError(
+            "--budget",
+            f"{budget} is money, and no price is known for this hardware",
+            "give --price=DOLLARS of a chip-hour",
+        )
+    return amount / price.dollars

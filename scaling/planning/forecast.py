@@ -20,7 +20,7 @@ from scaling.planning.plan_record import PlanRecord
 from scaling.planning.quantities import Quantity
 from scaling.planning.target import Target
 from scaling.track import provenance, sealed
-from scaling.track.run_facts import Device
+from scaling.track.run_dir import Device
 
 VERSION = 1
 
@@ -68,8 +68,6 @@ def build(
     quantities = {"loss": _loss(target, law, values)}
     measured, machine = _machine(target, runs, plan, price, absent)
     quantities |= measured
-    outside = _outside(target, law, values)
-    differs = smaller_runs.differences(runs, target)
     return {
         "version": VERSION,
         "created": provenance.now(),
@@ -81,8 +79,8 @@ def build(
         "conventions": target.conventions,
         "unit": target.unit,
         "steps": target.steps,
-        "outside": outside,
-        "differs": differs,
+        "outside": _outside(law, values),
+        "differs": smaller_runs.differences(runs, target),
         "warnings": list(law.result.warnings),
         "machine": dataclasses.asdict(machine),
         "law": law.record(),
@@ -100,9 +98,10 @@ def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
     path = workdir / sealed.FORECAST
     if (workdir / "provenance.json").exists():
         raise ConfigError(
-            "--workdir", f"{workdir} holds a run that has started: a forecast comes before the run",
+            "--workdir",
+            f"{workdir} holds a run that has started: a forecast comes before the run",
             "use another --workdir, and start the run there",
-        )  # fmt: skip
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         sealed.write(path, content)
@@ -118,23 +117,26 @@ def _variables(target: Target, law: LawFit, at: dict[str, float]) -> dict[str, f
     declared = law.result.law
     if declared.target.name != "loss":
         raise ConfigError(
-            "--law", f"{declared.name} is a law of {declared.target.name}, not of the loss",
+            "--law",
+            f"{declared.name} is a law of {declared.target.name}, not of the loss",
             "fit one whose target is loss (python -m scaling.fit --list)",
-        )  # fmt: skip
+        )
     names = [variable.name for variable in declared.variables]
     known = {**target.variables, **at}
     missing = [name for name in names if name not in known]
     if missing:
         raise ConfigError(
-            "--at", f"law {declared.name} needs {', '.join(missing)}, which a config does not tell",
+            "--at",
+            f"law {declared.name} needs {', '.join(missing)}, which a config does not tell",
             "write --at=" + ",".join(f"{name}=VALUE" for name in missing),
-        )  # fmt: skip
+        )
     strange = sorted(set(at) - set(names))
     if strange:
         raise ConfigError(
-            "--at", f"{strange[0]} is no variable of law {declared.name}",
+            "--at",
+            f"{strange[0]} is no variable of law {declared.name}",
             f"its variables are {', '.join(names)}",
-        )  # fmt: skip
+        )
     return {name: known[name] for name in names}
 
 
@@ -144,17 +146,18 @@ def _loss(target: Target, law: LawFit, values: dict[str, float]) -> Quantity:
     except LawError as error:
         raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
     origin = f"law {law.result.law.name} fitted to {law.result.points} points of {law.runs}"
-    unit = f"nats per {target.unit.removesuffix('s')}"
+    unit = target.objective
+    if unit == "loss":
+        unit = f"nats per {target.unit.removesuffix('s')}"
     return Quantity.from_draws(found.value, found.runs, law.draws, unit, origin)
 
 
-def _outside(target: Target, law: LawFit, values: dict[str, float]) -> dict[str, float]:
+def _outside(law: LawFit, values: dict[str, float]) -> dict[str, float]:
     """Factors by which the run leaves the data: variables, 6ND compute, tokens per parameter."""
-    found = distance(law.result, values)
-    ranges = law.result.ranges
-    if {"params", "tokens"} <= set(ranges) and "compute 6ND" in found:
-        found["FLOPs"] = found.pop("compute 6ND")
-    return found
+    factors = distance(law.result, values)
+    if {"params", "tokens"} <= set(law.result.ranges) and "compute 6ND" in factors:
+        factors["FLOPs"] = factors.pop("compute 6ND")
+    return factors
 
 
 def _machine(
@@ -171,7 +174,7 @@ def _machine(
         plan.check(target.fingerprint)
         price = plan.price if price is None else price
         machine = Machine(plan.device, plan.chips, price)
-        found |= plan.quantities()
+        found |= plan.quantities
     if "memory_peak" not in found:
         absent["memory_peak"] = "no plan was given, and memory of other sizes says little of it"
     if "step_time" not in found:

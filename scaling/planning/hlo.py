@@ -10,11 +10,15 @@ import math
 import re
 from collections.abc import Iterator
 
-BYTES = {
-    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1,
-    "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4,
-    "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
-}  # fmt: skip
+_DTYPES = {
+    0.5: "s4 u4",
+    1: "pred s8 u8 f8e4m3fn f8e5m2",
+    2: "s16 u16 f16 bf16",
+    4: "s32 u32 f32",
+    8: "s64 u64 f64 c64",
+    16: "c128",
+}
+BYTES = {dtype: size for size, dtypes in _DTYPES.items() for dtype in dtypes.split()}
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")

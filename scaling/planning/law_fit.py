@@ -6,7 +6,6 @@ done again on its table, and must come to what the file says.
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import shlex
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from scaling.laws.command import fitted
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
 from scaling.laws.resample import Draws, bootstrap
+from scaling.track import files
 
 RESAMPLES = 1000
 SAME_FIT = 1e-3  # relative difference of objectives that another version of a library may make
@@ -72,7 +72,9 @@ class LawFit:
             "fit_json_sha256": _file_hash(self.fit_json) if self.fit_json else None,
             "ranges": {name: list(ends) for name, ends in result.ranges.items()},
             "bootstrap": {
-                "resamples": len(draws), "kind": draws.kind, "seed": draws.seed,
+                "resamples": len(draws),
+                "kind": draws.kind,
+                "seed": draws.seed,
                 "converged": draws.converged,
             },
             "method": (
@@ -83,7 +85,7 @@ class LawFit:
                 "uncertainty of the parameters and the spread of runs, not that the form of the "
                 "law may fail beyond its data: see `outside`."
             ),
-        }  # fmt: skip
+        }
 
 
 def load(source: str, law: str | None) -> LawFit:
@@ -99,9 +101,10 @@ def load(source: str, law: str | None) -> LawFit:
     path = pathlib.Path(source)
     if not path.exists():
         raise ConfigError(
-            "--forecast", f"{source} does not exist",
+            "--forecast",
+            f"{source} does not exist",
             "give a fit.json, a run table, or a directory of runs",
-        )  # fmt: skip
+        )
     if path.is_dir() and (path / "fit.json").exists():
         path = path / "fit.json"
     try:
@@ -109,7 +112,7 @@ def load(source: str, law: str | None) -> LawFit:
             return _repeat(path, law)
         if law is None:
             raise ConfigError(
-                "--law", f"is required, as {source} is no fit.json", "write --law=chinchilla"
+                "--law", f"is required, as {source} is not a fit.json", "write --law=chinchilla"
             )
         return _fit(["--runs", str(path), "--law", law, "--out", "."], None)
     except LawError as error:
@@ -134,12 +137,14 @@ def _fit(arguments: Sequence[str], fit_json: pathlib.Path | None) -> LawFit:
 def _repeat(path: pathlib.Path, law: str | None) -> LawFit:
     """The fit of a fit.json, done again on its table."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = files.read_json(path)
         words = shlex.split(record["command"])
         objective, points, name = record["objective"], record["points"], record["law"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            "--forecast", f"{path} is no fit.json ({error!r})", "make it with python -m scaling.fit"
+            "--forecast",
+            f"{path} is not a fit.json ({error!r})",
+            "make it with python -m scaling.fit",
         ) from error
     again = _fit(words[words.index("scaling.fit") + 1 :], path)
     found = again.result

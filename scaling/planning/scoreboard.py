@@ -5,8 +5,6 @@ binomial interval (Clopper-Pearson), as if forecasts were independent: those tha
 not, and the number of distinct fits stands beside it.
 """
 
-import dataclasses
-import json
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from scaling.track import files, provenance
+from scaling.track import provenance
+from scaling.track.run_dir import RunDirError, find_runs
 
 NAME = "scoreboard.json"
 
@@ -24,84 +23,62 @@ class ScoreboardError(RuntimeError):
     """There is nothing to score."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Forecasts:
-    """Graded runs below a directory, in the order in which they were forecast.
-
-    Attributes:
-      folder: where they were looked for.
-      rows: one a quantity of a run: `run`, `quantity`, `created`, and what `grade` says of it.
-      runs: how many runs have each status of a grade.
-      refused: "run: reason" of those that could not be graded.
-      fits: distinct tables that the forecasts were fitted to.
-    """
-
-    folder: pathlib.Path
-    rows: list[dict[str, Any]]
-    runs: dict[str, int]
-    refused: list[str]
-    fits: int
-
-
-def collect(folder: pathlib.Path) -> Forecasts:
-    """Grades of all runs below `folder`.
+def score(folder: pathlib.Path) -> dict[str, Any]:
+    """Everything that goes into scoreboard.json, from the grades of all runs below `folder`.
 
     Raises:
       ScoreboardError: there is no graded run, with what was found instead.
     """
     rows: list[dict[str, Any]] = []
-    runs: Counter[str] = Counter()
-    refused, tables, seen = [], set(), 0
-    for path in sorted(folder.rglob("summary.json")):
+    statuses: Counter[str] = Counter()
+    refused, tables, ended = [], set(), 0
+    for run in find_runs(folder):
         try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("grade")
-        except (ValueError, AttributeError):
-            refused.append(f"{path} is not a summary")
+            grade = run.summary.get("grade")
+        except RunDirError as error:
+            refused.append(str(error))
             continue
-        seen += 1
-        if not found:
+        ended += 1
+        if not grade:
             continue
-        runs[found["status"]] += 1
-        if "quantities" not in found:
-            refused.append(f"{path.parent}: {found['reason']}")
+        statuses[grade["status"]] += 1
+        if "quantities" not in grade:
+            refused.append(f"{run.path}: {grade['reason']}")
             continue
-        tables.add(found["table_sha256"])
-        about = {"run": str(path.parent.relative_to(folder)), "created": found["forecast_created"]}
+        tables.add(grade["table_sha256"])
+        about = {"run": str(run.path.relative_to(folder)), "created": grade["forecast_created"]}
         rows += [
-            {**about, "quantity": name, "outside": found["outside"], **one}
-            for name, one in found["quantities"].items()
+            {**about, "quantity": name, "outside": grade["outside"], **one}
+            for name, one in grade["quantities"].items()
         ]
     if not rows:
         reason = f"; first reason: {refused[0]}" if refused else ""
         raise ScoreboardError(
-            f"{folder} holds no graded run ({seen} runs that ended, {len(refused)} that could not "
+            f"{folder} holds no graded run ({ended} runs that ended, {len(refused)} that could not "
             f"be graded{reason}). Write a forecast before a run: python -m scaling.plan "
             "--config=... --forecast=FIT --workdir=RUN; the run then grades itself"
         )
     rows.sort(key=lambda row: (row["created"], row["run"]))
-    return Forecasts(folder, rows, dict(runs), refused, len(tables))
-
-
-def score(found: Forecasts) -> dict[str, Any]:
-    """Everything that goes into scoreboard.json."""
-    names = list(dict.fromkeys(row["quantity"] for row in found.rows))
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["quantity"], []).append(row)
     return {
         "created": provenance.now(),
-        "folder": str(found.folder),
-        "runs": found.runs,
-        "fits": found.fits,
-        "refused": found.refused,
-        "quantities": {
-            name: _score_one([row for row in found.rows if row["quantity"] == name])
-            for name in names
-        },
-        "rows": found.rows,
+        "folder": str(folder),
+        "runs": dict(statuses),
+        "fits": len(tables),
+        "refused": refused,
+        "quantities": {name: _score(of_name) for name, of_name in by_name.items()},
+        "rows": rows,
     }
 
 
-def _score_one(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _score(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The scores of one quantity; half widths are of the 95 % interval, over the forecast."""
     errors = np.array([r["relative_error"] for r in rows if r["relative_error"] is not None])
     levels = sorted({level for row in rows for level in row["levels"]}, key=float)
+    spans = [(row["interval95"], abs(row["predicted"])) for row in rows if row["interval95"]]
+    widths = np.array([(high - low) / 2 / value for (low, high), value in spans if value])
     return {
         "unit": rows[0]["unit"],
         "forecasts": len(rows),
@@ -112,18 +89,12 @@ def _score_one(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "calibration": {
             level: coverage([row["levels"].get(level) for row in rows]) for level in levels
         },
-        "mean_half_width95": _mean(_half_widths(rows)),
-        "mean_absolute_error": _mean(np.abs(errors)),
-        "bias": _mean(errors),
-        "bias_standard_error": _standard_error(errors),
+        "mean_half_width95": float(widths.mean()) if len(widths) else None,
+        "mean_absolute_error": float(np.abs(errors).mean()) if len(errors) else None,
+        "bias": float(errors.mean()) if len(errors) else None,
+        "bias_standard_error": float(stats.sem(errors)) if len(errors) > 1 else None,
         "drift": drift(errors),
     }
-
-
-def _half_widths(rows: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Half of each 95 % interval over its forecast: how much was claimed to be known."""
-    spans = [(row["interval95"], abs(row["predicted"])) for row in rows if row["interval95"]]
-    return np.array([(high - low) / 2 / value for (low, high), value in spans if value])
 
 
 def coverage(inside: Sequence[bool | None]) -> dict[str, Any] | None:
@@ -133,9 +104,8 @@ def coverage(inside: Sequence[bool | None]) -> dict[str, Any] | None:
         return None
     hits, total = sum(known), len(known)
     low, high = stats.binomtest(hits, total).proportion_ci(0.95, "exact")
-    return {
-        "inside": hits, "of": total, "share": hits / total, "interval95": [float(low), float(high)],
-    }  # fmt: skip
+    interval = [float(low), float(high)]
+    return {"inside": hits, "of": total, "share": hits / total, "interval95": interval}
 
 
 def drift(errors: np.ndarray) -> dict[str, float] | None:
@@ -161,12 +131,6 @@ def drift(errors: np.ndarray) -> dict[str, float] | None:
         "kendall_tau": float(np.nan_to_num(tau.statistic)),
         "p_value": float(np.nan_to_num(tau.pvalue, nan=1.0)),
     }
-
-
-def write(record: dict[str, Any], out: pathlib.Path) -> None:
-    """Writes scoreboard.json. Raises OSError."""
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / NAME, record)
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -214,11 +178,3 @@ def _drift(one: dict[str, float] | None) -> str:
         return "too few"
     early, late = 100 * one["absolute_early"], 100 * one["absolute_late"]
     return f"|error| {early:.2f} % then {late:.2f} % (p = {one['p_value']:.2f})"
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _standard_error(values: np.ndarray) -> float | None:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None

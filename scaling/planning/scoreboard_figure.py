@@ -44,8 +44,9 @@ def _against(axis: Any, rows: list[dict[str, Any]]) -> None:
     ends = [span[0] - pad, span[1] + pad]
     axis.plot(ends, ends, color=FAINT, lw=1, zorder=1)
     for inside, colour, marker, label in (
-        (True, OKABE_ITO[0], "o", "inside 95 %"), (False, OKABE_ITO[1], "X", "outside 95 %"),
-    ):  # fmt: skip
+        (True, OKABE_ITO[0], "o", "inside 95 %"),
+        (False, OKABE_ITO[1], "X", "outside 95 %"),
+    ):
         chosen = [row for row in rows if bool(row["inside95"]) is inside]
         if not chosen:
             continue
@@ -81,9 +82,12 @@ def _calibration(axis: Any, quantities: dict[str, Any]) -> None:
         label = f"{name.replace('_', ' ')} (n = {known[-1][1]['of']})"
         axis.plot(x, share, color=colour, marker=MARKERS[slot % len(MARKERS)], ms=3.5, label=label)
     axis.set(
-        title="Calibration", xlabel="level of the interval", ylabel="share of outcomes inside",
-        xlim=(0, 1), ylim=(0, 1.03),
-    )  # fmt: skip
+        title="Calibration",
+        xlabel="level of the interval",
+        ylabel="share of outcomes inside",
+        xlim=(0, 1),
+        ylim=(0, 1.03),
+    )
     if drawn:
         axis.legend(loc="lower right")
 
@@ -103,7 +107,4 @@ def _errors(axis: Any, rows: list[dict[str, Any]]) -> None:
         bias = 100 * float(np.mean([row["relative_error"] for row in rows]))
         axis.axhline(bias, color=INK, lw=0.9, ls="--")
         axis.set_title(f"Error, 95 % interval; bias {bias:+.2f} %")
-    axis.set(
-        xlabel="forecast, in order of time",
-        ylabel="predicted less happened (%)",
-    )  # fmt: skip
+    axis.set(xlabel="forecast, in order of time", ylabel="predicted less happened (%)")

@@ -15,7 +15,8 @@ from scaling.laws.losses import Loss
 from scaling.laws.resample import bootstrap
 from scaling.planning.quantities import Quantity
 from scaling.planning.target import Target
-from scaling.track.run_facts import Device, device_of, median_of
+from scaling.track.run_dir import Device, RunDirError, find_runs
+from scaling.track.stream import StreamError
 
 MIN_RUNS = 4
 RESAMPLES = 400
@@ -37,16 +38,14 @@ class SmallRun:
     """A completed run.
 
     Attributes:
-      path: its directory.
-      config: as the run resolved it.
-      device: where it last ran; None if its provenance does not tell, or tells of several kinds.
+      config: as the run resolved it, plain data.
+      device: where it last ran; None if that is not recorded, or was of several kinds.
       step_flops: model FLOPs of an update (`exact`).
       step_seconds: median over the lines of its stream; None if it kept none, or if it trained
         beside others in one program, which shared its time.
     """
 
-    path: pathlib.Path
-    config: Any
+    config: dict[str, Any]
     device: Device | None
     step_flops: float
     step_seconds: float | None
@@ -54,21 +53,20 @@ class SmallRun:
 
 def find(folder: pathlib.Path) -> list[SmallRun]:
     """Completed runs below `folder`; none where it is a table of runs that are elsewhere."""
-    runs = []
     if folder.is_file() and (folder.parent / "sweep.json").exists():
         folder = folder.parent  # the table that a sweep wrote about its own cells
-    for path in sorted(folder.rglob("summary.json")) if folder.is_dir() else ():
+    runs = []
+    for run in find_runs(folder):
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = run.summary
             if summary["status"] != "completed" or not summary["step"]:
                 continue
             flops = summary["flops"]["exact"] / summary["step"]
-            config = configs.from_json((path.parent / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
+            alone = "population" not in summary
+            seconds = run.median("perf/step_seconds") if alone else None
+            runs.append(SmallRun(run.config, run.device, flops, seconds))
+        except (RunDirError, StreamError, KeyError, TypeError):
             continue  # the reader of the table has listed it among the excluded
-        alone = "population" not in summary
-        seconds = median_of(path.parent, "perf/step_seconds") if alone else None
-        runs.append(SmallRun(path.parent, config, device_of(path.parent), flops, seconds))
     return runs
 
 
@@ -106,9 +104,9 @@ def step_time(runs: list[SmallRun], target: Target) -> tuple[Quantity, Device] |
 
 # What a sweep varies by nature; all else that a target does differently is worth a warning.
 _VARIED = (
-    "name", "seed", "train.steps", "train.init_from", "model", "checkpoint", "track", "mesh",
-    "platform", "eval", "data.workers", "data.prefetch", "data.cache_dir",
-)  # fmt: skip
+    *("name", "seed", "train.steps", "train.init_from", "model", "checkpoint", "track", "mesh"),
+    *("platform", "eval", "data.workers", "data.prefetch", "data.cache_dir"),
+)
 
 
 def differences(runs: list[SmallRun], target: Target, limit: int = 8) -> list[str]:
@@ -116,15 +114,14 @@ def differences(runs: list[SmallRun], target: Target, limit: int = 8) -> list[st
     if not runs:
         return []
     leaves = [configs.flatten(run.config) for run in runs]
-    wanted = configs.flatten(target.config)
-    told = []
-    for key in sorted(set(leaves[0]) & set(wanted)):
-        if any(key == varied or key.startswith(varied + ".") for varied in _VARIED):
-            continue
-        if (
-            all(leaf.get(key) == leaves[0][key] for leaf in leaves)
-            and wanted[key] != leaves[0][key]
-        ):
-            told.append(f"{key} is {wanted[key]!r}, in all smaller runs {leaves[0][key]!r}")
-    more = [f"and {len(told) - limit} further keys differ"] if len(told) > limit else []
-    return told[:limit] + more
+    wanted = configs.flatten(json.loads(configs.to_json(target.config)))
+    differ = [
+        f"{key} is {wanted[key]!r}, in all smaller runs {value!r}"
+        for key, value in sorted(leaves[0].items())
+        if key in wanted
+        and wanted[key] != value
+        and all(leaf.get(key) == value for leaf in leaves)
+        and not any(key == varied or key.startswith(varied + ".") for varied in _VARIED)
+    ]
+    more = [f"and {len(differ) - limit} further keys differ"] if len(differ) > limit else []
+    return differ[:limit] + more

@@ -21,7 +21,8 @@ class Target:
       variables: value by the name under which laws and run tables know it.
       conventions: what each of them counts.
       params: parameters under every convention.
-      unit: "tokens" or "examples".
+      unit: what it is trained on, such as "tokens".
+      objective: the metric that is forecast under the name `loss`; as in summary.json.
       units_per_step: of them in one update.
       steps: updates in the whole run, if it neither stops early nor runs out of data.
       step_flops: model FLOPs of one update, `exact` (all products of matrices, whole attention).
@@ -33,6 +34,7 @@ class Target:
     conventions: dict[str, str]
     params: ParamCounts
     unit: str
+    objective: str
     units_per_step: int
     steps: int
     step_flops: float
@@ -71,6 +73,14 @@ def describe(config: Any, count: str = "total", flops: str = "six_nd") -> Target
         "flops": f"{flops}, forward and backward",
     }
     return Target(
-        config, configs.fingerprint(config), variables, conventions, task.params, task.unit,
-        per_step, steps, task.flops.exact * per_step,
-    )  # fmt: skip
+        config=config,
+        fingerprint=configs.fingerprint(config),
+        variables=variables,
+        conventions=conventions,
+        params=task.params,
+        unit=task.unit,
+        objective=task.objective,
+        units_per_step=per_step,
+        steps=steps,
+        step_flops=task.flops.exact * per_step,
+    )

@@ -94,7 +94,7 @@ def parse(name: str, slices: int = 1) -> Target:
       ConfigError: an unknown name, or a size that no slice has; lists the names.
     """
     if slices < 1:
-        raise ConfigError("--slices", f"{slices} slices are none", "give at least 1")
+        raise ConfigError("--slices", f"is {slices}", "give at least 1")
     text = name.strip().lower()
     if text == "gpu" or re.fullmatch(r"cpu-\d{1,4}", text):
         if slices > 1:
@@ -129,13 +129,19 @@ def names() -> list[str]:
 
 def listing() -> str:
     """The names for people: one line a family."""
-    lines = [
-        f"{key}-N with N = {', '.join(str(n * family.count) for n in _sizes(family))} "
-        f"({'chips' if family.count == 1 else 'TensorCores, two a chip'}), or {key}:"
-        + "x".join(["4"] * family.dims)
-        for key, family in FAMILIES.items()
-    ]
-    return "\n  ".join(["the names are:", *lines, "cpu-N, gpu"])
+    return "\n  ".join(["the names are:", *map(_names_of, FAMILIES), "cpu-N, gpu"])
+
+
+def _counted(family: Family) -> str:
+    return "chips" if family.count == 1 else "TensorCores, two a chip"
+
+
+def _names_of(key: str) -> str:
+    family = FAMILIES[key]
+    sizes = ", ".join(str(n * family.count) for n in _sizes(family))
+    return (
+        f"{key}-N with N = {sizes} ({_counted(family)}), or {key}:{'x'.join(['4'] * family.dims)}"
+    )
 
 
 def prepare(target: Target) -> None:
@@ -246,23 +252,18 @@ def _shape_of(name: str, key: str, number: str | None, torus: str | None) -> tup
     family = FAMILIES[key]
     if torus is not None:
         shape = tuple(int(side) for side in torus.split("x"))
-        if len(shape) != family.dims or 0 in shape or math.prod(shape) > family.most:
-            raise ConfigError(
-                "--topology",
-                f"{name}: {key} is a {family.dims}-dimensional torus of up to {family.most} chips",
-                f"for instance {key}:{'x'.join(['4'] * family.dims)}",
-            )
-        return shape
-    asked = int(number or 0)
-    if asked % family.count == 0 and asked // family.count in _sizes(family):
-        return _torus(asked // family.count, family.dims)
+        if len(shape) == family.dims and 0 < math.prod(shape) <= family.most:
+            return shape
+        problem = f"is not a {family.dims}-dimensional torus of up to {family.most} chips"
+    else:
+        chips, over = divmod(int(number or 0), family.count)
+        if not over and chips in _sizes(family):
+            return _torus(chips, family.dims)
+        problem = f"there is no {key} slice of {number} {_counted(family)}"
     sizes = ", ".join(f"{key}-{size * family.count}" for size in _sizes(family))
-    what = "chips" if family.count == 1 else "TensorCores, two a chip"
-    raise ConfigError(
-        "--topology",
-        f"{name}: there is no {key} slice of {asked} {what}",
-        f"the sizes are {sizes}; or write the torus, {key}:{'x'.join(['4'] * family.dims)}",
-    )
+    torus = f"{key}:{'x'.join(['4'] * family.dims)}"
+    remedy = f"the sizes are {sizes}; or write the torus, {torus}"
+    raise ConfigError("--topology", f"{name}: {problem}", remedy)
 
 
 def _sizes(family: Family) -> list[int]:

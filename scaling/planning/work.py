@@ -5,7 +5,6 @@ FLOPs, as in every published count; it shows in the memory traffic.
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -22,13 +21,12 @@ KERNELS: Products = (("dkv", 4), ("dq", 3), ("fwd", 2))
 CUDNN_KERNELS: Products = (("Backward", 5), ("fmha", 2))
 
 # Instructions that move no bytes: they name what is there, or the callee is counted.
-_FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
-    "after-all", "partition-id", "replica-id", "opt-barrier", "domain", "iota", "async-start",
-    "async-update", "async-done", "copy-done", "slice-done", "collective-permute-done",
-    "all-gather-done", "all-reduce-done", "send-done", "recv-done", "get-dimension-size",
-    "add-dependency",
-}  # fmt: skip
+_FREE_NAMES = """
+    parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id
+    replica-id opt-barrier domain iota async-start async-update async-done copy-done slice-done
+    collective-permute-done all-gather-done all-reduce-done send-done recv-done get-dimension-size
+    add-dependency"""
+_FREE = frozenset(_FREE_NAMES.split())
 _NO_TRAFFIC = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding", "ConcatBitcast")
 
 
@@ -141,28 +139,21 @@ def _convolution_flops(one: Instruction, scope: Computation) -> float:
     )
     window = _window(one.attribute("window"), sum(label.isdigit() for label in labels[2]))
     for i, spatial in enumerate(sorted(label for label in labels[2] if label.isdigit())):
-        flops *= _taps(
-            left[labels[1].index(spatial)], out[labels[3].index(spatial)], **window[i]
-        )  # fmt: skip
+        flops *= _taps(left[labels[1].index(spatial)], out[labels[3].index(spatial)], **window[i])
     return flops
 
 
 def _window(text: str, dims: int) -> list[dict[str, int]]:
-    """Per spatial dimension: size, stride, pad, lhs_dilate, rhs_dilate."""
+    """Per spatial dimension: size, stride, pad (before the first element), lhs_dilate, rhs_dilate."""
     fields = dict(part.split("=") for part in text.strip("{}").split() if "=" in part)
-    parsed = []
-    for i in range(dims):
-        get = {key: value.split("x")[i] for key, value in fields.items()}
-        parsed.append(
-            {
-                "size": int(get.get("size", "1")),
-                "stride": int(get.get("stride", "1")),
-                "pad": int(get.get("pad", "0_0").split("_")[0]),
-                "lhs_dilate": int(get.get("lhs_dilate", "1")),
-                "rhs_dilate": int(get.get("rhs_dilate", "1")),
-            }
-        )
-    return parsed
+    plain = {"size": 1, "stride": 1, "pad": 0, "lhs_dilate": 1, "rhs_dilate": 1}
+    return [
+        {
+            key: int(fields[key].split("x")[i].split("_")[0]) if key in fields else value
+            for key, value in plain.items()
+        }
+        for i in range(dims)
+    ]
 
 
 def _taps(
@@ -299,8 +290,3 @@ def _source(one: Instruction, inside: Computation) -> Instruction:
     while one.opcode == "bitcast":
         one = inside.instructions[one.operands[0]]
     return one
-
-
-def to_json(work: Work) -> str:
-    """The counts as JSON."""
-    return json.dumps(dataclasses.asdict(work))

@@ -8,16 +8,14 @@ interval); `not yet` (preempted); `not graded`, with the `reason`, for a forecas
 does not fit the run.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from scaling.track import files, sealed
-from scaling.track.run_facts import Device, device_of, median_of
-
-SUMMARY = "summary.json"
+from scaling.track.run_dir import PROVENANCE, SUMMARY, Device, RunDirError, RunFacts, read_run
+from scaling.track.stream import StreamError
 
 
 class GradeError(RuntimeError):
@@ -31,7 +29,7 @@ def with_grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, A
     """
     try:
         found = grade(workdir, summary)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, RunDirError, StreamError) as error:
         found = _refused(f"the forecast cannot be compared ({error!r})")
     return {**summary, "grade": found} if found else dict(summary)
 
@@ -43,27 +41,23 @@ def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] |
       workdir: the run directory.
       summary: what summary.json says or is about to say.
     """
-    path = workdir / sealed.FORECAST
-    recorded, started = _recorded(workdir)
-    if not path.exists():
-        return (
-            None if recorded is None else _refused("the forecast that the run began with is gone")
-        )
+    run = read_run(workdir)
+    recorded = run.provenance.get("forecast")
     try:
-        forecast = sealed.read(path)
+        forecast = run.forecast
     except sealed.SealError as error:
         return _refused(f"forecast changed: {error}")
-    reason = None
+    if not forecast:
+        return recorded and _refused("the forecast that the run began with is gone")
+    if not run.provenance:
+        return _refused(f"the run has no {PROVENANCE} to say when it started")
     if recorded is None:
-        reason = "the forecast was written after the run had started"
-        reason = reason if started else "the run has no provenance.json to say when it started"
-    elif forecast["sha256"] != recorded:
-        reason = "forecast changed: it is not the one that the run began with"
-    if reason:
-        return _refused(reason)
+        return _refused("the forecast was written after the run had started")
+    if forecast["sha256"] != recorded:
+        return _refused("forecast changed: it is not the one that the run began with")
     if summary.get("status") not in ("completed", "diverged"):
         return {"status": "not yet", "reason": f"the run is {summary.get('status')}"}
-    return _graded(workdir, summary, forecast)
+    return _graded(run, summary, forecast)
 
 
 def regrade(workdir: pathlib.Path) -> dict[str, Any]:
@@ -72,30 +66,20 @@ def regrade(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       GradeError: it holds no run that has ended, or no forecast.
     """
-    path = workdir / SUMMARY
     try:
-        summary = files.read_json(path)
-    except OSError:
-        raise GradeError(f"{workdir} holds no {SUMMARY}: the run has not ended") from None
-    except ValueError as error:
-        raise GradeError(str(error)) from None
-    found = grade(workdir, summary)
+        summary = read_run(workdir).summary
+        if not summary:
+            raise GradeError(f"{workdir} holds no {SUMMARY}: the run has not ended")
+        found = grade(workdir, summary)
+    except (RunDirError, StreamError) as error:
+        raise GradeError(str(error)) from error
     if found is None:
         raise GradeError(
             f"{workdir} holds no {sealed.FORECAST}: a forecast is written before the run, with "
             "python -m scaling.plan --forecast=... --workdir=..."
         )
-    files.write_json(path, {**summary, "grade": found})
+    files.write_json(workdir / SUMMARY, {**summary, "grade": found})
     return found
-
-
-def _recorded(workdir: pathlib.Path) -> tuple[str | None, bool]:
-    """The seal that the run recorded at its first start, and whether it ever started."""
-    try:
-        record = json.loads((workdir / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None, False
-    return record.get("forecast"), True
 
 
 def _refused(reason: str) -> dict[str, Any]:
@@ -103,10 +87,10 @@ def _refused(reason: str) -> dict[str, Any]:
 
 
 def _graded(
-    workdir: pathlib.Path, summary: Mapping[str, Any], forecast: Mapping[str, Any]
+    run: RunFacts, summary: Mapping[str, Any], forecast: Mapping[str, Any]
 ) -> dict[str, Any]:
     diverged = summary["status"] == "diverged"
-    happened, reasons = _happened(workdir, summary, forecast)
+    happened, reasons = _happened(run, summary, forecast)
     return {
         "status": "diverged" if diverged else "graded",
         "forecast_sha256": forecast["sha256"],
@@ -123,7 +107,7 @@ def _graded(
 
 
 def _happened(
-    workdir: pathlib.Path, summary: Mapping[str, Any], forecast: Mapping[str, Any]
+    run: RunFacts, summary: Mapping[str, Any], forecast: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """What the run came to, and why some of it cannot be told."""
     found: dict[str, Any] = {}
@@ -137,12 +121,12 @@ def _happened(
         beside = "it trained beside others in one program, and shared its time with them"
         reasons |= dict.fromkeys(("step_time", rate, "chip_hours", "cost", "memory_peak"), beside)
     if summary["status"] == "completed":
-        found["loss"] = summary.get("eval", {}).get("loss")
-    found["step_time"] = median_of(workdir, "perf/step_seconds")
-    found[rate] = median_of(workdir, f"perf/{rate}")
+        found["loss"] = summary.get("eval", {}).get(summary.get("objective", "loss"))
+    found["step_time"] = run.median("perf/step_seconds")
+    found[rate] = run.median(f"perf/{rate}")
     found["memory_peak"] = _memory(summary)[0]
     machine = forecast["machine"]
-    device, expected = device_of(workdir), machine["device"] and Device(**machine["device"])
+    device, expected = run.device, machine["device"] and Device(**machine["device"])
     if device and expected:
         timed = ("step_time", rate, "chip_hours", "cost")
         other = f"the run used {device}, the forecast is for {expected}"
@@ -218,10 +202,12 @@ def describe(found: Mapping[str, Any]) -> str:
         marks = [
             f"{'inside' if one[key] else 'OUTSIDE'} {label}"
             for key, label in (
-                ("inside50", "50 %"), ("inside95", "95 %"), ("inside_range", "the range"),
+                ("inside50", "50 %"),
+                ("inside95", "95 %"),
+                ("inside_range", "the range"),
             )
             if one.get(key) is not None
-        ]  # fmt: skip
+        ]
         off = one["relative_error"]
         text = f"{one['predicted']:.5g} against {one['happened']:.5g} {one['unit']}"
         error = "" if off is None else f", {100 * off:+.2f} %"

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PACKAGES = (
-    "scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
-    "tensorflow-datasets", "tokenizers", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin",
-)  # fmt: skip
+    *("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("tensorflow-datasets", "tokenizers", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+)
 _ENVIRONMENT = re.compile(
     r"^(JAX_|XLA_|LIBTPU_|TPU_|CUDA_|NVIDIA_|NCCL_|SCALING_|OMP_|SLURM_(JOB|NTASKS|NODE|PROC)|"
     r"CLOUD_TPU|MEGASCALE_|TF_GPU|PYTHONHASHSEED)"
@@ -67,15 +67,24 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a result."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of those packages that are installed; by default all that can change a result."""
     found: dict[str, str] = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def code_digest() -> str:
+    """16 hex digits of all source files of this package, their names included."""
+    package = pathlib.Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(repr(path.relative_to(package).parts).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -9,20 +9,152 @@ checkpoints/      tensorboard/      wandb/       lock
 """
 
 import contextlib
+import dataclasses
+import functools
 import os
 import pathlib
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from scaling import configs
 from scaling.track import files, sealed
 from scaling.track.lock import Lock
+from scaling.track.stream import METRICS, read_metrics
 
 CONFIG, PROVENANCE, SUMMARY = "config.json", "provenance.json", "summary.json"
+DATA = "data.json"
 
 
 class RunDirError(RuntimeError):
     """The directory cannot serve this run: another run's, not writable, or damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a run used.
+
+    Attributes:
+      kind: of device, as JAX calls it.
+      count: how many of them.
+      cores: that the process may use, where the device is the CPU, whose speed depends on them;
+        None for other devices, and where it is not recorded.
+    """
+
+    kind: str
+    count: int
+    cores: int | None = None
+
+    def __str__(self) -> str:
+        on = "" if self.cores is None else f" with {self.cores} core{'s' * (self.cores > 1)}"
+        return f"{self.count} x {self.kind}{on}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What the files of a run directory say; each is read when it is first asked for, and kept.
+
+    A file that is missing is an empty dict (or list). One that is damaged raises RunDirError with
+    its name.
+
+    Attributes:
+      path: the run directory.
+    """
+
+    path: pathlib.Path
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json as plain data; `configs.from_json` makes a config of the file's text."""
+        return self._read(CONFIG)
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json: how the run ended."""
+        return self._read(SUMMARY)
+
+    @functools.cached_property
+    def provenance(self) -> dict[str, Any]:
+        """provenance.json: every start of the run."""
+        return self._read(PROVENANCE)
+
+    @functools.cached_property
+    def data(self) -> dict[str, Any]:
+        """data.json: what the run keeps of its data."""
+        return self._read(DATA)
+
+    @functools.cached_property
+    def forecast(self) -> dict[str, Any]:
+        """forecast.json, its seal checked.
+
+        Raises:
+          SealError: it was edited since it was written.
+        """
+        path = self.path / sealed.FORECAST
+        return sealed.read(path) if path.exists() else {}
+
+    @functools.cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl; a torn last line is left out.
+
+        Raises:
+          StreamError: a line before the end is damaged.
+        """
+        return read_metrics(self.path) if (self.path / METRICS).exists() else []
+
+    @property
+    def objective(self) -> str:
+        """The metric of `summary["eval"]` that stands for the run."""
+        return str(self.summary.get("objective", "loss"))
+
+    @property
+    def device(self) -> Device | None:
+        """The devices of the last start; None if they are not recorded or of several kinds."""
+        attempts = self.provenance.get("attempts") or [{}]
+        devices = attempts[-1].get("devices") or {}
+        kinds = devices.get("kinds") or {}
+        if len(kinds) != 1:
+            return None
+        ((kind, count),) = kinds.items()
+        return Device(kind, count, devices.get("cores") if devices["platform"] == "cpu" else None)
+
+    def median(self, key: str) -> float | None:
+        """The median of a number over the stream, its first line (which warms up) left out."""
+        values = [line[key] for line in self.metrics if key in line]
+        steady = [value for value in values[1:] if isinstance(value, float)]
+        return statistics.median(steady) if steady else None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        return _read(path) if path.exists() else {}
+
+
+def read_run(workdir: str | os.PathLike[str]) -> RunFacts:
+    """A run directory to read, whether the run has ended, still runs or never started."""
+    return RunFacts(pathlib.Path(workdir))
+
+
+def find_runs(root: str | os.PathLike[str]) -> list[RunFacts]:
+    """Every run below a folder that has a summary.json, by path.
+
+    Symbolic links to folders are followed. A folder that several paths lead to is found once, by
+    its own path if that is below `root`, and a link to a folder above itself ends there.
+    """
+    seen: set[str] = set()
+    found: list[pathlib.Path] = []
+    linked = [os.fspath(root)]
+    while linked:
+        for folder, below, names in os.walk(linked.pop(0)):
+            real = os.path.realpath(folder)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            paths = [os.path.join(folder, name) for name in sorted(below)]
+            linked += [path for path in paths if os.path.islink(path)]
+            if SUMMARY in names:
+                found.append(pathlib.Path(folder))
+    return [RunFacts(path) for path in sorted(found)]
 
 
 class RunDir:
@@ -152,6 +284,11 @@ def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return files.read_json(path)
+        content = files.read_json(path)
     except ValueError as error:
         raise RunDirError(f"{error}: restore it from a backup, or use another --workdir") from error
+    if not isinstance(content, dict):
+        raise RunDirError(
+            f"{path} is not a JSON object: restore it from a backup, or use another --workdir"
+        )
+    return content

@@ -39,32 +39,53 @@ def _llama(rows: int, devices: int, remat: str) -> tuple[str, ...]:
 
 # MaxText's default 16B: as its train_compile counts it.
 DEFAULT_16B = (
-    "model.num_layers=32", "model.model_dim=4096", "model.num_heads=32", "model.num_kv_heads=32",
-    "model.head_dim=256", "model.mlp_dim=28672", "model.max_len=2048", "data.seq_len=2048",
-)  # fmt: skip
+    "model.num_layers=32",
+    "model.model_dim=4096",
+    "model.num_heads=32",
+    "model.num_kv_heads=32",
+    "model.head_dim=256",
+    "model.mlp_dim=28672",
+    "model.max_len=2048",
+    "data.seq_len=2048",
+)
 
 CASES = (
     Case("7b-v5e-256", "llama.py:7b", "v5e-256", _llama(1, 256, "dots"), 1, (11.75, 1.063)),
     Case(
-        "70b-v5p-1024", "llama.py:70b", "v5p-1024", _llama(2, 512, "dots_except_mlp"), 1,
+        "70b-v5p-1024",
+        "llama.py:70b",
+        "v5p-1024",
+        _llama(2, 512, "dots_except_mlp"),
+        1,
         (38.30, 1.209),
     ),
     Case(
-        "16b-v5e-256", "llama.py:16b", "v5e-256", (*DEFAULT_16B, *_llama(6, 256, "full")), 1,
+        "16b-v5e-256",
+        "llama.py:16b",
+        "v5e-256",
+        (*DEFAULT_16B, *_llama(6, 256, "full")),
+        1,
         (8.64, 1.275),
     ),
     Case("7b-v5p-128", "llama.py:7b", "v5p-128", _llama(4, 64, "dots"), 1, (46.66, 1.063)),
     Case("124m-v5e-8", "gpt2.py:124m", "v5e-8", ("train.accumulate=6",)),
     Case(
-        "70b-2xv5p-512", "llama.py:70b", "v5p:4x8x8",
-        (*_llama(2, 512, "full"), "mesh.replica=2"), 2,
+        "70b-2xv5p-512",
+        "llama.py:70b",
+        "v5p:4x8x8",
+        (*_llama(2, 512, "full"), "mesh.replica=2"),
+        2,
     ),
     Case("7b-v6e-256", "llama.py:7b", "v6e-256", _llama(2, 256, "dots_attention")),
     Case(
-        "7b-v5e-256-attention", "llama.py:7b", "v5e-256", _llama(1, 256, "dots_attention"), 1,
+        "7b-v5e-256-attention",
+        "llama.py:7b",
+        "v5e-256",
+        _llama(1, 256, "dots_attention"),
+        1,
         (11.75, 1.063),
     ),
-)  # fmt: skip
+)
 
 
 def main() -> int:
@@ -86,10 +107,15 @@ def compile_case(case: Case, path: pathlib.Path) -> None:
     """Compiles one case in a process of its own; notes its memory in the report."""
     print(f"{case.name} ...", file=sys.stderr, flush=True)
     command = [
-        sys.executable, "-m", "scaling.plan", f"--config={ROOT / 'experiments' / case.config}",
-        f"--topology={case.topology}", f"--json={path}", f"--hlo={path.with_suffix('.hlo')}",
+        sys.executable,
+        "-m",
+        "scaling.plan",
+        f"--config={ROOT / 'experiments' / case.config}",
+        f"--topology={case.topology}",
+        f"--json={path}",
+        f"--hlo={path.with_suffix('.hlo')}",
         *(f"--config.{one}" for one in case.overrides),
-    ]  # fmt: skip
+    ]
     command += [f"--slices={case.slices}"] if case.slices > 1 else []
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with open(path.with_suffix(".log"), "w") as log:
@@ -142,11 +168,13 @@ def row(case: Case, report: dict) -> str:
         for one in report["traffic"]:
             kinds[one["kind"] if one["kind"] in kinds else "other"] += one["bytes"] / 1e9
         cells += [
-            f"{memory['arguments'] / GiB:.2f}", f"{memory['peak'] / GiB:.2f}",
-            f"{memory['limit'] / GiB:.2f}", f"{report['overhead']:.3f}",
+            f"{memory['arguments'] / GiB:.2f}",
+            f"{memory['peak'] / GiB:.2f}",
+            f"{memory['limit'] / GiB:.2f}",
+            f"{report['overhead']:.3f}",
             ", ".join(f"{value:.1f}" for value in kinds.values()),
             f"{estimate['low']:.2f} to {estimate['high']:.2f}",
-        ]  # fmt: skip
+        ]
     theirs = f"{case.maxtext[0]:.2f}, {case.maxtext[1]:.3f}" if case.maxtext else ""
     return "| " + " | ".join([*cells, took, theirs]) + " |"
 

@@ -203,7 +203,7 @@ def write_run(folder, name, status="completed", loss=3.0, step=100):
     }  # fmt: skip
     (run / "summary.json").write_text(json.dumps(summary))
     lines = [{"step": s, "eval/loss": 4 - s / 100} for s in (50, 100)]
-    (run / "metrics.jsonl").write_text("\n".join(json.dumps(x) for x in lines))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
 
 
 def test_a_sweep_directory(tmp_path):
@@ -222,6 +222,42 @@ def test_a_sweep_directory(tmp_path):
     assert list(curves.columns["tokens"][:2]) == [5e8, 1e9]
     with pytest.raises(LawError, match="holds no run"):
         read_table(_empty(tmp_path))
+
+
+def test_a_run_of_any_unit_and_objective(tmp_path):
+    for name, units in (("a", 300), ("b", 600)):
+        write_run(tmp_path, name)
+        path = tmp_path / name / "summary.json"
+        summary = json.loads(path.read_text())
+        del summary["tokens"]
+        summary |= {"unit": "points", "units": units, "objective": "error_rate"}
+        summary["eval"] = {"loss": 9.0, "error_rate": units / 1000}
+        path.write_text(json.dumps(summary))
+    table = read_table(tmp_path)
+    assert list(table.columns["tokens"]) == [300, 600]
+    assert list(table.columns["loss"]) == [0.3, 0.6]
+
+
+def test_a_damaged_summary_excludes_its_run_and_no_other(tmp_path):
+    write_run(tmp_path, "whole")
+    write_run(tmp_path, "broken")
+    (tmp_path / "broken" / "summary.json").write_text("{")
+    write_run(tmp_path, "torn")
+    (tmp_path / "torn" / "metrics.jsonl").write_text("oops\n{}\n")
+    table = read_table(tmp_path, curves=True)
+    assert len(table) == 2
+    reasons = [reason for _, reason in table.excluded]
+    assert "broken/summary.json is not valid JSON" in reasons[0]
+    assert "torn/metrics.jsonl:1" in reasons[1]
+
+
+def test_runs_behind_symbolic_links_are_in_the_table(tmp_path):
+    write_run(tmp_path / "elsewhere", "far")
+    write_run(tmp_path / "sweep", "near")
+    (tmp_path / "sweep" / "linked").symlink_to(tmp_path / "elsewhere" / "far")
+    (tmp_path / "sweep" / "again").symlink_to(tmp_path / "sweep" / "near")
+    (tmp_path / "sweep" / "loop").symlink_to(tmp_path / "sweep")
+    assert read_table(tmp_path / "sweep").text["run_id"] == ["far", "near"]
 
 
 def _empty(folder):

@@ -11,6 +11,7 @@ from scaling import configs
 from scaling.configs import ConfigError
 from scaling.planning import compile as compiling
 from scaling.planning import report, topology
+from scaling.track import provenance
 
 SMALL = {
     "model.num_layers": 2,
@@ -77,9 +78,7 @@ def test_the_report_reads_and_the_json_is_plain(on_cpu):
         assert word in text
     data = json.loads(json.dumps(compiling.to_json(on_cpu)))
     assert data["fits"] is True
-    assert data["run_id"] == configs.fingerprint(
-        small(**{"mesh.data": 2, "mesh.fsdp": 4})
-    )  # fmt: skip
+    assert data["run_id"] == configs.fingerprint(small(**{"mesh.data": 2, "mesh.fsdp": 4}))
 
 
 def test_the_fingerprint_follows_config_hardware_and_code(monkeypatch):
@@ -88,23 +87,31 @@ def test_the_fingerprint_follows_config_hardware_and_code(monkeypatch):
     assert compiling.fingerprint(small(), target) == first
     assert compiling.fingerprint(small(**{"mesh.fsdp": 2}), target) != first
     assert compiling.fingerprint(config, topology.parse("cpu-4")) != first
-    monkeypatch.setattr(compiling, "code_digest", lambda: "other")
+    monkeypatch.setattr(provenance, "code_digest", lambda: "other")
     assert compiling.fingerprint(config, target) != first
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mesh.fsdp": 4, "mesh.data": 2, "train.batch_size": 12}, ["train.batch_size", "mesh.fsdp=4"]),
+        (
+            {"mesh.fsdp": 4, "mesh.data": 2, "train.batch_size": 12},
+            ["train.batch_size", "mesh.fsdp=4"],
+        ),
         ({"mesh.tensor": 8}, ["model.num_heads", "mesh.tensor=8"]),
         ({"mesh.fsdp": 3}, ["mesh", "3 devices"]),
         (
-            {"mesh.fsdp": 8, "mesh.data": 1, "model.mlp_dim": 100, "model.model_dim": 100,
-             "model.head_dim": 64},
+            {
+                "mesh.fsdp": 8,
+                "mesh.data": 1,
+                "model.mlp_dim": 100,
+                "model.model_dim": 100,
+                "model.head_dim": 64,
+            },
             ["embedding", "embed", "mesh axis fsdp of size 8"],
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_split_is_named(changes, words):
     with pytest.raises(ConfigError) as error:
         plan("cpu-8", **changes)
@@ -122,9 +129,16 @@ def test_a_program_that_is_too_large_is_a_verdict_with_names():
     needs_libtpu()
     found = plan(
         "v5e-4",
-        **{"data.seq_len": 8192, "model.max_len": 8192, "train.batch_size": 512,
-           "model.model_dim": 2048, "model.num_heads": 16, "mesh.fsdp": 4, "mesh.data": 1},
-    )  # fmt: skip
+        **{
+            "data.seq_len": 8192,
+            "model.max_len": 8192,
+            "train.batch_size": 512,
+            "model.model_dim": 2048,
+            "model.num_heads": 16,
+            "mesh.fsdp": 4,
+            "mesh.data": 1,
+        },
+    )
     assert not found.fits
     assert found.overflow.required > found.overflow.limit == pytest.approx(15.75 * 2**30)
     names = [one.name for one in found.largest]
@@ -141,8 +155,10 @@ def test_a_tpu_slice_has_a_limit_kernels_and_a_time():
     assert found.memory.limit == pytest.approx(15.75 * 2**30)
     # Attention's result and normalisers are kept: no kernel runs a second time.
     assert found.work.kernels == {
-        "splash_mha_fwd": 2.0, "splash_mha_dq": 2.0, "splash_mha_dkv": 2.0
-    }  # fmt: skip
+        "splash_mha_fwd": 2.0,
+        "splash_mha_dq": 2.0,
+        "splash_mha_dkv": 2.0,
+    }
     assert found.overhead == pytest.approx(1.0, abs=0.02)
     assert 0 < found.estimate.low < found.estimate.high
 
@@ -185,9 +201,13 @@ print(plan.memory.peak, measured)
 def test_the_peak_of_a_cpu_run_is_as_planned():
     """Resident memory of a real step over what was there before, in a process of its own."""
     command = [
-        sys.executable, "-c", MEASURE, "experiments/quickstart.py", "train.batch_size=64",
+        sys.executable,
+        "-c",
+        MEASURE,
+        "experiments/quickstart.py",
+        "train.batch_size=64",
         "model.num_layers=2",
-    ]  # fmt: skip
+    ]
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     planned, measured = map(float, output.split()[-2:])
     assert planned > 200 * 2**20

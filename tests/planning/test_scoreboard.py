@@ -47,7 +47,7 @@ def test_diverged_runs_count_as_misses_and_others_not_at_all(tmp_path):
         grade.regrade(tmp_path / name)
     fake_run(tmp_path / "early", fake_forecast(), step=7)
     grade.regrade(tmp_path / "early")
-    record = scoreboard.score(scoreboard.collect(tmp_path))
+    record = scoreboard.score(tmp_path)
     assert record["runs"] == {"graded": 2, "diverged": 1, "not yet": 1}
     coverage = record["quantities"]["loss"]["coverage95"]
     assert (coverage["inside"], coverage["of"]) == (1, 2)
@@ -67,4 +67,4 @@ def test_having_none_says_what_there_was(tmp_path, capsys):
     assert "2 runs that ended, 1 that could not be graded" in told
     assert "--forecast" in told
     assert main([f"--scoreboard={tmp_path / 'nowhere'}"]) == 2
-    assert "no directory" in capsys.readouterr().err
+    assert "not a directory" in capsys.readouterr().err

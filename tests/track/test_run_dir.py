@@ -1,6 +1,7 @@
 """The run directory: whose it is, what it records, who may write."""
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -15,7 +16,7 @@ from scaling import configs
 from scaling.track import files, provenance
 from scaling.track import lock as lock_lib
 from scaling.track.lock import Lock, LockedError
-from scaling.track.run_dir import RunDir, RunDirError, read_summary
+from scaling.track.run_dir import Device, RunDir, RunDirError, find_runs, read_run, read_summary
 
 
 def config_text(**changes: object) -> str:
@@ -170,3 +171,55 @@ def test_texts_are_replaced_whole(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     assert os.listdir(tmp_path) == ["f.json"]
     with pytest.raises(TypeError, match="cannot be written"):
         files.to_json({"a": object()})
+
+
+def test_the_facts_of_a_run(tmp_path: pathlib.Path) -> None:
+    run = read_run(tmp_path)
+    assert (run.summary, run.config, run.forecast, run.metrics) == ({}, {}, {}, [])
+    assert (run.device, run.median("perf/step_seconds"), run.objective) == (None, None, "loss")
+    start = {"devices": {"platform": "cpu", "kinds": {"cpu": 2}, "cores": 1}}
+    files.write_json(tmp_path / "provenance.json", {"attempts": [{"devices": None}, start]})
+    files.write_json(tmp_path / "summary.json", {"eval": {"f1": float("nan")}, "objective": "f1"})
+    lines = "".join(f'{{"step": {s}, "perf/x": {float(9 // s)}}}\n' for s in (1, 2, 3, 4))
+    (tmp_path / "metrics.jsonl").write_text(lines + '{"step": 5, "perf')
+    run = read_run(tmp_path)
+    assert str(run.device) == "2 x cpu with 1 core"
+    assert run.device == Device("cpu", 2, 1)
+    assert run.median("perf/x") == 3.0
+    assert run.objective == "f1"
+    assert math.isnan(run.summary["eval"]["f1"])
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(RunDirError, match=r"config\.json is not a JSON object"):
+        _ = run.config
+    (tmp_path / "data.json").write_text("{")
+    with pytest.raises(RunDirError, match=r"data\.json is not valid JSON"):
+        _ = run.data
+
+
+def test_runs_are_found_through_links_once_and_without_loops(tmp_path: pathlib.Path) -> None:
+    for folder in ("away/far", "here/z/run", "here/not_ended"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("away/far", "here/z/run"):
+        files.write_json(tmp_path / folder / "summary.json", {})
+    here = tmp_path / "here"
+    (here / "a_link_to_z").symlink_to(here / "z")
+    (here / "up").symlink_to(tmp_path)
+    (here / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "root").symlink_to(here)
+    for root in (here, tmp_path / "root"):
+        found = [run.path.relative_to(root) for run in find_runs(root)]
+        assert found == [pathlib.Path("up/away/far"), pathlib.Path("z/run")]
+
+
+def test_the_code_digest_follows_every_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """A mended bug of the planner makes another digest, so that no cached report survives it."""
+    for name in ("track/provenance.py", "planning/roofline.py", "configs/rules.py"):
+        files.write_text(tmp_path / name, "")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "track" / "provenance.py"))
+    seen = {provenance.code_digest()}
+    for name in ("planning/roofline.py", "configs/rules.py", "track/hardware.py"):
+        files.write_text(tmp_path / name, "mended = True\n")
+        seen.add(provenance.code_digest())
+    assert len(seen) == 4

@@ -1,4 +1,4 @@
-"""The doors of `python -m scaling.plan` that make plans; P's compiles are small and for the CPU."""
+"""`python -m scaling.plan`: plans, budgets and sweeps; its compiles are small and for the CPU."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import pytest
 from helpers import ROOT
 
 from scaling import plan
-from scaling.planning import doors_search
 
 QUICK = [
     f"--config={ROOT / 'experiments' / 'quickstart.py'}",
@@ -73,9 +72,13 @@ def test_a_budget_buys_a_size_and_tokens_with_intervals(tmp_path, capsys):
     from scaling import fit
 
     code = fit.main(
-        [f"--runs={tmp_path / 'runs.csv'}", "--law=chinchilla", f"--out={tmp_path / 'fit'}",
-         "--bootstrap=20"]
-    )  # fmt: skip
+        [
+            f"--runs={tmp_path / 'runs.csv'}",
+            "--law=chinchilla",
+            f"--out={tmp_path / 'fit'}",
+            "--bootstrap=20",
+        ]
+    )
     assert code == 0
     own = "--hardware=flops=1e13,bandwidth=1e12,link=1e10"
     argv = [*QUICK, "--topology=cpu-8", own, "--budget=100h", f"--fit={tmp_path / 'fit'}"]
@@ -96,7 +99,7 @@ def test_a_run_finds_the_step_that_a_plan_compiled(tmp_path):
         command = [sys.executable, "-m", f"scaling.{module}", *QUICK, *flags]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -110,7 +113,7 @@ def test_a_run_finds_the_step_that_a_plan_compiled(tmp_path):
 
 def test_a_sweep_is_planned_cell_by_cell(tmp_path, monkeypatch, capsys):
     """The wide cell passes the limit that `--hardware` sets; its row says what may help."""
-    monkeypatch.setattr(doors_search, "cache_folder", lambda: tmp_path / "plans")
+    monkeypatch.setattr(plan, "plan_cache", lambda: tmp_path / "plans")
     (tmp_path / "widths.py").write_text(
         "from scaling.sweeps import Sweep, axis\n"
         "BASE = {'task': {'name': 'language_model'}, 'data': {'source': {'name': 'stdlib'},\n"
