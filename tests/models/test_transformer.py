@@ -320,7 +320,7 @@ def test_runs_vmap():
     ("change", "message"),
     [
         ({"vocab_size": None}, "vocab_size"),
-        ({"max_len": 7}, r"8 tokens \(data.seq_len\) is longer than 7"),
+        ({"max_len": 7}, r"8 tokens \(data.text.seq_len\) is longer than 7"),
         ({"num_heads": 3}, "3 does not divide model.model_dim=16"),
         ({"num_kv_heads": 3}, "3 does not divide model.num_heads=4"),
         ({"head_dim": 3}, "is 3, and rotary positions turn pairs"),
