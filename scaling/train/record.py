@@ -19,7 +19,7 @@ from scaling.data import DataInfo
 from scaling.data.loader import Loader
 from scaling.planning import grade
 from scaling.tasks.base import Task
-from scaling.track import memory
+from scaling.track import files, memory
 from scaling.track.goodput import Goodput
 from scaling.track.run_dir import RunDir, read_summary
 from scaling.track.stream import read_metrics
@@ -28,7 +28,7 @@ from scaling.train.bad_steps import BadSteps
 from scaling.train.books import Books, Hooks
 from scaling.train.checkpoints import Checkpoints
 from scaling.train.evaluate import EarlyStopping
-from scaling.train.init_from import init_from
+from scaling.train.init_from import InitFrom, load_initial
 from scaling.train.state import TrainState
 
 Say = Callable[[str], None]
@@ -113,6 +113,7 @@ class Record:
             evaluation.stop_mode,
             section.asynchronous,
             keep_steps=section.keep_steps,
+            say=self._say,
         )
         self.stack.callback(self.checkpoints.close)
         for note in self.checkpoints.notes:
@@ -136,12 +137,12 @@ class Record:
         source = self.config.train.init_from
         if not source:
             return fresh
-        params, _ = init_from(
-            source, fresh.params, mapping=self.config.train.init_from_map, say=self._say
-        )
+        sources = {"run": InitFrom(source, map=self.config.train.init_from_map)}
+        variables, _ = load_initial(sources, {"params": fresh.params, **fresh.extra}, self._say)
+        params = variables.pop("params")
         # Arrays of its own: the step donates its state, and an array can be given away once.
         ema = jax.tree.map(jnp.copy, params) if fresh.ema is not None else None
-        return dataclasses.replace(fresh, params=params, ema=ema)
+        return dataclasses.replace(fresh, params=params, extra=variables, ema=ema)
 
     def open_stream(self, step: int) -> None:
         """Opens the metrics stream so that it ends at `step`, from where the run goes on."""
@@ -185,7 +186,8 @@ class Record:
     def save(self, step: int, state: TrainState, values: Mapping[str, float]) -> None:
         """Starts a checkpoint, after making the stream up to it durable."""
         self.tracker.sync()
-        self.checkpoints.save(step, state, values, self.config_json, self.start)
+        texts = {"config.json": self.config_json, "provenance.json": files.to_json(self.start)}
+        self.checkpoints.save(step, state, values, texts)
         self.goodput.mark(step)
 
     # --- the end -----------------------------------------------------------------------------
