@@ -9,15 +9,9 @@ from typing import Any
 import jax
 import zstandard
 
+from scaling.track import paths
+
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-
-
-def directory() -> pathlib.Path:
-    """$JAX_COMPILATION_CACHE_DIR, else jax/ under $SCALING_CACHE or ~/.cache/scaling."""
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    root = os.environ.get("SCALING_CACHE") or "~/.cache/scaling"
-    return pathlib.Path(root).expanduser() / "jax"
 
 
 def enable() -> str | None:
@@ -30,7 +24,10 @@ def enable() -> str | None:
       What keeps it from working, such as a directory that cannot be written to, or None. The run
       can go on without.
     """
-    path = directory()
+    try:
+        path = paths.compile_cache()
+    except RuntimeError as error:
+        return f"no compile cache: {error}"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import ROOT
 
-from scaling.track import compile_cache
+from scaling.track import compile_cache, paths
 from scaling.track.recompile import CompileLog
 
 
@@ -89,7 +89,7 @@ def test_a_cache_that_cannot_be_written_is_told(
     (tmp_path / "file").touch()
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "file"))
-    assert compile_cache.directory() == tmp_path / "file" / "jax"
+    assert paths.compile_cache() == tmp_path / "file" / "jax"
     told = compile_cache.enable()
     assert told is not None
     assert "cannot be made" in told
