@@ -2,12 +2,12 @@
 
 Orbax writes and reads the arrays. Around it, here: one directory per step that appears by a rename
 when it is complete, with a manifest that holds the hash of every file in it, and the choice of what
-to keep. `checkpoint_format` has the layout, the fall back from a damaged step, and reading without
-a run.
+to keep. `checkpoint_format` has the layout and the fall back from a damaged step,
+`checkpoint_reading` the reading, also without a run.
 
-This is not `ocp.CheckpointManager` (of 0.12.8), which cannot hash the files before it commits them,
-flushes nothing to disk, forgets a step on disk when a save fails, ranks NaN among the best, and
-ends the run when an old step cannot be deleted.
+This is not `ocp.CheckpointManager` (of 0.12.8): it cannot hash the files before it commits them,
+does not sync the directories that it renames, loses sight of a step on disk when a save fails,
+takes NaN for the best, and ends the run when an old step cannot be deleted.
 """
 
 import concurrent.futures
@@ -27,17 +27,12 @@ from jax.experimental import multihost_utils
 
 from scaling.track import files
 from scaling.train import checkpoint_format as layout
+from scaling.train import checkpoint_reading as reading
 from scaling.train.checkpoint_format import CheckpointError
 from scaling.train.checkpoint_format import CheckpointMismatch as CheckpointMismatch
 from scaling.train.checkpoint_reading import CheckpointInfo as CheckpointInfo
-from scaling.train.checkpoint_reading import (
-    arrays_to_store,
-    describe,
-    flatten,
-    newest_whole,
-    read_state,
-)
 from scaling.train.checkpoint_reading import load_numpy as load_numpy
+from scaling.train.checkpoint_reading import newest_whole as newest_whole
 from scaling.train.checkpoint_reading import read_info as read_info
 
 PyTree = Any
@@ -149,8 +144,8 @@ class Checkpoints:
             raise CheckpointError(f"{self._directory} was opened read only: nothing can be saved")
         self.wait()
         try:
-            leaves = flatten(state)
-            described = {name: describe(leaf) for name, leaf in leaves.items()}
+            leaves = reading.flatten(state)
+            described = {name: reading.describe(leaf) for name, leaf in leaves.items()}
             tree = {"format": layout.FORMAT, "step": step, "leaves": described}
             own = {layout.TREE: files.to_json(tree), layout.METRICS: files.to_json(metrics)}
             if clash := own.keys() & texts.keys():
@@ -158,7 +153,7 @@ class Checkpoints:
             if not _from_process_0(lambda: self._prepare(step, {**own, **texts})):
                 return False
             with jax.transfer_guard("allow"):
-                request = ocp.args.PyTreeSave(arrays_to_store(leaves))
+                request = ocp.args.PyTreeSave(reading.arrays_to_store(leaves))
                 self._orbax.save(self._temporary(step) / layout.ARRAYS, args=request)
         except Exception as error:
             raise self._failed(step, error) from error
@@ -354,7 +349,7 @@ class Checkpoints:
             concurrent.futures.wait([self._saving])  # it may have failed, and left an earlier one
         available = self.agreed()
         restored, state, notes = layout.find_whole(
-            self._directory, available, step, lambda p: read_state(p, like), together=True
+            self._directory, available, step, lambda p: reading.read_state(p, like), together=True
         )
         # The run goes on from here: what is newer belongs to a lost future.
         reason = "damaged" if step is None else "abandoned"

@@ -92,79 +92,72 @@ def load_initial(
         arrays would become one; a shape differs; an abstract leaf comes from no source.
     """
     here = flatten(dict(variables))
-    infos: dict[str, CheckpointInfo] = {}
-    taken: dict[str, dict[str, str]] = {}  # source -> path here -> leaf of the checkpoint
-    unused: dict[str, tuple[str, ...]] = {}
-    origin: dict[str, str] = {}  # path here -> source
+    infos = {name: _open(name, source, say) for name, source in sources.items()}
+    origin, unused = _assign(sources, infos, here)
+    reports, values = {}, dict(here)
     for name, source in sources.items():
-        infos[name] = _open(f"train.init_from.{name}", source, say)
-        taken[name], unused[name] = _match(f"train.init_from.{name}", source, infos[name], here)
-        for path in taken[name]:
-            if path in origin:
-                raise InitFromError(
-                    f"train.init_from: {path} comes from {origin[path]} and from {name}; leave it "
-                    "out of one with `collections` or `map`"
-                )
-            origin[path] = name
-    values = dict(here)
-    reports: dict[str, Report] = {}
-    for name, source in sources.items():
-        arrays = infos[name].read_arrays(dict.fromkeys(taken[name].values()))
-        values |= {path: _place(arrays[leaf], here[path]) for path, leaf in taken[name].items()}
-        fed = tuple({_join(path.split("/")[0], source.into, "") for path in taken[name]})
+        taken = {path: leaf for path, (supplier, leaf) in origin.items() if supplier == name}
+        if not taken:
+            raise InitFromError(
+                f"train.init_from.{name}: nothing matches: there {next(iter(unused[name]), None)!r}, "
+                f"here {next(iter(here), None)!r}; rename with `map` or `into`"
+            )
+        arrays = infos[name].read_arrays(dict.fromkeys(taken.values()))
+        values |= {path: _place(arrays[leaf], here[path]) for path, leaf in taken.items()}
+        fed = tuple({_join(path.split("/")[0], source.into, "") for path in taken})
         missing = tuple(path for path in here if path.startswith(fed) and path not in origin)
-        reports[name] = Report(str(infos[name].path), tuple(taken[name]), missing, unused[name])
+        unmatched = tuple(sorted(unused[name]))
+        reports[name] = Report(str(infos[name].path), tuple(taken), missing, unmatched)
         say(str(reports[name]))
     _tell_fresh(here, origin, say)
     structure = jax.tree.structure(dict(variables))
     return jax.tree.unflatten(structure, [values[path] for path in here]), reports
 
 
-def _open(key: str, source: InitFrom, say: Say) -> CheckpointInfo:
+def _assign(
+    sources: Mapping[str, InitFrom], infos: Mapping[str, CheckpointInfo], here: Mapping[str, Any]
+) -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
+    """Where each array here comes from, and what each source has that is not used."""
+    origin: dict[str, tuple[str, str]] = {}  # path here -> (source, leaf of its checkpoint)
+    unused: dict[str, list[str]] = {name: [] for name in sources}
+    wrong: list[str] = []
+    for name, source in sources.items():
+        for there, leaf in _offered(name, source, infos[name], here).items():
+            path = _renamed(name, source, there)
+            if path not in here:
+                unused[name].append(there)
+                continue
+            if path in origin:
+                raise InitFromError(
+                    f"train.init_from: {path} comes from both {' '.join(origin[path])} and {name} "
+                    f"{leaf}; narrow the patterns of `map`, or `collections`"
+                )
+            origin[path] = name, leaf
+            shapes = infos[name].leaves[leaf]["shape"], list(here[path].shape)
+            if shapes[0] != shapes[1]:
+                wrong.append(f"{name} {path}: {shapes[0]} there, {shapes[1]} here")
+    if wrong:
+        raise InitFromError(
+            "train.init_from: shapes differ:\n  "
+            + "\n  ".join(wrong[:20])
+            + "\nUse a model of the "
+            "same size, or leave these out (a rule of `map` that makes them '')."
+        )
+    return origin, unused
+
+
+def _open(name: str, source: InitFrom, say: Say) -> CheckpointInfo:
     try:
         step = source.step
         if step is None and jax.process_count() > 1:
             step = agreed_source(source.run, say)
         return read_info(source.run, step, say)
     except CheckpointError as error:
-        raise InitFromError(f"{key}.run: {error}") from error
-
-
-def _match(
-    key: str, source: InitFrom, info: CheckpointInfo, here: Mapping[str, Any]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """({path here: leaf of the checkpoint}, paths there that are not used)."""
-    taken: dict[str, str] = {}
-    unused: list[str] = []
-    wrong: list[str] = []
-    for there, leaf in _offered(key, source, info, here).items():
-        path = _renamed(key, source, there)
-        if path not in here:
-            unused.append(there)
-            continue
-        if path in taken:
-            raise InitFromError(
-                f"{key}.map: makes both {taken[path]} and {leaf} into {path}; narrow the patterns"
-            )
-        taken[path] = leaf
-        shapes = info.leaves[leaf]["shape"], list(here[path].shape)
-        if shapes[0] != shapes[1]:
-            wrong.append(f"{path}: {shapes[0]} there, {shapes[1]} here")
-    if wrong:
-        raise InitFromError(
-            f"{key}: shapes differ:\n  " + "\n  ".join(wrong[:20]) + "\nUse a model of the same "
-            f"size, or leave these out with {key}.map (a rule that maps them to '')."
-        )
-    if not taken:
-        raise InitFromError(
-            f"{key}: nothing matches: there {next(iter(unused), 'nothing')!r}, here "
-            f"{next(iter(here), 'nothing')!r}; rename with {key}.map or {key}.into"
-        )
-    return taken, tuple(sorted(unused))
+        raise InitFromError(f"train.init_from.{name}.run: {error}") from error
 
 
 def _offered(
-    key: str, source: InitFrom, info: CheckpointInfo, here: Mapping[str, Any]
+    name: str, source: InitFrom, info: CheckpointInfo, here: Mapping[str, Any]
 ) -> dict[str, str]:
     """{"COLLECTION/PATH" there: leaf of the checkpoint} of what is to be taken."""
     offered = {
@@ -175,7 +168,8 @@ def _offered(
     averaged = {f"params/{leaf[4:]}": leaf for leaf in info.leaves if leaf.startswith("ema/")}
     if source.weights == "ema" and not averaged:
         raise InitFromError(
-            f"{key}.weights: {info.path} has no moving average; take 'evaluated' or 'params'"
+            f"train.init_from.{name}.weights: {info.path} has no moving average; take 'evaluated' "
+            "or 'params'"
         )
     if source.weights != "params":
         offered |= averaged
@@ -183,13 +177,13 @@ def _offered(
     wanted = set(source.collections or (path.split("/")[0] for path in here))
     if source.collections and wanted - present:
         raise InitFromError(
-            f"{key}.collections: {info.path} has no {sorted(wanted - present)}; it has "
+            f"train.init_from.{name}.collections: {info.path} has no {sorted(wanted - present)}; it has "
             f"{sorted(present)}"
         )
     return {there: leaf for there, leaf in offered.items() if there.split("/")[0] in wanted}
 
 
-def _renamed(key: str, source: InitFrom, there: str) -> str:
+def _renamed(name: str, source: InitFrom, there: str) -> str:
     """The "COLLECTION/PATH" here of one there; empty if it is left out."""
     collection, _, path = there.partition("/")
     for pattern, replacement in source.map:
@@ -197,7 +191,8 @@ def _renamed(key: str, source: InitFrom, there: str) -> str:
             path = re.sub(pattern, replacement, path)
         except (re.error, IndexError) as error:
             raise InitFromError(
-                f"{key}.map: {pattern!r} -> {replacement!r} is not a valid rule: {error}"
+                f"train.init_from.{name}.map: {pattern!r} -> {replacement!r} is not a valid rule: "
+                f"{error}"
             ) from error
     if not path:
         return ""
@@ -210,7 +205,7 @@ def _join(collection: str, into: str, path: str) -> str:
     return f"{collection}/{into}/{path}" if into else f"{collection}/{path}"
 
 
-def _tell_fresh(here: Mapping[str, Any], origin: Mapping[str, str], say: Say) -> None:
+def _tell_fresh(here: Mapping[str, Any], origin: Mapping[str, Any], say: Say) -> None:
     """Says of each collection what comes from no source, and refuses what has no initial value."""
     for collection in dict.fromkeys(path.split("/")[0] for path in here):
         paths = [path for path in here if path.startswith(f"{collection}/")]
