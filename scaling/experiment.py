@@ -189,17 +189,29 @@ class MeshConfig:
     allow_replicated: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class InitFrom:
-    """One entry of `train.init_from`: another run whose parameters start this one.
+    """One entry of `train.init_from`: another run whose variables start this one.
 
     Attributes:
-      run: run or checkpoint directory. Used only when this run has no checkpoint of its own.
-      map: (regular expression, replacement) pairs applied to the parameter paths there.
+      run: run directory or folder of checkpoints. Used only when this run has no checkpoint.
+      step: of its checkpoint; None is the newest that is whole.
+      weights: which parameters: "evaluated" is the moving average where the source kept one, else
+        the parameters; "ema" insists on a moving average.
+      collections: which of its collections are taken, such as ("params", "batch_stats"); None takes
+        all that this run has too.
+      map: (regular expression, replacement) pairs, applied in order to each path there, inside its
+        collection ("a/b/kernel"), to give the path here. A path that becomes "frozen:a/b" goes to
+        the collection `frozen` of this run; one that becomes empty is left out.
+      into: prefix of the paths here, such as "teacher".
     """
 
     run: str
+    step: NonNegativeInt | None = None
+    weights: Literal["evaluated", "params", "ema"] = "evaluated"
+    collections: tuple[str, ...] | None = None
     map: tuple[tuple[str, str], ...] = ()
+    into: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +233,7 @@ class TrainConfig:
         None means that only non-finite values are bad.
       max_bad_steps: bad steps that a run outlives; the next ends it as diverged, under any policy.
       diverged_exit: exit code of a run that ended as diverged.
-      init_from: where the parameters come from at the start; None means from the seed.
+      init_from: runs whose variables start this one, by names of your choice; None means the seed.
     """
 
     steps: PositiveInt = 1000
@@ -233,20 +245,6 @@ class TrainConfig:
     max_bad_steps: NonNegativeInt = 10
     diverged_exit: Annotated[Literal[0, 1], NotInFingerprint(), PerMember()] = 1
     init_from: Annotated[Mapping[str, InitFrom] | None, PerMember()] = None
-
-    def check(self) -> None:
-        """One source of parameters at most."""
-        if self.init_from is not None and len(self.init_from) > 1:
-            raise ConfigError(
-                "train.init_from",
-                f"names {len(self.init_from)} runs ({', '.join(self.init_from)}); one can be read",
-                "keep one of them",
-            )
-
-    @property
-    def start(self) -> InitFrom | None:
-        """The one entry of `init_from`."""
-        return next(iter(self.init_from.values())) if self.init_from else None
 
 
 @dataclasses.dataclass(frozen=True)

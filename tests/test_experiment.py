@@ -53,7 +53,6 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
         "no checkpoint to return to",
     ),
     ({"train.init_from.a.map": (("a", "b"),)}, "train.init_from.a.run", "is required"),
-    ({"train.init_from": {"a": {"run": "x"}, "b": {"run": "y"}}}, "train.init_from", "2 runs"),
 ]
 
 

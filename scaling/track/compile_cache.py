@@ -24,7 +24,10 @@ def enable() -> str | None:
       What keeps it from working, such as a directory that cannot be written to, or None. The run
       can go on without.
     """
-    path = paths.compile_cache()
+    try:
+        path = paths.compile_cache()
+    except RuntimeError as error:
+        return f"no compile cache: {error}"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,7 +2,8 @@
 
 The lock is the kernel's (`flock`), so it vanishes with its holder, however that died, also across a
 reboot. What the file says (process, host, boot) is there for the message, and for file systems
-without locks, where it decides alone.
+without locks, where it decides alone. (`filelock` 4.2 names no holder, and has a way without `flock`
+for one of the three errors that say so.)
 """
 
 import contextlib
@@ -92,14 +93,29 @@ class Lock:
 
 def identity() -> dict[str, Any]:
     """This process, so that another one can tell later whether it still runs."""
-    process = psutil.Process()
+    pid = os.getpid()
     return {
-        "pid": process.pid,
-        "started": process.create_time(),
+        "pid": pid,
+        "start_ticks": _start(pid),
         "hostname": socket.gethostname(),
         "namespace": _namespace(),
         "boot": _boot(),
     }
+
+
+def _start(pid: int) -> str | None:
+    """When a process began, in ticks since boot; None once it is gone.
+
+    Not in seconds since 1970: those of a living process change when the clock is stepped.
+    """
+    try:
+        if pathlib.Path("/proc/self/stat").exists():
+            # The second field, the program's name in brackets, may hold spaces and brackets.
+            stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+            return stat.rpartition(")")[2].split()[19]
+        return str(psutil.Process(pid).create_time())
+    except (OSError, TypeError, ValueError, psutil.Error):  # also of a number that is not one
+        return None
 
 
 def _boot() -> str:
@@ -127,8 +143,5 @@ def lives(holder: dict[str, Any]) -> bool:
         return True
     if holder.get("boot") != _boot():
         return False
-    try:
-        created = psutil.Process(holder["pid"]).create_time()
-    except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
-    return abs(created - float(holder.get("started", created))) < 2.0
+    start = _start(holder.get("pid", -1))
+    return start is not None and holder.get("start_ticks", start) == start

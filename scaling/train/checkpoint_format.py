@@ -1,17 +1,18 @@
-"""The checkpoint on disk: names, the tree of arrays, the manifest that tells whole from damaged.
+"""Checkpoints on disk: the layout, and the manifest that tells whole from damaged.
 
     checkpoints/00000100/
       arrays/          the arrays, an Orbax PyTree checkpoint of nested dictionaries
       tree.json        format, step, and the shape and dtype of every array by path
-      config.json  metrics.json  provenance.json
+      metrics.json     numbers known at that step
+      config.json ...  small texts, named by the caller
       manifest.json    size and SHA-256 of every other file; written last
 
 The directory is built under the name `.tmp-00000100` and renamed when the manifest is in it, so a
-name that is a number is a finished checkpoint. Orbax notices some damage but not a flipped byte in
-stored array data, hence the manifest.
+directory whose name is a number is a finished checkpoint. Orbax notices some damage but not every
+flipped byte of array data, hence the manifest.
 
-Every format must stay readable for ever (tests/fixtures/checkpoint_v1); a change raises FORMAT.
-Format 1 called the collections beside the parameters `extra`; they are `model_state` since 2.
+Every format stays readable for ever (tests/fixtures/checkpoint_v1*); a change raises FORMAT. Format
+2 renamed the state's field `extra` to `model_state`.
 """
 
 import concurrent.futures
@@ -22,23 +23,21 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from scaling.track import files
 
 FORMAT = 2
-ARRAYS, TREE, MANIFEST = "arrays", "tree.json", "manifest.json"
-CONFIG, METRICS, PROVENANCE = "config.json", "metrics.json", "provenance.json"
+ARRAYS, TREE, METRICS, MANIFEST = "arrays", "tree.json", "metrics.json", "manifest.json"
+OWN_FILES = (TREE, METRICS, MANIFEST)
 TEMPORARY = ".tmp-"
-_ASIDE = re.compile(r"^(damaged|abandoned)-\d+(\.\d+)?$")
 
-PyTree = Any
-Path = tuple[str, ...]
+T = TypeVar("T")
 
 
 class CheckpointError(RuntimeError):
@@ -49,7 +48,37 @@ class CheckpointMismatch(CheckpointError):
     """A whole checkpoint, but of another tree: other names, shapes or dtypes than asked for."""
 
 
-# --- names -----------------------------------------------------------------------------------
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT): (
+        "the disk is full: free space there, lower checkpoint.keep_last or checkpoint.keep_best, "
+        "or use another --workdir"
+    ),
+    (errno.EFBIG,): (
+        "a file is larger than this process may write: raise `ulimit -f`, or use another --workdir"
+    ),
+    (errno.EROFS, errno.EACCES, errno.EPERM): (
+        "it cannot be written to: remount it writable, fix its owner and mode, or use another "
+        "--workdir"
+    ),
+}
+
+
+def explain(error: Exception, what: str) -> CheckpointError:
+    """The error to raise when `what` failed, with the likely cause and the remedy."""
+    if isinstance(error, CheckpointError):
+        return error
+    text, remedy = str(error).strip() or repr(error), "see the cause above"
+    for numbers, advice in _REMEDIES.items():
+        # By the system's words: TensorStore's errors have them too, and no errno.
+        if any(os.strerror(number) in text for number in numbers):
+            remedy = advice
+    return CheckpointError(
+        f"{what}: {type(error).__name__}: {text.splitlines()[0][:300]}: {remedy} (earlier "
+        "checkpoints are untouched)"
+    )
+
+
+# --- directories -----------------------------------------------------------------------------
 
 
 def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
@@ -67,25 +96,9 @@ def find_steps(directory: pathlib.Path) -> list[int]:
 
 
 def locate(directory: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder of checkpoints that `directory` (itself, or a run directory) means."""
-    path = pathlib.Path(directory)
+    """The absolute folder of checkpoints that `directory` (itself, or a run directory) means."""
+    path = pathlib.Path(directory).absolute()
     return path / "checkpoints" if (path / "checkpoints").is_dir() else path
-
-
-def leftovers(directory: pathlib.Path) -> list[pathlib.Path]:
-    """What killed saves left behind."""
-    return sorted(directory.glob(TEMPORARY + "*"))
-
-
-def set_aside(directory: pathlib.Path, step: int, reason: str) -> pathlib.Path:
-    """Renames a checkpoint so that it no longer counts (`reason`: damaged or abandoned)."""
-    target = directory / f"{reason}-{step:08d}"
-    number = 0
-    while target.exists():
-        number += 1
-        target = directory / f"{reason}-{step:08d}.{number}"
-    os.rename(step_path(directory, step), target)
-    return target
 
 
 def drop(path: pathlib.Path) -> None:
@@ -93,255 +106,136 @@ def drop(path: pathlib.Path) -> None:
     doomed = path.with_name(f"{TEMPORARY}delete-{path.name}")
     if doomed.exists():
         shutil.rmtree(doomed)
-    os.rename(path, doomed)
+    path.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def prune(directory: pathlib.Path, keep: Iterable[int], keep_aside: int) -> None:
-    """Deletes finished checkpoints not in `keep`, and all but the newest set aside."""
-    kept = set(keep)
-    for step in find_steps(directory):
-        if step not in kept:
-            drop(step_path(directory, step))
-    aside = [path for path in directory.iterdir() if _ASIDE.match(path.name)]
-    aside.sort(key=lambda path: path.stat().st_mtime)
-    for path in aside[: len(aside) - keep_aside]:
-        drop(path)
-
-
-# --- trees -----------------------------------------------------------------------------------
-
-
-def _name(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    raise CheckpointError(f"a tree node {key!r} of an unknown kind cannot be named in a checkpoint")
-
-
-def flatten(tree: PyTree) -> dict[Path, Any]:
-    """Leaves by path, whatever the containers are: dataclasses, named tuples, lists, dictionaries.
-
-    None and empty containers leave no trace; the template brings them back.
-
-    Raises:
-      CheckpointError: for a name with a slash in it, or two leaves of one name.
-    """
-    result: dict[Path, Any] = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        path = tuple(_name(key) for key in keys) or ("value",)
-        if any("/" in part for part in path) or path in result:
-            raise CheckpointError(
-                f"the name {path} cannot be stored (a slash, or used twice): rename that key"
-            )
-        result[path] = leaf
-    return result
-
-
-def nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """Nested dictionaries from leaves by path."""
-    result: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        node = result
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        node[path[-1]] = leaf
-    return result
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf, real or abstract, is a typed random key."""
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def key_impl(leaf: Any) -> Any:
-    """The algorithm of a typed key, real or abstract (`jax.random.key_impl` wants a real one)."""
-    found: list[Any] = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
-    return found[0]
-
-
-def describe(leaf: Any) -> dict[str, Any]:
-    """What tree.json says of a leaf: shape and dtype as stored; the algorithm of a typed key."""
-    if is_key(leaf):
-        stored = jax.eval_shape(jax.random.key_data, leaf)
-        return {
-            "shape": list(stored.shape),
-            "dtype": str(stored.dtype),
-            "key": str(key_impl(leaf)),
-        }
-    if not hasattr(leaf, "dtype"):
-        leaf = np.asarray(leaf)
-    if leaf.dtype.kind in "OUSMm":
-        raise CheckpointError(f"{leaf!r} is no number and cannot be stored in a checkpoint")
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-
-
-def storable(leaf: Any) -> Any:
-    """The array to store for a leaf (Orbax copies it before `save` returns)."""
-    if is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-
-def compare(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: pathlib.Path) -> None:
-    """Both map "a/b/c" to `describe` of a leaf.
-
-    Raises:
-      CheckpointMismatch: naming every leaf that is missing, left over or of another kind.
-    """
-    lines = [
-        f"missing from it: {name} {_kind(wanted[name])}" for name in wanted if name not in saved
-    ]
-    lines += [f"only in it: {name} {_kind(saved[name])}" for name in saved if name not in wanted]
-    lines += [
-        f"{name}: stored {_kind(saved[name])}, wanted {_kind(wanted[name])}"
-        for name in wanted
-        if name in saved and saved[name] != wanted[name]
-    ]
-    if lines:
-        shown = "\n  ".join(
-            lines[:12] + ([f"... {len(lines) - 12} more"] if len(lines) > 12 else [])
-        )
-        raise CheckpointMismatch(
-            f"{where} holds another model or optimizer than this run:\n  {shown}\n"
-            "Use the config it was written with (config.json beside it), another --workdir, or "
-            "train.init_from to take over the parameters that fit."
-        )
-
-
-def _kind(leaf: Mapping[str, Any]) -> str:
-    return f"{leaf['dtype']}{leaf['shape']}" + (f" key:{leaf['key']}" if "key" in leaf else "")
-
-
-def stored_names(tree: Mapping[str, Any]) -> dict[str, str]:
-    """{name of a leaf in this version: its name in a checkpoint of this tree.json}."""
-    if tree["format"] >= 2:
-        return {name: name for name in tree["leaves"]}
-    renamed = {name: name.removeprefix("extra/") for name in tree["leaves"]}
-    return {
-        (name if name == short else f"model_state/{short}"): name for name, short in renamed.items()
-    }
 
 
 # --- the manifest ----------------------------------------------------------------------------
 
 
 def stored_files(path: pathlib.Path) -> list[str]:
-    """Relative names of all files of a checkpoint but the manifest, sorted.
+    """Relative names of all files of a checkpoint other than the manifest, sorted.
 
     Several processes list while others are still writing their part of the manifest, under a
     hidden name that does not last: neither is a file of the checkpoint.
     """
-    found = (file for file in path.rglob("*") if file.is_file())
-    names = (file.relative_to(path).as_posix() for file in found)
+    names = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
     return sorted(name for name in names if not name.lstrip(".").startswith("manifest"))
 
 
 def digest(path: pathlib.Path, names: Iterable[str], sync: bool) -> dict[str, list[Any]]:
     """{name: [bytes, SHA-256]} of files below `path`; `sync` also flushes them to disk."""
 
-    def one(name: str) -> list[Any]:
+    def hash_file(name: str) -> list[Any]:
         with open(path / name, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if sync:
                 os.fsync(file.fileno())
-            return [file.tell(), found]
+            return [file.tell(), sha256]
 
     names = list(names)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(one, names), strict=True))
+        return dict(zip(names, pool.map(hash_file, names), strict=True))
 
 
 def _seal(entries: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
+def write_manifest(path: pathlib.Path, entries: Mapping[str, list[Any]]) -> None:
     """Writes manifest.json, sealed by a hash of its own entries."""
     manifest = {"format": FORMAT, "files": dict(entries), "sha256": _seal(entries)}
     files.write_text(path / MANIFEST, json.dumps(manifest))
 
 
-def read_manifest(path: pathlib.Path) -> dict[str, list[Any]] | None:
-    """Entries of the manifest; None where there is none (such a checkpoint is unverified).
+def find_damage(path: pathlib.Path, share: int = 0, shares: int = 1) -> list[str]:
+    """Compares every `shares`-th file with the manifest; what is wrong (empty: nothing).
 
     Raises:
-      CheckpointError: the manifest itself is damaged, or of a newer format.
+      CheckpointError: it is of a format newer than this version, which is not damage.
     """
     try:
-        text = (path / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        manifest = json.loads(text)
-        entries, number, seal = manifest["files"], manifest["format"], manifest["sha256"]
-        whole = seal == _seal(entries)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole, number = False, FORMAT
-    if not whole:
-        raise CheckpointError(f"{path / MANIFEST} is damaged")
-    if number > FORMAT:
-        raise CheckpointError(
-            f"{path} is of format {number}, this version reads up to {FORMAT}: update the package"
-        )
-    return entries
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        entries, number = manifest["files"], manifest["format"]
+        if manifest["sha256"] != _seal(entries):
+            return [f"{path / MANIFEST} is not what was written"]
+        if number > FORMAT:
+            raise CheckpointError(
+                f"{path} is of format {number}, this version reads up to {FORMAT}: update the "
+                "package"
+            )
+        present = set(stored_files(path))
+        damage = [f"{name} is missing" for name in sorted(entries.keys() - present)]
+        actual = digest(path, sorted(entries.keys() & present)[share::shares], sync=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"it cannot be compared with its manifest ({error!r})"]
+    for name, (size, sha256) in actual.items():
+        if size != entries[name][0]:
+            damage.append(f"{name} has {size} bytes, not {entries[name][0]}")
+        elif sha256 != entries[name][1]:
+            damage.append(f"{name} is not what was written (checksum)")
+    return damage
 
 
-def damage(path: pathlib.Path, share: int = 0, shares: int = 1) -> tuple[list[str], bool]:
-    """Reads every `shares`-th file and compares it with the manifest.
+def find_whole(
+    directory: pathlib.Path,
+    available: list[int],
+    step: int | None,
+    read: Callable[[pathlib.Path], T],
+    together: bool = False,
+) -> tuple[int, T, list[str]]:
+    """The newest whole checkpoint: falls back from each damaged one to the one before.
+
+    Args:
+      directory: the folder of checkpoints.
+      available: steps in it.
+      step: this step and no other; None takes the newest.
+      read: what is wanted of a checkpoint, given its directory.
+      together: all processes call this; each compares its share of the files with the manifest.
 
     Returns:
-      What is wrong (empty: nothing found), and whether there was a manifest to compare with.
+      (step, result of `read`, notes); the notes say what was damaged or could not be verified.
+
+    Raises:
+      CheckpointMismatch: raised by `read`.
+      CheckpointError: there is none, all are damaged (each is listed), or `read` fails on whole
+        files.
     """
-    try:
-        entries = read_manifest(path)
-        if entries is None:
-            return [], False
-        present = set(stored_files(path))
-        lost = [f"{name} is missing" for name in sorted(set(entries) - present)]
-        names = sorted(set(entries) & present)[share::shares]
-        found = digest(path, names, sync=False)
-    except (CheckpointError, OSError) as error:
-        return [str(error)], True
-    wrong = [
-        f"{name} has {found[name][0]} bytes, not {entries[name][0]}"
-        if found[name][0] != entries[name][0]
-        else f"{name} is not what was written (checksum)"
-        for name in names
-        if found[name] != entries[name]
-    ]
-    return lost + wrong, True
+    count = jax.process_count() if together else 1
+    index = jax.process_index() if together else 0
 
+    def anywhere(damage: list[str]) -> bool:
+        flag = np.asarray(bool(damage), np.int32)
+        return bool(flag if count == 1 else np.any(multihost_utils.process_allgather(flag)))
 
-# --- errors ----------------------------------------------------------------------------------
-
-_CAUSES = (
-    ((errno.ENOSPC, errno.EDQUOT), ("no space left", "resource_exhausted", "quota exceeded"),
-     "the disk is full: free space there, lower checkpoint.keep_last or checkpoint.keep_best, or "
-     "use another --workdir"),
-    ((errno.EFBIG,), ("file too large",),
-     "a file is larger than this process may write: raise `ulimit -f`, or use another --workdir"),
-    ((errno.EROFS, errno.EACCES, errno.EPERM),
-     ("read-only file system", "permission denied", "operation not permitted"),
-     "it cannot be written to: remount it writable, fix its owner and mode, or use another "
-     "--workdir"),
-)  # fmt: skip
-
-
-def explain(error: BaseException, directory: pathlib.Path, step: int) -> CheckpointError:
-    """The error of a failed save, with the path, the likely cause and the remedy."""
-    if isinstance(error, CheckpointError):
-        return error
-    number, text = getattr(error, "errno", None), str(error).lower()
-    remedy = "the earlier checkpoints are untouched; see the cause above"
-    for numbers, words, advice in _CAUSES:
-        if number in numbers or any(word in text for word in words):
-            remedy = f"{advice} (earlier checkpoints are untouched)"
-            break
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
-    return CheckpointError(
-        f"could not save the checkpoint of step {step} in {directory}: "
-        f"{type(error).__name__}: {first}: {remedy}"
+    notes: list[str] = []
+    for candidate in [s for s in sorted(available, reverse=True) if step in (None, s)]:
+        path = step_path(directory, candidate)
+        verified = (path / MANIFEST).exists()
+        damage = find_damage(path, index, count) if verified else []
+        if not anywhere(damage):
+            try:
+                result = read(path)
+            except CheckpointMismatch:
+                raise
+            except Exception as error:
+                if verified:
+                    raise CheckpointError(f"{path} is whole but cannot be read: {error}") from error
+                damage = [f"{type(error).__name__}: {str(error).strip()[:200]}"]
+            if not anywhere(damage):
+                if notes:
+                    notes.append(f"fell back to step {candidate}")
+                if not verified:
+                    notes.append(f"step {candidate} has no manifest, so it could not be verified")
+                return candidate, result, notes
+        reason = "; ".join(damage[:3]) or "another process could not read it"
+        notes.append(f"step {candidate} is damaged: {reason} (in {path})")
+    if notes:
+        raise CheckpointError(
+            "no checkpoint can be read:\n  " + "\n  ".join(notes) + "\nRestore the files from a "
+            "backup, or start again with another --workdir."
+        )
+    raise CheckpointError(
+        f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; there is "
+        f"{available or 'none'}"
     )

@@ -1,14 +1,19 @@
-"""Reading checkpoints: into any sharding with a template, or as numpy without one."""
+"""Reading checkpoints: into any sharding with a template, or as numpy without one.
 
+What a state looks like as stored arrays is here too: names, shapes, dtypes.
+"""
+
+import dataclasses
+import os
 import pathlib
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from scaling.track import files
 from scaling.train import checkpoint_format as layout
@@ -17,171 +22,241 @@ from scaling.train.checkpoint_format import CheckpointError, CheckpointMismatch
 PyTree = Any
 
 
-def attempt(path: pathlib.Path, like: PyTree, verified: bool) -> tuple[list[str], PyTree]:
-    """(what went wrong, state). An error from files that are whole is no damage: it raises."""
-    try:
-        return [], _read(path, like)
-    except CheckpointMismatch:
-        raise
-    except Exception as error:
-        if verified:
-            raise CheckpointError(f"{path} is whole but cannot be restored: {error}") from error
-        return [f"{type(error).__name__}: {str(error).strip()[:200]}"], None
+class Leaf(TypedDict):
+    """An entry of tree.json: an array as stored; `key` is the algorithm of a typed random key."""
+
+    shape: list[int]
+    dtype: str
+    key: NotRequired[str]
 
 
-def _read(path: pathlib.Path, like: PyTree) -> PyTree:
-    wanted = layout.flatten(like)
+# --- trees -----------------------------------------------------------------------------------
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Leaves by path ("a/b/0"), whatever the containers: dataclasses, tuples, lists, dictionaries.
+
+    None and empty containers leave no trace; the template brings them back.
+
+    Raises:
+      CheckpointError: for a name with a slash in it, or two leaves of one name.
+    """
+    result: dict[str, Any] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+        path = "/".join(parts) or "value"
+        if any("/" in part for part in parts) or path in result:
+            raise CheckpointError(
+                f"the name {path!r} cannot be stored (a slash, or used twice): rename that key"
+            )
+        result[path] = leaf
+    return result
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf, real or abstract, is a typed random key."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _key_impl(leaf: Any) -> Hashable:
+    """The algorithm of a typed key, real or abstract (`jax.random.key_impl` wants a real one)."""
+    impls: list[Hashable] = []
+    jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), leaf)
+    return impls[0]
+
+
+def describe(leaf: Any) -> Leaf:
+    """What tree.json says of a leaf, real or abstract.
+
+    Raises:
+      CheckpointError: it is not numeric.
+    """
+    if is_key(leaf):
+        data = jax.eval_shape(jax.random.key_data, leaf)
+        return Leaf(shape=list(data.shape), dtype=str(data.dtype), key=str(_key_impl(leaf)))
+    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    if array.dtype.kind in "OUSMm":
+        raise CheckpointError(f"{leaf!r} is not a number and cannot be stored in a checkpoint")
+    return Leaf(shape=list(array.shape), dtype=str(array.dtype))
+
+
+def arrays_to_store(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dictionaries that Orbax stores; arrays without elements are left out."""
+    arrays = {
+        path: jax.random.key_data(leaf) if is_key(leaf) else leaf
+        for path, leaf in leaves.items()
+        if np.size(leaf)
+    }
+    arrays = {p: x if isinstance(x, jax.Array) else np.asarray(x) for p, x in arrays.items()}
+    return unflatten_dict(arrays, sep="/")
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInfo:
+    """A finished checkpoint, without its arrays.
+
+    Attributes:
+      step: updates done.
+      path: its directory.
+      texts: the small files beside the arrays, by name.
+      metrics: numbers known at that step.
+      leaves: its arrays, by path in the state of this version.
+      stored: path in `leaves` -> the path under which this checkpoint stores the array.
+    """
+
+    step: int
+    path: pathlib.Path
+    texts: dict[str, str]
+    metrics: dict[str, float]
+    leaves: dict[str, Leaf]
+    stored: dict[str, str]
+
+    def read_arrays(self, templates: Mapping[str, Any]) -> dict[str, Any]:
+        """Arrays by path, typed random keys as key data.
+
+        Args:
+          templates: path in `leaves` -> anything; with an attribute `sharding` that is not None it
+            makes a `jax.Array` in that sharding, otherwise a numpy array.
+        """
+        arguments, result = {}, {}
+        for path, template in templates.items():
+            sharding = getattr(template, "sharding", None)
+            if 0 not in self.leaves[path]["shape"]:
+                arguments[self.stored[path]] = (
+                    ocp.RestoreArgs(restore_type=np.ndarray)
+                    if sharding is None
+                    else ocp.ArrayRestoreArgs(sharding=sharding)
+                )
+            else:  # arrays without elements are not stored
+                empty = np.zeros(self.leaves[path]["shape"], jnp.dtype(self.leaves[path]["dtype"]))
+                result[path] = empty if sharding is None else jax.device_put(empty, sharding)
+        if arguments:
+            request = ocp.args.PyTreeRestore(
+                unflatten_dict(dict.fromkeys(arguments, 0), sep="/"),
+                unflatten_dict(arguments, sep="/"),
+                partial_restore=True,
+            )
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                arrays = flatten_dict(
+                    reader.restore(self.path / layout.ARRAYS, args=request), sep="/"
+                )
+            result |= {p: arrays[self.stored[p]] for p in templates if p not in result}
+        return result
+
+
+def read_unverified(path: pathlib.Path) -> CheckpointInfo:
+    """What lies beside the arrays of the checkpoint at `path`, whose manifest is not looked at."""
     tree = files.read_json(path / layout.TREE)
-    names = layout.stored_names(tree)
-    saved = {name: tree["leaves"][stored] for name, stored in names.items()}
-    described = {"/".join(p): layout.describe(leaf) for p, leaf in wanted.items()}
-    layout.compare(saved, described, path)
-    there = {p: tuple(names["/".join(p)].split("/")) for p in wanted}
-    items, arguments = {}, {}
-    for p, leaf in wanted.items():
-        if np.size(leaf):
-            kind = described["/".join(p)]
-            item = jax.ShapeDtypeStruct(kind["shape"], jnp.dtype(kind["dtype"]))
-            items[there[p]], arguments[there[p]] = item, _restore_args(leaf, item)
-    restored = layout.flatten(_read_arrays(path, items, arguments))
-    leaves = [_as_wanted(leaf, restored.get(there[p])) for p, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    stored: dict[str, str] = {}
+    for name in tree["leaves"]:
+        renamed = tree["format"] == 1 and name.startswith("extra/")
+        stored[f"model_state/{name.removeprefix('extra/')}" if renamed else name] = name
+    texts = {
+        file.name: file.read_text(encoding="utf-8")
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.name not in layout.OWN_FILES and not file.name.startswith(".")
+    }
+    return CheckpointInfo(
+        step=tree["step"],
+        path=path,
+        texts=texts,
+        metrics=files.read_json(path / layout.METRICS),
+        leaves={current: tree["leaves"][name] for current, name in stored.items()},
+        stored=stored,
+    )
 
 
-def _read_arrays(
-    path: pathlib.Path, items: Mapping[layout.Path, Any], arguments: Mapping[layout.Path, Any]
-) -> PyTree:
-    """Nested dictionaries of the arrays named in `items`, which may be a part of what is stored."""
-    if not items:
-        return {}
-    handler = ocp.PyTreeCheckpointHandler()
-    with ocp.Checkpointer(handler) as reader:
-        return reader.restore(
-            path / layout.ARRAYS,
-            args=ocp.args.PyTreeRestore(
-                item=layout.nest(items), restore_args=layout.nest(arguments), partial_restore=True
-            ),
+def read_state(path: pathlib.Path, like: PyTree) -> PyTree:
+    """The state at `path` in the form of the template `like`; see `Checkpoints.restore`.
+
+    Raises:
+      CheckpointMismatch: naming every leaf that is missing, left over or of another kind.
+    """
+    info = read_unverified(path)
+    wanted = flatten(like)
+    _compare(info, {name: describe(leaf) for name, leaf in wanted.items()})
+    values = info.read_arrays(wanted)
+    for name, leaf in wanted.items():
+        if is_key(leaf):
+            values[name] = jax.random.wrap_key_data(values[name], impl=_key_impl(leaf))
+        elif isinstance(leaf, bool | int | float):
+            values[name] = type(leaf)(values[name])
+    return jax.tree.unflatten(jax.tree.structure(like), [values[name] for name in wanted])
+
+
+def _compare(info: CheckpointInfo, wanted: Mapping[str, Leaf]) -> None:
+    def kind(leaf: Leaf | None) -> str:
+        if leaf is None:
+            return "nothing"
+        return f"{leaf['dtype']}{leaf['shape']}" + (f" key:{leaf['key']}" if "key" in leaf else "")
+
+    lines = [
+        f"{name}: stored {kind(info.leaves.get(name))}, wanted {kind(wanted.get(name))}"
+        for name in {**wanted, **info.leaves}
+        if info.leaves.get(name) != wanted.get(name)
+    ]
+    if lines:
+        more = [f"... {len(lines) - 12} more"] if len(lines) > 12 else []
+        raise CheckpointMismatch(
+            f"{info.path} holds another model or optimizer than this run:\n  "
+            + "\n  ".join(lines[:12] + more)
+            + "\nUse the config it was written with (config.json beside it), another --workdir, or "
+            "train.init_from to take over the parameters that fit."
         )
 
 
-def _restore_args(leaf: Any, stored: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=stored.dtype)
-    return ocp.ArrayRestoreArgs(
-        restore_type=jax.Array, sharding=sharding, global_shape=stored.shape, dtype=stored.dtype
-    )
-
-
-def _as_wanted(leaf: Any, value: Any) -> Any:
-    """The restored `value` in the form of the template `leaf`."""
-    if value is None:  # arrays without elements are not stored
-        value = np.zeros(leaf.shape, leaf.dtype)
-        sharding = getattr(leaf, "sharding", None)
-        return value if sharding is None else jax.device_put(value, sharding)
-    if layout.is_key(leaf):
-        return jax.random.wrap_key_data(value, impl=layout.key_impl(leaf))
-    if isinstance(leaf, bool | int | float):
-        return type(leaf)(value)
-    return value
-
-
-def _newest_whole(
-    directory: pathlib.Path, step: int | None, use: Callable[[pathlib.Path], Any]
-) -> Any:
-    """`use` of the newest whole checkpoint (or of `step`); warns of the ones passed over."""
-    steps = layout.find_steps(directory)
-    failures: list[str] = []
-    for candidate in steps[::-1] if step is None else [s for s in steps if s == step]:
-        path = layout.step_path(directory, candidate)
-        wrong, verified = layout.damage(path)
-        if not wrong:
-            if failures:
-                warnings.warn(f"{'; '.join(failures)}; using step {candidate}", stacklevel=3)
-            if not verified:
-                warnings.warn(f"{path} has no manifest, so it could not be verified", stacklevel=3)
-            return use(path)
-        failures.append(f"step {candidate} is damaged: {'; '.join(wrong[:3])}")
-    raise CheckpointError(
-        f"no checkpoint{'' if step is None else f' of step {step}'} can be read in {directory}: "
-        + ("; ".join(failures) or f"there is {steps or 'none'}")
-    )
-
-
-def newest_whole(directory: str | pathlib.Path) -> int:
-    """The newest step that is whole.
-
-    Raises:
-      CheckpointError: there is none.
-    """
-    found: int = _newest_whole(
-        layout.locate(directory).absolute(), None, lambda path: int(path.name)
-    )
-    return found
-
-
-def load_numpy(
-    directory: str | pathlib.Path, step: int | None = None, subtree: str | None = None
-) -> dict[str, Any]:
-    """A checkpoint as nested dictionaries of numpy arrays, with no template and no mesh.
+def read_info(
+    directory: str | os.PathLike[str],
+    step: int | None = None,
+    say: Callable[[str], None] = print,
+) -> CheckpointInfo:
+    """The newest whole checkpoint, without its arrays.
 
     Args:
       directory: a run directory or its folder of checkpoints.
-      step: which one; None means the newest that is whole.
-      subtree: only this part, such as "params" or "params/decoder"; the result starts below it.
-
-    Returns:
-      Nested dictionaries: fields of dataclasses and entries of lists have become string keys.
-      Typed random keys are their uint32 key data.
-
-    Raises:
-      CheckpointError: nothing there can be read, or there is no such subtree.
-    """
-
-    def read(path: pathlib.Path) -> dict[str, Any]:
-        tree = files.read_json(path / layout.TREE)
-        names = layout.stored_names(tree)
-        prefix = tuple(subtree.split("/")) if subtree else ()
-        there = {tuple(name.split("/")): tuple(old.split("/")) for name, old in names.items()}
-        chosen = {
-            p: tree["leaves"]["/".join(old)]
-            for p, old in there.items()
-            if p[: len(prefix)] == prefix
-        }
-        if prefix and not chosen:
-            top = sorted({name.split("/")[0] for name in names})
-            raise CheckpointError(f"{path} has nothing under {subtree!r}; at the top: {top}")
-        shapes = {
-            p: jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
-            for p, leaf in chosen.items()
-        }
-        stored = {there[p]: shape for p, shape in shapes.items() if shape.size}
-        arguments = {p: _restore_args(None, shape) for p, shape in stored.items()}
-        read = layout.flatten(_read_arrays(path, stored, arguments))
-        found = {p: read[there[p]] for p, shape in shapes.items() if shape.size}
-        empty = {p: np.zeros(s.shape, s.dtype) for p, s in shapes.items() if not s.size}
-        return layout.nest({p[len(prefix) :] or p[-1:]: x for p, x in (found | empty).items()})
-
-    return _newest_whole(layout.locate(directory).absolute(), step, read)
-
-
-def read_info(directory: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
-    """What lies beside the arrays: {step, config_json, metrics, provenance, leaves}.
+      step: this step and no other.
+      say: told which newer ones were passed over as damaged, and what could not be verified.
 
     Raises:
       CheckpointError: nothing there can be read.
     """
+    folder = layout.locate(directory)
+    _, info, notes = layout.find_whole(folder, layout.find_steps(folder), step, read_unverified)
+    for note in notes:
+        say(note)
+    return info
 
-    def read(path: pathlib.Path) -> dict[str, Any]:
-        tree = files.read_json(path / layout.TREE)
-        return {
-            "step": tree["step"],
-            "config_json": (path / layout.CONFIG).read_text(encoding="utf-8"),
-            "metrics": files.read_json(path / layout.METRICS),
-            "provenance": files.read_json(path / layout.PROVENANCE),
-            "leaves": {
-                name: tree["leaves"][old] for name, old in layout.stored_names(tree).items()
-            },
-        }
 
-    return _newest_whole(layout.locate(directory).absolute(), step, read)
+def newest_whole(directory: str | os.PathLike[str], say: Callable[[str], None] = print) -> int:
+    """The newest step that is whole; see `read_info`."""
+    return read_info(directory, say=say).step
+
+
+def load_numpy(
+    directory: str | os.PathLike[str],
+    step: int | None = None,
+    subtree: str | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """A checkpoint as nested dictionaries of numpy arrays, with no template and no mesh.
+
+    Fields of dataclasses and entries of lists become string keys, typed random keys their uint32
+    key data. `subtree` selects a part, such as "params" or "params/decoder": the result starts
+    below it. The other arguments are those of `read_info`.
+
+    Raises:
+      CheckpointError: nothing there can be read, or there is no such subtree.
+    """
+    info = read_info(directory, step, say)
+    start = f"{subtree}/" if subtree else ""
+    names = [name for name in info.leaves if f"{name}/".startswith(start)]
+    if not names:
+        top = sorted({name.split("/")[0] for name in info.leaves})
+        raise CheckpointError(f"{info.path} has nothing under {subtree!r}; at the top: {top}")
+    arrays = info.read_arrays(dict.fromkeys(names))
+    below = {name[len(start) :] or name.split("/")[-1]: x for name, x in arrays.items()}
+    return unflatten_dict(below, sep="/")

@@ -1,18 +1,23 @@
 """Checkpoints: written in the background, whole or not at all, restored on any mesh or as numpy.
 
-Orbax writes and reads the arrays. Around it, here: one directory a step that appears by a rename
-when it is complete, a manifest with the hash of every file in it, the choice of what to keep, and
-the fall back to an earlier step when the newest is damaged. See `checkpoint_format` for the layout.
+Orbax writes and reads the arrays. Around it, here: one directory per step that appears by a rename
+when it is complete, with a manifest that holds the hash of every file in it, and the choice of what
+to keep. `checkpoint_format` has the layout and the fall back from a damaged step,
+`checkpoint_reading` the reading, also without a run.
+
+This is not `ocp.CheckpointManager` (of 0.12.8): it cannot hash the files before it commits them,
+does not sync the directories that it renames, loses sight of a step on disk when a save fails,
+takes NaN for the best, and ends the run when an old step cannot be deleted.
 """
 
+import concurrent.futures
 import contextlib
 import itertools
 import os
 import pathlib
+import re
 import shutil
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -22,32 +27,35 @@ from jax.experimental import multihost_utils
 
 from scaling.track import files
 from scaling.train import checkpoint_format as layout
-from scaling.train.checkpoint_format import CheckpointError, CheckpointMismatch
-from scaling.train.checkpoint_reading import attempt, load_numpy, newest_whole, read_info
-
-__all__ = ["CheckpointError", "CheckpointMismatch", "Checkpoints", "load_numpy", "read_info"]
+from scaling.train import checkpoint_reading as reading
+from scaling.train.checkpoint_format import CheckpointError
+from scaling.train.checkpoint_format import CheckpointMismatch as CheckpointMismatch
+from scaling.train.checkpoint_reading import CheckpointInfo as CheckpointInfo
+from scaling.train.checkpoint_reading import load_numpy as load_numpy
+from scaling.train.checkpoint_reading import newest_whole as newest_whole
+from scaling.train.checkpoint_reading import read_info as read_info
 
 PyTree = Any
 
 # A barrier's name can be used once; all processes count alike, as they make the same calls.
 _BARRIERS = itertools.count()
+_ASIDE = ("damaged", "abandoned")
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
-    In a run of several processes all of them make the same calls; `check`, `steps`, `latest` and
-    `committed` are local. One save is in flight at a time: the next one waits for it.
+    In a run of several processes all of them make the same calls; `check`, `steps` and `committed`
+    are local. One save is in flight at a time: the next one waits for it.
 
     Attributes:
-      notes: what was found at the start, such as leftovers of a killed save.
+      notes: what opening the folder found, such as leftovers of a killed save.
       committed: the newest step whose save is known to be complete and durable, or None.
-      blocked_seconds: time that `save` and `wait` have kept the caller waiting, in all.
     """
 
     def __init__(
         self,
-        directory: str | pathlib.Path,
+        directory: str | os.PathLike[str],
         keep_last: int = 2,
         keep_best: int = 0,
         best_metric: str = "eval/loss",
@@ -56,6 +64,7 @@ class Checkpoints:
         read_only: bool = False,
         timeout: float = 1200.0,
         keep_steps: Sequence[int] = (),
+        say: Callable[[str], None] = print,
     ) -> None:
         """Opens a folder of checkpoints, and clears away what a killed save left in it.
 
@@ -70,59 +79,52 @@ class Checkpoints:
           read_only: never write, create or delete anything, as another process may own the folder.
           timeout: seconds one save may take before it counts as failed.
           keep_steps: steps that are never deleted.
+          say: told what a person should know while a save goes on, from its thread and in every
+            process. OSError and ValueError from it are ignored: nobody may be reading any more.
 
         Raises:
           CheckpointError: the folder cannot be created or written to.
           ValueError: a number above is out of range.
         """
-        if keep_last < 1 or keep_best < 0 or best_mode not in ("min", "max"):
+        if keep_last < 1 or keep_best < 0:
             raise ValueError(
                 f"checkpoint.keep_last={keep_last} must be at least 1, checkpoint.keep_best="
-                f"{keep_best} at least 0, and the mode {best_mode!r} min or max"
+                f"{keep_best} at least 0"
             )
-        self._directory = layout.locate(directory) if read_only else pathlib.Path(directory)
-        self._directory = self._directory.absolute()
-        self._keep_last, self._keep_best = keep_last, keep_best
-        self._keep_steps = frozenset(keep_steps)
+        path = layout.locate(directory) if read_only else pathlib.Path(directory).absolute()
+        self._directory, self._read_only, self._say = path, read_only, say
+        self._keep_last, self._keep_best, self._keep_steps = keep_last, keep_best, set(keep_steps)
         self._best_metric, self._best_mode = best_metric, best_mode
-        self._asynchronous, self._read_only, self._timeout = asynchronous, read_only, timeout
-        self._orbax: ocp.AsyncCheckpointer | None = None
-        self._thread: threading.Thread | None = None
-        self._error: CheckpointError | None = None
+        self._asynchronous, self._timeout = asynchronous, timeout
+        self._saving: concurrent.futures.Future[None] | None = None
         self._aside: dict[int, str] = {}
-        self._agreed: set[int] = set()
         self.notes: list[str] = []
         self.committed: int | None = None
-        self.blocked_seconds = 0.0
         if not read_only:
-            self._open()
+            _from_process_0(self._clear)
+            self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+            # Compression saves 8 % on weights and takes 4 times the processor time from the run.
+            self._orbax = ocp.AsyncCheckpointer(
+                ocp.PyTreeCheckpointHandler(use_compression=False),
+                async_options=ocp.options.AsyncOptions(timeout_secs=max(1, int(timeout))),
+            )
 
-    def _open(self) -> None:
-        if jax.process_index() == 0:
-            try:
-                self._directory.mkdir(parents=True, exist_ok=True)
-                for path in layout.leftovers(self._directory):
-                    shutil.rmtree(path)
-                    self.notes.append(f"removed {path.name}, left by a save that was killed")
-            except OSError as error:
-                raise layout.explain(error, self._directory, 0) from error
-        self.agreed()
-        # Compression saves 8 % on weights and takes 4 times the processor time from the run.
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(use_compression=False),
-            async_options=ocp.options.AsyncOptions(timeout_secs=max(1, int(self._timeout))),
-        )
+    def _clear(self) -> list[int]:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for path in sorted(self._directory.glob(layout.TEMPORARY + "*")):
+                shutil.rmtree(path)
+                self.notes.append(f"removed {path.name}, left by a save that was killed")
+        except OSError as error:
+            raise layout.explain(
+                error, f"could not open {self._directory} for checkpoints"
+            ) from error
+        return []
 
     # --- saving ------------------------------------------------------------------------------
 
     def save(
-        self,
-        step: int,
-        state: PyTree,
-        metrics: Mapping[str, float],
-        config_json: str,
-        provenance: Mapping[str, Any],
-        texts: Mapping[str, str] | None = None,
+        self, step: int, state: PyTree, metrics: Mapping[str, float], texts: Mapping[str, str]
     ) -> bool:
         """Saves `state` under `step`; when it returns, the arrays may be donated or changed.
 
@@ -130,9 +132,7 @@ class Checkpoints:
           step: updates done so far.
           state: any pytree of numeric arrays and typed random keys, sharded in any way.
           metrics: numbers known at this step; `best_metric` is looked up here.
-          config_json: the resolved config, stored beside the arrays.
-          provenance: where the run came from, stored likewise.
-          texts: further small files, by name, stored likewise.
+          texts: small files to store beside the arrays, by name, such as {"config.json": ...}.
 
         Returns:
           False when a whole checkpoint of this step is there already: nothing is written then.
@@ -140,125 +140,145 @@ class Checkpoints:
         Raises:
           CheckpointError: this save cannot be started, or the one before it failed.
         """
-        if self._orbax is None:
+        if self._read_only:
             raise CheckpointError(f"{self._directory} was opened read only: nothing can be saved")
-        begin = time.monotonic()
-        self._join()
-        self.check()
-        # Not each by its own listing, which may be old on a network file system: who returned here
-        # while another saves would leave it waiting.
-        steps = self.steps() if jax.process_count() == 1 else self._agreed
-        if step in steps and step not in self._aside:
-            return False
+        self.wait()
         try:
-            self._set_aside()
-            temporary = self._directory / f"{layout.TEMPORARY}{step:08d}"
-            flat = layout.flatten(state)
-            tree = {"/".join(path): layout.describe(leaf) for path, leaf in flat.items()}
-            if jax.process_index() == 0:
-                _write_texts(temporary, step, tree, metrics, config_json, provenance)
-                for name, text in (texts or {}).items():
-                    files.write_text(temporary / name, text)
+            leaves = reading.flatten(state)
+            described = {name: reading.describe(leaf) for name, leaf in leaves.items()}
+            tree = {"format": layout.FORMAT, "step": step, "leaves": described}
+            own = {layout.TREE: files.to_json(tree), layout.METRICS: files.to_json(metrics)}
+            if clash := own.keys() & texts.keys():
+                raise CheckpointError(f"{sorted(clash)} cannot be among `texts`: rename it")
+            if not _from_process_0(lambda: self._prepare(step, {**own, **texts})):
+                return False
             with jax.transfer_guard("allow"):
-                arrays = {p: layout.storable(x) for p, x in flat.items() if np.size(x)}
-                saved = layout.nest(arrays)
-                self._orbax.save(temporary / layout.ARRAYS, args=ocp.args.PyTreeSave(saved))
+                request = ocp.args.PyTreeSave(reading.arrays_to_store(leaves))
+                self._orbax.save(self._temporary(step) / layout.ARRAYS, args=request)
         except Exception as error:
-            failure = layout.explain(error, self._directory, step)
-            self._forget(step)
-            raise failure from error
-        self._thread = threading.Thread(target=self._finish, args=(step,), name="checkpoint")
-        self._thread.start()
+            raise self._failed(step, error) from error
+        self._saving = self._background.submit(self._finish, step)
         if not self._asynchronous:
-            self._join()
-            self.check()
-        self.blocked_seconds += time.monotonic() - begin
+            self.wait()
         return True
 
+    def _prepare(self, step: int, texts: Mapping[str, str]) -> list[int]:
+        """In process 0: writes all but the arrays; [step], or [] where it is saved already."""
+        for number, reason in self._aside.items():
+            path = layout.step_path(self._directory, number)
+            target = self._directory / f"{reason}-{path.name}"
+            if target.exists():
+                layout.drop(target)
+            if path.exists():
+                path.rename(target)
+        self._aside = {}
+        if step in self.steps():
+            return []
+        path = self._temporary(step)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        for name, text in texts.items():
+            if not re.fullmatch(r"(?!manifest|arrays)\w[\w.-]*", name):
+                raise CheckpointError(f"{name!r} cannot name a file of a checkpoint: rename it")
+            files.write_text(path / name, text)
+        return [step]
+
+    def _temporary(self, step: int) -> pathlib.Path:
+        return self._directory / f"{layout.TEMPORARY}{step:08d}"
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        """The error to raise; removes what was written, which may be what fills the disk."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self._temporary(step), ignore_errors=True)
+        return layout.explain(
+            error, f"could not save the checkpoint of step {step} in {self._directory}"
+        )
+
     def _finish(self, step: int) -> None:
-        """In the background: waits for the arrays, hashes, renames, deletes what is not kept."""
+        """In the background: waits for the arrays and makes them a checkpoint."""
         try:
-            assert self._orbax is not None
             self._orbax.wait_until_finished()
             self._commit(step)
-            self.committed = step
-            self._agreed.add(step)
-        except BaseException as error:
-            self._error = layout.explain(error, self._directory, step)
-            self._error.__cause__ = error
-            self._forget(step)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self.committed = step
 
     def _commit(self, step: int) -> None:
-        """Makes the temporary directory the checkpoint; every process hashes its share of files."""
-        temporary = self._directory / f"{layout.TEMPORARY}{step:08d}"
-        final = layout.step_path(self._directory, step)
-        index, count = jax.process_index(), jax.process_count()
-        failure: BaseException | None = None
-        try:
-            names = layout.stored_files(temporary)
-            mine = layout.digest(temporary, names[index::count], sync=True)
-            if count > 1:
-                files.write_json(temporary / f"manifest.part{index}", mine)
-        except BaseException as error:  # the others must not be left waiting at the barrier
-            failure = error
-        self._barrier(step)
-        if failure is None and index == 0:
+        failure: Exception | None = None
+        for phase in (self._hash_share, self._publish):
             try:
-                if count > 1:
-                    parts = [temporary / f"manifest.part{i}" for i in range(count)]
-                    mine = {k: v for part in parts for k, v in files.read_json(part).items()}
-                    for part in parts:
-                        part.unlink()
-                    # On a network file system another process may not have seen all of them.
-                    unseen = [name for name in names if name not in mine]
-                    mine |= layout.digest(temporary, unseen, sync=True)
-                layout.write_manifest(temporary, {name: mine[name] for name in names})
-                for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
-                    files.sync_directory(folder)
-                temporary.rename(final)
-                files.sync_directory(self._directory)
-                self.committed = step
-                self._prune()
-            except BaseException as error:
+                if failure is None:
+                    phase(step)
+            except Exception as error:  # the others must not be left waiting at the barrier
                 failure = error
-        if failure is not None and count > 1:  # said now: the others may end this process first
-            _tell(f"process {index}: {layout.explain(failure, self._directory, step)}")
-        self._barrier(step)  # from here on all processes see the same steps
+                if jax.process_count() > 1:  # said now: the others may end this process first
+                    self._tell(
+                        f"process {jax.process_index()}: {layout.explain(error, f'step {step} failed')}"
+                    )
+            key = f"scaling-checkpoint:{step}:{next(_BARRIERS)}"
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(self._timeout * 1000))
         if failure is not None:
             raise failure
+        final = layout.step_path(self._directory, step)
         if not final.is_dir():
             raise CheckpointError(f"process 0 could not finish {final}; its output says why")
 
-    def _prune(self) -> None:
-        """Deletes what is not kept; what cannot be deleted must not end a run that has saved."""
+    def _hash_share(self, step: int) -> None:
+        """Every process hashes its share of the files, and flushes them to disk."""
+        path, index = self._temporary(step), jax.process_index()
+        names = layout.stored_files(path)[index :: jax.process_count()]
+        files.write_json(path / f"manifest.part{index}", layout.digest(path, names, sync=True))
+
+    def _publish(self, step: int) -> None:
+        """Process 0 joins the hashes, renames the directory, and deletes what is not kept."""
+        if jax.process_index() != 0:
+            return
+        path = self._temporary(step)
+        names = layout.stored_files(path)
+        hashes: dict[str, list[Any]] = {}
+        for part in [path / f"manifest.part{i}" for i in range(jax.process_count())]:
+            hashes |= files.read_json(part)
+            part.unlink()
+        # On a network file system another process may not have seen all of them.
+        hashes |= layout.digest(path, [name for name in names if name not in hashes], sync=True)
+        layout.write_manifest(path, {name: hashes[name] for name in names})
+        for folder in [path, *(p for p in path.rglob("*") if p.is_dir())]:
+            files.sync_directory(folder)
+        path.rename(layout.step_path(self._directory, step))
+        files.sync_directory(self._directory)
+        self.committed = step
         try:
-            layout.prune(self._directory, self._kept(), self._keep_last)
-        except OSError as error:
-            _tell(f"an old checkpoint could not be deleted, which is tried again: {error}")
+            self._prune()
+        except OSError as error:  # must not end a run that has saved
+            self._tell(f"an old checkpoint could not be deleted, which is tried again: {error}")
 
-    def _barrier(self, step: int) -> None:
-        key = f"scaling-checkpoint:{step}:{next(_BARRIERS)}"
-        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(self._timeout * 1000))
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
+            self._say(text)
 
-    def _forget(self, step: int) -> None:
-        """Removes what a failed save has written, which may be what fills the disk."""
-        if jax.process_index() == 0:
-            shutil.rmtree(self._directory / f"{layout.TEMPORARY}{step:08d}", ignore_errors=True)
-
-    def _kept(self) -> set[int]:
+    def _prune(self) -> None:
+        """Deletes all but the newest, the best and `keep_steps`; of those set aside the newest."""
         steps = self.steps()
-        kept = set(steps[-self._keep_last :]) | self._keep_steps.intersection(steps)
-        scores: list[tuple[float, int]] = []
-        for step in steps if self._keep_best else []:
-            try:
-                metrics = files.read_json(layout.step_path(self._directory, step) / layout.METRICS)
-            except (OSError, ValueError):  # damaged; no reason to fail the save of another step
-                continue
-            value = metrics.get(self._best_metric)
-            if isinstance(value, int | float) and value == value:
-                # Of equal scores the later step is the better one.
-                scores.append((value if self._best_mode == "min" else -value, -step))
-        return kept | {-step for _, step in sorted(scores)[: self._keep_best]}
+        scores = {step: self._score(step) for step in (steps if self._keep_best else [])}
+        # Of equal scores the later step is the better one.
+        ranked = sorted((s for s in scores if scores[s] < np.inf), key=lambda s: (scores[s], -s))
+        kept = {*steps[-self._keep_last :], *ranked[: self._keep_best]} | self._keep_steps
+        old = [layout.step_path(self._directory, step) for step in steps if step not in kept]
+        aside = [p for reason in _ASIDE for p in self._directory.glob(f"{reason}-*")]
+        aside.sort(key=lambda path: path.stat().st_mtime)
+        for path in [*old, *aside[: -self._keep_last]]:
+            layout.drop(path)
+
+    def _score(self, step: int) -> float:
+        """What ranks a checkpoint, smaller is better; infinite where nothing can."""
+        try:
+            metrics = files.read_json(layout.step_path(self._directory, step) / layout.METRICS)
+        except (OSError, ValueError):  # damaged; no reason to fail the save of another step
+            return np.inf
+        value = metrics.get(self._best_metric)
+        if not isinstance(value, int | float) or value != value:
+            return np.inf
+        return value if self._best_mode == "min" else -value
 
     # --- states ------------------------------------------------------------------------------
 
@@ -267,14 +287,8 @@ class Checkpoints:
         return layout.find_steps(self._directory)
 
     def agreed(self) -> list[int]:
-        """Process 0's `steps`, on all processes; all call it."""
-        found = _broadcast(self.steps())
-        self._agreed = set(found)
-        return found
-
-    def latest(self) -> int | None:
-        """The newest finished checkpoint, or None."""
-        return max(self.steps(), default=None)
+        """Process 0's `steps`, as shared file systems may show others an older list; all call it."""
+        return _from_process_0(self.steps)
 
     def check(self) -> None:
         """Raises the error of a save that failed in the background, every time it is called.
@@ -282,8 +296,8 @@ class Checkpoints:
         Raises:
           CheckpointError: the run must stop, as it can no longer be resumed from where it is.
         """
-        if self._error is not None:
-            raise self._error
+        if self._saving is not None and self._saving.done():
+            self._saving.result()
 
     def wait(self) -> None:
         """Returns when no save is in flight.
@@ -291,26 +305,19 @@ class Checkpoints:
         Raises:
           CheckpointError: a save failed.
         """
-        begin = time.monotonic()
-        self._join()
-        self.blocked_seconds += time.monotonic() - begin
-        self.check()
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._saving is not None:
+            self._saving.result()
 
     def close(self) -> None:
-        """Waits for the save in flight and releases the threads.
+        """Waits for the save in flight and releases the threads; may be called twice.
 
         Raises:
           CheckpointError: a save failed.
         """
-        self._join()
-        if self._orbax is not None:
+        if not self._read_only:
+            self._background.shutdown()
             self._orbax.close()
-            self._orbax = None
+            self._read_only = True
         self.check()
 
     def __enter__(self) -> "Checkpoints":
@@ -318,8 +325,6 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # --- restoring ---------------------------------------------------------------------------
 
     def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree, list[str]]:
         """The newest checkpoint that is whole, or the one of `step`.
@@ -340,109 +345,52 @@ class Checkpoints:
           CheckpointMismatch: the checkpoint is whole but its tree is another.
           CheckpointError: nothing is there, or all of it is damaged (each is listed).
         """
-        self._join()
+        if self._saving is not None:
+            concurrent.futures.wait([self._saving])  # it may have failed, and left an earlier one
         available = self.agreed()
-        wanted = available[::-1] if step is None else [s for s in available if s == step]
-        if not wanted:
-            raise CheckpointError(
-                f"no checkpoint{'' if step is None else f' of step {step}'} in {self._directory}; "
-                f"there is {available or 'none'}"
-            )
-        failures: list[str] = []
-        for candidate in wanted:
-            path = layout.step_path(self._directory, candidate)
-            wrong, verified = layout.damage(path, jax.process_index(), jax.process_count())
-            state = None
-            if not _any(bool(wrong)):
-                wrong, state = attempt(path, like, verified)
-            if _any(bool(wrong)):
-                told = "; ".join(wrong[:3]) or "another process could not read it"
-                failures.append(f"step {candidate} is damaged: {told} (in {path})")
-                self._aside[candidate] = "damaged"
-                continue
-            notes = list(failures)
-            if not verified:
-                notes.append(f"step {candidate} has no manifest, so it could not be verified")
-            if failures:
-                notes.append(f"fell back to step {candidate}")
-            self._abandon(candidate, available)
-            return candidate, state, notes
-        raise CheckpointError(
-            "no checkpoint can be restored:\n  " + "\n  ".join(failures) + "\nRestore the files "
-            "from a backup, or start again with another --workdir."
+        restored, state, notes = layout.find_whole(
+            self._directory, available, step, lambda p: reading.read_state(p, like), together=True
         )
-
-    def _abandon(self, step: int, available: Sequence[int]) -> None:
-        """From here on the run continues from `step`: what is newer belongs to a lost future."""
-        for newer in available:
-            if newer > step:
-                self._aside.setdefault(newer, "abandoned")
-
-    def _set_aside(self) -> None:
-        if jax.process_index() == 0:
-            for step, reason in self._aside.items():
-                if layout.step_path(self._directory, step).exists():
-                    layout.set_aside(self._directory, step, reason)
-        self._agreed -= self._aside.keys()
-        self._aside = {}
+        # The run goes on from here: what is newer belongs to a lost future.
+        reason = "damaged" if step is None else "abandoned"
+        self._aside = {s: reason for s in available if s > restored} | self._aside
+        return restored, state, notes
 
 
-def _write_texts(
-    path: pathlib.Path,
-    step: int,
-    tree: Mapping[str, Any],
-    metrics: Mapping[str, float],
-    config_json: str,
-    provenance: Mapping[str, Any],
-) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    files.write_json(path / layout.TREE, {"format": layout.FORMAT, "step": step, "leaves": tree})
-    files.write_json(path / layout.METRICS, dict(metrics))
-    files.write_json(path / layout.PROVENANCE, dict(provenance))
-    files.write_text(path / layout.CONFIG, config_json)
+# --- several processes -----------------------------------------------------------------------
 
 
-def _tell(text: str) -> None:
-    """Says something at once, from any thread; a reader that is gone must not fail the save."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"\n{text}\n".encode())
+def _from_process_0(compute: Callable[[], Sequence[int]]) -> list[int]:
+    """What `compute` returns in process 0, in all processes; all of them call this.
+
+    Raises:
+      CheckpointError: in the other processes, when `compute` failed in process 0.
+      Exception: that failure itself, in process 0.
+    """
+    if jax.process_count() == 1:
+        return list(compute())
+    values: list[int] = []
+    failure: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            values = list(compute())
+        except Exception as error:
+            failure = error
+    with jax.transfer_guard("allow"):
+        count = np.asarray(-1 if failure else len(values), np.int32)
+        size = int(multihost_utils.broadcast_one_to_all(count))
+        if size < 0:
+            raise failure or CheckpointError("process 0 failed; its output says why")
+        padded = np.asarray(values or [0] * size, np.int32)
+        return multihost_utils.broadcast_one_to_all(padded).tolist() if size else []
 
 
-def agreed_source(directory: str | pathlib.Path) -> int | None:
+def agreed_source(directory: str | os.PathLike[str], say: Callable[[str], None] = print) -> int:
     """The newest whole step of another run, as process 0 finds it; all processes call it.
 
-    That run may be training: each would find another step. None in a run of one process.
+    That run may be training: each process would find another step.
 
     Raises:
       CheckpointError: process 0 finds none; in all processes.
     """
-    if jax.process_count() == 1:
-        return None
-    found, failure = -1, CheckpointError(f"process 0 finds no whole checkpoint in {directory}")
-    if jax.process_index() == 0:
-        try:
-            found = newest_whole(directory)
-        except CheckpointError as error:
-            failure = error
-    found = int(multihost_utils.broadcast_one_to_all(np.asarray(found, np.int32)))
-    if found < 0:
-        raise failure
-    return found
-
-
-def _any(flag: bool) -> bool:
-    """Whether the flag is up in any process (all must call it)."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag, np.int32))))
-
-
-def _broadcast(steps: Sequence[int]) -> list[int]:
-    """Process 0's list, as shared file systems may show others an older one."""
-    if jax.process_count() == 1:
-        return list(steps)
-    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(steps), np.int32)))
-    padded = np.zeros(size, np.int32)
-    padded[: min(size, len(steps))] = list(steps)[:size]
-    return [int(step) for step in multihost_utils.broadcast_one_to_all(padded)] if size else []
+    return _from_process_0(lambda: [newest_whole(directory, say)])[0]

@@ -1,7 +1,6 @@
-"""Starting variables from another run: which fit, which do not, and never silently."""
+"""Starting variables from other runs: which fit, which do not, and never silently."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,219 +8,194 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling.train import checkpoint_format as layout
-from scaling.train.checkpoints import CheckpointError, agreed_source, load_numpy, read_info
+from scaling.experiment import InitFrom
+from scaling.train.checkpoint_reading import flatten
+from scaling.train.checkpoints import CheckpointError, CheckpointInfo, agreed_source, read_info
 
 PyTree = Any
+Say = Callable[[str], None]
 
 
 class InitFromError(ValueError):
-    """The parameters there cannot start this run; says which, and what to do."""
+    """The variables there cannot start this run; says which, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every parameter, by its path here (`unused`: by its path there).
+    """What became of the arrays of one source. Paths are "COLLECTION/PATH".
 
     Attributes:
-      source: where they came from.
-      matched: taken over.
-      missing: not there; they keep their fresh initial values.
-      unused: there, but not here.
-      reshaped: taken over after the change of shape that the caller allowed.
+      source: the checkpoint.
+      matched: taken over, by path here.
+      missing: neither there nor in another source, in the collections (below `into`) that this one
+        feeds, by path here: they keep their initial values.
+      unused: there but not here, or left out by `map`, by path there.
     """
 
     source: str
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
-    reshaped: tuple[str, ...]
 
     def __str__(self) -> str:
-        counts = ", ".join(
-            f"{len(getattr(self, kind))} {kind}"
-            for kind in ("matched", "missing", "unused", "reshaped")
+        counts = f"{len(self.matched)} matched, {len(self.missing)} missing"
+        return f"variables from {self.source}: {counts}, {len(self.unused)} unused" + _listed(
+            "unused", self.unused
         )
-        lines = [f"parameters from {self.source}: {counts}"]
-        for kind in ("missing", "unused", "reshaped"):
-            names: tuple[str, ...] = getattr(self, kind)
-            lines += [f"  {kind}: {name}" for name in names[:20]]
-            if len(names) > 20:
-                lines.append(f"  {kind}: ... {len(names) - 20} more")
-        return "\n".join(lines)
 
 
-def load_variables(
-    directory: str | pathlib.Path,
-    variables: Mapping[str, PyTree],
-    mapping: Sequence[tuple[str, str]] = (),
-    say: Callable[[str], None] = print,
-) -> dict[str, PyTree]:
-    """All variables of this run that a checkpoint of another can supply.
+def _listed(label: str, paths: Sequence[str]) -> str:
+    more = [f"... {len(paths) - 20} more"] if len(paths) > 20 else []
+    return "".join(f"\n  {label}: {path}" for path in [*paths[:20], *more])
 
-    The source's parameters are those that were evaluated there: the moving average where it kept
-    one. `mapping` renames them; "frozen:PATH" sends a parameter into the collection `frozen` of this
-    run. Other collections (batch statistics) are taken where both runs have them.
+
+def load_initial(
+    sources: Mapping[str, InitFrom], variables: Mapping[str, PyTree], say: Say = print
+) -> tuple[dict[str, PyTree], dict[str, Report]]:
+    """Variables for this run out of checkpoints of others; all processes call it.
 
     Args:
-      directory: a run directory or its folder of checkpoints.
-      variables: of this run, by collection.
-      mapping: see `init_from`.
-      say: told a report for each collection.
-
-    Raises:
-      InitFromError, CheckpointError: see `init_from`.
-    """
-    try:
-        step = agreed_source(directory)
-        leaves = read_info(directory, step)["leaves"]
-    except CheckpointError as error:
-        raise InitFromError(f"train.init_from={directory}: {error}") from error
-    top = {name.split("/")[0] for name in leaves}
-    weights = "ema" if "ema" in top else "params"
-    moved = {n.split(":", 1)[0] for _, n in mapping if ":" in n}
-    result = dict(variables)
-    for name in ["params", *sorted(moved & set(variables))]:
-        rules = [(p, _within(name, r)) for p, r in mapping]
-        if name == "params" and moved and all(":" in r for _, r in mapping):
-            # Every parameter goes elsewhere; what is trained here is new.
-            continue
-        result[name], _ = init_from(directory, variables[name], weights, rules, step, say=say)
-    for name in [c for c in variables if c != "params" and c not in moved]:
-        stored = name if name == "frozen" else f"model_state/{name}"
-        if not any(leaf.startswith(stored + "/") for leaf in leaves):
-            say(f"collection {name}: not in {directory}; it keeps its initial values")
-            continue
-        result[name], _ = init_from(directory, variables[name], stored, (), step, say=say)
-    return result
-
-
-def _within(collection: str, replacement: str) -> str:
-    """A replacement as it reads for one collection; '' where it leads into another."""
-    target, colon, path = replacement.rpartition(":")
-    wanted = target if colon else "params"
-    return path if wanted == collection else ""
-
-
-def init_from(
-    directory: str | pathlib.Path,
-    like: PyTree,
-    subtree: str = "params",
-    mapping: Sequence[tuple[str, str]] = (),
-    step: int | None = None,
-    reshape: Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray] | None = None,
-    allow_missing: Sequence[str] = (),
-    say: Callable[[str], None] = print,
-) -> tuple[PyTree, Report]:
-    """Parameters for this run out of a checkpoint of another.
-
-    Args:
-      directory: a run directory or its folder of checkpoints.
-      like: the parameters of this run: arrays, which supply what is missing there, or
+      sources: by name, as in the config's `train.init_from`.
+      variables: collections of this run: arrays, which supply what no source does, or
         `jax.ShapeDtypeStruct`. Leaves with a sharding come back in it.
-      subtree: the part of the checkpoint that matches `like`, such as "params" or "ema".
-      mapping: (regular expression, replacement) pairs, applied in order to each path there
-        ("a/b/kernel", relative to `subtree`) to give the path here; a path that becomes empty is
-        left out.
-      step: which checkpoint; None is the newest that is whole.
-      reshape: called with (path, array, shape here) for each array of another shape; returns one of
-        the right shape. None makes any such array an error.
-      allow_missing: regular expressions; if given, a parameter that is not there must match one.
-      say: told the report.
+      say: told a report of each source, and of each collection what no source supplies.
 
     Returns:
-      (parameters with the structure of `like`, report). Dtypes are those of `like`.
+      (variables with the structure and the dtypes of `variables`, report by source).
 
     Raises:
-      InitFromError: nothing matches; two paths there become one; a shape differs; a missing
-        parameter is abstract or not allowed.
-      CheckpointError: nothing can be read there.
+      InitFromError: a source cannot be read, lacks what it is asked for or matches nothing; two
+        arrays would become one; a shape differs; an abstract leaf comes from no source.
     """
-    try:
-        step = agreed_source(directory) if step is None else step
-        there = layout.flatten(load_numpy(directory, step, subtree))
-    except CheckpointError as error:
-        raise InitFromError(f"train.init_from={directory}: {error}") from error
-    renamed, unused = _rename(there, mapping)
-    here = {"/".join(path): leaf for path, leaf in layout.flatten(like).items()}
-    values: dict[str, Any] = {}
-    matched, missing, reshaped, wrong = [], [], [], []
-    for name, leaf in here.items():
-        if name not in renamed:
-            missing.append(name)
-            values[name] = leaf
-            continue
-        _, array = renamed[name]
-        if array.shape != tuple(leaf.shape):
-            if reshape is not None:
-                array = reshape(name, array, tuple(leaf.shape))
-            if array.shape != tuple(leaf.shape):
-                wrong.append(f"{name}: {list(array.shape)} there, {list(leaf.shape)} here")
-                continue
-            reshaped.append(name)
-        else:
-            matched.append(name)
-        values[name] = _place(array, leaf)
-    unused += [source for name, (source, _) in renamed.items() if name not in here]
-    report = Report(
-        str(directory), tuple(matched), tuple(missing), tuple(sorted(unused)), tuple(reshaped)
-    )
-    say(str(report))
-    _refuse(report, wrong, here, there, allow_missing)
-    return jax.tree.unflatten(jax.tree.structure(like), [values[n] for n in here]), report
-
-
-def _rename(
-    there: dict[layout.Path, Any], mapping: Sequence[tuple[str, str]]
-) -> tuple[dict[str, tuple[str, np.ndarray]], list[str]]:
-    """({path here: (path there, array)}, paths left out)."""
-    renamed: dict[str, tuple[str, np.ndarray]] = {}
-    left_out = []
-    for path, array in there.items():
-        source = name = "/".join(path)
-        for pattern, replacement in mapping:
-            try:
-                name = re.sub(pattern, replacement, name)
-            except (re.error, IndexError) as error:
-                raise InitFromError(
-                    f"train.init_from_map: {pattern!r} -> {replacement!r} is no valid rule: {error}"
-                ) from error
-        if not name:
-            left_out.append(source)
-        elif name in renamed:
+    here = flatten(dict(variables))
+    infos = {name: _open(name, source, say) for name, source in sources.items()}
+    origin, unused = _assign(sources, infos, here)
+    reports, values = {}, dict(here)
+    for name, source in sources.items():
+        taken = {path: leaf for path, (supplier, leaf) in origin.items() if supplier == name}
+        if not taken:
             raise InitFromError(
-                f"train.init_from_map makes both {renamed[name][0]} and {source} into {name}: "
-                "narrow the patterns"
+                f"train.init_from.{name}: nothing matches: there {next(iter(unused[name]), None)!r}, "
+                f"here {next(iter(here), None)!r}; rename with `map` or `into`"
             )
-        else:
-            renamed[name] = (source, array)
-    return renamed, left_out
+        arrays = infos[name].read_arrays(dict.fromkeys(taken.values()))
+        values |= {path: _place(arrays[leaf], here[path]) for path, leaf in taken.items()}
+        fed = tuple({_join(path.split("/")[0], source.into, "") for path in taken})
+        missing = tuple(path for path in here if path.startswith(fed) and path not in origin)
+        unmatched = tuple(sorted(unused[name]))
+        reports[name] = Report(str(infos[name].path), tuple(taken), missing, unmatched)
+        say(str(reports[name]))
+    _tell_fresh(here, origin, say)
+    structure = jax.tree.structure(dict(variables))
+    return jax.tree.unflatten(structure, [values[path] for path in here]), reports
 
 
-def _refuse(
-    report: Report,
-    wrong: Sequence[str],
-    here: dict[str, Any],
-    there: dict[layout.Path, Any],
-    allow_missing: Sequence[str],
-) -> None:
-    start = f"train.init_from={report.source}: "
+def _assign(
+    sources: Mapping[str, InitFrom], infos: Mapping[str, CheckpointInfo], here: Mapping[str, Any]
+) -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
+    """Where each array here comes from, and what each source has that is not used."""
+    origin: dict[str, tuple[str, str]] = {}  # path here -> (source, leaf of its checkpoint)
+    unused: dict[str, list[str]] = {name: [] for name in sources}
+    wrong: list[str] = []
+    for name, source in sources.items():
+        for there, leaf in _offered(name, source, infos[name], here).items():
+            path = _renamed(name, source, there)
+            if path not in here:
+                unused[name].append(there)
+                continue
+            if path in origin:
+                raise InitFromError(
+                    f"train.init_from: {path} comes from both {' '.join(origin[path])} and {name} "
+                    f"{leaf}; narrow the patterns of `map`, or `collections`"
+                )
+            origin[path] = name, leaf
+            shapes = infos[name].leaves[leaf]["shape"], list(here[path].shape)
+            if shapes[0] != shapes[1]:
+                wrong.append(f"{name} {path}: {shapes[0]} there, {shapes[1]} here")
     if wrong:
         raise InitFromError(
-            start + "shapes differ:\n  " + "\n  ".join(wrong[:20]) + "\nUse a model of the same "
-            "size, or leave these out with train.init_from_map (a rule that maps them to '')."
+            "train.init_from: shapes differ:\n  "
+            + "\n  ".join(wrong[:20])
+            + "\nUse a model of the "
+            "same size, or leave these out (a rule of `map` that makes them '')."
         )
-    if not report.matched and not report.reshaped:
-        example = "/".join(next(iter(there), ()))
+    return origin, unused
+
+
+def _open(name: str, source: InitFrom, say: Say) -> CheckpointInfo:
+    try:
+        step = source.step
+        if step is None and jax.process_count() > 1:
+            step = agreed_source(source.run, say)
+        return read_info(source.run, step, say)
+    except CheckpointError as error:
+        raise InitFromError(f"train.init_from.{name}.run: {error}") from error
+
+
+def _offered(
+    name: str, source: InitFrom, info: CheckpointInfo, here: Mapping[str, Any]
+) -> dict[str, str]:
+    """{"COLLECTION/PATH" there: leaf of the checkpoint} of what is to be taken."""
+    offered = {
+        leaf.removeprefix("model_state/"): leaf
+        for leaf in info.leaves
+        if leaf.startswith(("params/", "frozen/", "model_state/"))
+    }
+    averaged = {f"params/{leaf[4:]}": leaf for leaf in info.leaves if leaf.startswith("ema/")}
+    if source.weights == "ema" and not averaged:
         raise InitFromError(
-            start + f"nothing matches: there {example!r}, here {next(iter(here), '')!r}; rename "
-            "with train.init_from_map"
+            f"train.init_from.{name}.weights: {info.path} has no moving average; take 'evaluated' "
+            "or 'params'"
         )
-    bad = [n for n in report.missing if isinstance(here[n], jax.ShapeDtypeStruct)]
-    if allow_missing:
-        bad += [n for n in report.missing if not any(re.search(p, n) for p in allow_missing)]
-    if bad:
-        raise InitFromError(start + f"{sorted(set(bad))[:10]} must come from there but are missing")
+    if source.weights != "params":
+        offered |= averaged
+    present = {there.split("/")[0] for there in offered}
+    wanted = set(source.collections or (path.split("/")[0] for path in here))
+    if source.collections and wanted - present:
+        raise InitFromError(
+            f"train.init_from.{name}.collections: {info.path} has no {sorted(wanted - present)}; it has "
+            f"{sorted(present)}"
+        )
+    return {there: leaf for there, leaf in offered.items() if there.split("/")[0] in wanted}
+
+
+def _renamed(name: str, source: InitFrom, there: str) -> str:
+    """The "COLLECTION/PATH" here of one there; empty if it is left out."""
+    collection, _, path = there.partition("/")
+    for pattern, replacement in source.map:
+        try:
+            path = re.sub(pattern, replacement, path)
+        except (re.error, IndexError) as error:
+            raise InitFromError(
+                f"train.init_from.{name}.map: {pattern!r} -> {replacement!r} is not a valid rule: "
+                f"{error}"
+            ) from error
+    if not path:
+        return ""
+    if ":" in path:
+        collection, _, path = path.partition(":")
+    return _join(collection, source.into, path)
+
+
+def _join(collection: str, into: str, path: str) -> str:
+    return f"{collection}/{into}/{path}" if into else f"{collection}/{path}"
+
+
+def _tell_fresh(here: Mapping[str, Any], origin: Mapping[str, Any], say: Say) -> None:
+    """Says of each collection what comes from no source, and refuses what has no initial value."""
+    for collection in dict.fromkeys(path.split("/")[0] for path in here):
+        paths = [path for path in here if path.startswith(f"{collection}/")]
+        fresh = [path for path in paths if path not in origin]
+        abstract = [path for path in fresh if isinstance(here[path], jax.ShapeDtypeStruct)]
+        if abstract:
+            raise InitFromError(
+                f"train.init_from: {abstract[:10]} have no initial value here and come from no source"
+            )
+        if fresh:
+            say(
+                f"{collection}: {len(fresh)} of {len(paths)} arrays come from no other run and keep "
+                "their initial values" + _listed("initial", fresh)
+            )
 
 
 def _place(array: np.ndarray, leaf: Any) -> Any:

@@ -30,7 +30,7 @@ from scaling.train.books import Books, Hooks
 from scaling.train.callbacks import build_callbacks
 from scaling.train.checkpoints import Checkpoints
 from scaling.train.evaluate import EarlyStopping, Scheduled, is_number, stop_metric
-from scaling.train.init_from import load_variables
+from scaling.train.init_from import load_initial
 from scaling.train.state import TrainState
 
 Say = Callable[[str], None]
@@ -116,6 +116,7 @@ class Record:
             evaluation.stop_mode,
             section.asynchronous,
             keep_steps=section.keep_steps,
+            say=self._say if self.main else print,  # a failed save is told in every process
         )
         self.stack.callback(self.checkpoints.close)
         for note in self.checkpoints.notes:
@@ -136,10 +137,9 @@ class Record:
 
     def first(self, fresh: TrainState) -> TrainState:
         """The state at step 0: `fresh`, with the variables of `train.init_from` where it is set."""
-        source = self.config.train.start
-        if source is None:
+        if not self.config.train.init_from:
             return fresh
-        variables = load_variables(source.run, fresh.variables(), source.map, self._say)
+        variables, _ = load_initial(self.config.train.init_from, fresh.variables(), self._say)
         params = variables.pop("params")
         # Arrays of its own: the step donates its state, and an array can be given away once.
         ema = None
@@ -245,8 +245,12 @@ class Record:
     def save(self, step: int, state: TrainState, values: Mapping[str, float]) -> None:
         """Starts a checkpoint, after making the stream up to it durable."""
         self.tracker.sync()
-        texts = {data_record.NAME: self.data_text}
-        self.checkpoints.save(step, state, values, self.config_json, self.start, texts)
+        texts = {
+            "config.json": self.config_json,
+            "provenance.json": files.to_json(self.start, indent=2),
+            data_record.NAME: self.data_text,
+        }
+        self.checkpoints.save(step, state, values, texts)
         self.goodput.mark(step)
 
     # --- the end -----------------------------------------------------------------------------

@@ -35,13 +35,13 @@ def test_an_old_file_means_the_same(tmp_path: pathlib.Path) -> None:
     path.write_text(FILE)
     config = configs.load_resolved(str(path), ["data.tokenizer.vocab_size=300"])
     assert (config.data.text.seq_len, config.data.text.tokenizer.vocab_size) == (32, 300)
-    assert config.train.start is not None
-    assert (config.train.start.run, config.train.start.map) == ("runs/a", (("a", "b"),))
+    source = (config.train.init_from or {})["source"]
+    assert (source.run, source.map) == ("runs/a", (("a", "b"),))
     assert (config.mesh.large_bytes, config.mesh.allow_replicated) == (77, ("*/w",))
     # A reference to the old key follows an override, under its old name and its new one.
     for token in ("data.seq_len=64", "data.text.seq_len=64"):
         assert configs.load_resolved(str(path), [token]).model.max_len == 128
-    assert configs.load_resolved(str(path), ["train.init_from=None"]).train.start is None
+    assert configs.load_resolved(str(path), ["train.init_from=None"]).train.init_from is None
 
 
 def test_an_old_run_is_read_with_the_defaults_of_then() -> None:

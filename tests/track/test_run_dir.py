@@ -116,13 +116,26 @@ def test_without_kernel_locks_the_text_decides(
 
     monkeypatch.setattr(lock_lib.fcntl, "flock", refuse)
     own = lock_lib.identity()
-    for dead in ({"boot": "x"}, {"pid": 2**22 + 1}, {"started": 1.0}):
+    for dead in ({"boot": "x"}, {"pid": 2**22 + 1}, {"start_ticks": "1"}):
         (tmp_path / "lock").write_text(json.dumps(own | dead))
         assert "took over" in Lock(tmp_path).notes[0]
     for alive in ({}, {"hostname": "elsewhere"}):
         (tmp_path / "lock").write_text(json.dumps(own | alive))
         with pytest.raises(LockedError):
             Lock(tmp_path)
+
+
+def test_a_stepped_clock_does_not_make_a_living_process_look_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a process that began at a wall-clock second, that second moves with the clock."""
+    own = lock_lib.identity()
+    linux = pytest.importorskip("psutil._pslinux")
+    before = linux.boot_time()
+    monkeypatch.setattr(linux, "boot_time", lambda: before + 5)
+    assert lock_lib.lives(own)
+    assert lock_lib.lives({name: own[name] for name in own if name != "start_ticks"})
+    assert not lock_lib.lives(own | {"start_ticks": "1"})
 
 
 def test_provenance_of_a_dirty_checkout(tmp_path: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import flax.struct
 import jax
@@ -23,15 +25,18 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from scaling.train import checkpoint_format as layout
+from scaling.train.checkpoint_reading import is_key
 from scaling.train.checkpoints import (
     CheckpointError,
     CheckpointMismatch,
     Checkpoints,
     load_numpy,
+    newest_whole,
     read_info,
 )
 
 FIXTURE = ROOT / "tests" / "fixtures" / "checkpoint_v1"
+EXTRA = FIXTURE.with_name("checkpoint_v1_extra")
 
 
 class Moments(NamedTuple):
@@ -63,7 +68,7 @@ def make_state(scale: float = 1.0, seed: int = 0) -> State:
 
 def host_leaves(tree: Any) -> list[np.ndarray]:
     return [
-        np.asarray(jax.random.key_data(leaf) if layout.is_key(leaf) else leaf)
+        np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         for leaf in jax.tree.leaves(tree)
     ]
 
@@ -77,7 +82,9 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 def put(saver: Checkpoints, step: int, state: Any = None, **metrics: float) -> None:
-    saver.save(step, make_state(seed=step) if state is None else state, metrics, "{}", {"a": 1})
+    saver.save(
+        step, make_state(seed=step) if state is None else state, metrics, {"config.json": "{}"}
+    )
 
 
 def flip(path: pathlib.Path, offset: int) -> None:
@@ -104,9 +111,10 @@ def on_mesh(state: State, shape: tuple[int, int]) -> State:
 
 def test_round_trip_of_every_kind_of_leaf(tmp_path: pathlib.Path) -> None:
     state = make_state(seed=7)
+    texts = {"config.json": '{"a": 1}', "provenance.json": "{}", "tokenizer.json": "\u00e9\n"}
     with Checkpoints(tmp_path / "c") as saver:
-        assert saver.latest() is None
-        assert saver.save(7, state, {"eval/loss": float("nan")}, '{"a": 1}', {"commit": "x"})
+        assert saver.steps() == []
+        assert saver.save(7, state, {"eval/loss": float("nan")}, texts)
         saver.wait()
         assert saver.committed == 7
         step, restored, notes = saver.restore(state)
@@ -116,8 +124,9 @@ def test_round_trip_of_every_kind_of_leaf(tmp_path: pathlib.Path) -> None:
     assert isinstance(restored.model_state["count"], int)
     assert jax.dtypes.issubdtype(restored.key.dtype, jax.dtypes.prng_key)
     info = read_info(tmp_path / "c")
-    assert (info["config_json"], info["provenance"]) == ('{"a": 1}', {"commit": "x"})
-    assert np.isnan(info["metrics"]["eval/loss"])
+    assert (info.step, info.path, info.texts) == (7, tmp_path / "c" / "00000007", texts)
+    assert np.isnan(info.metrics["eval/loss"])
+    assert info.leaves["params/layers_0/bias"] == {"shape": [8], "dtype": "bfloat16"}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 1), (2, 4)])
@@ -167,7 +176,7 @@ def test_numpy_needs_no_template(tmp_path: pathlib.Path) -> None:
     assert part["bias"].dtype == jnp.bfloat16
     with pytest.raises(CheckpointError, match=r"nothing under 'parms'.*params"):
         load_numpy(tmp_path, subtree="parms")
-    with pytest.raises(CheckpointError, match=r"of step 3 can be read .*there is \[2\]"):
+    with pytest.raises(CheckpointError, match=r"of step 3 in .*there is \[2\]"):
         load_numpy(tmp_path, 3)
 
 
@@ -184,7 +193,37 @@ def test_the_fixture_loads_for_ever() -> None:
         step, restored, notes = reader.restore(like)
     assert (step, notes) == (5, [])
     assert_same(restored, like)
-    assert read_info(FIXTURE)["config_json"] == '{"name": "fixture"}'
+    assert read_info(FIXTURE).texts["config.json"] == '{"name": "fixture"}'
+
+
+def test_format_1_is_read_under_the_names_of_today() -> None:
+    """Its field `extra` is `model_state` now: with a template, as numpy, and in what is said of it."""
+    tree = load_numpy(EXTRA)
+    assert set(tree) == {"step", "rng", "params", "model_state", "ema", "guard"}
+    norm = tree["model_state"]["batch_stats"]["norm"]
+    np.testing.assert_array_equal(norm["var"], np.full(3, 4.0, np.float32))
+    assert set(load_numpy(EXTRA, subtree="model_state/batch_stats/norm")) == {"mean", "var"}
+    assert load_numpy(EXTRA, subtree="step") == {"step": 5}
+    like = jax.tree.map(jnp.asarray, tree)
+    with Checkpoints(EXTRA, read_only=True) as reader:
+        step, restored, notes = reader.restore(like)
+    assert (step, notes) == (5, [])
+    assert_same(restored, like)
+    info = read_info(EXTRA)
+    assert "model_state/batch_stats/norm/mean" in info.leaves
+    assert info.texts == {"config.json": '{"name": "fixture"}', "provenance.json": ANY}
+
+
+def test_texts_are_checked_and_cannot_replace_files_of_the_checkpoint(tmp_path) -> None:
+    with Checkpoints(tmp_path) as saver:
+        for name in ("tree.json", "manifest.part0", "../a", "a/b", ".a"):
+            with pytest.raises(CheckpointError, match="rename it"):
+                saver.save(1, {"w": np.zeros(3)}, {}, {name: ""})
+        assert saver.steps() == []
+        saver.save(1, {"w": np.zeros(3)}, {}, {"tokenizer.json": "abc"})
+    (tmp_path / "00000001" / "tokenizer.json").write_text("abd")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json is not what was written"):
+        read_info(tmp_path)
 
 
 def test_another_tree_is_refused_by_name_and_is_no_damage(tmp_path: pathlib.Path) -> None:
@@ -198,8 +237,8 @@ def test_another_tree_is_refused_by_name_and_is_no_damage(tmp_path: pathlib.Path
         with pytest.raises(CheckpointMismatch) as caught:
             saver.restore(wider)
     text = str(caught.value)
-    assert "missing from it: params/new float32[2]" in text
-    assert "only in it: params/layers_0/bias bfloat16[8]" in text
+    assert "params/new: stored nothing, wanted float32[2]" in text
+    assert "params/layers_0/bias: stored bfloat16[8], wanted nothing" in text
     assert "params/layers_0/kernel: stored float32[16, 8], wanted float32[16, 9]" in text
 
 
@@ -211,38 +250,38 @@ def test_keeps_the_last_and_the_best(tmp_path: pathlib.Path) -> None:
     with Checkpoints(tmp_path, keep_last=2, keep_best=2) as saver:
         for step, loss in losses.items():
             put(saver, step, {"w": np.ones(2)}, **{"eval/loss": loss})
-        saver.save(7, {"w": np.ones(2)}, {}, "{}", {})
+        saver.save(7, {"w": np.ones(2)}, {}, {})
         saver.wait()
         assert saver.steps() == [2, 4, 6, 7]
-        assert not saver.save(7, {"w": np.ones(2)}, {}, "{}", {})
+        assert not saver.save(7, {"w": np.ones(2)}, {}, {})
     with Checkpoints(tmp_path, keep_last=1, keep_best=1, best_mode="max") as saver:
         put(saver, 8, {"w": np.ones(2)}, **{"eval/loss": 0.0})
         saver.wait()
         assert saver.steps() == [6, 8]
 
 
-def test_what_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch, capfd) -> None:
+def test_what_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch) -> None:
     """As on a network file system, where a reader's open file keeps a directory from going."""
-    with monkeypatch.context() as patch, Checkpoints(tmp_path, keep_last=1) as saver:
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        raise BrokenPipeError(32, "nobody reads standard error")
+
+    with monkeypatch.context() as patch, Checkpoints(tmp_path, keep_last=1, say=say) as saver:
 
         def refuse(*_: object) -> None:
             raise OSError(39, "Directory not empty", "00000001")
 
         patch.setattr(layout, "drop", refuse)
-        told = os.write
-
-        def write(file: int, data: bytes) -> int:
-            told(file, data)
-            raise BrokenPipeError(32, "nobody reads standard error")
-
-        patch.setattr(os, "write", write)
         for step in (1, 2):
-            saver.save(step, {"w": np.zeros(3)}, {}, "{}", {})
+            saver.save(step, {"w": np.zeros(3)}, {}, {})
         saver.wait()
         assert saver.steps() == [1, 2]
-        assert "could not be deleted, which is tried again" in capfd.readouterr().err
+        assert len(said) == 1
+        assert "could not be deleted, which is tried again" in said[0]
         patch.undo()
-        saver.save(3, {"w": np.zeros(3)}, {}, "{}", {})
+        saver.save(3, {"w": np.zeros(3)}, {}, {})
         saver.wait()
         assert saver.steps() == [3]
 
@@ -281,7 +320,7 @@ def test_bad_numbers_are_refused(tmp_path: pathlib.Path) -> None:
             saver.restore(make_state())
         with pytest.raises(CheckpointError, match="a/b"):
             put(saver, 1, {"a/b": np.ones(1)})
-        with pytest.raises(CheckpointError, match="no number"):
+        with pytest.raises(CheckpointError, match="not a number"):
             put(saver, 1, {"a": "text"})
         put(saver, 1)
 
@@ -327,16 +366,18 @@ def test_missing_and_truncated_files_fall_back_also_as_numpy(
     data = max((tmp_path / "c" / "00000002").rglob("d/*"), key=lambda p: p.stat().st_size)
     data.write_bytes(data.read_bytes()[:-1])
     (tmp_path / "c" / "00000002" / layout.METRICS).unlink()
-    with pytest.warns(UserWarning, match=r"metrics.json is missing; .* bytes, not .* using step 1"):
-        tree = load_numpy(tmp_path / "c")
+    said: list[str] = []
+    tree = load_numpy(tmp_path / "c", say=said.append)
+    assert re.search(r"(?s)metrics.json is missing; .* bytes, not .* to step 1", "\n".join(said))
     assert int(tree["step"]) == 1
+    assert newest_whole(tmp_path / "c", say=said.append) == 1
 
 
 def test_the_damaged_one_is_kept_aside_and_never_counts_again(
     two_steps: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     shutil.copytree(two_steps, tmp_path / "c")
-    flip(tmp_path / "c" / "00000002" / layout.CONFIG, 0)
+    flip(tmp_path / "c" / "00000002" / "config.json", 0)
     with Checkpoints(tmp_path / "c", keep_last=1) as saver:
         saver.restore(make_state())
         assert saver.steps() == [1, 2]
@@ -373,13 +414,15 @@ def test_without_a_manifest_it_is_restored_with_a_note(
     assert_same(state, make_state(seed=2))
 
 
-def test_a_newer_format_says_so(two_steps: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_newer_format_is_not_damage(two_steps: pathlib.Path, tmp_path: pathlib.Path) -> None:
     shutil.copytree(two_steps, tmp_path / "c")
     path = tmp_path / "c" / "00000002" / layout.MANIFEST
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"format": 3}))
-    with pytest.warns(UserWarning, match="format 3.*update the package"):
+    with pytest.raises(CheckpointError, match=r"format 3.*update the package"):
         load_numpy(tmp_path / "c")
+    with Checkpoints(tmp_path / "c") as saver, pytest.raises(CheckpointError, match="format 3"):
+        saver.restore(make_state())
 
 
 # --- disks that cannot be written ------------------------------------------------------------
@@ -408,7 +451,7 @@ def test_a_full_disk_stops_the_run_and_spares_the_old_checkpoint(tmp_path: pathl
                 saver.check()
             with pytest.raises(CheckpointError, match="disk is full"):
                 put(saver, 3, {"w": noise})
-            saver._error = None
+            saver._saving = None
         with Checkpoints(disk / "c", keep_last=1) as saver:
             assert saver.notes == []
             step, state, notes = saver.restore({"w": noise})
@@ -428,11 +471,11 @@ def test_a_file_size_limit_fails_the_save_not_the_process(tmp_path: pathlib.Path
     import numpy as np
     from scaling.train.checkpoints import CheckpointError, Checkpoints
     saver = Checkpoints(sys.argv[1])
-    saver.save(1, {"w": np.ones(4)}, {}, "{}", {})
+    saver.save(1, {"w": np.ones(4)}, {}, {})
     saver.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
     try:
-        saver.save(2, {"w": np.random.default_rng(0).random(1 << 17)}, {}, "{}", {})
+        saver.save(2, {"w": np.random.default_rng(0).random(1 << 17)}, {}, {})
         saver.wait()
     except CheckpointError as error:
         print("refused:", error)
@@ -469,12 +512,12 @@ import numpy as np
 import jax.numpy as jnp
 from scaling.train.checkpoints import Checkpoints
 saver = Checkpoints(sys.argv[1], keep_last=2)
-start = saver.latest() or 0
+start = max(saver.steps(), default=0)
 told = None
 print("ready", flush=True)
 for step in itertools.count(start + 1):
     state = {"w": jnp.full((64, 512), step), "n": {str(i): np.full(50, step) for i in range(5)}}
-    saver.save(step, state, {}, "{}", {})
+    saver.save(step, state, {}, {})
     for _ in range(20):
         if saver.committed != told:
             told = saver.committed
@@ -503,7 +546,7 @@ def kill_at(directory: pathlib.Path, reports: int, delay: float) -> int:
 
 def check_after_kill(directory: pathlib.Path, reported: int, before: int) -> int:
     with Checkpoints(directory, read_only=True) as reader:
-        if reader.latest() is None:
+        if not reader.steps():
             assert max(reported, before) == 0
             return 0
         like = {

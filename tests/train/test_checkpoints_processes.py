@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 port, index, folder, mode = sys.argv[1:]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index), initialization_timeout=60)
 from scaling.train import checkpoint_format as layout
-from scaling.train.checkpoints import Checkpoints
+from scaling.train.checkpoints import CheckpointError, Checkpoints, agreed_source
 # Process 0 lists the files while process 1 is half-way through writing its part of the manifest;
 # process 1 does not see the first file yet.
 stored_files = layout.stored_files
@@ -52,39 +52,57 @@ listed = layout.find_steps
 def lists(who, steps_of):
     # From now on one process lists the steps that `steps_of` makes of those that are there.
     layout.find_steps = lambda path: steps_of(listed(path)) if index == who else listed(path)
+def state_of(step):
+    return {"params": place(step)}
 def number(state):
-    return int(np.asarray(state["n"].addressable_shards[0].data))
+    return int(np.asarray(state["params"]["n"].addressable_shards[0].data))
 def otherwise(saver):
     # What both do while they list the folder otherwise, as on a network file system.
-    from scaling.train.init_from import init_from
+    from scaling.experiment import InitFrom
+    from scaling.train.init_from import load_initial
     from scaling.train.record import Record
     for step in (2, 4, 6):
-        saver.save(step, place(step), {}, "{}", {})
+        saver.save(step, state_of(step), {}, {})
     saver.wait()
     # A rollback from step 9, while process 1 does not see the newest checkpoint yet.
     record = Record.__new__(Record)
     record.config = types.SimpleNamespace(train=types.SimpleNamespace(steps=1000))
     record.checkpoints, record._say = saver, lambda text: None
     lists("1", lambda steps: steps[:-1])
-    back, state = record.newest(place(0), 9)
+    back, state = record.newest(state_of(0), 9)
     # A start from a run that goes on: it saves between the looks of process 0 and of process 1.
     lists("0", lambda steps: steps[:-1])
-    like = {name: leaf for name, leaf in place(0).items() if name != "key"}
-    begun, _ = init_from(folder, like, "", say=lambda text: None)
+    like = {"params": {name: place(0)[name] for name in ("w", "n")}}
+    begun, _ = load_initial({"trunk": InitFrom(folder)}, like, say=lambda text: None)
+    # What process 0 cannot do is an error in both, and the next save meets no barrier of this one.
+    refused = []
+    for attempt in (
+        lambda: agreed_source(folder + "-nowhere"),
+        lambda: saver.save(7, state_of(7), {}, {"a/b": ""}),
+    ):
+        try:
+            attempt()
+        except CheckpointError as error:
+            refused.append(str(error))
     # Back to 4, on to 6 again, while process 1 still sees the 6 that process 0 has set aside.
     lists("1", lambda steps: sorted({*steps, 6}))
-    saver.restore(place(0), 4)
-    saver.save(5, place(5), {}, "{}", {})
-    saved = saver.save(6, place(6), {}, "{}", {})
+    saver.restore(state_of(0), 4)
+    saver.save(5, state_of(5), {}, {})
+    saved = saver.save(6, state_of(6), {}, {})
     saver.wait()
-    return {"rollback": [back, number(state)], "init_from": number(begun), "saved": saved}
+    return {
+        "rollback": [back, number(state)],
+        "init_from": number(begun),
+        "refused": refused,
+        "saved": saved,
+    }
 with Checkpoints(folder, keep_last=2, timeout=60) as saver:
     if mode == "otherwise":
         print(json.dumps(otherwise(saver)))
         sys.exit()
     if mode == "save":
         for step in (1, 2, 3):
-            saver.save(step, place(step), {}, "{}", {})
+            saver.save(step, place(step), {}, {})
         saver.wait()
         assert saver.committed == 3, saver.committed
         assert saver.steps() == [2, 3], saver.steps()
@@ -106,10 +124,14 @@ def run_two(folder: pathlib.Path, mode: str) -> list[Any]:
     children = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(WORKER), str(port), str(i), str(folder), mode],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     results = []
     try:
         for child in children:
@@ -143,9 +165,9 @@ def test_two_processes_and_one_read_each_other(tmp_path: pathlib.Path) -> None:
         step, restored, _ = saver.restore(state)
         assert step == 3
         np.testing.assert_array_equal(restored["w"], w * 3)
-        saver.save(4, state, {}, "{}", {})
+        saver.save(4, state, {}, {})
         saver.wait()
-        saver.save(5, state, {}, "{}", {})
+        saver.save(5, state, {}, {})
     name = next(p for p in (folder / "00000005").rglob("d/*") if p.is_file())
     name.write_bytes(name.read_bytes()[:-1] + b"?")
     for found in run_two(folder, "restore"):
@@ -166,6 +188,13 @@ def test_a_rollback_restores_one_step_whatever_each_process_lists(otherwise: lis
 
 def test_both_begin_from_one_step_of_a_run_that_goes_on(otherwise: list[Any]) -> None:
     assert [one["init_from"] for one in otherwise] == [4, 4]
+
+
+def test_what_process_0_cannot_do_is_an_error_in_both(otherwise: list[Any]) -> None:
+    by_first, by_second = [one["refused"] for one in otherwise]
+    assert "no checkpoint in" in by_first[0]
+    assert "'a/b' cannot name a file" in by_first[1]
+    assert by_second == ["process 0 failed; its output says why"] * 2
 
 
 def test_a_step_that_was_set_aside_is_saved_again_by_both(otherwise: list[Any]) -> None:

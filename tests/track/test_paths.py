@@ -1,0 +1,42 @@
+"""Where the caches are, with and without a home directory."""
+
+import pathlib
+import pwd
+
+import pytest
+
+from scaling.track import compile_cache, paths
+
+
+def test_the_variable_then_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    home = pathlib.Path("/home/someone")
+    for stated, root in (
+        ("/somewhere", pathlib.Path("/somewhere")),
+        ("~/there", home / "there"),
+        ("", home / ".cache" / "scaling"),
+    ):
+        monkeypatch.setenv("SCALING_CACHE", stated)
+        assert paths.cache_root() == root
+    monkeypatch.delenv("SCALING_CACHE")
+    assert paths.cache_root() == home / ".cache" / "scaling"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    assert paths.compile_cache() == paths.cache_root() / "jax"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/compiled")
+    assert paths.compile_cache() == pathlib.Path("/compiled")
+
+
+def test_no_home_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose user id has no passwd entry."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("HOME", "SCALING_CACHE", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RuntimeError, match=r"SCALING_CACHE: .*no home directory; set SCALING_CAC"):
+        paths.cache_root()
+    told = compile_cache.enable()
+    assert told is not None
+    assert told.startswith("no compile cache: SCALING_CACHE")
