@@ -1,10 +1,9 @@
 """Evaluation: what runs on which held-out examples, when, and on how many of them.
 
-`schedule` lists it once for everybody: the loop of a run, that of a population, and `--evaluate`.
+`schedule` lists it once, for the loop and for `--evaluate`.
 """
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling import parallel
 from scaling.configs import ConfigError
 from scaling.configs.errors import suggest
 from scaling.data.loader import EvalSet
@@ -108,44 +106,6 @@ def compile_evaluations(
     return compiled, seconds
 
 
-Evaluator = Callable[[Mapping[str, PyTree], int, bool], dict[str, Any]]
-
-
-def evaluator(
-    program: Program, compiled: Any, job: Scheduled, artefacts: Mapping[str, Any]
-) -> Evaluator:
-    """Runs an evaluation with a sharded program.
-
-    Args:
-      program: the run's program.
-      compiled: `program.lower_evaluation(...)`, compiled.
-      job: what to run.
-      artefacts: of the data, for the report.
-
-    Returns:
-      evaluate(variables, step, whole) -> values. Results are read one batch late, so that the device
-      never waits; sums are added in float64.
-    """
-    abstract = program.abstract_eval_batch(job.examples.spec, job.batch_size)
-    everywhere = parallel.replicated(program.mesh)
-
-    def evaluate(variables: Mapping[str, PyTree], step: int, whole: bool) -> dict[str, Any]:
-        at = jax.device_put(np.int32(step), everywhere)
-
-        def run(i: int, carry: PyTree) -> tuple[PyTree, PyTree]:
-            fetch = functools.partial(job.examples.batch, i, job.batch_size)
-            batch = parallel.put_batch(fetch, abstract, program.mesh)
-            key = jax.device_put(batch_key(program.config.seed, job.name, i), everywhere)
-            return compiled(dict(variables), batch, key, at, carry)
-
-        with jax.transfer_guard("allow"):
-            by_rows = parallel.batch_sharding(program.mesh, program.config.mesh)
-            carry = jax.device_put(first_carry(job), by_rows)
-        return report(job, collected(job, whole, run, carry)[0], artefacts)
-
-    return evaluate
-
-
 def batch_key(seed: int, name: str, batch: int) -> np.ndarray:
     """Key data of an evaluation batch, a function of (seed, evaluation, batch): uint32[2]."""
     data = zlib.crc32(f"{name}:{batch}".encode())
@@ -158,30 +118,34 @@ def first_carry(job: Scheduled) -> PyTree:
     return None if job.evaluation.carry is None else job.evaluation.carry(job.batch_size)
 
 
-def collected(
-    job: Scheduled, whole: bool, run: RunBatch, carry: PyTree, slots: Sequence[int] | None = None
+def collect(
+    job: Scheduled,
+    whole: bool,
+    run: RunBatch,
+    carry: PyTree,
+    parts: Sequence[Callable[[PyTree], PyTree]] = (lambda values: values,),
 ) -> list[Any]:
     """The results of all batches: float64 totals, or rows without padding, on the host.
+
+    Results are read one batch late, so that the device never waits.
 
     Args:
       job: what runs.
       whole: whether the step before it was the last.
       run: gives the result of a batch.
       carry: what the first batch gets.
-      slots: members of a population to take apart, where results have a leading axis of slots; one
-        result comes back for each. None is a single run.
+      parts: takes each run's part out of a result; one result comes back for each.
     """
     count = job.examples.num_batches(job.batch_size)
     chosen = spread(count, job.limit(whole))
     if job.evaluation.carry is not None:
         chosen = list(range(len(chosen)))  # a carry goes from a batch to the one after it
-    keepers = [_Sums() if job.evaluation.keeps == "sums" else _Rows(job) for _ in slots or [0]]
+    keepers = [_Sums() if job.evaluation.keeps == "sums" else _Rows(job) for _ in parts]
 
     def read(batch: int, result: PyTree) -> None:
         host = jax.device_get(result)
-        for k, keeper in enumerate(keepers):
-            slot = None if slots is None else slots[k]
-            keeper.add(batch, jax.tree.map(lambda x, s=slot: x if s is None else x[s], host))
+        for keeper, part in zip(keepers, parts, strict=True):
+            keeper.add(batch, part(host))
 
     pending: tuple[int, PyTree] | None = None
     for i in chosen:
@@ -192,12 +156,6 @@ def collected(
     if pending is not None:
         read(*pending)
     return [keeper.result() for keeper in keepers]
-
-
-def report(job: Scheduled, results: Any, artefacts: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of an evaluation; whatever the host does in it is its own business."""
-    with jax.transfer_guard("allow"):
-        return dict(job.evaluation.report(results, artefacts))
 
 
 class _Sums:

@@ -1,45 +1,37 @@
 """The loop: feed, step, read the metrics of the step before, evaluate, save.
 
-The device never waits for the host: step n is dispatched before the metrics of step n - 1 are read,
-and batches are prepared and placed by a thread ahead of time. Nothing is transferred implicitly (the
-transfer guard is on), so every copy between host and device is one that stands here.
+A run alone is a population of one. Devices never wait for the host: step n is dispatched before the
+metrics of step n - 1 are read, and batches are prepared and placed by a thread ahead of time. Nothing
+is transferred implicitly (the transfer guard is on), so every copy between host and device is one
+that stands in `Compiled`.
+
+Members need not be at the same step: one that rolled back, or was killed later than the others, is
+behind or ahead. The clock is the step of the members furthest behind; the others wait for it. A
+member that ends leaves its slot idle, and nothing that happens to one changes a number of another.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from scaling import parallel
+from scaling.data import Data
 from scaling.data.loader import leave_out
 from scaling.data.prefetch import Prefetcher
-from scaling.train.bad_steps import RollbackError
-from scaling.train.books import Books
-from scaling.train.callbacks import Event
-from scaling.train.evaluate import Evaluator
-from scaling.train.program import Program
+from scaling.train.bad_steps import DivergedError, RollbackError
+from scaling.train.compiled import Batch, Compiled, Turn, run_evaluation
+from scaling.train.member import Member
 from scaling.train.state import TrainState
 
-# (step) -> (step, state): newest checkpoint before `step` or the fresh state; the metrics stream
-# goes back with it.
-Restore = Callable[[int], tuple[int, TrainState]]
-
-
-@dataclasses.dataclass
-class Outcome:
-    """How the loop ended, and with what.
-
-    Attributes:
-      status: "completed" or "preempted"; stopping early is completing.
-      step: updates done.
-      eval: evaluator name -> its newest values.
-    """
-
-    status: str
-    step: int
-    eval: dict[str, Any]
+# (member, step) -> (step, state): the newest checkpoint before `step`, or the fresh state; the
+# metrics stream of the member goes back with it.
+Restore = Callable[[Member, int], tuple[int, TrainState]]
+# (step, {index of a member: its newest scores}) -> the members to end there as pruned.
+Watch = Callable[[int, Mapping[int, Mapping[str, float]]], Collection[int]]
 
 
 @dataclasses.dataclass
@@ -48,117 +40,220 @@ class Pending:
 
     step: int
     metrics: Mapping[str, jax.Array]
+    members: Sequence[Member]
 
 
 class Loop:
-    """Runs the steps of one run from where it stands to its end."""
+    """Trains all members to their ends."""
 
     def __init__(
         self,
-        program: Program,
-        step: Any,
-        evaluators: Mapping[str, Evaluator],
-        books: Books,
+        program: Compiled,
+        data: Sequence[Data],
+        members: Sequence[Member],
         restore: Restore,
         should_stop: Callable[[int], bool],
+        watch: Watch | None = None,
     ) -> None:
         """Takes its parts together.
 
         Args:
-          program: the run's program.
-          step: its compiled step.
-          evaluators: by the name of what they run.
-          books: of this run.
+          program: compiled.
+          data: one for each distinct order of the training data.
+          members: in the order of their slots.
           restore: see `Restore`.
-          should_stop: (step) -> bool, asked once a step; True on all processes at the same step.
+          should_stop: (step) -> bool, asked once a step; True in all processes at the same step.
+          watch: see `Watch`; None prunes nothing.
         """
-        self.program, self.compiled_step, self.evaluators = program, step, evaluators
-        self.books, self.restore, self.should_stop = books, restore, should_stop
-        self.config, self.ledger = program.config, books.ledger
+        self.program, self.data, self.members = program, data, members
+        self.restore, self.should_stop, self.watch = restore, should_stop, watch
+        self.hparams = program.place_hparams([member.config for member in members])
 
-    def run(self, start: int, state: TrainState) -> Outcome:
-        """Runs to the end, rolling back as often as the policy allows.
+    def run(self, states: Sequence[TrainState]) -> None:
+        """Runs from the members' states until every member has a status; errors of one end that one.
 
-        Raises:
-          DivergedError: bad steps ended the run.
+        `failed` and `diverged` members hold their error.
         """
-        while True:
-            try:
-                with jax.transfer_guard("disallow"):
-                    return self._run(start, state)
-            except RollbackError as rollback:
-                del state  # donated, or about to be replaced
-                start, state = self.restore(rollback.step)
-                self.books.hooks.note(
-                    f"went back to step {start}; the batch of step {rollback.step} is left out"
-                )
+        self.states = self.program.stack(states)
+        # Killed between the last checkpoint and the summary.
+        self._complete([member for member in self.members if member.has_ended()])
+        while running := self._running():
+            with jax.transfer_guard("disallow"):
+                self._segment(min(member.step for member in running))
 
-    def _run(self, start: int, state: TrainState) -> Outcome:
-        hparams = self.program.hparams()
-        end, step = self.books.last_step(), start
+    def _running(self) -> list[Member]:
+        return [member for member in self.members if member.status is None]
+
+    def _segment(self, step: int) -> None:
+        """Steps on from the clock until all members have ended or one has gone back."""
+        running = self._running()
+        for member in running:
+            member.speed.restart(member.step)
+        section, end = running[0].config.data, max(member.last_step for member in running)
         pending: Pending | None = None
-        self.books.speed.restart(start)
-        data = self.config.data
-        with Prefetcher(self._place, start, data.prefetch, data.workers, end) as batches:
-            while step < end and not self.books.stopped(step):
+        with Prefetcher(self._place, step, section.prefetch, section.workers, end) as batches:
+            while active := self._active(step):
                 if self.should_stop(step):
-                    return self._leave("preempted", step, state, pending)
-                batch = self._next(batches)
-                with self.ledger.spend("train"):
-                    state, metrics = self.compiled_step(state, batch, hparams)
+                    self._read(pending)
+                    self._leave(self._running(), "preempted")
+                    return
+                with self._spend("data_wait", active):
+                    batch = batches.get()
+                with self._spend("train", active):
+                    metrics = self._dispatch(batch, active)
                     step += 1
                     self._read(pending)
-                pending = Pending(step, metrics)
-                if due := self.books.due(step):
+                pending = Pending(step, metrics, active)
+                if any(m.due(step) or m.saves(step) or m.last_step == step for m in active):
                     self._read(pending)
                     pending = None
-                    results = self._evaluate(due, state, step, whole=step == end)
-                    if self.books.evaluated(step, results, state.evaluated) and step < end:
-                        if self.config.eval.batches is not None:
-                            self.books.evals = {}  # of a part of the split; see `_leave`
-                        return self._leave("completed", step, state, None)
-                if self.books.saves(step):
-                    self._read(pending)
-                    pending = None
-                    self.books.save(step, state)
-        return self._leave("completed", step, state, pending)
+                    self._after(step, self._active(step))
+                if any(member.step < step for member in self._running()):
+                    break
+            self._read(pending)
 
-    def _evaluate(
-        self, names: Sequence[str], state: TrainState, step: int, whole: bool
-    ) -> dict[str, Any]:
-        with self.ledger.spend("eval"):
-            variables = state.evaluated()
-            return {name: self.evaluators[name](variables, step, whole) for name in names}
+    def _active(self, step: int) -> list[Member]:
+        """The members that stand at this step; a save that failed has ended its member."""
+        for member in self._running():
+            with self._alone(member):
+                member.record.checkpoints.check()
+        return [member for member in self._running() if member.step == step]
 
-    def _place(self, step: int) -> dict[str, jax.Array]:
-        """The batch of a step on the devices; runs in the prefetching thread."""
-        return parallel.put_batch(
-            lambda start, stop: self._rows(step, start, stop),
-            self.program.train_batch,
-            self.program.mesh,
+    def _dispatch(self, batch: Batch, active: Sequence[Member]) -> Mapping[str, jax.Array]:
+        self.states, metrics = self.program.step(
+            self.states, batch, self.hparams, self._turn(active)
+        )
+        for member in active:
+            member.step += 1
+        return metrics
+
+    def _turn(self, active: Sequence[Member]) -> Turn:
+        chosen = {member.index for member in active}
+        return Turn(
+            active=np.array([member.index in chosen for member in self.members]),
+            seeds=np.array([member.config.seed for member in self.members]),
+            steps=np.array([member.step for member in self.members], np.int32),
+            sources=np.array([member.source for member in self.members], np.int32),
+            used=np.array([m.uses_batch(m.step + 1) for m in self.members], np.float32),
         )
 
-    def _rows(self, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        rows = self.books.loader.batch(step, start, stop)
-        if not self.books.intended(step + 1):
+    def _place(self, step: int) -> Batch:
+        """The distinct batches of a step on the devices; runs in the prefetching thread."""
+        return self.program.place(
+            [functools.partial(self._rows, source, step) for source in range(len(self.data))]
+        )
+
+    def _rows(self, source: int, step: int, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        rows = self.data[source].train.batch(step, start, stop)
+        if not any(m.uses_batch(step + 1) for m in self.members if m.source == source):
             leave_out(rows)
         return rows
 
-    def _next(self, batches: Prefetcher[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-        with self.ledger.spend("data_wait"):
-            return batches.get()
+    # --- what follows a step -----------------------------------------------------------------
 
     def _read(self, pending: Pending | None) -> None:
-        """Reads a step's metrics (waiting for the step) into the books."""
-        if pending is not None:
-            self.books.read(pending.step, jax.device_get(dict(pending.metrics)))
+        """Reads a step's metrics, waiting for the step, into the members that took it."""
+        if pending is None:
+            return
+        host = {k: np.asarray(v) for k, v in jax.device_get(dict(pending.metrics)).items()}
+        for member in pending.members:
+            # Not of one that has ended or gone back since.
+            if member.status is None and member.step >= pending.step:
+                with self._alone(member):
+                    member.read(pending.step, self.program.part(host, member.slot))
 
-    def _leave(self, status: str, step: int, state: TrainState, pending: Pending | None) -> Outcome:
-        self._read(pending)
-        if status == "completed" and not self.books.evals:
-            # Stopped early, or killed between the last checkpoint and the summary: the stream has
-            # this evaluation already, the summary does not, and wants it of the whole split.
-            self.books.evals = self._evaluate(self.books.due(None), state, step, whole=True)
-        self.books.save(step, state)
-        self.books.call(Event("end", step, {}, self.books.workdir))
-        return Outcome(status, step, self.books.evals)
+    def _after(self, step: int, members: Sequence[Member]) -> None:
+        """Evaluates, ends, prunes and saves the members for which it is time."""
+        last = [member for member in members if member.last_step == step]
+        between = [member for member in members if member.last_step != step and member.due(step)]
+        for group, whole in ((last, True), (between, False)):
+            names = group[0].due(step) if group else []
+            for member, results in self._evaluate(group, names, whole):
+                with self._alone(member):
+                    member.evaluated(results, functools.partial(self._variables, member))
+        early = [m for m in between if m.status is None and m.stopping.stopped(step)]
+        for member in early:
+            if member.config.eval.batches is not None:
+                member.evals = {}  # of a part of the split: the summary wants the whole
+        self._complete([m for m in (*last, *early) if m.status is None])
+        going = {m.index: m for m in between if m.status is None}
+        if self.watch is not None and going:
+            pruned = self.watch(step, {index: m.scores() for index, m in going.items()})
+            self._leave([m for index, m in going.items() if index in pruned], "pruned")
+        self._save([m for m in members if m.status is None and m.saves(step)])
+
+    def _evaluate(
+        self, members: Sequence[Member], names: Collection[str], whole: bool
+    ) -> list[tuple[Member, dict[str, Any]]]:
+        """The values of these evaluations, in one pass over the held-out batches."""
+        if not members:
+            return []
+        turn = self._turn(members)
+        results: dict[int, dict[str, Any]] = {member.slot: {} for member in members}
+        with self._spend("eval", members):
+            variables = self.states.evaluated()
+            for job in [job for job in self.program.jobs if job.name in names]:
+                artefacts = self.data[0].artefacts
+                values = run_evaluation(self.program, job, variables, turn, whole, artefacts)
+                for slot, found in values.items():
+                    results[slot][job.name] = found
+        return [(member, results[member.slot]) for member in members]
+
+    def _variables(self, member: Member) -> Mapping[str, Any]:
+        """A member's evaluated variables, for callbacks."""
+        (state,) = self.program.take(self.states, [member.slot])
+        return state.evaluated()
+
+    def _complete(self, members: Sequence[Member]) -> None:
+        """Ends members that are done; those without values of the whole split get them first."""
+        unscored = [member for member in members if not member.evals]
+        names = [job.name for job in self.program.jobs]
+        for member, results in self._evaluate(unscored, names, whole=True):
+            member.evals = results
+        self._leave(members, "completed")
+
+    def _leave(self, members: Sequence[Member], status: str) -> None:
+        """Saves members and ends them."""
+        for member in members:
+            member.status = status
+        self._save(members)
+        for member in members:
+            with self._alone(member):
+                member.end()
+
+    def _save(self, members: Sequence[Member]) -> None:
+        if not members:
+            return
+        states = self.program.take(self.states, [member.slot for member in members])
+        for member, state in zip(members, states, strict=True):
+            with self._alone(member):
+                member.save(state)
+
+    @contextlib.contextmanager
+    def _alone(self, member: Member) -> Iterator[None]:
+        """What goes wrong for a member inside ends or rewinds this member alone."""
+        try:
+            yield
+        except RollbackError as rollback:
+            self._roll_back(member, rollback.step)
+        except DivergedError as error:
+            member.status, member.error = "diverged", error
+        except Exception as error:
+            member.status, member.error = "failed", error
+
+    def _roll_back(self, member: Member, step: int) -> None:
+        def restore() -> TrainState:
+            member.step, state = self.restore(member, step)
+            return state
+
+        with jax.transfer_guard("allow"):
+            self.states = self.program.replace(self.states, member.slot, restore)
+        member.record.say(f"went back to step {member.step}; the batch of step {step} is left out")
+
+    @contextlib.contextmanager
+    def _spend(self, bucket: str, members: Sequence[Member]) -> Iterator[None]:
+        """Wall time, counted to the goodput of all these members."""
+        with contextlib.ExitStack() as stack:
+            for member in members:
+                stack.enter_context(member.record.goodput.spend(bucket))
+            yield

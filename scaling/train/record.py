@@ -7,7 +7,7 @@ alone leaves, and either can go on from what the other left.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ import numpy as np
 
 from scaling import configs
 from scaling.data import Data, DataInfo
-from scaling.data.loader import Loader
 from scaling.experiment import Experiment
 from scaling.tasks.base import Task
 from scaling.track import files, grade, memory
@@ -25,11 +24,8 @@ from scaling.track.run_dir import RunDir, read_summary
 from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker
 from scaling.train import data_record
-from scaling.train.bad_steps import BadSteps
-from scaling.train.books import Books, Hooks
-from scaling.train.callbacks import build_callbacks
 from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import EarlyStopping, Scheduled, is_number, stop_metric
+from scaling.train.evaluate import is_number, stop_metric
 from scaling.train.init_from import load_initial
 from scaling.train.state import TrainState
 
@@ -40,7 +36,7 @@ class Record:
     """A run directory, locked while it is open.
 
     Order of use: construct, `keep_data`, `open_checkpoints`, `newest` (or a fresh state),
-    `open_stream`, `books`, and at the end `write_summary` and `close`.
+    `open_stream`, and at the end `write_summary` and `close`.
 
     Attributes:
       config: the resolved config.
@@ -71,7 +67,7 @@ class Record:
           RunDirError: see `RunDir`.
           LockedError: another process trains here.
         """
-        self.config, self.workdir, self.start, self._say = config, workdir, start, say
+        self.config, self.workdir, self.start, self.say = config, workdir, start, say
         self.main = main
         self.config_json, self.run_id = configs.to_json(config), configs.fingerprint(config)
         self.stack = contextlib.ExitStack()
@@ -116,11 +112,11 @@ class Record:
             evaluation.stop_mode,
             section.asynchronous,
             keep_steps=section.keep_steps,
-            say=self._say if self.main else print,  # a failed save is told in every process
+            say=self.say if self.main else print,  # a failed save is told in every process
         )
         self.stack.callback(self.checkpoints.close)
         for note in self.checkpoints.notes:
-            self._say(note)
+            self.say(note)
 
     def newest(self, like: TrainState, before: int) -> tuple[int, TrainState] | None:
         """The newest whole checkpoint earlier than `before`, in the form of `like`; or None."""
@@ -131,15 +127,15 @@ class Record:
         only = None if before > self.config.train.steps else max(steps)
         step, state, notes = self.checkpoints.restore(like, only)
         for note in notes:
-            self._say(note)
-        self._say(f"resuming at step {step}")
+            self.say(note)
+        self.say(f"resuming at step {step}")
         return step, state
 
     def first(self, fresh: TrainState) -> TrainState:
         """The state at step 0: `fresh`, with the variables of `train.init_from` where it is set."""
         if not self.config.train.init_from:
             return fresh
-        variables, _ = load_initial(self.config.train.init_from, fresh.variables(), self._say)
+        variables, _ = load_initial(self.config.train.init_from, fresh.variables(), self.say)
         params = variables.pop("params")
         # Arrays of its own: the step donates its state, and an array can be given away once.
         ema = None
@@ -172,7 +168,7 @@ class Record:
             )
         )
         for note in self.tracker.notes:
-            self._say(note)
+            self.say(note)
         self.goodput.resumed(step)
 
     def rewind(self, step: int) -> None:
@@ -180,44 +176,7 @@ class Record:
         self.tracker.rewind(step)
         self.goodput.resumed(step)
 
-    def books(
-        self,
-        step: int,
-        task: Task,
-        devices: np.ndarray,
-        loader: Loader,
-        log: Callable[[int, Mapping[str, Any]], None],
-        jobs: Sequence[Scheduled],
-    ) -> Books:
-        """The books of the run from `step` on; `log` takes the lines of the stream."""
-        train, evaluation = self.config.train, self.config.eval
-        bad_steps = BadSteps(
-            self.workdir / "bad_steps", train.on_bad_step, train.max_bad_steps, writes=self.main
-        )
-        stopping = EarlyStopping(
-            self.stop_metric,
-            evaluation.stop_mode,
-            evaluation.patience,
-            evaluation.min_delta,
-        )
-        if step and (self.workdir / "metrics.jsonl").exists():
-            stopping.replay(line for line in read_metrics(self.workdir) if line["step"] <= step)
-        hooks = Hooks(log, self.save, self._say, self.keep_evaluation)
-        return Books(
-            self.config,
-            task,
-            devices,
-            loader,
-            hooks,
-            bad_steps,
-            stopping,
-            self.goodput,
-            jobs,
-            build_callbacks(self.config.track),
-            self.workdir,
-        )
-
-    def keep_evaluation(self, step: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def keep(self, step: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Writes what is not a number into `evaluations/NAME/STEP.json` (pictures beside it).
 
         Returns:

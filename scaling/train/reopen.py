@@ -15,7 +15,8 @@ from scaling.track import compile_cache
 from scaling.track.files import to_json
 from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import compile_evaluations, evaluator, schedule
+from scaling.train.compiled import Sharded, Turn, run_evaluation
+from scaling.train.evaluate import compile_evaluations, schedule
 from scaling.train.program import Program, build_program
 from scaling.train.state import TrainState
 
@@ -133,12 +134,10 @@ def evaluate(path: pathlib.Path, step: int | None = None) -> int:
     if not built.evals:
         raise ReopenError(f"{path} holds no data out (data.eval_fraction=0)")
     jobs = schedule(run.config, run.program.task, built.evals)
-    compiled, _ = compile_evaluations(run.program, jobs)
-    variables = state.evaluated()
+    program = Sharded(run.program, jobs, compile_evaluations(run.program, jobs)[0])
+    turn, variables = Turn.alone(run.config.seed, at), state.evaluated()
     values = {
-        job.name: evaluator(run.program, compiled[job.name], job, built.artefacts)(
-            variables, at, True
-        )
+        job.name: run_evaluation(program, job, variables, turn, True, built.artefacts)[0]
         for job in jobs
     }
     result = {"step": at, **values, **({"notes": lines} if lines else {})}

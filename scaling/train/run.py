@@ -1,15 +1,15 @@
-"""One run from start to summary: the order in which everything comes up.
+"""Runs from start to summary: the order in which everything comes up.
 
-    processes -> cache -> mesh -> data -> program -> run directory -> compile -> state -> loop
-    -> summary
+    processes -> cache -> run directory -> data -> program -> compile -> state -> loop -> summary
 
-Resume order of the state: the newest checkpoint of this run that is whole; else the parameters of
+Resume order of a state: the newest checkpoint of this run that is whole; else the variables of
 `train.init_from`; else the seed alone.
 """
 
 import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,15 +17,18 @@ import jax
 from scaling import data, parallel
 from scaling.experiment import Experiment
 from scaling.parallel.axes import check_devices
-from scaling.track import compile_cache, grade, memory, provenance
+from scaling.track import compile_cache, grade, provenance
+from scaling.track.lock import LockedError
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
-from scaling.train.bad_steps import DivergedError
-from scaling.train.evaluate import compile_evaluations, evaluator, schedule
-from scaling.train.loop import Loop, Outcome
-from scaling.train.program import Program, build_program, timed_compile
+from scaling.train import population_key as keys
+from scaling.train.compiled import Compiled, compile_sharded
+from scaling.train.loop import Loop, Watch
+from scaling.train.member import Member
+from scaling.train.program import build_program
 from scaling.train.record import Record, digest
 from scaling.train.signals import EXIT_PREEMPTED, StopRequest
+from scaling.train.stacked import Mode, compile_stacked
 from scaling.train.state import TrainState
 
 # Longest that the first process to have compiled waits for the last.
@@ -53,8 +56,9 @@ def run(
     Raises:
       Whatever went wrong, with a message for people; `main` turns it into exit code 1.
     """
-    with Run(config, workdir, processes, stop) as job:
-        return job.execute()
+    with Training([config], [workdir], stop, processes=processes) as training:
+        (status,) = training.execute()
+    return {"preempted": EXIT_PREEMPTED, "diverged": config.train.diverged_exit}.get(status, 0)
 
 
 def check_platform(wanted: str) -> None:
@@ -72,184 +76,279 @@ def check_platform(wanted: str) -> None:
         )
 
 
-class Run:
-    """The parts of one run while it lives; `execute` puts them to work.
+@dataclasses.dataclass
+class Opened:
+    """A run whose directory is open, and the order of the training data that it reads."""
 
-    Holds what must be closed again, in an `ExitStack`, so that whatever fails, the stream is
-    durable, the lock is given back and the terminal is in order.
+    index: int
+    config: Experiment
+    record: Record
+    source: int = 0
+
+
+class Training:
+    """One run over all devices, or several that train together, while they live.
+
+    Holds what must be closed again, in an `ExitStack`, so that whatever fails, the streams are
+    durable, the locks are given back and the terminal is in order.
     """
 
     def __init__(
         self,
-        config: Experiment,
-        workdir: pathlib.Path,
-        processes: parallel.Processes,
-        stop: StopRequest,
+        configs: Sequence[Experiment],
+        workdirs: Sequence[pathlib.Path],
+        stop: StopRequest | None,
+        *,
+        processes: parallel.Processes | None = None,
+        mode: Mode | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self.config, self.workdir, self.stop = config, workdir, stop
-        self.processes, self.main = processes, processes.process_id == 0
+        """Takes its parts together.
+
+        Args:
+          configs: resolved and validated.
+          workdirs: a run directory for each.
+          stop: raised by a signal.
+          processes: of this run; None is this one alone.
+          mode: how a population runs its members; None is a single run, whose errors are raised.
+          watch: prunes members of a population.
+        """
+        self.configs, self.stop, self.watch = configs, stop, watch
+        self.workdirs = [pathlib.Path(path).absolute() for path in workdirs]
+        self.processes, self.mode = processes or parallel.Processes(), mode
+        self.main = self.processes.process_id == 0
+        self.statuses = ["failed"] * len(configs)
         self.stack = contextlib.ExitStack()
         self.compile_log = self.stack.enter_context(CompileLog())
+        track, steps = configs[0].track, max(config.train.steps for config in configs)
+        self.progress = self.stack.enter_context(
+            ProgressReport(steps, "", track.progress, track.progress_seconds, self.main)
+        )
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "Training":
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
 
-    def execute(self) -> int:
-        """Runs to an end of some kind and writes the summary."""
-        self._open()
-        finished = self.record.finished()
-        if finished.get("status") == "completed":
-            self._say(f"already completed: {self.workdir / 'summary.json'}\n" + digest(finished))
-            return 0
-        with self.record.goodput.spend("init"):
-            info, self.data = self._data()
-            self.program = self._program(info)
-            self.record.keep_data(self.data)
-            self.jobs = schedule(self.config, self.program.task, self.data.evals)
-        compiled_step, compiled_evals = self._compile()
+    def execute(self) -> list[str]:
+        """Trains every run to an end of some kind and writes the summaries; how each ended."""
+        track = self.configs[0].track
+        if track.compile_cache and (note := compile_cache.enable()):
+            self._say(0, note)
+        check_platform(self.configs[0].platform)
+        opened = self._open()
+        if not opened:
+            return self.statuses
+        with self._spend("init", opened):
+            self._load(opened)
+        with self._spend("compile", opened):
+            self.program = self._compile(opened)
+        self.progress.unit = self.program.task.unit
         # Collectives give up on a partner after a while (Gloo: 30 s), and processes do not compile
-        # equally fast; whoever dies meanwhile is noticed by the roster.
+        # equally fast; one that dies meanwhile is noticed by the roster.
         self.processes.decide("compiled", None, lambda _: None, timeout=MEETING_SECONDS)
-        with self.record.goodput.spend("init"):
-            self.record.open_checkpoints(self.program.task)
-            step, state = self._newest(self.config.train.steps + 1)
-            self.record.open_stream(step)
-        outcome, trouble = self._loop(step, state, compiled_step, compiled_evals)
-        return self._finish(outcome, trouble)
-
-    def _open(self) -> None:
-        """Run directory, ledger, progress: what the rest reports to."""
-        config, track = self.config, self.config.track
-        notes = [compile_cache.enable()] if track.compile_cache else []
-        check_platform(config.platform)
-        start = provenance.collect(devices=jax.devices())
-        self.record = self.stack.enter_context(
-            Record(config, self.workdir, start, self._say, self.main)
-        )
-        self.progress = self.stack.enter_context(
-            ProgressReport(
-                config.train.steps, "", track.progress, track.progress_seconds, self.main
+        with self._spend("init", opened):
+            members, states = self._members(opened)
+        if members:
+            self.shown = members[0].index
+            self.compile_log.warm()
+            loop = Loop(
+                self.program, self.data, members, self._restore, self._should_stop, self.watch
             )
-        )
-        for note in filter(None, [*notes, *self.record.notes]):
-            self._say(note)
-        self._say(
-            f"{config.name} in {self.workdir}: {jax.device_count()} x "
-            f"{jax.devices()[0].device_kind} ({jax.default_backend()}), run {self.record.run_id}"
-        )
+            loop.run(states)
+        for member in members:
+            with self._alone(member.index):
+                self._finish(member, len(members))
+        return self.statuses
 
-    def _data(self) -> tuple[data.DataInfo, data.Data]:
-        self._say("preparing data")
-        built = data.build(self.config)
-        sizes = ", ".join(f"{v:,} {k}" for k, v in built.sizes.items())
-        self._say(f"data: {sizes}")
-        return built.info, built
+    # --- before the loop ---------------------------------------------------------------------
 
-    def _program(self, info: data.DataInfo) -> Program:
-        mesh = parallel.make_mesh(self.config.mesh)
-        check_devices(self.config, mesh.size)
-        program = build_program(self.config, info, mesh)
-        self.progress.unit = program.task.unit
-        sizes = {axis: size for axis, size in mesh.shape.items() if size > 1}
+    def _open(self) -> list[Opened]:
+        """The directories of the runs that have not ended, open."""
+        opened: list[Opened] = []
+        start = provenance.collect(devices=jax.devices())
+        # A population is started again for the others: a member that diverged stays where it is.
+        final = ("completed",) if self.mode is None else ("completed", "diverged", "pruned")
+        for index, (config, workdir) in enumerate(zip(self.configs, self.workdirs, strict=True)):
+
+            def say(text: str, index: int = index) -> None:
+                self._say(index, text)
+
+            with self._alone(index):
+                record = Record(config, workdir, start, say, self.main)
+                self.stack.callback(self._close, index, record)
+                for note in record.notes:
+                    say(note)
+                if self.mode is None:
+                    say(
+                        f"{config.name} in {workdir}: {jax.device_count()} x "
+                        f"{jax.devices()[0].device_kind} ({jax.default_backend()}), "
+                        f"run {record.run_id}"
+                    )
+                finished = record.finished()
+                if finished.get("status") in final:
+                    say(f"already {finished['status']}: {workdir / 'summary.json'}")
+                    if self.mode is None:
+                        say(digest(finished))
+                    self.statuses[index] = finished["status"]
+                    record.close()
+                else:
+                    opened.append(Opened(index, config, record))
+        return opened
+
+    def _load(self, opened: Sequence[Opened]) -> None:
+        """One `Data` for every distinct order of the training data."""
+        self._say(opened[0].index, "preparing data")
+        orders: dict[int, int] = {}
+        self.data: list[data.Data] = []
+        for one in opened:
+            seed = keys.data_seed(one.config)
+            if seed not in orders:
+                orders[seed] = len(self.data)
+                self.data.append(data.build(one.config))
+            one.source = orders[seed]
+            one.record.keep_data(self.data[one.source])
+        sizes = ", ".join(f"{v:,} {k}" for k, v in self.data[0].sizes.items())
+        self._say(opened[0].index, f"data: {sizes}")
+
+    def _compile(self, opened: Sequence[Opened]) -> Compiled:
+        """Compiles everything ahead of time."""
+        config, index = opened[0].config, opened[0].index
+        if self.mode is not None:
+            stacked = compile_stacked(config, self.data[0], len(opened), len(self.data), self.mode)
+            self._say(
+                index,
+                f"population of {len(opened)} ({stacked.mode}) on {stacked.devices.size} x "
+                f"{jax.devices()[0].device_kind}: {stacked.task.params.total:,} parameters each, "
+                f"{len(self.data)} orders of the data; compiled in "
+                f"{self.compile_log.seconds('population'):.1f} s",
+            )
+            return stacked
+        mesh = parallel.make_mesh(config.mesh)
+        check_devices(config, mesh.size)
+        program = build_program(config, self.data[0].info, mesh)
+        task, sizes = program.task, {a: size for a, size in mesh.shape.items() if size > 1}
         self._say(
-            f"model: {program.task.params.total:,} parameters "
-            f"({program.task.params.non_embedding:,} non-embedding), "
-            f"{program.task.flops.exact:.3g} FLOPs a {program.task.unit[:-1]}; mesh {sizes or 1}"
+            index,
+            f"model: {task.params.total:,} parameters ({task.params.non_embedding:,} "
+            f"non-embedding), {task.flops.exact:.3g} FLOPs per {task.unit[:-1]}; mesh {sizes or 1}",
         )
         if mesh.size > 1 and program.audit:
-            self._say(parallel.format_rows(list(program.audit)))
-        return program
-
-    def _compile(self) -> tuple[Any, dict[str, Any]]:
-        """Compiles everything ahead of time: a batch of another shape is then an error."""
-        with self.record.goodput.spend("compile"):
-            step, seconds = timed_compile(self.program.lower_step())
-            evaluations, more = compile_evaluations(self.program, self.jobs)
-        self.step_bytes = memory.program_bytes(step)
+            self._say(index, parallel.format_rows(list(program.audit)))
+        sharded, seconds = compile_sharded(program, self.data[0])
         cached = self.compile_log.count("step", cached=True) > 0
-        self._say(f"compiled in {seconds + more:.1f} s" + (" (from the cache)" if cached else ""))
-        return step, evaluations
+        self._say(index, f"compiled in {seconds:.1f} s" + (" (from the cache)" if cached else ""))
+        return sharded
 
-    def _newest(self, before: int) -> tuple[int, TrainState]:
+    def _members(self, opened: Sequence[Opened]) -> tuple[list[Member], list[TrainState]]:
+        """The runs at the steps where their directories stand, and their states."""
+        members: list[Member] = []
+        states: list[TrainState] = []
+        for one in opened:
+            with self._alone(one.index):
+                record, loader = one.record, self.data[one.source].train
+                record.open_checkpoints(self.program.task)
+                step, state = self._newest(record, one.config.train.steps + 1)
+                record.open_stream(step)
+                slot = len(members)
+                member = Member(
+                    one.index, slot, one.source, step, record, loader, self.program, self._report
+                )
+                members.append(member)
+                states.append(state)
+        return members, states
+
+    def _newest(self, record: Record, before: int) -> tuple[int, TrainState]:
         """The state to go on from: of the newest checkpoint earlier than `before`."""
-        found = self.record.newest(self.program.abstract, before)
-        return found or (0, self.record.first(self.program.fresh_state()))
+        newest = record.newest(self.program.template, before)
+        return newest or (0, record.first(self.program.fresh(record.config)))
 
-    def _restore_before(self, step: int) -> tuple[int, TrainState]:
-        """Rolls back: checkpoint, stream and ledger return to before a bad step."""
-        found, state = self._newest(step)
-        self.record.rewind(found)
-        return found, state
+    # --- what the loop calls -----------------------------------------------------------------
 
-    def _loop(
-        self, step: int, state: TrainState, compiled_step: Any, compiled_evals: Mapping[str, Any]
-    ) -> tuple[Outcome | None, DivergedError | None]:
-        task, devices = self.program.task, self.program.mesh.devices
-        books = self.record.books(step, task, devices, self.data.train, self._log, self.jobs)
-        evaluators = {
-            job.name: evaluator(self.program, compiled_evals[job.name], job, self.data.artefacts)
-            for job in self.jobs
-        }
-        loop = Loop(
-            self.program,
-            compiled_step,
-            evaluators,
-            books,
-            self._restore_before,
-            self._should_stop,
-        )
-        self.compile_log.warm()
-        try:
-            outcome = loop.run(step, state)
-        except DivergedError as error:
-            return None, error
-        self.record.checkpoints.wait()
-        return outcome, None
-
-    def _log(self, step: int, values: Mapping[str, Any]) -> None:
-        self.record.tracker.write(step, values)
-        # The steps are compiled ahead and refuse other shapes; this is about everything else.
-        for text in self.compile_log.late():
-            self._say(f"by step {step}: {text}")
-        loss = values.get("train/loss", values.get("train/objective"))
-        if loss is not None:
-            rate = values.get(f"perf/{self.program.task.unit}_per_second")
-            self.progress.update(step, loss, rate)
-            return
-        for name in dict.fromkeys(key.split("/")[0] for key in values):
-            mine = {k: v for k, v in values.items() if k.startswith(f"{name}/")}
-            shown = ", ".join(f"{k.removeprefix(f'{name}/')} {v:.4g}" for k, v in mine.items())
-            self._say(f"step {step} {name}: {shown}")
+    def _restore(self, member: Member, step: int) -> tuple[int, TrainState]:
+        """Rolls back: checkpoint, stream and goodput return to before a bad step."""
+        at, state = self._newest(member.record, step)
+        member.record.rewind(at)
+        return at, state
 
     def _should_stop(self, step: int) -> bool:
-        self.record.checkpoints.check()
-        return self.processes.stop_at(step, self.stop.reason is not None)
+        asked = self.stop is not None and self.stop.reason is not None
+        return self.processes.stop_at(step, asked)
 
-    def _say(self, text: str) -> None:
-        if self.main:
-            self.progress.say(text)
+    def _report(self, index: int, step: int, values: Mapping[str, Any]) -> None:
+        """Shows a line of a metrics stream."""
+        # The steps are compiled ahead and refuse other shapes; this is about everything else.
+        for text in self.compile_log.late():
+            self._say(index, f"by step {step}: {text}")
+        loss = values.get("train/loss", values.get("train/objective"))
+        if loss is not None:
+            if index == self.shown:
+                rate = values.get(f"perf/{self.program.task.unit}_per_second")
+                self.progress.update(step, loss, rate)
+            return
+        if self.mode is None:
+            for name in dict.fromkeys(key.split("/")[0] for key in values):
+                mine = {k: v for k, v in values.items() if k.startswith(f"{name}/")}
+                shown = ", ".join(f"{k.removeprefix(f'{name}/')} {v:.4g}" for k, v in mine.items())
+                self._say(index, f"step {step} {name}: {shown}")
 
-    def _finish(self, outcome: Outcome | None, trouble: DivergedError | None) -> int:
-        status = outcome.status if outcome else "diverged"
-        if trouble:
-            self._say(f"diverged: {trouble}")
-        summary = self.record.write_summary(
+    # --- after it ----------------------------------------------------------------------------
+
+    def _finish(self, member: Member, members: int) -> None:
+        """Waits for the last checkpoint, writes the summary, closes the directory."""
+        status = member.status or "failed"
+        if status == "failed" and member.error is not None:
+            raise member.error
+        if status == "diverged":
+            self._say(member.index, f"diverged: {member.error}")
+        ended = status != "diverged"
+        member.record.checkpoints.wait()
+        population = {"members": members, "mode": getattr(self.program, "mode", None)}
+        summary = member.record.write_summary(
             status,
-            outcome.step if outcome else None,
-            outcome.eval if outcome else {},
+            member.step if ended else None,
+            member.evals if ended else {},
             self.program.task,
-            self.data.info,
-            self.step_bytes,
+            self.data[member.source].info,
+            self.program.step_bytes,
             compiles=self.compile_log.count(cached=False),
-            **({"error": str(trouble)} if trouble else {}),
+            **({} if self.mode is None else {"population": population}),
+            **({} if member.error is None else {"error": str(member.error)}),
         )
-        self._say(digest(summary))
+        self._say(member.index, digest(summary))
         if "grade" in summary:
-            self._say(grade.describe(summary["grade"]))
+            self._say(member.index, grade.describe(summary["grade"]))
         if status == "preempted":
-            self._say("stopped before the end; the same command goes on from here")
-            return EXIT_PREEMPTED
-        return self.config.train.diverged_exit if trouble else 0
+            self._say(member.index, "stopped before the end; the same command goes on from here")
+        self.statuses[member.index] = status
+        member.record.close()
+
+    @contextlib.contextmanager
+    def _alone(self, index: int) -> Iterator[None]:
+        """In a population, an error inside fails this member and is told; the others go on."""
+        try:
+            yield
+        except Exception as error:
+            if self.mode is None:
+                raise
+            locked = isinstance(error, LockedError)
+            self.statuses[index] = "locked" if locked else "failed"
+            text = str(error) if locked else f"failed: {type(error).__name__}: {error}"
+            self._say(index, text)
+
+    def _close(self, index: int, record: Record) -> None:
+        with self._alone(index):
+            record.close()
+
+    @contextlib.contextmanager
+    def _spend(self, bucket: str, opened: Sequence[Opened]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for one in opened:
+                stack.enter_context(one.record.goodput.spend(bucket))
+            yield
+
+    def _say(self, index: int, text: str) -> None:
+        if self.main:
+            name = "" if self.mode is None else f"[{index}: {self.workdirs[index].name}] "
+            self.progress.say(name + text)

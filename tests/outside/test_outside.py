@@ -80,10 +80,10 @@ def test_a_run_taken_up_again_is_the_same_run(family, runs, tmp_path):
     class Killed(BaseException):
         pass
 
-    def evaluate(self, names, state, step, whole):
-        if step == 8:
+    def evaluate(self, members, names, whole):
+        if members and members[0].step == 8:
             raise Killed
-        return original(self, names, state, step, whole)
+        return original(self, members, names, whole)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "_evaluate", evaluate)

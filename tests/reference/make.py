@@ -25,7 +25,8 @@ from helpers import ROOT, shared  # noqa: E402
 from run_helpers import corpus  # noqa: E402
 
 from scaling import configs, data, parallel  # noqa: E402
-from scaling.train.evaluate import compile_evaluations, evaluator, schedule  # noqa: E402
+from scaling.train.compiled import Sharded, Turn, run_evaluation  # noqa: E402
+from scaling.train.evaluate import compile_evaluations, schedule  # noqa: E402
 from scaling.train.program import build_program  # noqa: E402
 
 
@@ -101,8 +102,8 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
     (job,) = [job for job in jobs if job.name == "eval"]
     job = dataclasses.replace(job, batches=EVAL_BATCHES)
     compiled, _ = compile_evaluations(program, [job])
-    held_out = evaluator(program, compiled["eval"], job, built.artefacts)
-    score = held_out(state.evaluated(), steps, False)
+    sharded, turn = Sharded(program, [job], compiled), Turn.alone(config.seed, steps)
+    score = run_evaluation(sharded, job, state.evaluated(), turn, False, built.artefacts)[0]
     return {"train": [float(x) for x in jax.device_get(losses)], "eval": float(score["loss"])}
 
 

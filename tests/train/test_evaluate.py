@@ -9,7 +9,7 @@ import pytest
 
 from scaling.data.loader import EvalSet
 from scaling.tasks.base import Evaluation
-from scaling.train.evaluate import EarlyStopping, Scheduled, collected, spread
+from scaling.train.evaluate import EarlyStopping, Scheduled, collect, spread
 
 
 def early(mode: str, patience: int) -> EarlyStopping:
@@ -27,7 +27,7 @@ def test_sums_are_added_in_float64():
     def run(i, carry):
         return {"loss": (jnp.float32(sums[i]), jnp.ones(2))}, carry
 
-    (found,) = collected(job(examples=3), True, run, None)
+    (found,) = collect(job(examples=3), True, run, None)
     assert float(found["loss"][0]) == 2**24 + 2
     np.testing.assert_array_equal(found["loss"][1], [3.0, 3.0])
     assert {x.dtype for x in found["loss"]} == {np.dtype(np.float64)}
@@ -60,7 +60,8 @@ def test_rows_come_back_without_padding_and_for_each_member():
         x = task.examples.batch(i, 2, 0, 2)["x"]
         return {"x": np.stack([x, x + 100])}, carry
 
-    first, second = collected(task, True, run, None, slots=[0, 1])
+    parts = [lambda values, i=i: {"x": values["x"][i]} for i in (0, 1)]
+    first, second = collect(task, True, run, None, parts)
     assert first["x"].tolist() == [0, 1, 2, 3, 4]
     assert second["x"].tolist() == [100, 101, 102, 103, 104]
 
@@ -73,7 +74,7 @@ def test_a_carry_goes_through_the_first_batches_in_their_order():
         return {"loss": (np.ones(()), np.ones(()))}, carry + 1
 
     task = dataclasses.replace(job(examples=9, carry=lambda size: 0), batches=3)
-    collected(task, False, run, 0)
+    collect(task, False, run, 0)
     assert seen == [(0, 0), (1, 1), (2, 2)]
 
 

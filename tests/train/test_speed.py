@@ -9,7 +9,7 @@ import pytest
 
 from scaling.tasks.flops import FlopCounts
 from scaling.track.goodput import Goodput
-from scaling.train.books import Speed
+from scaling.train.speed import Speed
 
 PEAK = 989e12  # of one H200
 

@@ -19,7 +19,7 @@ runs, and part from them as runs do after any change of the last place.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -32,8 +32,13 @@ from scaling.data import Data, DataInfo
 from scaling.data.loader import WEIGHTS, Spec
 from scaling.experiment import Experiment, MeshConfig
 from scaling.parallel.axes import AXES
-from scaling.train.evaluate import Scheduled, first_carry, schedule
-from scaling.train.program import Functions, build_functions, evaluate_step
+from scaling.parallel.batches import Fetch
+from scaling.tasks.base import Task
+from scaling.track import memory
+from scaling.train import population_key as keys
+from scaling.train.compiled import Batch, Turn
+from scaling.train.evaluate import Scheduled, batch_key, first_carry, schedule
+from scaling.train.program import Functions, build_functions, evaluate_step, key_data
 from scaling.train.state import TrainState, as_variables
 
 PyTree = Any
@@ -43,65 +48,131 @@ AXIS = "population"
 
 
 @dataclasses.dataclass(frozen=True)
-class PopulationProgram:
-    """Compiled functions of a population, and what to feed them.
+class Stacked:
+    """Compiled functions of a population; implements `Compiled`.
 
     Attributes:
       functions: of one member.
       mode: "vmap" or "map".
       mesh: one axis, `population`.
       slots: S, a multiple of the devices; the last may stand empty.
-      abstract: one member's state: shapes and types, no shardings.
-      step: compiled; the old states are donated.
+      batch_size: B, of a step.
+      template: one member's state: shapes and types, no shardings, so it is restored to the host.
+      info: what the data says of itself.
+      jobs: the evaluations that all members have.
+      compiled_step: the old states are donated.
       evaluations: compiled, by the name of the job.
+      inits: makes initial states, compiled when first asked for.
     """
 
     functions: Functions
     mode: str
     mesh: jax.sharding.Mesh
     slots: int
-    abstract: TrainState
-    step: Any
-    evaluations: Mapping[str, Any]
+    batch_size: int
+    template: TrainState
+    info: DataInfo
+    jobs: Sequence[Scheduled]
+    compiled_step: Any = None
+    evaluations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inits: dict[str, Callable[[np.ndarray], TrainState]] = dataclasses.field(default_factory=dict)
 
-    def stack(self, states: Sequence[PyTree]) -> PyTree:
-        """Members' trees on the host as one on the devices; empty slots repeat the last."""
+    @property
+    def task(self) -> Task:
+        """The learning problem."""
+        return self.functions.task
+
+    @property
+    def devices(self) -> np.ndarray:
+        """All that the members share."""
+        return self.mesh.devices
+
+    @property
+    def step_bytes(self) -> int | None:
+        """Memory that the step of all members needs on a device."""
+        return memory.program_bytes(self.compiled_step)
+
+    def fresh(self, config: Experiment) -> TrainState:
+        """The state at step 0, as the member alone would have it; on the host."""
+        # What the initial values depend on besides the seed is compiled in.
+        key = repr(keys.initial(config))
+        if key not in self.inits:
+            alone, mesh = one_device(config, jax.devices()[0])
+            self.inits[key] = jax.jit(build_functions(alone, self.info, mesh).init)
+        return jax.device_get(self.inits[key](key_data(config.seed)))
+
+    def stack(self, states: Sequence[TrainState]) -> TrainState:
+        """Members' states on the host as one on the devices; empty slots repeat the last."""
         filled = [*states, *[states[-1]] * (self.slots - len(states))]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
         return jax.device_put(stacked, self._by_slot())
 
-    def take(self, stacked: PyTree, slots: Sequence[int]) -> list[PyTree]:
-        """Copies of the trees of some slots, on the host."""
-        host = jax.device_get(stacked)
+    def take(self, states: TrainState, slots: Sequence[int]) -> list[TrainState]:
+        """Copies of the states of some slots, on the host."""
+        host = jax.device_get(states)
         return [jax.tree.map(lambda x, i=slot: np.array(x[i]), host) for slot in slots]
 
-    def put(self, stacked: PyTree, slot: int, tree: PyTree) -> PyTree:
-        """`stacked` with the tree of one slot replaced."""
-        host = jax.tree.map(np.array, jax.device_get(stacked))
+    def replace(self, states: TrainState, slot: int, make: Callable[[], TrainState]) -> TrainState:
+        """`states` with what `make` returns in one slot."""
+        host = jax.tree.map(np.array, jax.device_get(states))
 
         def replace(whole: np.ndarray, part: Any) -> np.ndarray:
             whole[slot] = part
             return whole
 
-        return jax.device_put(jax.tree.map(replace, host, tree), self._by_slot())
+        return jax.device_put(jax.tree.map(replace, host, make()), self._by_slot())
 
-    def per_slot(self, values: Mapping[str, Any], empty: Any = 0) -> dict[str, jax.Array]:
-        """{name: numbers, one for each member} -> {name: array[S]}; empty slots hold `empty`."""
+    def part(self, values: PyTree, slot: int) -> PyTree:
+        """A slot's part of values that are on the host."""
+        return jax.tree.map(lambda x: x[slot], values)
+
+    def place_hparams(self, configs: Sequence[Experiment]) -> dict[str, jax.Array]:
+        """The members' values of the run-time numbers: {name: float32[S]}."""
+        values = [keys.numbers(config) for config in configs]
+        by_name = {name: [one[name] for one in values] for name in self.functions.hparams}
+        return self._place({k: np.asarray(v, np.float32) for k, v in by_name.items()})
+
+    def _place(self, values: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """{name: array with an entry for each member} on the devices; empty slots hold 0."""
         arrays = {}
-        for name, given in values.items():
-            array = np.asarray(given)
-            rest = np.full((self.slots - len(array), *array.shape[1:]), empty).astype(array.dtype)
+        for name, array in values.items():
+            rest = np.zeros((self.slots - len(array), *array.shape[1:]), array.dtype)
             arrays[name] = np.concatenate([array, rest])
         return jax.device_put(arrays, self._by_slot())
 
-    def place_batches(self, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, jax.Array]:
+    def place(self, fetches: Sequence[Fetch]) -> Batch:
         """Distinct batches, stacked, whole on every device: {key: [U, B, ...]}."""
+        batches = [fetch(0, self.batch_size) for fetch in fetches]
         stacked = {key: np.stack([batch[key] for batch in batches]) for key in batches[0]}
         return jax.device_put(stacked, parallel.replicated(self.mesh))
 
-    def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """An evaluation batch, whole on every device."""
-        return jax.device_put(dict(batch), parallel.replicated(self.mesh))
+    def step(
+        self, states: TrainState, batch: Batch, hparams: Mapping[str, jax.Array], turn: Turn
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """A step of the active members."""
+        turns = {"active": turn.active, "source": turn.sources, "used": turn.used}
+        return self.compiled_step(states, batch, hparams, self._place(turns))
+
+    def carry(self, job: Scheduled) -> PyTree:
+        """The same for every member."""
+        carry = jax.device_get(first_carry(job))
+        return None if carry is None else self.stack([carry])
+
+    def evaluate(
+        self,
+        job: Scheduled,
+        number: int,
+        variables: Mapping[str, PyTree],
+        turn: Turn,
+        carry: PyTree,
+    ) -> tuple[PyTree, PyTree]:
+        """One batch of an evaluation of the active members."""
+        rows = dict(job.examples.batch(number, job.batch_size, 0, job.batch_size))
+        batch = jax.device_put(rows, parallel.replicated(self.mesh))
+        keys = np.stack([batch_key(seed, job.name, number) for seed in turn.seeds.tolist()])
+        at = self._place({"active": turn.active, "step": turn.steps, "key": keys})
+        evaluate = self.evaluations[job.name]
+        return evaluate(variables, batch, at["key"], at["step"], carry, at["active"])
 
     def _by_slot(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
@@ -122,9 +193,9 @@ def one_device(config: Experiment, device: Any) -> tuple[Any, jax.sharding.Mesh]
     return alone, parallel.make_mesh(MeshConfig(data=1), [device])
 
 
-def build_population(
+def compile_stacked(
     config: Experiment, data: Data, members: int, sources: int, mode: Mode
-) -> tuple[PopulationProgram, list[Scheduled]]:
+) -> Stacked:
     """Compiles the program of a population.
 
     Args:
@@ -133,28 +204,28 @@ def build_population(
       members: how many runs.
       sources: U, distinct batches of a step.
       mode: how to run the slots.
-
-    Returns:
-      (the program, the evaluations that all members have).
     """
     devices = jax.devices()[: min(members, jax.device_count())]
     alone, own = one_device(config, devices[0])
     functions = build_functions(alone, data.info, own)
-    jobs = schedule(config, functions.task, data.evals)
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    slots = -(-members // len(devices)) * len(devices)
-    abstract = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    program = PopulationProgram(
-        functions, choose(mode, devices[0].platform), mesh, slots, abstract, None, {}
+    program = Stacked(
+        functions,
+        choose(mode, devices[0].platform),
+        jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,)),
+        -(-members // len(devices)) * len(devices),
+        config.train.batch_size,
+        jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32)),
+        data.info,
+        schedule(config, functions.task, data.evals),
     )
     return dataclasses.replace(
         program,
-        step=_compile_step(program, data.info, config.train.batch_size, sources),
-        evaluations={job.name: _compile_evaluation(program, job) for job in jobs},
-    ), jobs
+        compiled_step=_compile_step(program, sources),
+        evaluations={job.name: _compile_evaluation(program, job) for job in program.jobs},
+    )
 
 
-def _compile_step(program: PopulationProgram, info: DataInfo, batch_size: int, sources: int) -> Any:
+def _compile_step(program: Stacked, sources: int) -> Any:
     functions = program.functions
 
     def one(
@@ -173,8 +244,8 @@ def _compile_step(program: PopulationProgram, info: DataInfo, batch_size: int, s
 
     names = functions.hparams
     arguments = (
-        _stacked(program.abstract, program.slots),
-        _batch_shapes(info.spec, (sources, batch_size)),
+        _stacked(program.template, program.slots),
+        _batch_shapes(program.info.spec, (sources, program.batch_size)),
         {name: jax.ShapeDtypeStruct((program.slots,), jnp.float32) for name in names},
         {
             "active": jax.ShapeDtypeStruct((program.slots,), jnp.bool_),
@@ -185,7 +256,7 @@ def _compile_step(program: PopulationProgram, info: DataInfo, batch_size: int, s
     return _compiled(program, population_step, arguments, (True, False, True, True), donate=0)
 
 
-def _compile_evaluation(program: PopulationProgram, job: Scheduled) -> Any:
+def _compile_evaluation(program: Stacked, job: Scheduled) -> Any:
     evaluate = evaluate_step(job.evaluation)
 
     def population_evaluate(
@@ -200,7 +271,7 @@ def _compile_evaluation(program: PopulationProgram, job: Scheduled) -> Any:
         each = (variables, key, step, carry)
         return run(lambda v, k, s, c: (None, evaluate(v, batch, k, s, c)), each, None)[1]
 
-    state = program.abstract
+    state = program.template
     arguments = (
         _stacked(as_variables(state.params, state.frozen, state.model_state), program.slots),
         _batch_shapes(job.examples.spec, (job.batch_size,)),
@@ -258,7 +329,7 @@ def _run_slots(
 
 
 def _compiled(
-    program: PopulationProgram,
+    program: Stacked,
     function: Any,
     arguments: tuple[PyTree, ...],
     stacked: tuple[bool, ...],
