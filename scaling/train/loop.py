@@ -107,7 +107,8 @@ class Loop:
                 if any(m.due(step) or m.saves(step) or m.last_step == step for m in active):
                     self._read(pending)
                     pending = None
-                    self._after(step, self._active(step))
+                    # Not members that have waited here, nor any that have ended or gone back.
+                    self._after(step, [m for m in self._active(step) if m in active])
                 if any(member.step < step for member in self._running()):
                     break
             self._read(pending)
