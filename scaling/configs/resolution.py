@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ml_collections import config_dict
 
 from scaling.configs import moved, tree, values
-from scaling.configs.component import (
-    MISSING,
-    FrozenMapping,
-    Param,
-    import_from,
-)
+from scaling.configs.component import MISSING, FrozenMapping, Param, import_from
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
 
@@ -41,9 +36,7 @@ def resolve(config: Any, tree_type: Any = None, *, check: bool = True) -> Any:
       ConfigError: an unknown or missing key, a value of the wrong type or out of range, or keys
         that do not go together.
     """
-    raw = plain(config)
-    moved.translate(raw)
-    top = tree.root(tree_type or experiment_type(), raw)
+    top = tree.root(tree_type or experiment_type(), plain(config))
     return _resolve_section(top, top, check)
 
 
@@ -65,7 +58,6 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
 def with_values(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A config as nested dictionaries with values set at dotted paths; groups on the way are made."""
     raw = plain(config)
-    moved.translate(raw)
     for path, value in changes.items():
         *groups, key = moved.path(path, value).split(".")
         node = raw
@@ -91,19 +83,16 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def _resolve_section(node: Node, top: Node, check: bool) -> Any:
-    section, raw = node.section, node.stated
+    section, raw, path = node.section, node.stated, node.path
     if raw is None and section.optional:
         return None
     if not isinstance(raw, Mapping):
-        path = node.path
-        hint = f"write {path}.name = {raw!r}" if isinstance(raw, str) else "give {key: value, ...}"
+        hint = f"write {path}.name = {raw!r}" if section.family else "give {key: value, ...}"
         raise ConfigError(path, f"{raw!r} is not a group of keys", hint)
     if section.entry is not None:
         for key in raw:
-            if not isinstance(key, str) or not key or "." in key:
-                raise ConfigError(
-                    node.path, f"{key!r} cannot name an entry", "use a word without dots"
-                )
+            if not key or "." in key:
+                raise ConfigError(path, f"{key!r} cannot name an entry", "use a word without dots")
         return FrozenMapping({key: _resolve_key(node, key, None, top, check) for key in raw})
     params = node.params()
     for key in raw:
@@ -122,14 +111,13 @@ def _resolve_section(node: Node, top: Node, check: bool) -> Any:
 
 def _resolve_key(node: Node, key: str, param: Param | None, top: Node, check: bool) -> Any:
     """A value or a section; `param` is None for an entry."""
-    default = MISSING if param is None else param.default
-    stated = node.stated.get(key, MISSING)
-    below = node.child(key)
+    below, stated = node.child(key), node.stated.get(key, MISSING)
+    default = {} if param is None or param.default is MISSING else param.default
     if below is None:
         assert param is not None
         return values.value_of(param, stated, tree.join(node.path, key))
     if stated is MISSING:
-        stated = {} if default is MISSING else values.to_plain(default)
+        stated = values.to_plain(default)
     elif isinstance(stated, Mapping) and dataclasses.is_dataclass(default):
         stated = _over(values.to_plain(default), stated)
     return _resolve_section(dataclasses.replace(below, stated=stated), top, check)
