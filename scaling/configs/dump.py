@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaling.configs import moved, resolution, tree, values
+from scaling.configs import resolution, tree, values
 from scaling.configs.component import MISSING, has_mark
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
@@ -42,9 +42,7 @@ def from_json(text: str) -> "Experiment":
       ConfigError: the text is not a JSON object, or does not resolve here (a component of the
         user's own is missing).
     """
-    raw = decode(text)
-    moved.translate(raw)
-    return resolution.resolve(raw, check=False)
+    return resolution.resolve(decode(text), check=False)
 
 
 def decode(text: str) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Keys that moved: the config.json of an older run and old overrides still have them elsewhere.
-
-A config file that states an old place is refused, with the new one named.
-"""
+"""Keys that moved: an older config or override has them elsewhere, and means the same."""
 
 from typing import Any
 
@@ -52,7 +49,7 @@ def translate(raw: dict[str, Any]) -> None:
         scoring["stop_metric"] = None
 
 
-def path(old: str, value: Any = "") -> str:
+def path(old: str, value: Any) -> str:
     """The path of a key as it is now; `value` is what is to stand there, or its text."""
     string = isinstance(value, str) and value not in ("None", "DEFAULT")
     if old.startswith("train.init_from.") or (old == "train.init_from" and not string):

@@ -36,7 +36,9 @@ def resolve(config: Any, tree_type: Any = None, *, check: bool = True) -> Any:
       ConfigError: an unknown or missing key, a value of the wrong type or out of range, or keys
         that do not go together.
     """
-    top = tree.root(tree_type or experiment_type(), plain(config))
+    raw = plain(config)
+    moved.translate(raw)
+    top = tree.root(tree_type or experiment_type(), raw)
     return _resolve_section(top, top, check)
 
 
@@ -58,6 +60,7 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
 def with_values(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A config as nested dictionaries with values set at dotted paths; groups on the way are made."""
     raw = plain(config)
+    moved.translate(raw)
     for path, value in changes.items():
         *groups, key = moved.path(path, value).split(".")
         node = raw

@@ -17,7 +17,6 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scaling.configs import moved
 from scaling.configs.component import (
     Family,
     Param,
@@ -193,8 +192,6 @@ def unknown_key(node: Node, key: str, top: Node) -> ConfigError:
             what = f"{node.name!r} has no key {key!r}; it is a key of {', '.join(owners)}"
             return ConfigError(path, what, f"the keys of {node.name!r} are: {', '.join(here)}")
     reason = f"there is no key {key!r} in {node.path or 'the top level'}"
-    if moved.path(path) != path:
-        return ConfigError(path, reason, f"it has moved: write {moved.path(path)}")
     elsewhere = nearest(path, [other for other in all_keys(top) if other not in here])
     if elsewhere and not nearest(key, here):
         return ConfigError(path, reason, f"did you mean {' or '.join(elsewhere)}?")

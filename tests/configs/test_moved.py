@@ -38,14 +38,24 @@ def test_an_old_override_means_the_same(tmp_path: pathlib.Path) -> None:
     assert configs.replace(config, {"data.seq_len": 8}).data.text.seq_len == 8
 
 
-@pytest.mark.parametrize("old", ["data.seq_len", "mesh.waivers", "train.audit_bytes"])
-def test_an_old_file_is_refused_with_the_new_place(old: str) -> None:
-    raw = configs.plain(configs.load(QUICKSTART))
-    section, _, key = old.partition(".")
-    raw.setdefault(section, {})[key] = 5
-    with pytest.raises(ConfigError, match=f"it has moved: write {moved.MOVED[old]}") as caught:
-        configs.resolve(raw)
-    assert caught.value.key == old
+def test_an_old_file_means_the_same_and_its_old_keys_take_no_override(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "old.py"
+    path.write_text(
+        "def get_config():\n"
+        "    return dict(task=dict(name='language_model'), model=dict(name='transformer'),\n"
+        "      optim=dict(name='adamw', schedule=dict(name='constant')),\n"
+        "      data=dict(source=dict(name='stdlib'), seq_len=32, tokenizer=dict(name='bpe')),\n"
+        "      train=dict(init_from='runs/a', init_from_map=(('a', 'b'),), audit_bytes=77))\n"
+    )
+    config = configs.load_resolved(str(path), ["train.steps=5"])
+    assert (config.data.text.seq_len, config.data.text.tokenizer.name) == (32, "bpe")
+    assert config.train.start is not None
+    assert (config.train.start.run, config.train.start.map) == ("runs/a", (("a", "b"),))
+    assert config.mesh.large_bytes == 77
+    with pytest.raises(ConfigError, match=r"so is data\.seq_len, its old place"):
+        configs.load_resolved(str(path), ["data.seq_len=64"])
 
 
 def test_an_old_run_is_read_with_the_defaults_of_then() -> None:
