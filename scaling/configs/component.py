@@ -101,7 +101,7 @@ class Component(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, or the default where the component has no such key."""
-        return self[key] if key in self else default
+        return super().get(key, default)
 
     def _keys(self) -> list[str]:
         return ["name", *self.arguments, *section_fields(type(self))]
