@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaling.configs import resolution, tree, values
+from scaling.configs import resolution, tree
+from scaling.configs.annotations import to_plain
 from scaling.configs.component import MISSING, has_mark
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
@@ -58,7 +59,7 @@ def decode(text: str) -> dict[str, Any]:
     except ValueError as error:
         what = f"is not JSON: {error}"
         raise ConfigError("config", what, "use a config.json of a run") from error
-    decoded: dict[str, Any] = values.to_plain(data)
+    decoded: dict[str, Any] = to_plain(data)
     return decoded
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
-from scaling.configs import moved, resolution, tree, values
+from scaling.configs import annotations, moved, resolution, tree, values
 from scaling.configs.component import MISSING, find_component
 from scaling.configs.errors import ConfigError, suggest
 from scaling.configs.tree import Node, dig, join
@@ -137,17 +137,17 @@ class _Edit:
             raise tree.unknown_key(node, key, top)
         annotation, default = params[key].annotation, params[key].default
         if below and dig(node.stated, key) is None and isinstance(default, Mapping):
-            _assign(self.config, place, ConfigDict(values.to_plain(default)))
+            _assign(self.config, place, ConfigDict(annotations.to_plain(default)))
         for inner in below:
-            described = values.describe(annotation)
-            annotation = values.mapping_value(annotation)
+            described = annotations.describe(annotation)
+            annotation = annotations.mapping_value(annotation)
             if annotation is MISSING:
                 what = f"{place} is one value, {described}, with no keys below it"
                 raise ConfigError(f"{place}.{inner}", what, f"write --config.{place}=VALUE")
         if text != DEFAULT:
             path = ".".join([place, *below])
             value = values.parse(text, annotation, path)
-            _assign(self.config, path, values.to_plain(value))
+            _assign(self.config, path, annotations.to_plain(value))
 
     def _refuse_new_entry(self, path: str) -> None:
         """Refuse to start a new entry of a group by a typing error.

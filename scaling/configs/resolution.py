@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ml_collections import config_dict
 
 from scaling.configs import moved, tree, values
+from scaling.configs.annotations import to_plain
 from scaling.configs.component import MISSING, FrozenMapping, Param, import_from
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
@@ -79,7 +80,7 @@ def plain(config: Any) -> dict[str, Any]:
       ConfigError: a required placeholder was left empty.
     """
     try:
-        raw: dict[str, Any] = values.to_plain(config)
+        raw: dict[str, Any] = to_plain(config)
     except config_dict.RequiredValueError as error:
         raise ConfigError("config", f"a required placeholder is empty: {error}") from error
     return raw
@@ -120,9 +121,9 @@ def _resolve_key(node: Node, key: str, param: Param | None, top: Node, check: bo
         assert param is not None
         return values.value_of(param, stated, tree.join(node.path, key))
     if stated is MISSING:
-        stated = values.to_plain(default)
+        stated = to_plain(default)
     elif isinstance(stated, Mapping) and dataclasses.is_dataclass(default):
-        stated = _over(values.to_plain(default), stated)
+        stated = _over(to_plain(default), stated)
     return _resolve_section(dataclasses.replace(below, stated=stated), top, check)
 
 

@@ -17,10 +17,7 @@ import pydantic
 from pydantic import BeforeValidator
 from pydantic_core import ErrorDetails
 
-from scaling.configs.brackets import split_items, split_mapping, unquote
-from scaling.configs.component import MISSING, alternatives, strip
-from scaling.configs.errors import RefusedError, suggest
-from scaling.configs.values import (
+from scaling.configs.annotations import (
     BOUNDS,
     Text,
     describe,
@@ -29,6 +26,9 @@ from scaling.configs.values import (
     mapping_value,
     plain,
 )
+from scaling.configs.brackets import split_items, split_mapping, unquote
+from scaling.configs.component import MISSING, alternatives, strip
+from scaling.configs.errors import RefusedError, suggest
 
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
