@@ -8,11 +8,13 @@ does not understand in argv without a word. No JAX is imported, so `--help` answ
 
 import dataclasses
 import inspect
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from scaling.configs import values as config_values
 from scaling.configs.errors import ConfigError, nearest
+from scaling.configs.overrides import RULES
 from scaling.configs.types import NonNegativeFloat, NonNegativeInt
 from scaling.experiment import Experiment
 
@@ -47,16 +49,6 @@ class Option:
 HELP = Option("help", "Show this and stop.")
 CONFIG = Option("config", "The experiment, and the argument of its get_config.", "FILE[:ARG]")
 WORKDIR = Option("workdir", "Where the run lives. Default: runs/NAME of the experiment.", "DIR")
-
-OVERRIDES = """\
-Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
-  --config.train.steps=1e4          a value, of the key's own type
-  --config.model.head_dim=None      no value, where the key may have none
-  --config.mesh.rules='((mlp,None),)'   a tuple
-  --config.optim.name=lion          another component; the keys that the file sets stay, and one
-                                    that lion does not have is refused
-  --config.optim=lion               another component, with its own defaults
-  --config.optim.b2=DEFAULT         forget what the file sets"""
 
 
 def read(
@@ -111,11 +103,16 @@ def help_text(options: Sequence[Option], usage: str) -> str:
         for one in (*options, HELP)
         if one.help
     ]
-    width = max(len(left) for left, _ in shown)
-    flags = "\n".join(f"  {left:<{width}}  {one.help}" for left, one in shown)
-    parts = [usage, "Flags\n" + flags]
+    width = max(len(left) for left, _ in shown) + 4
+    lines = [
+        textwrap.fill(
+            one.help, 100, initial_indent=f"  {left}".ljust(width), subsequent_indent=" " * width
+        )
+        for left, one in shown
+    ]
+    parts = [usage, "\n".join(["Flags", *lines])]
     if CONFIG.flag in {one.flag for one in options}:
-        parts.append(OVERRIDES)
+        parts.append(RULES)
     return "\n\n".join(part for part in parts if part)
 
 

@@ -7,7 +7,9 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ml_collections.config_dict import ConfigDict
 
 from scaling.configs.component import MISSING, FrozenMapping, alternatives, strip
 from scaling.configs.errors import RefusedError
@@ -18,6 +20,12 @@ _WORDS = {
     int: "an integer", float: "a number", bool: "true or false", str: "a string",
     types.NoneType: "None", None: "None", Any: "any value",
 }  # fmt: skip
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# What a config file returned, the same as nested dictionaries, or resolved.
+AnyConfig: TypeAlias = "ConfigDict | Mapping[str, Any] | DataclassInstance"
 
 
 class Text(str):
@@ -70,7 +78,7 @@ def fixed_length(annotation: Any) -> int:
 
 def to_plain(value: Any) -> Any:
     """A resolved config, or a part of it, as nested dictionaries, tuples and scalars."""
-    if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+    if isinstance(value, (Mapping, ConfigDict)):
         return {name: to_plain(item) for name, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value) if field.init)
@@ -90,7 +98,7 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)):
         return tuple(map(plain, value))
-    if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+    if isinstance(value, (Mapping, ConfigDict)):
         for name in value:
             if not isinstance(name, str) or "." in name:
                 raise RefusedError(f"{name!r} cannot be a key", "use words without dots as keys")

@@ -18,14 +18,8 @@ from scaling.configs.errors import ConfigError, nearest
 Table = Mapping[str, str]
 
 
-class _Missing:
-    """The absence of a value, where None would be one."""
-
-    def __repr__(self) -> str:
-        return "(not set)"
-
-
-MISSING: Any = _Missing()
+# The absence of a value, where None would be one.
+MISSING: Any = dataclasses.MISSING
 
 
 class FrozenMapping(Mapping[str, Any]):
@@ -223,7 +217,7 @@ def parameters(called: Callable[..., Any]) -> dict[str, Param]:
         if name in skipped or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = MISSING if parameter.default is parameter.empty else parameter.default
-        if name in fields and fields[name].default_factory is not dataclasses.MISSING:
+        if name in fields and fields[name].default_factory is not MISSING:
             default = fields[name].default_factory()
         simple = isinstance(default, (bool, int, float, str))  # tells the type where nothing does
         if not _is_code(default):
@@ -267,7 +261,7 @@ def _is_flax_module(called: Any) -> bool:
 
 
 def _is_code(default: Any) -> bool:
-    plain = (bool, int, float, str, tuple, list, Mapping, _Missing, types.NoneType)
+    plain = (bool, int, float, str, tuple, list, Mapping, types.NoneType, type(MISSING))
     return not isinstance(default, plain) and not dataclasses.is_dataclass(default)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaling.configs import resolution, tree
-from scaling.configs.annotations import to_plain
+from scaling.configs.annotations import AnyConfig, to_plain
 from scaling.configs.component import MISSING, has_mark
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
@@ -24,7 +24,7 @@ _FLOAT = "$float"
 FORMAT = 2
 
 
-def to_json(config: Any) -> str:
+def to_json(config: AnyConfig) -> str:
     """A config as indented JSON; tuples become arrays, infinities {"$float": "inf"}.
 
     Raises:
@@ -63,7 +63,7 @@ def decode(text: str) -> dict[str, Any]:
     return decoded
 
 
-def fingerprint(config: Any, *, whole: bool = False, leave_out: Sequence[str] = ()) -> str:
+def fingerprint(config: AnyConfig, *, whole: bool = False, leave_out: Sequence[str] = ()) -> str:
     """16 hex digits that two configs share if they describe the same experiment.
 
     Left out are keys and sections marked `NotInFingerprint`, which change how a run goes but not
@@ -84,7 +84,7 @@ def fingerprint(config: Any, *, whole: bool = False, leave_out: Sequence[str] = 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def without(config: Any, mark: type) -> dict[str, Any]:
+def without(config: AnyConfig, mark: type) -> dict[str, Any]:
     """A resolved config as dictionaries, keys and sections that carry a mark left out."""
     return _without(tree.root(type(config), resolution.plain(config)), mark)
 
@@ -108,7 +108,7 @@ class Difference:
     right: Any
 
 
-def diff(left: Any, right: Any) -> list[Difference]:
+def diff(left: AnyConfig, right: AnyConfig) -> list[Difference]:
     """Every leaf in which two configs differ, keys that only one of them has included."""
     leaves = flatten(left), flatten(right)
     keys = sorted({*leaves[0], *leaves[1]})
@@ -116,7 +116,7 @@ def diff(left: Any, right: Any) -> list[Difference]:
     return [Difference(*pair) for pair in pairs if not _same(pair[1], pair[2])]
 
 
-def flatten(config: Any) -> dict[str, Any]:
+def flatten(config: AnyConfig) -> dict[str, Any]:
     """{"optim.b1": 0.9, ...}: leaves by path; an empty group is a leaf."""
     leaves: dict[str, Any] = {}
 
@@ -137,12 +137,12 @@ def format_differences(differences: Sequence[Difference], left: str, right: str)
     if not differences:
         return f"no difference between {left} and {right}"
     rows = [("key", left, right)]
-    rows += [(one.key, repr(one.left), repr(one.right)) for one in differences]
+    rows += [(one.key, *map(_shown, (one.left, one.right))) for one in differences]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {a:<{widths[1]}}  {b}" for key, a, b in rows)
 
 
-def get(config: Any, path: str, default: Any = None) -> Any:
+def get(config: AnyConfig, path: str, default: Any = None) -> Any:
     """The value at a dotted path; `default` where a key on the way is absent or None."""
     found = tree.dig(config, path)
     return default if found is None else found
@@ -155,6 +155,10 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
         return len(left) == len(right) and all(map(_same, left, right))
     return bool(left is right or left == right)
+
+
+def _shown(value: Any) -> str:
+    return "(not set)" if value is MISSING else repr(value)
 
 
 def _encode(value: Any, path: str) -> Any:

@@ -1,21 +1,8 @@
 """Overrides from the command line: `--config.a.b=value` laid over what the config file states.
 
-The rules, all of them:
-
-    --config.train.steps=1e4         text becomes a value of the key's own type, or is refused
-    --config.model.head_dim=None     only where the key may be None
-    --config.data.mixture.code.weight=0.3       inside a group of named entries
-    --config.mesh.rules='((embed,fsdp),)'       tuples and mappings as one writes them
-    --config.optim.name=lion         another component. Keys that the file sets and the new
-                                     component has stay; any other key is refused by name
-    --config.optim=lion              another component with all its own defaults: what the file
-                                     says of this section is dropped. Sections below it stay, as
-                                     `optim.schedule`, which has a component of its own
-    --config.optim.b2=DEFAULT        drops what the file says of this key (or this section)
-    --config.data.eval_source=None   drops an optional section
-
-The order of overrides does not matter, and the same key twice with two values is refused.
-Field references of the file follow: overriding a key also changes the keys that refer to it.
+`RULES` says what they can do. Their order does not matter, and the same key twice with two values is
+refused. Field references of the file follow: an override of a key also changes the keys that refer
+to it.
 """
 
 import re
@@ -28,6 +15,19 @@ from scaling.configs import annotations, moved, resolution, tree, values
 from scaling.configs.component import MISSING, find_component
 from scaling.configs.errors import ConfigError, suggest
 from scaling.configs.tree import Node, dig, join
+
+RULES = """\
+Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
+  --config.train.steps=1e4          a value, of the key's own type
+  --config.model.head_dim=None      no value, where the key may have none
+  --config.mesh.rules='((mlp,None),)'           a tuple
+  --config.data.mixture.code.weight=0.3         inside a group of named entries
+  --config.optim.name=lion          another component; the keys that the file sets stay, and one
+                                    that lion does not have is refused
+  --config.optim=lion               another component with its own defaults; sections below it,
+                                    such as optim.schedule, stay
+  --config.optim.b2=DEFAULT         forget what the file sets of a key or a section
+  --config.data.eval_source=None    leave out an optional section"""
 
 DEFAULT = "DEFAULT"
 _PATH = re.compile(r"\w+(\.\w[\w-]*)*")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ml_collections import config_dict
 
 from scaling.configs import moved, tree, values
-from scaling.configs.annotations import to_plain
+from scaling.configs.annotations import AnyConfig, to_plain
 from scaling.configs.component import MISSING, FrozenMapping, Param, import_from
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 @overload
-def resolve(config: Any, tree_type: None = None, *, check: bool = True) -> "Experiment": ...
+def resolve(config: AnyConfig, tree_type: None = None, *, check: bool = True) -> "Experiment": ...
 @overload
-def resolve(config: Any, tree_type: type[T], *, check: bool = True) -> T: ...
-def resolve(config: Any, tree_type: Any = None, *, check: bool = True) -> Any:
+def resolve(config: AnyConfig, tree_type: type[T], *, check: bool = True) -> T: ...
+def resolve(config: AnyConfig, tree_type: Any = None, *, check: bool = True) -> Any:
     """The complete config: defaults from the annotations, values as annotated, checked, frozen.
 
     Resolving twice changes nothing.
@@ -58,7 +58,7 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
     return resolve(with_values(config, changes), type(config))
 
 
-def with_values(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+def with_values(config: AnyConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A config as nested dictionaries with values set at dotted paths; groups on the way are made."""
     raw = plain(config)
     moved.translate(raw)
@@ -73,7 +73,7 @@ def with_values(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: AnyConfig) -> dict[str, Any]:
     """A config as nested dictionaries, with every field reference replaced by its value.
 
     Raises:

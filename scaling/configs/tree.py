@@ -17,6 +17,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ml_collections.config_dict import ConfigDict
+
 from scaling.configs.component import (
     Family,
     Param,
@@ -157,7 +159,7 @@ def join(path: str, key: str) -> str:
 def dig(config: Any, path: str) -> Any:
     """The value at a path of nested mappings or dataclasses; None where there is none."""
     for key in path.split(".") if path else ():
-        if isinstance(config, Mapping) or hasattr(config, "to_dict"):
+        if isinstance(config, (Mapping, ConfigDict)):
             config = config.get(key)
         else:
             config = getattr(config, key, None) if dataclasses.is_dataclass(config) else None
