@@ -137,7 +137,7 @@ def format_differences(differences: Sequence[Difference], left: str, right: str)
     if not differences:
         return f"no difference between {left} and {right}"
     rows = [("key", left, right)]
-    rows += [(one.key, *map(_shown, (one.left, one.right))) for one in differences]
+    rows += [(one.key, _shown(one.left), _shown(one.right)) for one in differences]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {a:<{widths[1]}}  {b}" for key, a, b in rows)
 
