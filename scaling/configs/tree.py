@@ -13,13 +13,15 @@ Each may be optional (`X | None`).
 import dataclasses
 import inspect
 import types
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
+from scaling.configs.annotations import mapping_value
 from scaling.configs.component import (
+    MISSING,
+    Component,
     Family,
     Param,
     alternatives,
@@ -36,13 +38,13 @@ class Section:
     """What an annotation says of a section.
 
     Attributes:
-      cls: the dataclass, or `Component` or a subclass of it; None for entries.
+      cls: the dataclass, or `Component` or a subclass of it.
       family: of a component.
       entry: what each entry is.
       optional: whether None may stand in its place.
     """
 
-    cls: Any = None
+    cls: Any = Component
     family: Family | None = None
     entry: "Section | None" = None
     optional: bool = False
@@ -50,25 +52,19 @@ class Section:
 
 def section_of(annotation: Any) -> Section | None:
     """The section that an annotation describes; None if it describes a value."""
-    members = alternatives(annotation)
-    optional = types.NoneType in members
-    members = tuple(member for member in members if member is not types.NoneType)
+    members = [one for one in alternatives(annotation) if one is not types.NoneType]
     if len(members) != 1:
         return None
     inner, marks = strip(members[0])
-    if inner is not members[0] and len(alternatives(inner)) > 1:
+    if len(alternatives(inner)) > 1:
         return section_of(inner)  # Annotated[X | None, mark]
-    families = [mark for mark in marks if isinstance(mark, Family)]
-    if families:
-        return Section(inner, families[0], optional=optional)
-    if inspect.isclass(inner) and dataclasses.is_dataclass(inner):
-        return Section(inner, optional=optional)
-    arguments = typing.get_args(inner)
-    origin = typing.get_origin(inner)
-    if inspect.isclass(origin) and issubclass(origin, Mapping) and len(arguments) == 2:
-        entry = section_of(arguments[1])
-        return None if entry is None else Section(entry=entry, optional=optional)
-    return None
+    optional = len(alternatives(annotation)) > 1
+    family = next((mark for mark in marks if isinstance(mark, Family)), None)
+    if family or (inspect.isclass(inner) and dataclasses.is_dataclass(inner)):
+        return Section(inner, family, optional=optional)
+    element = mapping_value(inner)
+    entry = None if element is MISSING else section_of(element)
+    return Section(entry=entry, optional=optional) if entry else None
 
 
 @dataclasses.dataclass(frozen=True)
