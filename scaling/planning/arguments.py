@@ -1,6 +1,5 @@
 """The command line of `python -m scaling.plan`. Imports neither JAX nor numpy."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ from scaling import cli
 from scaling.cli import Option
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveFloat, PositiveInt
+from scaling.laws.arguments import numbers
 
 USAGE = """\
 Plan a run, forecast it, and grade the forecast when it is over.
@@ -25,20 +25,6 @@ Plan a run, forecast it, and grade the forecast when it is over.
 RATES = ("flops", "bandwidth", "link", "memory", "usable")
 
 Values = Mapping[str, Any]
-
-
-def numbers(text: str) -> dict[str, float]:
-    """`a=1,b=2e9` as finite numbers by name."""
-    pairs: dict[str, float] = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        try:
-            pairs[name.strip()] = float(value)
-        except ValueError:
-            pairs[name.strip()] = math.nan
-        if not name or not math.isfinite(pairs[name.strip()]):
-            raise ValueError(f"{part!r} is not NAME=VALUE with a number")
-    return pairs
 
 
 def hardware(text: str) -> dict[str, float]:

@@ -203,7 +203,7 @@ def test_the_proposal_for_eight_devices_runs(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("flop=1", "flop"), ("flops=fast", "not NAME=VALUE"), ("flops=-1", "not above 0")],
+    [("flop=1", "flop"), ("flops=fast", "not a finite number"), ("flops=-1", "not above 0")],
 )
 def test_numbers_of_hardware_are_checked(text, word, capsys):
     assert plan.main(["--config=a.py", "--topology=cpu-8", f"--hardware={text}"]) == 2
