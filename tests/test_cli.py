@@ -1,7 +1,6 @@
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -68,7 +67,9 @@ def test_switches_and_repeated_flags() -> None:
         ("--diff a b --config.x=1", "--config.x=1", "does not go with --diff"),
         ("--replay=a", "--step", "is required"),
         ("--replay=a --step=x", "--step", "not an integer"),
-        ("--replay=a --step=-1", "--step", "not an integer"),
+        ("--replay=a --step=-1", "--step", "-1 is out of range\n  give a value >= 0"),
+        ("--sample=a --tokens=0", "--tokens", "0 is out of range\n  give a value >= 1"),
+        ("--sample=a --temperature=hot", "--temperature", "'hot' is not a number >= 0"),
         ("--config=a.py --step=1", "--step", "does not go with --config"),
         ("--config=a.py --num_processes=2", "--coordinator", "is required"),
         (
@@ -84,7 +85,7 @@ def test_switches_and_repeated_flags() -> None:
         (
             "--config=a.py --coordinator=h:1 --num_processes=0 --process_id=0",
             "--num_processes",
-            "at least 1",
+            "give a value >= 1",
         ),
     ],
 )
@@ -131,16 +132,16 @@ def test_help_shows_every_flag_and_an_example(capsys: pytest.CaptureFixture[str]
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_help_comes_without_jax_and_in_under_a_second() -> None:
-    """The best of three, because other work on the machine is not what is measured."""
+def test_help_comes_without_jax_and_in_under_half_a_second() -> None:
+    """Of processor time, the best of three: other work on the machine is not what is measured."""
     code = (
-        "import sys; from scaling import cli\n"
+        "import sys, time; from scaling import cli\n"
         "try: cli.parse(['--help'])\n"
-        "finally: assert not {'jax', 'flax', 'numpy'} & set(sys.modules), 'too much is imported'"
+        "finally:\n"
+        "    slow = {'jax', 'flax', 'numpy'} & set(sys.modules)\n"
+        "    assert not slow, f'{slow} is imported'\n"
+        "    print(time.process_time(), file=sys.stderr)"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(3)]
+    assert min(float(run.stderr) for run in runs) < 0.5

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from scaling import doctor
+from scaling.track import machine
 
 HEALTHY: dict[str, Any] = {
     "environment": {}, "versions": {"jax": "0.10.2"}, "device_files": [], "lockfiles": [],
@@ -36,7 +36,7 @@ def test_a_real_machine(tmp_path: pathlib.Path) -> None:
     assert all(rate > 1e7 for rate in report["backend"]["matmul"].values())
     assert report["paths"][0]["exists"] is False
     assert report["requirements"] == []
-    text = doctor.render(report)
+    text = machine.render(report)
     for words in ("jax 0", "GFLOP/s bfloat16", "8 x cpu", "GiB free", str(tmp_path / "new")):
         assert words in text
 
@@ -57,7 +57,7 @@ def test_a_hung_backend_is_given_up(
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     begin = time.monotonic()
-    backend = doctor.run_probe(timeout=0.3, seconds=0.1)
+    backend = machine.run_probe(timeout=0.3, seconds=0.1)
     assert time.monotonic() - begin < 6
     assert backend == {"error": "the backend did not answer within 0 s", "hung": True}
 
@@ -70,14 +70,14 @@ def test_who_holds_a_file(tmp_path: pathlib.Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "open\n"
-        found = doctor.holders([str(path)])
+        found = machine.holders([str(path)])
         child.kill()
     assert [(h["pid"], h["files"]) for h in found] == [(child.pid, [str(path)])]
-    assert doctor.holders([]) == []
+    assert machine.holders([]) == []
 
 
 def advise(**changes: Any) -> str:
-    return "\n".join(doctor.advise(HEALTHY | changes))
+    return "\n".join(machine.advise(HEALTHY | changes))
 
 
 def test_advice() -> None:
@@ -89,8 +89,8 @@ def test_advice() -> None:
     assert "pip install 'scaling[tpu]'" in advise(device_files=["/dev/accel0"])
     assert advise(device_files=["/dev/vfio/0"]) == ""
     hung = {"error": "the backend did not answer within 90 s", "hung": True}
-    assert "nobody seems to hold" in advise(backend=hung)
-    assert "a dead process left it" in advise(backend=hung, lockfiles=["/tmp/libtpu_lockfile"])
+    assert "no process seems to hold" in advise(backend=hung)
+    assert "a dead one left it" in advise(backend=hung, lockfiles=["/tmp/libtpu_lockfile"])
     holder = {"pid": 5, "name": "python", "user": "a", "files": gpu}
     assert "held by python (process 5)" in advise(backend=hung, holders=[holder])
     slow = {"platform": "gpu", "devices": {"NVIDIA H200": 1}, "matmul": {"bfloat16": 1e14}}
@@ -104,9 +104,9 @@ def test_advice() -> None:
 
 def test_paths_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
-    assert doctor.inspect_path("a", tmp_path / "b" / "c")["writable"]
-    assert not doctor.inspect_path("a", tmp_path / "file" / "c")["writable"]
-    assert not doctor.inspect_path("a", pathlib.Path("/proc/x"))["writable"]
+    assert machine.inspect_path("a", tmp_path / "b" / "c")["writable"]
+    assert not machine.inspect_path("a", tmp_path / "file" / "c")["writable"]
+    assert not machine.inspect_path("a", pathlib.Path("/proc/x"))["writable"]
 
 
 def test_it_starts_no_backend_itself() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from scaling.cli.arguments import OPTIONS, SAMPLE_FLAGS, Args, parse
 from scaling.cli.parser import CONFIG, WORKDIR, Option, help_text, read
+from scaling.configs import compare
 from scaling.configs.errors import ConfigError, suggest
 
 __all__ = [
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     hint = suggest(name, list(COMMANDS), what="commands")
     print(f"error: {name}: there is no such command\n  {hint}", file=sys.stderr)
-    return 2
+    return EXIT_USAGE
 
 
 def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -72,7 +73,5 @@ def diff(left: str, right: str) -> int:
     Raises:
       ConfigError: one of them holds no config.
     """
-    from scaling.configs import compare
-
     print(compare(left, right))
     return 0

@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 from scaling.cli.parser import CONFIG, WORKDIR, Option, read
 from scaling.configs.errors import ConfigError
+from scaling.configs.types import PositiveInt
+
+
+def address(text: str) -> str:
+    """HOST:PORT, checked."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"{text!r} is not an address")
+    return text
+
 
 OPTIONS = (
     CONFIG,
@@ -17,12 +27,12 @@ OPTIONS = (
     Option("step", "The step to replay, or the checkpoint to evaluate or sample.", "N", "integer"),
     Option("sample", "Write text with a finished language model.", "RUN"),
     Option("prompt", "With --sample: the text to continue.", "TEXT"),
-    Option("tokens", "With --sample: how many tokens at most (200).", "N", "integer"),
+    Option("tokens", "With --sample: how many tokens at most (200).", "N", PositiveInt),
     Option("temperature", "With --sample: 0 always takes the most likely (0.8).", "X", "number"),
-    Option("top_k", "With --sample: draw from the K most likely tokens (all).", "K", "integer"),
+    Option("top_k", "With --sample: draw from the K most likely tokens (all).", "K", PositiveInt),
     Option("sample_seed", "With --sample: of the draws (0).", "N", "integer"),
-    Option("coordinator", "Several processes: address of process 0.", "HOST:PORT"),
-    Option("num_processes", "Several processes: how many.", "N", "integer"),
+    Option("coordinator", "Several processes: address of process 0.", "HOST:PORT", address),
+    Option("num_processes", "Several processes: how many.", "N", PositiveInt),
     Option("process_id", "Several processes: which one this is, from 0.", "I", "integer"),
 )
 
@@ -55,22 +65,13 @@ The same command again goes on where the run stopped."""
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """A command line of `python -m scaling.main`; one of config, diff, evaluate, replay, sample.
+    """A command line of `python -m scaling.main`; each attribute is the flag of its name in OPTIONS.
+
+    One of config, diff, evaluate, replay and sample is given.
 
     Attributes:
-      config: "FILE[:ARG]" of the experiment.
       overrides: "section.key=value", in the order given.
-      workdir: run directory, if given.
-      dry_run: only show the complete config.
-      diff: two run directories or config files to compare.
-      replay: run directory of which `step` is done again.
-      evaluate: run directory of which a checkpoint is scored.
-      step: see `replay`, `evaluate` and `sample`.
-      sample: run directory of a language model that writes text.
       prompt, tokens, temperature, top_k, sample_seed: see `scaling.train.sample.SampleOptions`.
-      coordinator: "host:port" of process 0, if there are several processes.
-      num_processes: how many.
-      process_id: which one this is.
     """
 
     config: str | None = None
@@ -126,22 +127,12 @@ def _check_job(arguments: Args) -> None:
 
 
 def _check_processes(arguments: Args) -> None:
-    """The three flags of a multi-process start come together and make sense."""
+    """The three flags of a start with several processes come together."""
     given = [flag for flag in _PROCESS_FLAGS if getattr(arguments, flag) is not None]
-    if not given:
-        return
-    for flag in _PROCESS_FLAGS:
+    for flag in _PROCESS_FLAGS if given else ():
         if flag not in given:
             raise ConfigError(f"--{flag}", f"is required with --{given[0]}", "give all three")
-    host, _, port = str(arguments.coordinator).rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(
-            "--coordinator", f"{arguments.coordinator!r} is not an address", "write HOST:PORT"
-        )
-    count, index = arguments.num_processes or 0, arguments.process_id or 0
-    if count < 1:
-        raise ConfigError("--num_processes", f"{count} processes cannot run", "give at least 1")
+    count, index = arguments.num_processes or 1, arguments.process_id or 0
     if index >= count:
-        raise ConfigError(
-            "--process_id", f"{index} is not one of {count} processes", f"give 0 to {count - 1}"
-        )
+        what = f"{index} is not one of {count} processes"
+        raise ConfigError("--process_id", what, f"give 0 to {count - 1}")

@@ -7,12 +7,18 @@ does not understand in argv without a word. No JAX is imported, so `--help` answ
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+import inspect
+import textwrap
+from collections.abc import Sequence
+from typing import Any
 
+from scaling.configs import values as config_values
 from scaling.configs.errors import ConfigError, nearest
+from scaling.configs.overrides import RULES
+from scaling.configs.types import NonNegativeFloat, NonNegativeInt
 from scaling.experiment import Experiment
+
+KINDS = {"integer": NonNegativeInt, "number": NonNegativeFloat}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +27,17 @@ class Option:
 
     Attributes:
       flag: without dashes.
-      help: one line or more.
+      help: one line or more; "" hides the flag from `--help`.
       metavar: shown for the value; "" for a switch, two words for a flag that takes two values.
-      kind: what the value is, or a function of its text that raises ValueError saying what is wrong.
+      kind: what the value is: "text" as it stands; "integer" or "number", at least 0; an annotation
+        as in a config; or a function of the text that raises ValueError saying what is wrong.
       repeat: the flag may be given several times, and its value is a list.
     """
 
     flag: str
     help: str
     metavar: str = ""
-    kind: Literal["text", "integer", "number"] | Callable[[str], Any] = "text"
+    kind: object = "text"
     repeat: bool = False
 
     @property
@@ -42,16 +49,6 @@ class Option:
 HELP = Option("help", "Show this and stop.")
 CONFIG = Option("config", "The experiment, and the argument of its get_config.", "FILE[:ARG]")
 WORKDIR = Option("workdir", "Where the run lives. Default: runs/NAME of the experiment.", "DIR")
-
-OVERRIDES = """\
-Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
-  --config.train.steps=1e4          a value, of the key's own type
-  --config.model.head_dim=None      no value, where the key may have none
-  --config.mesh.rules='((mlp,None),)'   a tuple
-  --config.optim.name=lion          another component; the keys that the file sets stay, and one
-                                    that lion does not have is refused
-  --config.optim=lion               another component, with its own defaults
-  --config.optim.b2=DEFAULT         forget what the file sets"""
 
 
 def read(
@@ -81,8 +78,8 @@ def read(
         flag, equals, inline = token.removeprefix("--").partition("=")
         given = [inline] if equals else []
         if token.startswith("--config.") and "config" in known:
-            value = given or _take(rest, flag, 1, "VALUE")
-            overrides.append(f"{flag.removeprefix('config.')}={value[0]}")
+            (text,) = given or _take(rest, flag, 1, "VALUE")
+            overrides.append(f"{flag.removeprefix('config.')}={text}")
             continue
         if not token.startswith("--") or flag not in known:
             raise _unknown(token, known)
@@ -90,15 +87,12 @@ def read(
             print(help_text(options, usage))
             raise SystemExit(0)
         option = known[flag]
-        given += _take(rest, flag, option.count - len(given), option.metavar)
-        value = _value(option, given)
+        value = _value(option, given + _take(rest, flag, option.count - len(given), option.metavar))
         if option.repeat:
             value = [*values.pop(flag, []), value]
-        if flag in values and values[flag] != value:
-            raise ConfigError(
-                f"--{flag}", f"is given twice, as {values[flag]} and as {value}", "give it once"
-            )
-        values[flag] = value
+        if values.setdefault(flag, value) != value:
+            what = f"is given twice, as {values[flag]} and as {value}"
+            raise ConfigError(f"--{flag}", what, "give it once")
     return values, tuple(overrides)
 
 
@@ -107,12 +101,18 @@ def help_text(options: Sequence[Option], usage: str) -> str:
     shown = [
         (f"--{one.flag}" + ("=" if one.count == 1 else " ") * bool(one.metavar) + one.metavar, one)
         for one in (*options, HELP)
+        if one.help
     ]
-    width = max(len(left) for left, _ in shown)
-    flags = "\n".join(f"  {left:<{width}}  {one.help}" for left, one in shown)
-    parts = [usage, "Flags\n" + flags]
+    width = max(len(left) for left, _ in shown) + 4
+    lines = [
+        textwrap.fill(
+            one.help, 100, initial_indent=f"  {left}".ljust(width), subsequent_indent=" " * width
+        )
+        for left, one in shown
+    ]
+    parts = [usage, "\n".join(["Flags", *lines])]
     if CONFIG.flag in {one.flag for one in options}:
-        parts.append(OVERRIDES)
+        parts.append(RULES)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -128,28 +128,20 @@ def _take(rest: list[str], flag: str, count: int, metavar: str) -> list[str]:
 
 
 def _value(option: Option, given: list[str]) -> Any:
-    name = f"--{option.flag}"
+    name, remedy = f"--{option.flag}", f"write --{option.flag}={option.metavar}"
     if not option.count:
-        words = {"true": True, "1": True, "false": False, "0": False}
-        if given and given[0].lower() not in words:
-            raise ConfigError(name, f"{given[0]!r} is not true or false", f"write {name} alone")
-        return words[given[0].lower()] if given else True
+        return config_values.parse(given[0], bool, name) if given else True
     if "" in given:
-        raise ConfigError(name, "is empty", f"write {name}={option.metavar}")
-    if callable(option.kind):
-        try:
-            return option.kind(given[0])
-        except ValueError as error:
-            raise ConfigError(name, str(error), f"write {name}={option.metavar}") from None
-    if option.kind == "integer":
-        if not re.fullmatch(r"\d{1,18}", given[0]):
-            raise ConfigError(name, f"{given[0]!r} is not an integer >= 0", f"write {name}=N")
-        return int(given[0])
-    if option.kind == "number":
-        if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", given[0]):
-            raise ConfigError(name, f"{given[0]!r} is not a number >= 0", f"write {name}=0.8")
-        return float(given[0])
-    return tuple(given) if option.count > 1 else given[0]
+        raise ConfigError(name, "is empty", remedy)
+    if option.kind in ("text", str):
+        return tuple(given) if option.count > 1 else given[0]
+    if not inspect.isfunction(option.kind):
+        kind = KINDS[option.kind] if isinstance(option.kind, str) else option.kind
+        return config_values.parse(given[0], kind, name)
+    try:
+        return option.kind(given[0])
+    except ValueError as error:
+        raise ConfigError(name, str(error), remedy) from None
 
 
 def _unknown(token: str, known: dict[str, Option]) -> ConfigError:

@@ -4,7 +4,7 @@ import ast
 
 from scaling.configs.errors import RefusedError
 
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 def unquote(text: str) -> str:
@@ -20,72 +20,53 @@ def unquote(text: str) -> str:
 
 def split_items(text: str) -> list[str]:
     """The items of "(a, (b, c))", which are "a" and "(b, c)"."""
-    inner = text.strip()
-    if inner[:1] in ("(", "[") and _closes_at_end(inner):
-        inner = inner[1:-1]
-    elif not inner:
-        raise RefusedError("nothing is not a sequence", "write () for the empty one")
-    items = [item.strip() for item in _split(inner, ",")]
-    if items and not items[-1]:  # a trailing comma, or nothing between the brackets
-        items.pop()
-    if any(not item for item in items):
+    pieces = _split(text, ",")
+    if not text.strip():
+        raise RefusedError("an empty text is not a sequence", "write () for the empty sequence")
+    if len(pieces) == 1 and pieces[0][:1] in ("(", "["):
+        pieces = _split(pieces[0][1:-1], ",")
+    if not pieces[-1]:  # a trailing comma, or nothing between the brackets
+        pieces.pop()
+    if "" in pieces:
         raise RefusedError(f"{text!r} has an empty item", "write the items as a,b,c")
-    return items
+    return pieces
 
 
 def split_mapping(text: str) -> dict[str, str]:
     """The names of "{a: 1, b: (2, 3)}", each with the text of its value."""
-    inner = text.strip()
-    if not inner.startswith("{") or not _closes_at_end(inner):
+    pieces = _split(text, ",")
+    if len(pieces) > 1 or pieces[0][:1] != "{":
         raise RefusedError(f"{text!r} is not a mapping", "give {name: value, ...}")
     result: dict[str, str] = {}
-    for item in _split(inner[1:-1], ","):
-        if not item.strip():
-            continue
+    for item in filter(None, _split(pieces[0][1:-1], ",")):
         name, *rest = _split(item, ":", limit=1)
-        name = name.strip()
         name = unquote(name) if name[:1] in ("'", '"') else name
         if not rest or not name:
-            raise RefusedError(f"{item.strip()!r} is not name: value", "give {name: value, ...}")
+            raise RefusedError(f"{item!r} is not name: value", "give {name: value, ...}")
         if name in result:
             raise RefusedError(f"{name!r} stands twice in {text!r}", "give each name once")
-        result[name] = rest[0].strip()
+        result[name] = rest[0]
     return result
 
 
-def _closes_at_end(text: str) -> bool:
-    """Whether the bracket that opens the text closes with its last character."""
-    depths = _depths(text)
-    return depths[-1] == 0 and all(depth > 0 for depth in depths[:-1])
-
-
-def _depths(text: str) -> list[int]:
-    """Bracket depth after each character; quoted characters count as inside."""
-    stack: list[str] = []
-    depths = []
-    for character in text:
-        if stack and stack[-1] in "'\"":
-            if character == stack[-1]:
-                stack.pop()
-        elif character in "'\"":
-            stack.append(character)
-        elif character in _BRACKETS:
-            stack.append(_BRACKETS[character])
-        elif character in _BRACKETS.values():  # noqa: SIM102 (it pops)
-            if not stack or stack.pop() != character:
-                raise RefusedError(f"{text!r} has a bracket too many", "balance the brackets")
-        depths.append(len(stack))
-    if stack:
-        raise RefusedError(f"{text!r} lacks a closing {stack[-1]}", "balance the brackets")
-    return depths
-
-
 def _split(text: str, separator: str, limit: int = -1) -> list[str]:
-    """Split at separators outside brackets and quotes."""
+    """Split at separators outside brackets and quotes; at most `limit` times."""
     pieces: list[str] = []
-    start = 0
-    for position, depth in enumerate(_depths(text)):
-        if text[position] == separator and depth == 0 and limit != len(pieces):
-            pieces.append(text[start:position])
+    open_, start = [""], 0  # what closes each bracket or quote that is open
+    for position, character in enumerate(text):
+        if character == open_[-1]:
+            open_.pop()
+        elif open_[-1] in ("'", '"'):
+            continue
+        elif character in "'\"":
+            open_.append(character)
+        elif character in _CLOSING:
+            open_.append(_CLOSING[character])
+        elif character in _CLOSING.values():
+            raise RefusedError(f"{text!r} has a bracket too many", "balance the brackets")
+        elif character == separator and len(open_) == 1 and len(pieces) != limit:
+            pieces.append(text[start:position].strip())
             start = position + 1
-    return [*pieces, text[start:]]
+    if len(open_) > 1:
+        raise RefusedError(f"{text!r} lacks a closing {open_[-1]}", "balance the brackets")
+    return [*pieces, text[start:].strip()]

@@ -18,14 +18,8 @@ from scaling.configs.errors import ConfigError, nearest
 Table = Mapping[str, str]
 
 
-class _Missing:
-    """The absence of a value, where None would be one."""
-
-    def __repr__(self) -> str:
-        return "(not set)"
-
-
-MISSING: Any = _Missing()
+# The absence of a value, where None would be one.
+MISSING: Any = dataclasses.MISSING
 
 
 class FrozenMapping(Mapping[str, Any]):
@@ -73,11 +67,11 @@ class Family:
 
 
 @dataclasses.dataclass(frozen=True)
-class Component:
+class Component(Mapping[str, Any]):
     """A resolved section with a `name`: the name, and a value for each parameter of what it names.
 
-    The parameters are read as attributes (`model.num_layers`) or keys. A subclass may add fields;
-    these are sections below this one, whatever it names.
+    A mapping of all keys, which can be read as attributes too (`model.num_layers`). A subclass may
+    add fields; these are sections below this one, whatever it names.
     """
 
     name: str
@@ -89,28 +83,27 @@ class Component:
         raise AttributeError(f"{self.__dict__.get('name')!r} has no key {key!r}")
 
     def __getitem__(self, key: str) -> Any:
-        return dict(self.items())[key]
+        if key not in self._keys():
+            raise KeyError(key)
+        return getattr(self, key)
 
-    def __contains__(self, key: str) -> bool:
-        return key in dict(self.items())
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys())
+
+    def __len__(self) -> int:
+        return len(self._keys())
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, or the default where the component has no such key."""
-        return dict(self.items()).get(key, default)
+        return super().get(key, default)
 
-    def items(self) -> list[tuple[str, Any]]:
-        """Name, arguments, then the sections below."""
-        return [("name", self.name), *self.arguments.items(), *self.sections().items()]
-
-    def sections(self) -> dict[str, Any]:
-        """The fields that a subclass adds."""
-        return {field: getattr(self, field) for field in section_fields(type(self))}
+    def _keys(self) -> list[str]:
+        return ["name", *self.arguments, *section_fields(type(self))]
 
 
 def section_fields(cls: type[Component]) -> list[str]:
     """Names of the fields that a subclass of `Component` adds."""
-    own = {field.name for field in dataclasses.fields(Component)}
-    return [field.name for field in dataclasses.fields(cls) if field.name not in own]
+    return [field.name for field in dataclasses.fields(cls)][2:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +115,7 @@ class Param:
     default: Any = MISSING
 
 
-def component(section: Any, table: Table | str) -> Callable[..., Any]:
+def component(section: Mapping[str, Any], table: Table | str) -> Callable[..., Any]:
     """The dataclass, module or function that a section names.
 
     Args:
@@ -132,16 +125,15 @@ def component(section: Any, table: Table | str) -> Callable[..., Any]:
     Raises:
       ConfigError: there is no such name.
     """
-    return find_component(
-        section["name"], import_from(table) if isinstance(table, str) else table, "name"
-    )
+    names = import_from(table) if isinstance(table, str) else table
+    return find_component(section["name"], names, "name")
 
 
-def build(section: Any, table: Table | str, **supplied: Any) -> Any:
+def build(section: Mapping[str, Any], table: Table | str, **supplied: Any) -> Any:
     """Call what a section names with its keys, and with those of `supplied` that it declares.
 
     Args:
-      section: `Component`, or a mapping with a key `name`. The sections below it are passed only
+      section: a `Component`, or a mapping with a key `name`. The sections below it are passed only
         to a parameter of that name.
       table: see `component`.
       **supplied: what the code knows and the config does not.
@@ -152,17 +144,14 @@ def build(section: Any, table: Table | str, **supplied: Any) -> Any:
     """
     called = component(section, table)
     params = parameters(called)
-    below = [key for key, value in section.items() if hasattr(value, "items")]
     keywords = {}
-    for key, value in section.items():
-        if key in supplied or (key == "name" and key not in params):
-            continue
+    for key, value in {**section, **supplied}.items():
         if key in params:
             keywords[key] = dict(value) if isinstance(value, FrozenMapping) else value
-        elif key not in below and value is not None:
+        elif key not in supplied and not (key == "name" or value is None or _is_group(value)):
             name = getattr(called, "__name__", section["name"])
             raise ConfigError(key, f"{name} takes no {key!r}", "resolve the config first")
-    return called(**keywords, **{key: value for key, value in supplied.items() if key in params})
+    return called(**keywords)
 
 
 def import_from(path: str) -> Any:
@@ -186,72 +175,54 @@ def find_component(name: str, table: Table, key: str) -> Callable[..., Any]:
     Raises:
       ConfigError: no such name, or the import path does not lead to something callable.
     """
+    choices = ", ".join(sorted(table))
     if not name or not isinstance(name, str):
-        what = "is required" if not name else f"{name!r} is not a name"
-        raise ConfigError(key, what, "choose one of " + ", ".join(sorted(table)))
+        what = f"{name!r} is not a name" if name else "is required"
+        raise ConfigError(key, what, f"choose one of {choices}")
     path = table.get(name, name)
     if ":" not in path:
-        close = nearest(name, table)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise ConfigError(
-            key,
-            f"there is no {name!r}",
-            f"{hint}Choose one of {', '.join(sorted(table))}, or your own component as "
-            "'package.module:attribute'",
-        )
+        close = " or ".join(map(repr, nearest(name, table)))
+        hint = f"did you mean {close}? " if close else ""
+        own = "or your own component as 'package.module:attribute'"
+        raise ConfigError(key, f"there is no {name!r}", f"{hint}Choose one of {choices}, {own}")
     try:
-        target = import_from(path)
+        target: Callable[..., Any] = import_from(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            key,
-            f"{path!r} cannot be imported: {type(error).__name__}: {error}",
-            "write 'package.module:attribute', with the package on PYTHONPATH",
-        ) from error
+        what = f"{path!r} cannot be imported: {type(error).__name__}: {error}"
+        remedy = "write 'package.module:attribute', with the package on PYTHONPATH"
+        raise ConfigError(key, what, remedy) from error
     if not callable(target):
-        raise ConfigError(
-            key,
-            f"{path!r} is {type(target).__name__}, not something to call",
-            "name a dataclass, a flax module or a function",
-        )
+        what = f"{path!r} is {type(target).__name__}, which cannot be called"
+        raise ConfigError(key, what, "name a dataclass, a flax module or a function")
     return target
 
 
+@functools.cache
 def parameters(called: Callable[..., Any]) -> dict[str, Param]:
     """Parameters by name, in their order. Those that no config could state are left out.
 
     Left out are flax's own `parent` and `name`, `*args`, `**kwargs`, `init=False` fields, and
     parameters whose default is code (an initialiser, an activation function).
     """
-    by_identity = inspect.isclass(called) or inspect.isfunction(called)
-    return _cached_parameters(called) if by_identity else _parameters(called)
-
-
-def _parameters(called: Any) -> dict[str, Param]:
-    params = {}
-    if dataclasses.is_dataclass(called):
-        hints = _hints(called)
-        flax_fields = {"parent", "name"} if _is_flax_module(called) else set()
-        for field in dataclasses.fields(called):
-            if not field.init or field.name in flax_fields:
-                continue
-            default = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            params[field.name] = MISSING if default is dataclasses.MISSING else default
-    else:
-        hints = _hints(called.__init__ if inspect.isclass(called) else called)
-        for parameter in inspect.signature(called).parameters.values():
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                given = parameter.default is not parameter.empty
-                params[parameter.name] = parameter.default if given else MISSING
-    return {
-        name: Param(name, _hint(hints, name, default), default)
-        for name, default in params.items()
-        if not _is_code(default)
-    }
-
-
-_cached_parameters = functools.cache(_parameters)
+    source = called.__init__ if inspect.isclass(called) else called
+    fields = getattr(called, "__dataclass_fields__", {})
+    try:
+        hints = typing.get_type_hints(called if fields else source, include_extras=True)
+    except NameError:  # a name that exists only while type checking
+        raw = inspect.get_annotations(called if fields else source)
+        hints = {name: Any if isinstance(hint, str) else hint for name, hint in raw.items()}
+    skipped = ("parent", "name") if _is_flax_module(called) else ()
+    found = {}
+    for name, parameter in inspect.signature(called).parameters.items():
+        if name in skipped or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        if name in fields and fields[name].default_factory is not MISSING:
+            default = fields[name].default_factory()
+        simple = isinstance(default, (bool, int, float, str))  # tells the type where nothing does
+        if not _is_code(default):
+            found[name] = Param(name, hints.get(name, type(default) if simple else Any), default)
+    return found
 
 
 def marked(called: Callable[..., Any], mark: type) -> list[str]:
@@ -283,31 +254,16 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _hints(called: Any) -> dict[str, Any]:
-    """Annotations; those of names that exist only while type checking become Any."""
-    try:
-        return typing.get_type_hints(called, include_extras=True)
-    except NameError:
-        raw = inspect.get_annotations(called)
-        return {name: Any if isinstance(hint, str) else hint for name, hint in raw.items()}
-
-
-def _hint(hints: dict[str, Any], name: str, default: Any) -> Any:
-    """The annotation of a parameter; where there is none, the type of a plain default."""
-    if name in hints or not isinstance(default, (bool, int, float, str)):
-        return hints.get(name, Any)
-    return type(default)
-
-
-def _is_flax_module(cls: Any) -> bool:
+def _is_flax_module(called: Any) -> bool:
     """Told by name, because importing flax takes a second and may not be needed."""
-    return any(
-        base.__name__ == "Module" and base.__module__.startswith("flax.linen")
-        for base in cls.__mro__
-    )
+    bases = getattr(called, "__mro__", ())
+    return any(one.__name__ == "Module" and one.__module__.startswith("flax.") for one in bases)
 
 
 def _is_code(default: Any) -> bool:
-    if default is MISSING or default is None or dataclasses.is_dataclass(default):
-        return False
-    return not isinstance(default, (bool, int, float, str, tuple, list, Mapping))
+    plain = (bool, int, float, str, tuple, list, Mapping, types.NoneType, type(MISSING))
+    return not isinstance(default, plain) and not dataclasses.is_dataclass(default)
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, Mapping) or hasattr(value, "to_dict")

@@ -5,12 +5,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from scaling.configs import resolution, tree
+from scaling.configs.annotations import AnyConfig, to_plain
 from scaling.configs.component import MISSING, has_mark
 from scaling.configs.errors import ConfigError
-from scaling.configs.resolution import T
 from scaling.configs.tree import Node
 from scaling.configs.types import NotInFingerprint
 
@@ -24,7 +24,7 @@ _FLOAT = "$float"
 FORMAT = 2
 
 
-def to_json(config: Any) -> str:
+def to_json(config: AnyConfig) -> str:
     """A config as indented JSON; tuples become arrays, infinities {"$float": "inf"}.
 
     Raises:
@@ -33,11 +33,7 @@ def to_json(config: Any) -> str:
     return json.dumps(_encode(resolution.plain(config), ""), indent=2, allow_nan=False) + "\n"
 
 
-@overload
-def from_json(text: str, tree_type: None = None) -> "Experiment": ...
-@overload
-def from_json(text: str, tree_type: type[T]) -> T: ...
-def from_json(text: str, tree_type: Any = None) -> Any:
+def from_json(text: str) -> "Experiment":
     """The complete config that `to_json` wrote, also an older version of this code.
 
     Keys that did not exist then get their defaults. What sections say of each other is not checked
@@ -47,7 +43,7 @@ def from_json(text: str, tree_type: Any = None) -> Any:
       ConfigError: the text is not a JSON object, or does not resolve here (a component of the
         user's own is missing).
     """
-    return resolution.resolve(decode(text), tree_type, check=False)
+    return resolution.resolve(decode(text), check=False)
 
 
 def decode(text: str) -> dict[str, Any]:
@@ -57,18 +53,17 @@ def decode(text: str) -> dict[str, Any]:
       ConfigError: the text is not a JSON object.
     """
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            "config", f"is not JSON: {error}", "use a config.json of a run"
-        ) from error
-    if not isinstance(data, dict):
-        raise ConfigError("config", "is not a JSON object", "use a config.json of a run")
-    decoded: dict[str, Any] = _decode(data)
+        data = json.loads(text, object_hook=_decode)
+        if not isinstance(data, dict):
+            raise ValueError("it holds no object")
+    except ValueError as error:
+        what = f"is not JSON: {error}"
+        raise ConfigError("config", what, "use a config.json of a run") from error
+    decoded: dict[str, Any] = to_plain(data)
     return decoded
 
 
-def fingerprint(config: Any, *, whole: bool = False, leave_out: Sequence[str] = ()) -> str:
+def fingerprint(config: AnyConfig, *, whole: bool = False, leave_out: Sequence[str] = ()) -> str:
     """16 hex digits that two configs share if they describe the same experiment.
 
     Left out are keys and sections marked `NotInFingerprint`, which change how a run goes but not
@@ -89,7 +84,7 @@ def fingerprint(config: Any, *, whole: bool = False, leave_out: Sequence[str] = 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def without(config: Any, mark: type) -> dict[str, Any]:
+def without(config: AnyConfig, mark: type) -> dict[str, Any]:
     """A resolved config as dictionaries, keys and sections that carry a mark left out."""
     return _without(tree.root(type(config), resolution.plain(config)), mark)
 
@@ -113,7 +108,7 @@ class Difference:
     right: Any
 
 
-def diff(left: Any, right: Any) -> list[Difference]:
+def diff(left: AnyConfig, right: AnyConfig) -> list[Difference]:
     """Every leaf in which two configs differ, keys that only one of them has included."""
     leaves = flatten(left), flatten(right)
     keys = sorted({*leaves[0], *leaves[1]})
@@ -121,7 +116,7 @@ def diff(left: Any, right: Any) -> list[Difference]:
     return [Difference(*pair) for pair in pairs if not _same(pair[1], pair[2])]
 
 
-def flatten(config: Any) -> dict[str, Any]:
+def flatten(config: AnyConfig) -> dict[str, Any]:
     """{"optim.b1": 0.9, ...}: leaves by path; an empty group is a leaf."""
     leaves: dict[str, Any] = {}
 
@@ -142,14 +137,14 @@ def format_differences(differences: Sequence[Difference], left: str, right: str)
     if not differences:
         return f"no difference between {left} and {right}"
     rows = [("key", left, right)]
-    rows += [(one.key, _show(one.left), _show(one.right)) for one in differences]
+    rows += [(one.key, _shown(one.left), _shown(one.right)) for one in differences]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {a:<{widths[1]}}  {b}" for key, a, b in rows)
 
 
-def get(config: Any, path: str, default: Any = None) -> Any:
+def get(config: AnyConfig, path: str, default: Any = None) -> Any:
     """The value at a dotted path; `default` where a key on the way is absent or None."""
-    found = tree.dig(resolution.plain(config) if hasattr(config, "to_dict") else config, path)
+    found = tree.dig(config, path)
     return default if found is None else found
 
 
@@ -162,8 +157,8 @@ def _same(left: Any, right: Any) -> bool:
     return bool(left is right or left == right)
 
 
-def _show(value: Any) -> str:
-    return str(value) if value is MISSING else repr(value)
+def _shown(value: Any) -> str:
+    return "(not set)" if value is MISSING else repr(value)
 
 
 def _encode(value: Any, path: str) -> Any:
@@ -178,11 +173,5 @@ def _encode(value: Any, path: str) -> Any:
     raise ConfigError(path, f"{value!r} is not plain data", "resolve the config first")
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {_FLOAT}:
-            return float(value[_FLOAT])
-        return {key: _decode(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return tuple(_decode(inner) for inner in value)
-    return value
+def _decode(value: dict[str, Any]) -> Any:
+    return float(value[_FLOAT]) if set(value) == {_FLOAT} else value

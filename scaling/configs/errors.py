@@ -21,8 +21,8 @@ class ConfigError(ValueError):
         return f"{self.key}: {self.reason}" + (f"\n  {self.remedy}" if self.remedy else "")
 
 
-class RefusedError(Exception):
-    """A value that does not fit, before anyone has said under which key it stands."""
+class RefusedError(ValueError):
+    """A value that does not fit, before it is known under which key it stands."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason, remedy)

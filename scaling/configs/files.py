@@ -34,13 +34,14 @@ def load(spec: str, tokens: Sequence[str] = (), tree_type: type | None = None) -
     """
     path, argument = split_spec(spec)
     if path.suffix == ".json":
-        config = config_dict.ConfigDict(dump.decode(_read(path)))
+        raw = dump.decode(_read(path))
+        moved.translate(raw)
+        config = config_dict.ConfigDict(raw)
     else:
         config = _call_get_config(import_file(path), path, argument)
         if "name" not in config:
             with config.unlocked():
                 config.name = path.stem + (f"-{argument}" if argument else "")
-    moved.translate(config)
     overrides.apply(config, tokens, tree_type or resolution.experiment_type())
     return config
 
@@ -79,18 +80,17 @@ def split_spec(spec: str) -> tuple[pathlib.Path, str]:
     """ "dir/file.py:arg" -> (path, arg); arg is "" where there is none."""
     head, suffix, argument = spec.partition(".py:")
     path = pathlib.Path(head + ".py" if suffix else spec)
+    folder = path.parent
     if path.suffix not in (".py", ".json"):
-        with_suffix = path.with_name(path.name + ".py") if path.name else path
-        hint = f"did you mean {with_suffix}?" if with_suffix.exists() else "name a .py file"
+        nearby = folder / f"{path.name}.py"
+        hint = f"did you mean {nearby}?" if nearby.exists() else "name a .py file"
         raise ConfigError("--config", f"{spec!r} is not a config file", hint)
     if not path.is_file():
-        folder = path.parent
         others = sorted(one.name for one in folder.glob(f"*{path.suffix}"))
         there = f"{folder}/" if folder != pathlib.Path() else ""
         hint = suggest(path.name, others, prefix=there, what=f"files in {folder.resolve()}")
-        raise ConfigError(
-            "--config", f"there is no file {path}", hint or f"looked in {folder.resolve()}"
-        )
+        what = f"there is no file {path}"
+        raise ConfigError("--config", what, hint or f"looked in {folder.resolve()}")
     return path, argument
 
 
@@ -110,11 +110,7 @@ def variant(argument: str, choices: Mapping[str, Any] | Sequence[str], default: 
     """
     chosen = argument or default
     if chosen not in choices:
-        what = (
-            f"there is no variant {chosen!r}"
-            if chosen
-            else "a variant is required, FILE.py:VARIANT"
-        )
+        what = f"there is no variant {chosen!r}" if chosen else "lacks a variant, FILE.py:VARIANT"
         raise ConfigError("--config", what, suggest(chosen, list(choices), what="variants"))
     return chosen
 
@@ -143,14 +139,12 @@ def import_file(path: pathlib.Path) -> ModuleType:
 def _call_get_config(module: ModuleType, path: pathlib.Path, argument: str) -> Any:
     get_config = getattr(module, "get_config", None)
     if get_config is None:
-        raise ConfigError(
-            "--config", f"{path} has no function get_config", "define `def get_config(arg='')`"
-        )
+        what = f"{path} has no function get_config"
+        raise ConfigError("--config", what, "define `def get_config(arg='')`")
     takes = list(inspect.signature(get_config).parameters.values())
     if argument and not takes:
-        raise ConfigError(
-            "--config", f"{path} takes no argument, and got {argument!r}", f"write --config={path}"
-        )
+        what = f"{path} takes no argument, and got {argument!r}"
+        raise ConfigError("--config", what, f"write --config={path}")
     # Without an argument the file's own default counts, whatever it is.
     arguments = [argument] if argument or (takes and takes[0].default is takes[0].empty) else []
     try:
@@ -159,15 +153,14 @@ def _call_get_config(module: ModuleType, path: pathlib.Path, argument: str) -> A
         raise
     except Exception as error:
         raise _failed(path, error) from error
-    if not isinstance(config, (config_dict.ConfigDict, Mapping)):
-        raise ConfigError(
-            "--config",
-            f"get_config of {path} returned {type(config).__name__}",
-            "return an ml_collections.ConfigDict",
-        )
     if isinstance(config, config_dict.FrozenConfigDict):
         return config.as_configdict()
-    return config if isinstance(config, config_dict.ConfigDict) else config_dict.ConfigDict(config)
+    if isinstance(config, Mapping):
+        return config_dict.ConfigDict(config)
+    if not isinstance(config, config_dict.ConfigDict):
+        what = f"get_config of {path} returned {type(config).__name__}"
+        raise ConfigError("--config", what, "return an ml_collections.ConfigDict")
+    return config
 
 
 def _failed(path: pathlib.Path, error: Exception) -> ConfigError:

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ml_collections import config_dict
 
 from scaling.configs import moved, tree, values
-from scaling.configs.component import (
-    MISSING,
-    FrozenMapping,
-    Param,
-    import_from,
-)
+from scaling.configs.annotations import AnyConfig, to_plain
+from scaling.configs.component import MISSING, FrozenMapping, Param, import_from
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
 
@@ -23,10 +19,10 @@ T = TypeVar("T")
 
 
 @overload
-def resolve(config: Any, tree_type: None = None, *, check: bool = True) -> "Experiment": ...
+def resolve(config: AnyConfig, tree_type: None = None, *, check: bool = True) -> "Experiment": ...
 @overload
-def resolve(config: Any, tree_type: type[T], *, check: bool = True) -> T: ...
-def resolve(config: Any, tree_type: Any = None, *, check: bool = True) -> Any:
+def resolve(config: AnyConfig, tree_type: type[T], *, check: bool = True) -> T: ...
+def resolve(config: AnyConfig, tree_type: Any = None, *, check: bool = True) -> Any:
     """The complete config: defaults from the annotations, values as annotated, checked, frozen.
 
     Resolving twice changes nothing.
@@ -62,7 +58,7 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
     return resolve(with_values(config, changes), type(config))
 
 
-def with_values(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+def with_values(config: AnyConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A config as nested dictionaries with values set at dotted paths; groups on the way are made."""
     raw = plain(config)
     moved.translate(raw)
@@ -77,33 +73,30 @@ def with_values(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: AnyConfig) -> dict[str, Any]:
     """A config as nested dictionaries, with every field reference replaced by its value.
 
     Raises:
       ConfigError: a required placeholder was left empty.
     """
     try:
-        raw: dict[str, Any] = values.to_plain(config)
+        raw: dict[str, Any] = to_plain(config)
     except config_dict.RequiredValueError as error:
         raise ConfigError("config", f"a required placeholder is empty: {error}") from error
     return raw
 
 
 def _resolve_section(node: Node, top: Node, check: bool) -> Any:
-    section, raw = node.section, node.stated
+    section, raw, path = node.section, node.stated, node.path
     if raw is None and section.optional:
         return None
     if not isinstance(raw, Mapping):
-        path = node.path
-        hint = f"write {path}.name = {raw!r}" if isinstance(raw, str) else "give {key: value, ...}"
+        hint = f"write {path}.name = {raw!r}" if section.family else "give {key: value, ...}"
         raise ConfigError(path, f"{raw!r} is not a group of keys", hint)
     if section.entry is not None:
         for key in raw:
-            if not isinstance(key, str) or not key or "." in key:
-                raise ConfigError(
-                    node.path, f"{key!r} cannot name an entry", "use a word without dots"
-                )
+            if not key or "." in key:
+                raise ConfigError(path, f"{key!r} cannot name an entry", "use a word without dots")
         return FrozenMapping({key: _resolve_key(node, key, None, top, check) for key in raw})
     params = node.params()
     for key in raw:
@@ -122,16 +115,15 @@ def _resolve_section(node: Node, top: Node, check: bool) -> Any:
 
 def _resolve_key(node: Node, key: str, param: Param | None, top: Node, check: bool) -> Any:
     """A value or a section; `param` is None for an entry."""
-    default = MISSING if param is None else param.default
-    stated = node.stated.get(key, MISSING)
-    below = node.child(key)
+    below, stated = node.child(key), node.stated.get(key, MISSING)
+    default = {} if param is None or param.default is MISSING else param.default
     if below is None:
         assert param is not None
         return values.value_of(param, stated, tree.join(node.path, key))
     if stated is MISSING:
-        stated = {} if default is MISSING else values.to_plain(default)
+        stated = to_plain(default)
     elif isinstance(stated, Mapping) and dataclasses.is_dataclass(default):
-        stated = _over(values.to_plain(default), stated)
+        stated = _over(to_plain(default), stated)
     return _resolve_section(dataclasses.replace(below, stated=stated), top, check)
 
 

@@ -13,11 +13,14 @@ Each may be optional (`X | None`).
 import dataclasses
 import inspect
 import types
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ml_collections.config_dict import ConfigDict
+
+from scaling.configs.annotations import mapping_value
 from scaling.configs.component import (
+    MISSING,
     Component,
     Family,
     Param,
@@ -35,13 +38,13 @@ class Section:
     """What an annotation says of a section.
 
     Attributes:
-      cls: the dataclass, or `Component` or a subclass of it; None for entries.
+      cls: the dataclass, or `Component` or a subclass of it.
       family: of a component.
       entry: what each entry is.
       optional: whether None may stand in its place.
     """
 
-    cls: Any = None
+    cls: Any = Component
     family: Family | None = None
     entry: "Section | None" = None
     optional: bool = False
@@ -49,25 +52,19 @@ class Section:
 
 def section_of(annotation: Any) -> Section | None:
     """The section that an annotation describes; None if it describes a value."""
-    members = alternatives(annotation)
-    optional = types.NoneType in members
-    members = tuple(member for member in members if member is not types.NoneType)
+    members = [one for one in alternatives(annotation) if one is not types.NoneType]
     if len(members) != 1:
         return None
     inner, marks = strip(members[0])
-    if inner is not members[0] and len(alternatives(inner)) > 1:
+    if len(alternatives(inner)) > 1:
         return section_of(inner)  # Annotated[X | None, mark]
-    families = [mark for mark in marks if isinstance(mark, Family)]
-    if families:
-        return Section(inner, families[0], optional=optional)
-    if inspect.isclass(inner) and dataclasses.is_dataclass(inner):
-        return Section(inner, optional=optional)
-    arguments = typing.get_args(inner)
-    origin = typing.get_origin(inner)
-    if inspect.isclass(origin) and issubclass(origin, Mapping) and len(arguments) == 2:
-        entry = section_of(arguments[1])
-        return None if entry is None else Section(entry=entry, optional=optional)
-    return None
+    optional = len(alternatives(annotation)) > 1
+    family = next((mark for mark in marks if isinstance(mark, Family)), None)
+    if family or (inspect.isclass(inner) and dataclasses.is_dataclass(inner)):
+        return Section(inner, family, optional=optional)
+    element = mapping_value(inner)
+    entry = None if element is MISSING else section_of(element)
+    return Section(entry=entry, optional=optional) if entry else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Node:
         return name or (self.section.family.default if self.section.family else None)
 
     def sections_below(self) -> dict[str, Param]:
-        """Fields that a subclass of `Component` adds to those of its component."""
+        """Fields that a subclass of `Component` adds to the parameters of what it names."""
         if self.section.family is None:
             return {}
         params = parameters(self.section.cls)
@@ -101,21 +98,18 @@ class Node:
         """The keys of the section, `name` of a component left out; none for entries.
 
         Raises:
-          ConfigError: the component's name is missing or stands for nothing.
+          ConfigError: there is no component of the name.
         """
         family = self.section.family
-        if self.section.entry is not None:
-            return {}
         if family is None:
-            return parameters(self.section.cls)
+            return {} if self.section.entry else parameters(self.section.cls)
         called = find_component(self.name, family.names, join(self.path, "name"))
         below = self.sections_below()
         skipped = {"name", *family.supplied, *below}
-        params = parameters(called)
-        return {key: param for key, param in params.items() if key not in skipped} | below
+        return {k: param for k, param in parameters(called).items() if k not in skipped} | below
 
     def keys(self) -> dict[str, Param]:
-        """`params`, or what is known without the component where its name stands for nothing."""
+        """`params`, or what is known without the component where there is none of the name."""
         try:
             return self.params()
         except ConfigError:
@@ -129,9 +123,8 @@ class Node:
 
     def child(self, key: str) -> "Node | None":
         """The section below; None if the key holds a value or does not exist."""
-        if self.section.entry is not None:
-            section: Section | None = self.section.entry
-        else:
+        section = self.section.entry
+        if section is None:
             param = self.sections_below().get(key) or self.keys().get(key)
             section = section_of(param.annotation) if param else None
         stated = self.stated.get(key) if isinstance(self.stated, Mapping) else None
@@ -159,14 +152,14 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def dig(raw: Any, path: str) -> Any:
+def dig(config: Any, path: str) -> Any:
     """The value at a path of nested mappings or dataclasses; None where there is none."""
     for key in path.split(".") if path else ():
-        if isinstance(raw, (Mapping, Component)):
-            raw = raw.get(key)
+        if isinstance(config, (Mapping, ConfigDict)):
+            config = config.get(key)
         else:
-            raw = getattr(raw, key, None) if dataclasses.is_dataclass(raw) else None
-    return raw
+            config = getattr(config, key, None) if dataclasses.is_dataclass(config) else None
+    return config
 
 
 def all_keys(node: Node) -> Iterator[str]:
@@ -186,29 +179,18 @@ def unknown_key(node: Node, key: str, top: Node) -> ConfigError:
       key: the key that it does not have.
       top: the whole config (for keys that stand elsewhere).
     """
-    here, path = node.names(), join(node.path, key)
-    family = node.section.family
+    here, path, family = node.names(), join(node.path, key), node.section.family
     if family is not None:
         if key in family.supplied:
-            return ConfigError(
-                path, "is supplied by the code, not by the config", "leave it out of the config"
-            )
-        owners = [other for other in family.names if other != node.name and _has(node, other, key)]
+            what = "is supplied by the code, not by the config"
+            return ConfigError(path, what, "leave it out of the config")
+        named = {other: Node("", node.section, {"name": other}) for other in family.names}
+        owners = [other for other, one in named.items() if key in one.names() != here]
         if owners:
-            return ConfigError(
-                path,
-                f"{node.name!r} has no key {key!r}; it is a key of {', '.join(owners)}",
-                f"the keys of {node.name!r} are: {', '.join(here)}",
-            )
+            what = f"{node.name!r} has no key {key!r}; it is a key of {', '.join(owners)}"
+            return ConfigError(path, what, f"the keys of {node.name!r} are: {', '.join(here)}")
     reason = f"there is no key {key!r} in {node.path or 'the top level'}"
-    if nearest(key, here):
-        return ConfigError(path, reason, suggest(key, here, prefix=node.path and node.path + "."))
     elsewhere = nearest(path, [other for other in all_keys(top) if other not in here])
-    if elsewhere:
+    if elsewhere and not nearest(key, here):
         return ConfigError(path, reason, f"did you mean {' or '.join(elsewhere)}?")
-    return ConfigError(path, reason, suggest(key, here))
-
-
-def _has(node: Node, name: str, key: str) -> bool:
-    """Whether another component of the family has the key."""
-    return key in Node("", node.section, {"name": name}).keys()  # noqa: SIM118 (a method)
+    return ConfigError(path, reason, suggest(key, here, prefix=node.path and node.path + "."))

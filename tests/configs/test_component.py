@@ -62,7 +62,7 @@ def test_find_component_by_name_and_by_path() -> None:
         ("sdg", "did you mean 'sgd'"),
         ("no_such_package.module:Name", "ModuleNotFoundError"),
         ("configs.fakes:Nothing", "AttributeError"),
-        ("configs.fakes:MODELS", "not something to call"),
+        ("configs.fakes:MODELS", "cannot be called"),
         (":x", "cannot be imported"),
     ],
 )

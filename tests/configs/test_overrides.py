@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from scaling.configs import ConfigError, diff
-from scaling.configs.overrides import Override, split
+from scaling.configs.overrides import split
 from scaling.configs.tree import dig
 
 Resolve = Callable[..., Any]
 
 
 def test_split() -> None:
-    want = Override("optim.b2", "a=b")
+    want = ("optim.b2", "a=b")
     assert split("--config.optim.b2=a=b") == want
     assert split("config.optim.b2=a=b") == want
     assert split("optim.b2=a=b") == want

@@ -4,8 +4,9 @@ from typing import Annotated
 import pytest
 
 from scaling.configs import ConfigError
+from scaling.configs.annotations import describe
 from scaling.configs.types import Range
-from scaling.configs.values import coerce, describe
+from scaling.configs.values import coerce
 
 CLOSED, OPEN = Annotated[float, Range(0, 1)], Annotated[float, Range(above=0, below=1)]
 

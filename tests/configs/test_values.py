@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
+from scaling.configs.annotations import describe
 from scaling.configs.component import MISSING, FrozenMapping, Param
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt, Probability, Range
-from scaling.configs.values import coerce, describe, parse, value_of
+from scaling.configs.values import coerce, parse, value_of
 
 
 @pytest.mark.parametrize(

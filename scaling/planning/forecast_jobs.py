@@ -1,0 +1,81 @@
+"""What `python -m scaling.plan` does with forecasts: write one, grade one, score many."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+from scaling import configs
+from scaling.configs import ConfigError
+from scaling.planning import scoreboard as scoring
+from scaling.planning.arguments import Values
+from scaling.planning.plan_record import PlanRecord
+from scaling.track import files
+from scaling.track import grade as grading
+
+
+def forecast(values: Values, overrides: Sequence[str]) -> int:
+    """Forecasts a run before it starts: writes RUN/forecast.json."""
+    config = configs.load_resolved(values["config"], overrides)
+    workdir = pathlib.Path(values.get("workdir") or f"runs/{config.name}")  # as scaling.main
+    # These import JAX, which the other jobs do without.
+    from scaling.data import DataError
+    from scaling.planning import forecast as forecasting
+    from scaling.planning import law_fit, target
+
+    given = PlanRecord.read(values["plan"]) if "plan" in values else None
+    law = law_fit.load(values["forecast"], values.get("law"))
+    try:
+        counts = values.get("count", law.count), values.get("flops", law.flops)
+        run = target.describe(config, *counts)
+    except DataError as error:
+        raise ConfigError("data", str(error)) from error
+    content = forecasting.build(run, law, values.get("at", {}), given, values.get("price"))
+    path = forecasting.write(workdir, content)
+    print(forecasting.describe(content))
+    print(f"wrote {path}; start the run there and it grades itself")
+    return 0
+
+
+def grade(values: Values, _: Sequence[str]) -> int:
+    """Grades a run directory again."""
+    folder = _folder(values, "grade")
+    try:
+        result = grading.regrade(folder)
+    except grading.GradeError as error:
+        raise ConfigError("--grade", str(error)) from error
+    print(grading.describe(result))
+    return 0
+
+
+def scoreboard(values: Values, _: Sequence[str]) -> int:
+    """Scores all graded runs below a directory; writes scoreboard.json and pictures there."""
+    folder = _folder(values, "scoreboard")
+    try:
+        record = scoring.score(folder)
+        files.write_json(folder / scoring.NAME, record)
+    except (scoring.ScoreboardError, OSError) as error:
+        raise ConfigError("--scoreboard", str(error)) from error
+    print(scoring.describe(record))
+    try:
+        from scaling.planning.scoreboard_figure import draw
+
+        pictures = draw(record, folder)
+    except ImportError as error:
+        print(f"no picture: {error}; pip install 'scaling[fit]'")
+        pictures = []
+    print("wrote " + ", ".join(str(path) for path in (folder / scoring.NAME, *pictures)))
+    return 0
+
+
+def _folder(values: Values, flag: str) -> pathlib.Path:
+    path = pathlib.Path(values[flag])
+    if not path.is_dir():
+        what = f"{path} is not a directory"
+        raise ConfigError(f"--{flag}", what, "give a directory that holds runs")
+    return path
+
+
+JOBS: dict[str, Callable[[Values, Sequence[str]], int]] = {
+    "forecast": forecast,
+    "grade": grade,
+    "scoreboard": scoreboard,
+}
