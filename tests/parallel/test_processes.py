@@ -233,7 +233,7 @@ def test_flags_come_first_and_half_an_environment_is_refused() -> None:
     assert discover("a:5", 3, 2, env=ADDRESS) == Place("a:5", 3, 2)
     with pytest.raises(RosterError, match="JAX_PROCESS_ID not set"):
         discover(env={k: v for k, v in ADDRESS.items() if k != "JAX_PROCESS_ID"})
-    with pytest.raises(RosterError, match="JAX_NUM_PROCESSES='two' is no number"):
+    with pytest.raises(RosterError, match="JAX_NUM_PROCESSES='two' is not a number"):
         discover(env=ADDRESS | {"JAX_NUM_PROCESSES": "two"})
 
 
