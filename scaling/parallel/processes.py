@@ -9,15 +9,14 @@ A single process skips all of it.
 """
 
 import dataclasses
-import ipaddress
 import os
 import re
-import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scaling.parallel.roster import Processes, Roster, RosterError
+from scaling.parallel.link import RosterError, interface
+from scaling.parallel.roster import Processes, Roster
 from scaling.track import provenance
 
 # All must agree in these: they decide what is computed or how processes talk.
@@ -175,25 +174,6 @@ def join(
         roster.end_by(error)
         raise
     return roster
-
-
-def interface(host: str, env: Mapping[str, str] = os.environ) -> str:
-    """The address that process 0 listens on: the one that the coordinator's name stands for.
-
-    JAX_COORDINATOR_BIND_ADDRESS, JAX's own variable, comes first. All addresses ("::") where the
-    name cannot be meant: it is no address of this machine (behind another one), or a machine's own
-    name leads back to itself (Debian's /etc/hosts says 127.0.1.1), where no other could connect.
-    """
-    if env.get("JAX_COORDINATOR_BIND_ADDRESS"):
-        return env["JAX_COORDINATOR_BIND_ADDRESS"].rpartition(":")[0].strip("[]")
-    try:
-        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.bind(address)
-    except OSError:
-        return "::"
-    inward = ipaddress.ip_address(address[0]).is_loopback
-    return "::" if inward and host not in ("localhost", address[0]) else str(address[0])
 
 
 def differences(

@@ -15,28 +15,21 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any, Self
+
+from scaling.parallel.link import BROKEN, Link, RosterError, listen
 
 Rule = Callable[[Mapping[int, Any]], Any]
 
 EXIT_FAILED = 1
 # What the news of a death, or process 0's answer about who is overdue, may take to arrive.
 GRACE_SECONDS = 3.0
-# More than any message; it bounds what a foreign connection can make us read.
-MAX_BYTES = 64 * 2**20
 STOP = "stop"
-BROKEN = (OSError, EOFError, ValueError, AssertionError, AuthenticationError)
-
-
-class RosterError(RuntimeError):
-    """The processes of a run did not come together, or one of them was lost."""
 
 
 class Processes:
@@ -85,58 +78,6 @@ class Processes:
         """Leaves the run; the others learn of an error and end, too."""
 
 
-class Link:
-    """An authenticated connection that carries JSON lists; any thread may send."""
-
-    def __init__(self, sock: socket.socket, secret: bytes, silence: float, server: bool) -> None:
-        """Both sides prove that they know the secret.
-
-        Raises:
-          OSError, EOFError, ValueError: the other side speaks another protocol, or is gone.
-          AuthenticationError: it has another secret.
-        """
-        sock.settimeout(None)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        limit = struct.pack("ll", int(silence), int(silence % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        self._connection, self._lock = Connection(sock.detach()), threading.Lock()
-        self._silence = silence
-        prove = [deliver_challenge, answer_challenge]
-        for side in prove if server else reversed(prove):
-            side(self._connection, secret)
-
-    def send(self, *message: Any) -> None:
-        """Sends a message; a broken connection is left for the reading side to find."""
-        with contextlib.suppress(OSError), self._lock:
-            self._connection.send_bytes(json.dumps(message).encode())
-
-    def messages(self) -> Iterator[list[Any]]:
-        """The messages of the other side; sends a heartbeat (an empty message) every second.
-
-        Raises:
-          OSError, EOFError, ValueError: the other side is gone, silent, or speaks otherwise.
-        """
-        beat = min(1.0, self._silence / 4)
-        heard, beaten = time.monotonic(), 0.0
-        while True:
-            if time.monotonic() - beaten >= beat:
-                beaten = time.monotonic()
-                self.send()
-            if self._connection.poll(beat):
-                message = json.loads(self._connection.recv_bytes(MAX_BYTES))
-                heard = time.monotonic()
-                if message:
-                    yield message
-            elif time.monotonic() - heard > self._silence:
-                raise TimeoutError(f"not a word for {time.monotonic() - heard:.0f} s")
-
-    def close(self) -> None:
-        """Closes the connection."""
-        with self._lock:
-            self._connection.close()
-
-
 class Roster(Processes):
     """One process's connections: process 0's to all others, any other's to process 0."""
 
@@ -179,15 +120,16 @@ class Roster(Processes):
         self._armed = self._leaving = self._asked = False
         self._tick = 0
         self._limit: int | None = None
+        self._listener: socket.socket | None = None
         self._name = f"process {process_id} ({socket.gethostname()}, pid {os.getpid()})"
-        self._listener = _listen(interface, port) if process_id == 0 else None
-        if self._listener:
-            threading.Thread(target=self._accept, daemon=True).start()
+        if process_id == 0:
+            self._listener = listen(interface, port)
+            _thread(self._accept)
         else:
             link = self._links[0] = self._connect(host, port)
             link.send("hello", process_id, num_processes, self._name)
             self._open.add(0)
-            threading.Thread(target=self._attend, args=(0, link.messages()), daemon=True).start()
+            _thread(self._attend, 0, link.messages())
 
     def decide(self, tag: str, value: Any, rule: Rule, timeout: float | None = None) -> Any:  # noqa: D102
         timeout = self._timeout if timeout is None else timeout
@@ -288,7 +230,7 @@ class Roster(Processes):
             _flush()
             os._exit(code)
 
-        threading.Thread(target=end, daemon=True).start()
+        _thread(end)
 
     def _connect(self, host: str, port: int) -> Link:
         deadline = time.monotonic() + self._timeout
@@ -315,7 +257,7 @@ class Roster(Processes):
         with contextlib.suppress(OSError):  # closed by `leave`
             while True:
                 sock, _ = self._listener.accept()
-                threading.Thread(target=self._welcome, args=(sock,), daemon=True).start()
+                _thread(self._welcome, sock)
 
     def _welcome(self, sock: socket.socket) -> None:
         """Process 0's thread for one connection: checks whose it is, then listens to it."""
@@ -433,14 +375,12 @@ class Roster(Processes):
         os.write(2, f"\n{text}\n{me} was{self._where} and leaves with exit code 1\n".encode())
 
         def end() -> None:
-            flushing = threading.Thread(target=_flush, daemon=True)
-            flushing.start()
-            flushing.join(5.0)
+            _thread(_flush).join(5.0)
             if self.process_id == 0:
                 self._outlast(10.0)
             os._exit(EXIT_FAILED)
 
-        threading.Thread(target=end, daemon=True).start()
+        _thread(end)
 
     def _outlast(self, seconds: float) -> None:
         """Waits for the others to go. Process 0 ends last: the loss of JAX's coordinator aborts."""
@@ -449,20 +389,10 @@ class Roster(Processes):
             time.sleep(0.02)
 
 
-def _listen(interface: str, port: int) -> socket.socket:
-    six = ":" in interface and socket.has_dualstack_ipv6()
-    try:
-        return socket.create_server(
-            (interface if six else interface.replace("::", ""), port),
-            family=socket.AF_INET6 if six else socket.AF_INET,
-            dualstack_ipv6=interface == "::" and six,
-            backlog=1024,
-        )
-    except (OSError, OverflowError) as error:
-        raise RosterError(
-            f"process 0 cannot listen on port {port} of {interface}: {error}; give the "
-            "coordinator another port (the roster uses the one after it), or SCALING_ROSTER_PORT"
-        ) from None
+def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
 
 
 def _flush() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from scaling.parallel.roster import Roster, RosterError
+from scaling.parallel.link import RosterError, interface, listen
+from scaling.parallel.roster import Roster
 
 
 def free_port() -> int:
@@ -256,3 +257,24 @@ def test_without_a_wish_nobody_stops_and_asking_is_cheap() -> None:
         return time.monotonic() - start
 
     assert max(gathering(2, work).values()) < 5
+
+
+def test_process_0_listens_where_the_coordinator_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert interface("127.0.0.1", {}) == "127.0.0.1"
+    assert interface("localhost", {}) in ("127.0.0.1", "::1")
+    assert interface("203.0.113.7", {}) == "::"  # another machine's: this one is behind it
+    itself = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: itself)
+    assert interface("node7", {}) == "::"  # Debian's own name: no other could connect
+
+
+def test_jaxs_own_variable_says_where_to_listen() -> None:
+    assert interface("h", {"JAX_COORDINATOR_BIND_ADDRESS": "[::1]:8476"}) == "::1"
+    assert interface("h", {"JAX_COORDINATOR_BIND_ADDRESS": "10.0.0.1:8476"}) == "10.0.0.1"
+
+
+def test_a_loopback_roster_is_not_reachable_from_elsewhere() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+    with listen("::", 0) as listener:
+        assert listener.getsockname()[0] in ("::", "0.0.0.0")
