@@ -124,14 +124,15 @@ class Roster(Processes):
         self._name = f"process {process_id} ({socket.gethostname()}, pid {os.getpid()})"
         if process_id == 0:
             self._listener = listen(interface, port)
-            _thread(self._accept)
+            _thread(self._accept, self._listener)
         else:
             link = self._links[0] = self._connect(host, port)
             link.send("hello", process_id, num_processes, self._name)
             self._open.add(0)
             _thread(self._attend, 0, link.messages())
 
-    def decide(self, tag: str, value: Any, rule: Rule, timeout: float | None = None) -> Any:  # noqa: D102
+    def decide(self, tag: str, value: Any, rule: Rule, timeout: float | None = None) -> Any:
+        """See `Processes.decide`."""
         timeout = self._timeout if timeout is None else timeout
         self._send_first("value", tag, value)
         if self.process_id == 0:
@@ -141,7 +142,7 @@ class Roster(Processes):
         return self._decided.pop(tag)
 
     def stop_at(self, where: Any, wanted: bool) -> bool:
-        """Whether to stop before step `where`; the same answer in all processes.
+        """See `Processes.stop_at`.
 
         Costs a lock while no process wants to stop. When one does, every process's thread promises
         that its main thread will not pass the question after the one it is at, and the largest
@@ -150,23 +151,18 @@ class Roster(Processes):
         """
         with self._state:
             self._tick, self._where = self._tick + 1, f" before step {where}"
-            ask, self._asked = wanted and not self._asked, self._asked or wanted
-        if ask:
-            self._send_first("stop")
-        with self._state:
-            decided = self._state.wait_for(
-                lambda: (
-                    self._limit is None
-                    or self._tick < self._limit
-                    or STOP in self._decided
-                    or self._trouble
-                ),
-                self._silence + GRACE_SECONDS,
-            )
+            if wanted and not self._asked:
+                self._asked = True
+                self._send_first("stop")
+            decided = self._state.wait_for(self._may_pass, self._silence + GRACE_SECONDS)
             if self._trouble or not decided:
                 missing = f"no decision where to stop, after {self._silence:.0f} s"
                 raise RosterError(self._trouble or missing)
             return STOP in self._decided and self._tick >= self._decided[STOP]
+
+    def _may_pass(self) -> bool:
+        free = self._limit is None or self._tick < self._limit
+        return free or STOP in self._decided or bool(self._trouble)
 
     def watch(self) -> None:
         """From now on another process's death ends this one, whatever its main thread does."""
@@ -189,8 +185,7 @@ class Roster(Processes):
     def fail(self, text: str) -> None:
         """Tells the others that this process ends with an error.
 
-        An error in a collective often is another process's death, whose name should come first:
-        the news of it gets a moment to arrive (and then ends this process, see `watch`).
+        The error may follow from another's death. News of that gets a moment to come first.
         """
         time.sleep(GRACE_SECONDS)
         with self._state:
@@ -200,7 +195,7 @@ class Roster(Processes):
             self._outlast(10.0)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Leaves the run; the others learn of an error and end, too."""
+        """See `Processes.__exit__`."""
         if error is not None and not (isinstance(error, SystemExit) and not error.code):
             self.end_by(error)
             return
@@ -213,10 +208,9 @@ class Roster(Processes):
         self.leave(linger=60.0)
 
     def end_by(self, error: BaseException) -> None:
-        """Tells the others of an error, and ends this process 2 seconds later.
+        """Tells the others of an error and ends this process in 2 seconds; the caller says why.
 
-        The caller has those to say why. Python's own end would hang: JAX's client waits for all
-        others at a barrier, and aborts when they are gone.
+        Python's own end would hang: JAX's client waits for the others at a barrier, and aborts.
         """
         from scaling.configs import ConfigError
 
@@ -240,8 +234,7 @@ class Roster(Processes):
                 return Link(sock, self._secret, self._silence, server=False)
             except AuthenticationError:
                 raise RosterError(
-                    f"SCALING_SECRET: process 0 at {host}:{port} has another; set the same "
-                    "in all processes"
+                    f"SCALING_SECRET: process 0 at {host}:{port} has another; set one for all"
                 ) from None
             except BROKEN as error:
                 if time.monotonic() > deadline:
@@ -252,11 +245,10 @@ class Roster(Processes):
                     ) from None
                 time.sleep(0.2)
 
-    def _accept(self) -> None:
-        assert self._listener is not None
+    def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # closed by `leave`
             while True:
-                sock, _ = self._listener.accept()
+                sock, _ = listener.accept()
                 _thread(self._welcome, sock)
 
     def _welcome(self, sock: socket.socket) -> None:
@@ -349,7 +341,7 @@ class Roster(Processes):
 
     def _overdue(self, tag: str, seconds: float) -> None:
         """A process has waited long enough: names those that did not come."""
-        given = self._values.get(tag, {})
+        given = self._values.get(tag, range(self.num_processes))  # gone: just decided
         missing = [i for i in range(self.num_processes) if i not in given]
         if missing:
             names = ", ".join(self._names.get(i, f"process {i}") for i in missing)
@@ -371,11 +363,16 @@ class Roster(Processes):
     def _die(self, text: str) -> None:
         """Ends the process with code 1 from a thread, as the main thread may be stuck anywhere."""
         me = f"process {self.process_id} of {self.num_processes} ({socket.gethostname()})"
-        # Not print(): the main thread may hold the lock of the buffer.
-        os.write(2, f"\n{text}\n{me} was{self._where} and leaves with exit code 1\n".encode())
+        words = f"\n{text}\n{me} was{self._where} and leaves with exit code 1\n".encode()
+
+        def say() -> None:
+            os.write(2, words)  # not print(): the main thread may hold the lock of the buffer
+            _flush()
+
+        saying = _thread(say)
 
         def end() -> None:
-            _thread(_flush).join(5.0)
+            saying.join(5.0)  # no longer, if nothing reads our output
             if self.process_id == 0:
                 self._outlast(10.0)
             os._exit(EXIT_FAILED)
