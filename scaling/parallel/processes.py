@@ -161,7 +161,8 @@ def join(
     try:
         _refuse(roster.decide("start", dict(facts), lambda all_: differences(all_, explain)))
         roster.watch()
-        _initialize(place, timeout, f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}")
+        own = f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}"
+        _initialize(place, timeout, env.get("JAX_COORDINATOR_BIND_ADDRESS") or own)
         import jax
 
         devices = Counter(device.device_kind for device in jax.local_devices())

@@ -58,10 +58,8 @@ class Processes:
     def decide(self, tag: str, value: Any, rule: Rule, timeout: float | None = None) -> Any:
         """Waits until all processes have given a value, and returns what the rule makes of them.
 
-        All processes call it with the same tags in the same order.
-
         Args:
-          tag: names the decision in messages.
+          tag: names the decision; all processes take the same ones in the same order.
           value: JSON data.
           rule: {process: value} -> JSON data; only process 0 applies it.
           timeout: seconds to wait for the others.
@@ -271,13 +269,13 @@ class Roster(Processes):
                 wrong = f"{name} is not one of processes 1 to {size - 1}"
             if wrong:
                 self._lose(f"{wrong}; check the process numbers of the launch")
-            else:
-                self._links[process_id], self._names[process_id] = link, name
-                self._open.add(process_id)
             if self._trouble:
                 link.send("dead", self._trouble)
-        if not wrong:
-            self._attend(process_id, messages)
+            if wrong:
+                return
+            self._links[process_id], self._names[process_id] = link, name
+            self._open.add(process_id)
+        self._attend(process_id, messages)
 
     def _attend(self, other: int, messages: Iterator[list[Any]]) -> None:
         """The thread of a connection: does what the other side says until it leaves."""
