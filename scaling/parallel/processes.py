@@ -114,7 +114,8 @@ def start_processes(config: Any, arguments: Any) -> Processes:
 
     Environment: SCALING_START_TIMEOUT (seconds to wait for the others, 50), SCALING_SILENCE
     (seconds without a heartbeat that mean death, 20), SCALING_ROSTER_PORT (coordinator's + 1),
-    SCALING_SECRET (the same in all processes: a connection that does not know it is refused).
+    SCALING_SECRET (the same in all processes: a connection that does not know it is refused;
+    without one, whatever reaches the port may join, as with JAX's coordinator).
 
     Args:
       config: resolved config.

@@ -210,7 +210,9 @@ def test_another_secret_is_refused_and_the_process_counts_as_missing() -> None:
     assert first == second
 
 
-def test_a_failure_is_told_with_its_reason() -> None:
+def test_a_failure_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaling.parallel.roster.GRACE_SECONDS", 0.2)
+
     def work(roster: Roster) -> Any:
         roster.decide("start", 0, len)
         if roster.process_id == 2:
