@@ -1,33 +1,32 @@
-"""Starting a run that spans processes: who we are, do we match, and JAX's own start.
+"""Starting a run that spans processes: which one this is, whether all match, and JAX's own start.
 
     discover   flags, JAX_*, Slurm or TPU variables -> where process 0 is, how many, which one
-    roster     all come within a bounded time, or every one says who is missing
+    roster     all come within a bounded time, or every one says which is missing
     compare    config, code, libraries; then devices; a difference is refused by all
     initialize `jax.distributed`, after which devices of all processes are one mesh
 
 A single process skips all of it.
 """
 
+import ctypes
 import dataclasses
-import hashlib
-import importlib.metadata
-import json
 import os
-import pathlib
 import re
-import socket
-import sys
-import threading
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from scaling.parallel.roster import EXIT_FAILED, Roster, RosterError, Rule
+from scaling.parallel.link import RosterError, interface
+from scaling.parallel.roster import GRACE_SECONDS, Processes, Roster
+from scaling.track import provenance
 
 # All must agree in these: they decide what is computed or how processes talk.
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+AUTO = "auto"
+ABORT_SECONDS = 2 * GRACE_SECONDS
+_wait_in_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: time.sleep(ABORT_SECONDS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +35,9 @@ class Place:
 
     Attributes:
       coordinator: "host:port" of process 0, where JAX's coordinator listens; "auto" leaves all to
-        `jax.distributed.initialize()`.
+        JAX's detection of clusters.
       num_processes: how many; 0 for "auto".
-      process_id: which one this is; -1 for "auto".
+      process_id: which one this is, from 0; -1 for "auto".
     """
 
     coordinator: str
@@ -60,12 +59,12 @@ def discover(
     pod or cluster that only JAX's own detection knows.
 
     Raises:
-      RosterError: only some of the three variables are set, or one of them is no number.
+      RosterError: only some of the three variables are set, or one of them is not a number.
     """
     if coordinator is not None:
         return _single_or(Place(coordinator, num_processes or 0, process_id or 0))
-    if env.get("JAX_COORDINATOR_ADDRESS") == "auto":
-        return Place("auto", 0, -1)
+    if env.get("JAX_COORDINATOR_ADDRESS") == AUTO:
+        return Place(AUTO, 0, -1)
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     absent = [name for name in names if not env.get(name)]
     if len(absent) < len(names):
@@ -98,7 +97,7 @@ def _single_or(place: Place) -> Place | None:
 
 def _number(env: Mapping[str, str], name: str) -> int:
     if not env.get(name, "").isdecimal():
-        raise RosterError(f"{name}={env.get(name)!r} is no number")
+        raise RosterError(f"{name}={env.get(name)!r} is not a number")
     return int(env[name])
 
 
@@ -110,99 +109,20 @@ def _first_host(nodes: str) -> str:
     return match[1] + (match[2] or "")
 
 
-class Processes:
-    """The processes of a run while it lives; a context manager around all that uses JAX.
-
-    Leaving it by an exception tells the others, which then end too.
-
-    Attributes:
-      process_id: which one this is, from 0.
-      num_processes: how many there are.
-    """
-
-    def __init__(self, roster: Roster | None = None) -> None:
-        """Without a roster: one process alone."""
-        self._roster = roster
-        self.process_id = roster.process_id if roster else 0
-        self.num_processes = roster.num_processes if roster else 1
-
-    def stop_at(self, where: Any, wanted: bool) -> bool:
-        """Whether to stop before step `where`; the same answer on all processes.
-
-        Args:
-          where: the step, for messages.
-          wanted: whether this process was told to stop.
-        """
-        return wanted if self._roster is None else self._roster.stop_at(where, wanted)
-
-    def decide(self, tag: str, value: Any, rule: Rule, timeout: float | None = None) -> Any:
-        """All give a value, process 0 applies the rule, all get the result; see `Roster.decide`."""
-        if self._roster is None:
-            return rule({0: value})
-        return self._roster.decide(tag, value, rule, timeout)
-
-    def on_death(self, call: Callable[[str], None]) -> None:
-        """What to do, within 5 seconds, when another process has died and this one must end."""
-        if self._roster is not None:
-            self._roster.watch(call)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._roster is None:
-            return
-        import jax
-
-        if error is not None and not (isinstance(error, SystemExit) and not error.code):
-            self._roster.fail(f"{type(error).__name__}: {error}".splitlines()[0])
-            _exit_soon(error)
-            return
-        # All have come to the end, and nobody's collectives lose a partner. Should one die before,
-        # the roster still watches. (JAX's own barrier is fatal when somebody is 5 minutes late.)
-        self._roster.decide("end", 0, len, timeout=3600.0)
-        jax.distributed.shutdown()
-        self._roster.leave(linger=60.0)
-
-
-def _exit_soon(error: BaseException) -> None:
-    """Ends a failed process after the caller had a moment to say why.
-
-    Python's own end does not come to an end: JAX's client waits for all others at a barrier, and
-    aborts when they are gone.
-    """
-    from scaling.configs import ConfigError
-
-    code = 2 if isinstance(error, ConfigError) else EXIT_FAILED
-    if isinstance(error, SystemExit) and isinstance(error.code, int):
-        code = error.code
-
-    def end() -> None:
-        time.sleep(2.0)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    threading.Thread(target=end, daemon=True).start()
-
-
 def start_processes(config: Any, arguments: Any) -> Processes:
     """Brings all processes of a run up, or refuses on all of them.
 
     Environment: SCALING_START_TIMEOUT (seconds to wait for the others, 50), SCALING_SILENCE
-    (seconds without a heartbeat that mean death, 20), SCALING_ROSTER_PORT (coordinator's + 1).
+    (seconds without a heartbeat that mean death, 20), SCALING_ROSTER_PORT (coordinator's + 1),
+    SCALING_SECRET (the same in all processes: a connection that does not know it is refused;
+    without one, whatever reaches the port may join, as with JAX's coordinator).
 
     Args:
       config: resolved config.
       arguments: has `coordinator`, `num_processes` and `process_id`, each possibly None.
 
     Raises:
-      RosterError: somebody is missing (named) or died, or the processes differ (how, is said).
+      RosterError: a process is missing (named) or died, or they differ (in what, is said).
     """
     place = discover(arguments.coordinator, arguments.num_processes, arguments.process_id)
     if place is None:
@@ -217,38 +137,38 @@ def join(
     facts: Mapping[str, str],
     explain: Callable[[str, str], str] = lambda a, b: f"{a} and {b}",
     env: Mapping[str, str] = os.environ,
-) -> Processes:
+) -> Roster:
     """Roster, comparison, `jax.distributed`, devices, watch.
 
     Args:
       place: this process's place.
-      facts: what must be equal on all processes.
+      facts: what must be equal in all processes.
       explain: (process 0's, another's "config") -> their difference in words.
-      env: where the three variables of `start_processes` are.
+      env: where the variables of `start_processes` are.
 
     Raises:
       RosterError: see `start_processes`.
     """
     timeout = float(env.get("SCALING_START_TIMEOUT", "50"))
-    silence = float(env.get("SCALING_SILENCE", "20"))
-    port = int(env["SCALING_ROSTER_PORT"]) if env.get("SCALING_ROSTER_PORT") else None
-    automatic = place.coordinator == "auto"
-    if automatic:
-        place, port = _initialize_automatically(timeout, port)
-    host, _, coordinator_port = place.coordinator.rpartition(":")
+    if place.coordinator == AUTO:
+        place = _detect(timeout)
+    host, _, port = place.coordinator.rpartition(":")
+    bound = interface(host.strip("[]"), env)
     roster = Roster(
         host.strip("[]"),
-        port or int(coordinator_port) + 1,
+        int(env.get("SCALING_ROSTER_PORT") or int(port) + 1),
         place.num_processes,
         place.process_id,
+        interface=bound,
+        secret=env.get("SCALING_SECRET", ""),
         timeout=timeout,
-        silence=silence,
+        silence=float(env.get("SCALING_SILENCE", "20")),
     )
     try:
         _refuse(roster.decide("start", dict(facts), lambda all_: differences(all_, explain)))
         roster.watch()
-        if not automatic:
-            _initialize(place, timeout)
+        own = f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}"
+        _initialize(place, timeout, env.get("JAX_COORDINATOR_BIND_ADDRESS") or own)
         import jax
 
         devices = Counter(device.device_kind for device in jax.local_devices())
@@ -258,10 +178,9 @@ def join(
         roster.leave()
         raise
     except BaseException as error:
-        roster.fail(f"{type(error).__name__}: {error}".splitlines()[0])
-        _exit_soon(error)
+        roster.end_by(error)
         raise
-    return Processes(roster)
+    return roster
 
 
 def differences(
@@ -287,13 +206,8 @@ def compare_configs(ours: str, theirs: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The code and the libraries of this process: a hash of this package's sources, versions."""
-    package = pathlib.Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(json.dumps(path.relative_to(package).parts).encode() + path.read_bytes())
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"code of scaling": digest.hexdigest()[:16], **found}
+    """The code and the libraries of this process."""
+    return {"code of scaling": provenance.code_digest(), **provenance.versions(LIBRARIES)}
 
 
 def _refuse(difference: str | None) -> None:
@@ -301,33 +215,39 @@ def _refuse(difference: str | None) -> None:
         raise RosterError(difference + "\nstart all processes from the same code and command")
 
 
-def _initialize(place: Place, timeout: float) -> None:
+def _initialize(place: Place, timeout: float, bind: str) -> None:
     """`jax.distributed.initialize` with our signal handlers left alone."""
     import jax
 
-    # Its preemption notice takes SIGTERM away from us; `Roster.stop_at` does that work here.
+    _delay_aborts()
+    # Its preemption notice takes SIGTERM away from us; `stop_at` does that work here.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         place.coordinator,
         place.num_processes,
         place.process_id,
         initialization_timeout=max(1, int(timeout)),
+        coordinator_bind_address=bind,
     )
 
 
-def _initialize_automatically(timeout: float, port: int | None) -> tuple[Place, int]:
-    """JAX finds the others by itself (TPU pod); then process 0 tells where its hub listens."""
-    import jax
-    import numpy as np
-    from jax.experimental import multihost_utils
+def _delay_aborts() -> None:
+    """Lets the roster name a dead process 0 before JAX's client aborts over the loss of it.
 
-    jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(initialization_timeout=max(1, int(timeout)))
-    with socket.socket() as probe:
-        probe.bind(("", port or 0))
-        mine = f"{socket.gethostname()}:{probe.getsockname()[1]}"
-    text = np.zeros(256, np.uint8)
-    text[: len(mine)] = list(mine.encode())
-    text = np.asarray(multihost_utils.broadcast_one_to_all(text), np.uint8)
-    host, _, found = bytes(text).rstrip(b"\0").decode().rpartition(":")
-    return Place(f"{host}:{found}", jax.process_count(), jax.process_index()), int(found)
+    Both notice at once. The handler is a C function, as Python would only note the signal and call
+    its own handler later; it returns to the abort, should the roster not have ended the process.
+    """
+    ctypes.CDLL(None).signal(signal.SIGABRT, _wait_in_abort)
+
+
+def _detect(timeout: float) -> Place:
+    """What JAX's own detection of clusters finds."""
+    from jax._src.clusters import ClusterEnv
+
+    seconds = max(1, int(timeout))
+    coordinator, count, index, _ = ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, seconds
+    )
+    if coordinator is None or count is None or index is None:
+        raise RosterError("JAX_COORDINATOR_ADDRESS=auto: JAX detects no cluster; give an address")
+    return Place(coordinator, count, index)

@@ -1,43 +1,83 @@
-"""Who is here, do we agree, are all alive: small talk of the hosts of one run over plain TCP.
+"""The processes of a run beside JAX: who is here, who is alive, what all decide, where all stop.
 
-JAX starts a run of many processes and then trusts them: a missing one is a wait without a name, a
-dead one a collective that never ends. The roster comes up before JAX and stays beside it:
+Every process has one TCP connection to process 0. The connections come up before JAX and stay:
 
     decide     every process gives a value, process 0 applies a rule, all get the result
-    liveness   a heartbeat a second; when a process dies, every other one says which, and exits
-    agree      when one process is told to stop, all stop at the same step
+    liveness   a heartbeat a second; when a process dies, every other one names it and exits
+    stop_at    when one process is told to stop, all stop at the same step
 
-A process that is stuck in a collective cannot clean up, so the thread here ends it by `os._exit`.
+JAX's own coordination service cannot do this (measured with JAX 0.10.2 and 0.12.0.1). When a process
+dies or never comes, its client aborts the others from C++ with a stack trace; a Python callback in the
+abort's place ends in `std::bad_cast`, and "recoverable" tasks are still aborted with the coordinator.
 """
 
+import contextlib
+import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import AuthenticationError
+from typing import Any, Self
 
-from scaling.parallel.hub import Hub, Link, Message, clock
+from scaling.parallel.link import BROKEN, Link, RosterError, listen
 
 Rule = Callable[[Mapping[int, Any]], Any]
 
 EXIT_FAILED = 1
-# The hub's answer to "overdue" takes a moment more than the wait itself.
+# What the news of a death, or process 0's answer about who is overdue, may take to arrive.
 GRACE_SECONDS = 3.0
+STOP = "stop"
 
 
-class RosterError(RuntimeError):
-    """The processes of a run did not come together, or one of them was lost."""
-
-
-class Roster:
-    """One process's membership.
+class Processes:
+    """The processes of a run, here one alone; a context manager around everything that uses JAX.
 
     Attributes:
-      process_id: which process this is.
+      process_id: which one this is, from 0.
       num_processes: how many there are.
     """
+
+    process_id = 0
+    num_processes = 1
+
+    def stop_at(self, where: Any, wanted: bool) -> bool:
+        """Whether to stop before step `where`; the same answer in all processes.
+
+        Args:
+          where: the step, for messages.
+          wanted: whether this process was told to stop.
+
+        Raises:
+          RosterError: another process died or does not answer.
+        """
+        return wanted
+
+    def decide(self, tag: str, value: Any, rule: Rule, timeout: float | None = None) -> Any:
+        """Waits until all processes have given a value, and returns what the rule makes of them.
+
+        Args:
+          tag: names the decision; all processes take the same ones in the same order.
+          value: JSON data.
+          rule: {process: value} -> JSON data; only process 0 applies it.
+          timeout: seconds to wait for the others.
+
+        Raises:
+          RosterError: a process is missing (named) or died.
+        """
+        return rule({0: value})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Leaves the run; the others learn of an error and end, too."""
+
+
+class Roster(Processes):
+    """One process's connections: process 0's to all others, any other's to process 0."""
 
     def __init__(
         self,
@@ -46,154 +86,155 @@ class Roster:
         num_processes: int,
         process_id: int,
         *,
+        interface: str = "::",
+        secret: str = "",
         timeout: float = 50.0,
         silence: float = 20.0,
     ) -> None:
-        """Joins; process 0 also starts the hub.
+        """Process 0 listens, the others connect to it.
 
         Args:
           host: where process 0 is.
-          port: where its hub listens.
+          port: where it listens.
           num_processes: how many processes the run has.
           process_id: which one this is, from 0.
-          timeout: seconds to wait for process 0, and default of `decide`.
-          silence: seconds without a word after which a process counts as dead.
+          interface: the address that process 0 listens on; "::" means all of its addresses.
+          secret: the same in all processes; a connection that does not know it is closed.
+          timeout: seconds to wait for process 0, and the default of `decide`.
+          silence: seconds without a message after which a process counts as dead.
 
         Raises:
-          RosterError: the port is taken, or process 0 does not answer in time.
+          RosterError: the port is taken, or process 0 does not answer in time or refuses.
         """
         self.process_id, self.num_processes = process_id, num_processes
-        self._timeout, self._silence = timeout, silence
+        self._timeout, self._silence, self._secret = timeout, silence, secret.encode()
         self._state = threading.Condition()
-        self._inbox: dict[tuple[str, str], Any] = {}
-        self._trouble: str | None = None
-        self._armed = self._leaving = self._hub_left = False
-        self._on_death: Callable[[str], None] | None = None
-        self._tick, self._where = 0, ""
+        self._links: dict[int, Link] = {}
+        self._names = {0: f"process 0 ({host}:{port})"}
+        self._open: set[int] = set()  # those whose connection stands
+        self._values: dict[str, dict[int, Any]] = {}  # process 0: what was given
+        self._decided: dict[str, Any] = {}
+        self._trouble = self._where = ""
+        self._armed = self._leaving = self._asked = False
+        self._tick = 0
         self._limit: int | None = None
-        self._stop_tick: int | None = None
-        self._asked = False
-        self._hub: Hub | None = None
+        self._listener: socket.socket | None = None
+        self._name = f"process {process_id} ({socket.gethostname()}, pid {os.getpid()})"
         if process_id == 0:
-            try:
-                self._hub = Hub(port, num_processes, silence)
-            except OSError as error:
-                raise RosterError(
-                    f"process 0 cannot listen on port {port}: {error}; give the coordinator "
-                    "another port (the roster uses the one after it), or SCALING_ROSTER_PORT"
-                ) from None
-            host = "localhost"
-        self._address = f"{host}:{port}"
-        self._link = Link(self._connect(host, port))
-        self._link.send(
-            op="hello",
-            process_id=process_id,
-            num_processes=num_processes,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-        )
-        self._thread = threading.Thread(target=self._listen, name="roster", daemon=True)
-        self._thread.start()
+            self._listener = listen(interface, port)
+            _thread(self._accept, self._listener)
+        else:
+            link = self._links[0] = self._connect(host, port)
+            link.send("hello", process_id, num_processes, self._name)
+            self._open.add(0)
+            _thread(self._attend, 0, link.messages())
 
     def decide(self, tag: str, value: Any, rule: Rule, timeout: float | None = None) -> Any:
-        """A meeting: waits until all processes have given a value under this tag.
-
-        All processes call it with the same tags in the same order.
-
-        Args:
-          tag: name of the meeting, for messages.
-          value: JSON data.
-          rule: {process: value} -> JSON data; only process 0's is called.
-          timeout: seconds to wait for the others.
-
-        Returns:
-          What the rule gave, on every process.
-
-        Raises:
-          RosterError: somebody is missing (named) or died.
-        """
+        """See `Processes.decide`."""
         timeout = self._timeout if timeout is None else timeout
-        self._link.send(op="value", tag=tag, value=value)
+        self._send_first("value", tag, value)
         if self.process_id == 0:
-            values = self._wait("values", tag, timeout)
-            result = rule({int(i): v for i, v in values.items()})
-            self._link.send(op="decided", tag=tag, result=result)
-        return self._wait("decided", tag, timeout)
+            self._wait(lambda: len(self._values[tag]) == self.num_processes, tag, timeout)
+            self._send_all("decided", tag, rule(self._values.pop(tag)))
+        self._wait(lambda: tag in self._decided, tag, timeout)
+        return self._decided.pop(tag)
 
     def stop_at(self, where: Any, wanted: bool) -> bool:
-        """Whether all processes stop here; asked between steps, in the same order by all.
+        """See `Processes.stop_at`.
 
-        Costs a lock while nobody wants to stop. When somebody does, every process's listening
-        thread promises that its main thread will not pass the question after the one it is at;
-        the hub makes the largest promise the place to stop. The promise does not need the main
-        thread, which may be in a collective that waits for another process, so nobody waits for
-        one that waits for it.
-
-        Args:
-          where: the step, for messages.
-          wanted: whether this process wants to stop (now or at an earlier question).
-
-        Raises:
-          RosterError: the others did not answer.
+        Costs a lock while no process wants to stop. When one does, every process's thread promises
+        that its main thread will not pass the question after the one it is at, and the largest
+        promise is where all stop. The promise does not need the main thread: that may be in a
+        collective, waiting for another process.
         """
         with self._state:
             self._tick, self._where = self._tick + 1, f" before step {where}"
-            ask = wanted and not self._asked
-            self._asked |= wanted
-        if ask:
-            self._link.send(op="stop")
-        with self._state:
+            if wanted and not self._asked:
+                self._asked = True
+                self._send_first("stop")
             decided = self._state.wait_for(self._may_pass, self._silence + GRACE_SECONDS)
-            if self._trouble:
-                raise RosterError(self._trouble)
-            if not decided:
-                raise RosterError(f"no decision where to stop, after {self._silence:.0f} s")
-            return self._stop_tick is not None and self._tick >= self._stop_tick
+            if self._trouble or not decided:
+                missing = f"no decision where to stop, after {self._silence:.0f} s"
+                raise RosterError(self._trouble or missing)
+            return STOP in self._decided and self._tick >= self._decided[STOP]
 
-    def watch(self, on_death: Callable[[str], None] | None = None) -> None:
-        """From now on the death of another process ends this one, whatever its main thread does.
+    def _may_pass(self) -> bool:
+        free = self._limit is None or self._tick < self._limit
+        return free or STOP in self._decided or bool(self._trouble)
 
-        Args:
-          on_death: called with the message before the end; has 5 seconds.
-        """
+    def watch(self) -> None:
+        """From now on another process's death ends this one, whatever its main thread does."""
         with self._state:
-            self._armed, self._on_death = True, on_death or self._on_death
-            trouble = self._trouble
-        if trouble:
-            self._die(trouble)
+            self._armed = True
+            if self._trouble:
+                self._die(self._trouble)
 
     def leave(self, linger: float = 5.0) -> None:
-        """Says goodbye: from here on this process may end without alarming the others.
-
-        Args:
-          linger: seconds that process 0 waits for the others to leave first.
-        """
+        """Says goodbye and waits up to `linger` seconds until the others did: no alarm for any."""
         with self._state:
             self._leaving = True
-        self._link.send(op="bye")
-        self._thread.join(2.0)
-        if self._hub is not None:
-            self._hub.finish(linger)
-        self._link.close()
+        self._send("bye")
+        self._outlast(linger)
+        if self._listener:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
+            self._listener.close()
 
     def fail(self, text: str) -> None:
         """Tells the others that this process ends with an error.
 
-        An error in a collective often is another process's death: its name comes first, so the
-        news of it gets a moment to arrive (and then ends this process, see `watch`).
+        The error may follow from another's death. News of that gets a moment to come first.
         """
         time.sleep(GRACE_SECONDS)
         with self._state:
             self._leaving = True
-        self._link.send(op="failed", text=text)
-        self._outlast()
+        self._send("dead", f"{self._name} failed at {_clock()}: {text}")
+        if self.process_id == 0:
+            self._outlast(10.0)
 
-    def _connect(self, host: str, port: int) -> socket.socket:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """See `Processes.__exit__`."""
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            self.end_by(error)
+            return
+        import jax
+
+        # Nobody leaves while another needs it in a collective. The roster watches meanwhile (JAX's
+        # own barrier aborts when a process is 5 minutes late).
+        self.decide("end", 0, len, timeout=3600.0)
+        jax.distributed.shutdown()
+        self.leave(linger=60.0)
+
+    def end_by(self, error: BaseException) -> None:
+        """Tells the others of an error and ends this process in 2 seconds; the caller says why.
+
+        Python's own end would hang: JAX's client waits for the others at a barrier, and aborts.
+        """
+        from scaling.configs import ConfigError
+
+        self.fail(f"{type(error).__name__}: {error}".splitlines()[0])
+        code = 2 if isinstance(error, ConfigError) else EXIT_FAILED
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            code = error.code
+
+        def end() -> None:
+            time.sleep(2.0)
+            _flush()
+            os._exit(code)
+
+        _thread(end)
+
+    def _connect(self, host: str, port: int) -> Link:
         deadline = time.monotonic() + self._timeout
         while True:
             try:
-                return socket.create_connection((host, port), timeout=5.0)
-            except OSError as error:
+                sock = socket.create_connection((host, port), timeout=5.0)
+                return Link(sock, self._secret, self._silence, server=False)
+            except AuthenticationError:
+                raise RosterError(
+                    f"SCALING_SECRET: process 0 at {host}:{port} has another; set one for all"
+                ) from None
+            except BROKEN as error:
                 if time.monotonic() > deadline:
                     raise RosterError(
                         f"missing after {self._timeout:.0f} s: process 0 (no answer at "
@@ -202,103 +243,157 @@ class Roster:
                     ) from None
                 time.sleep(0.2)
 
-    def _wait(self, op: str, tag: str, timeout: float) -> Any:
-        def arrived() -> bool:
-            return (op, tag) in self._inbox or self._trouble is not None
-
-        with self._state:
-            if not self._state.wait_for(arrived, timeout):
-                self._link.send(op="overdue", tag=tag, seconds=timeout)
-                self._state.wait_for(arrived, GRACE_SECONDS)
-            if (op, tag) in self._inbox:
-                return self._inbox.pop((op, tag))
-            raise RosterError(
-                self._trouble
-                or f"missing at '{tag}' after {timeout:.0f} s: an answer of process 0 at "
-                f"{self._address}"
-            )
-
-    def _may_pass(self) -> bool:
-        return (
-            self._limit is None
-            or self._tick < self._limit
-            or self._stop_tick is not None
-            or self._hub_left
-            or self._trouble is not None
-        )
-
-    def _listen(self) -> None:
-        """The thread: reads what the hub sends, sends heartbeats, notices silence."""
-        beat = min(1.0, self._silence / 4)
-        self._link.sock.settimeout(beat)
-        beaten = time.monotonic()
-        try:
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed by `leave`
             while True:
-                for message in self._link.receive():
-                    self._handle(message)
-                now = time.monotonic()
-                if now - beaten >= beat:
-                    beaten = now
-                    self._link.send(op="beat")
-                if now - self._link.heard > self._silence:
-                    raise EOFError(f"not a word for {now - self._link.heard:.0f} s")
-        except EOFError as error:
-            if not (self._leaving or self._hub_left):
-                self._lose(f"process 0 ({self._address}) died at {clock()}: {error}")
+                sock, _ = listener.accept()
+                _thread(self._welcome, sock)
 
-    def _handle(self, message: Message) -> None:
-        match message["op"]:
-            case "values" | "decided" as op:
-                content = message["values" if op == "values" else "result"]
+    def _welcome(self, sock: socket.socket) -> None:
+        """Process 0's thread for one connection: checks whose it is, then listens to it."""
+        try:
+            link = Link(sock, self._secret, self._silence, server=True)
+            messages = link.messages()
+            op, process_id, size, name = next(messages)
+            if op != "hello":
+                return
+        except (*BROKEN, TypeError):
+            return  # no process of this run
+        with self._state:
+            wrong = ""
+            if size != self.num_processes:
+                wrong = f"{name} was told of {size} processes, process 0 of {self.num_processes}"
+            elif process_id in self._links:
+                wrong = f"{name} has the number of {self._names[process_id]}"
+            elif process_id not in range(1, size):
+                wrong = f"{name} is not one of processes 1 to {size - 1}"
+            if wrong:
+                self._lose(f"{wrong}; check the process numbers of the launch")
+            if self._trouble:
+                link.send("dead", self._trouble)
+            if wrong:
+                return
+            self._links[process_id], self._names[process_id] = link, name
+            self._open.add(process_id)
+        self._attend(process_id, messages)
+
+    def _attend(self, other: int, messages: Iterator[list[Any]]) -> None:
+        """The thread of a connection: does what the other side says until it leaves."""
+        try:
+            for message in messages:
+                if message == ["bye"]:
+                    break
                 with self._state:
-                    self._inbox[op, message["tag"]] = content
-                    self._state.notify_all()
-            case "prepare":
-                with self._state:
-                    self._limit = self._tick + 1
-                    self._link.send(op="limit", tick=self._limit)
-            case "stop_at":
-                with self._state:
-                    self._stop_tick = message["tick"]
-                    self._state.notify_all()
-            case "bye":
-                with self._state:
-                    self._hub_left = True
-                    self._state.notify_all()
-            case "dead":
-                self._lose(message["text"])
+                    self._handle(other, message)
+        except BROKEN as error:
+            said = str(error) or "the connection was closed without a goodbye"
+            self._lose(f"{self._names[other]} died at {_clock()}: {said}")
+        self._open.discard(other)
+        self._links[other].close()
+
+    def _handle(self, other: int, message: list[Any]) -> None:
+        match message:
+            case ["value", tag, value]:
+                values = self._values.setdefault(tag, {})
+                values[other] = value
+                if tag == STOP and len(values) == self.num_processes:
+                    self._send_all("decided", STOP, max(values.values()))
+            case ["decided", tag, result]:
+                self._decided[tag] = result
+            case ["overdue", tag, seconds]:
+                self._overdue(tag, seconds)
+            case ["stop"] if self._limit is None:
+                self._send_all("prepare")
+            case ["prepare"]:
+                self._limit = self._tick + 1
+                self._send_first("value", STOP, self._limit)
+            case ["dead", text]:
+                self._lose(text)
+        self._state.notify_all()
+
+    def _send(self, *message: Any) -> None:
+        for link in list(self._links.values()):
+            link.send(*message)
+
+    def _send_first(self, *message: Any) -> None:
+        """To process 0, which may be this one."""
+        if self.process_id != 0:
+            self._send(*message)
+            return
+        with self._state:
+            self._handle(0, json.loads(json.dumps(message)))
+
+    def _send_all(self, *message: Any) -> None:
+        """From process 0 to all, itself included."""
+        self._send(*message)
+        self._send_first(*message)
+
+    def _wait(self, done: Callable[[], bool], tag: str, timeout: float) -> None:
+        with self._state:
+            if not self._state.wait_for(lambda: done() or self._trouble, timeout):
+                self._send_first("overdue", tag, timeout)
+                self._state.wait_for(lambda: done() or self._trouble, GRACE_SECONDS)
+            if not done():
+                silent = f"missing at '{tag}' after {timeout:.0f} s: an answer of {self._names[0]}"
+                raise RosterError(self._trouble or silent)
+
+    def _overdue(self, tag: str, seconds: float) -> None:
+        """A process has waited long enough: names those that did not come."""
+        given = self._values.get(tag, range(self.num_processes))  # gone: just decided
+        missing = [i for i in range(self.num_processes) if i not in given]
+        if missing:
+            names = ", ".join(self._names.get(i, f"process {i}") for i in missing)
+            came = f"{len(given)} of {self.num_processes} processes came"
+            self._lose(f"missing at '{tag}' after {seconds:.0f} s: {names} ({came})")
 
     def _lose(self, text: str) -> None:
-        """Somebody died: the main thread raises if it is asking, or the process ends."""
+        """A process is dead or wrong: all hear of the first; the main thread raises or is ended."""
         with self._state:
-            if self._trouble is not None or self._leaving:
+            if self._trouble or self._leaving:
                 return
             self._trouble = text
+            if self.process_id == 0:
+                self._send("dead", text)
             self._state.notify_all()
-            armed = self._armed
-        if armed:
-            self._die(text)
+            if self._armed:
+                self._die(text)
 
     def _die(self, text: str) -> None:
-        """Ends the process with code 1, from any thread, with the main thread stuck anywhere."""
+        """Ends the process with code 1 from a thread, as the main thread may be stuck anywhere."""
         me = f"process {self.process_id} of {self.num_processes} ({socket.gethostname()})"
-        # Not print(): the main thread may hold the lock of the buffer.
-        os.write(2, f"\n{text}\n{me} was{self._where} and leaves with exit code 1\n".encode())
+        words = f"\n{text}\n{me} was{self._where} and leaves with exit code 1\n".encode()
 
-        def last_words() -> None:
-            if self._on_death is not None:
-                self._on_death(text)
-            sys.stdout.flush()
-            sys.stderr.flush()
+        def say() -> None:
+            os.write(2, words)  # not print(): the main thread may hold the lock of the buffer
+            _flush()
 
-        closing = threading.Thread(target=last_words, daemon=True)
-        closing.start()
-        closing.join(5.0)
-        self._outlast()
-        os._exit(EXIT_FAILED)
+        saying = _thread(say)
 
-    def _outlast(self) -> None:
-        """Process 0 ends last: it holds the hub, and JAX's coordinator, whose loss is an abort."""
-        if self._hub is not None:
-            time.sleep(0.5)  # for the hub to send what it has to
-            self._hub.outlast({0}, 10.0)
+        def end() -> None:
+            saying.join(5.0)  # no longer, if nothing reads our output
+            if self.process_id == 0:
+                self._outlast(10.0)
+            os._exit(EXIT_FAILED)
+
+        _thread(end)
+
+    def _outlast(self, seconds: float) -> None:
+        """Waits for the others to go. Process 0 ends last: the loss of JAX's coordinator aborts."""
+        deadline = time.monotonic() + seconds
+        while self._open and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S UTC", time.gmtime())

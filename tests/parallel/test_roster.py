@@ -1,5 +1,6 @@
 """The roster's talk, with members as threads of one process (no JAX)."""
 
+import os
 import socket
 import threading
 import time
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from scaling.parallel.roster import Roster, RosterError
+from scaling.parallel.link import RosterError, interface, listen
+from scaling.parallel.roster import Roster
 
 
 def free_port() -> int:
@@ -110,7 +112,9 @@ def test_port_in_use_is_an_error_with_a_remedy() -> None:
 def test_strangers_do_not_disturb() -> None:
     def work(roster: Roster) -> Any:
         if roster.process_id == 0:
-            host, port = "127.0.0.1", int(roster._address.rpartition(":")[2])
+            assert roster._listener is not None
+            host, port = "127.0.0.1", roster._listener.getsockname()[1]
+            idle = socket.create_connection((host, port))  # which holds up nobody
             for words in (
                 b"GET / HTTP/1.1\r\n\r\n",
                 b"",
@@ -121,6 +125,8 @@ def test_strangers_do_not_disturb() -> None:
                 with socket.create_connection((host, port)) as stranger:
                     stranger.sendall(words)
                     time.sleep(0.05)
+            with idle:
+                return roster.decide("late", 1, lambda v: sum(v.values()))
         return roster.decide("late", 1, lambda v: sum(v.values()))
 
     assert gathering(2, work) == {0: 2, 1: 2}
@@ -131,7 +137,9 @@ def test_a_lost_member_is_named() -> None:
         roster.decide("start", 0, len)
         if roster.process_id == 1:
             roster._leaving = True  # so that this thread does not mind its own end
-            roster._link.sock.shutdown(socket.SHUT_RDWR)
+            handle = os.dup(roster._links[0]._connection.fileno())
+            with socket.socket(fileno=handle) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
             return "gone"
         return roster.decide("never", 0, len, timeout=10.0)
 
@@ -146,7 +154,7 @@ def test_a_silent_member_is_named() -> None:
         roster.decide("start", 0, len)
         if roster.process_id == 1:
             roster._leaving = True
-            roster._link.send = lambda **message: None  # type: ignore[method-assign]
+            roster._links[0].send = lambda *message: None  # type: ignore[method-assign]
             time.sleep(3.0)
             return "asleep"
         return roster.decide("never", 0, len, timeout=10.0)
@@ -165,26 +173,46 @@ def test_a_member_that_says_goodbye_alarms_nobody() -> None:
         time.sleep(1.5)
         return roster._trouble
 
-    assert gathering(3, work, silence=1.0) == {0: None, 1: "left", 2: None}
+    assert gathering(3, work, silence=1.0) == {0: "", 1: "left", 2: ""}
 
 
-def test_the_end_of_the_hub_alarms_nobody_who_is_late() -> None:
+def test_the_end_of_process_0_alarms_no_late_one() -> None:
     def work(roster: Roster) -> Any:
         roster.decide("start", 0, len)
         if roster.process_id == 0:
-            assert roster._hub is not None
-            roster._hub.finish(linger=0.0)
-            return None
+            roster.leave(linger=0.0)
+            return ""
         for _ in range(300):  # words that nobody reads any more
-            roster._link.send(op="beat")
-        time.sleep(1.0)
-        assert roster._hub_left
+            roster._links[0].send()
+        while roster._open:
+            time.sleep(0.01)
         return roster._trouble
 
-    assert gathering(3, work) == dict.fromkeys(range(3))
+    assert gathering(3, work) == dict.fromkeys(range(3), "")
 
 
-def test_a_failure_is_told_with_its_reason() -> None:
+def test_another_secret_is_refused_and_the_process_counts_as_missing() -> None:
+    port = free_port()
+
+    def member(process_id: int) -> str:
+        try:
+            secret = f"secret {process_id // 2}"
+            roster = Roster("127.0.0.1", port, 3, process_id, secret=secret, timeout=1.0)
+            roster.decide("start", 0, len)
+        except RosterError as error:
+            return str(error)
+        return "joined"
+
+    with ThreadPoolExecutor(3) as pool:
+        first, second, stranger = pool.map(member, range(3))
+    assert "SCALING_SECRET" in stranger
+    assert "missing at 'start' after 1 s: process 2" in first
+    assert first == second
+
+
+def test_a_failure_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaling.parallel.roster.GRACE_SECONDS", 0.2)
+
     def work(roster: Roster) -> Any:
         roster.decide("start", 0, len)
         if roster.process_id == 2:
@@ -231,3 +259,24 @@ def test_without_a_wish_nobody_stops_and_asking_is_cheap() -> None:
         return time.monotonic() - start
 
     assert max(gathering(2, work).values()) < 5
+
+
+def test_process_0_listens_where_the_coordinator_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert interface("127.0.0.1", {}) == "127.0.0.1"
+    assert interface("localhost", {}) in ("127.0.0.1", "::1")
+    assert interface("203.0.113.7", {}) == "::"  # another machine's: this one is behind it
+    itself = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: itself)
+    assert interface("node7", {}) == "::"  # Debian's own name: no other could connect
+
+
+def test_jaxs_own_variable_says_where_to_listen() -> None:
+    assert interface("h", {"JAX_COORDINATOR_BIND_ADDRESS": "[::1]:8476"}) == "::1"
+    assert interface("h", {"JAX_COORDINATOR_BIND_ADDRESS": "10.0.0.1:8476"}) == "10.0.0.1"
+
+
+def test_a_loopback_roster_is_not_reachable_from_elsewhere() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+    with listen("::", 0) as listener:
+        assert listener.getsockname()[0] in ("::", "0.0.0.0")
