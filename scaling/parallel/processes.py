@@ -8,25 +8,20 @@
 A single process skips all of it.
 """
 
-import ctypes
 import dataclasses
 import os
 import re
-import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from scaling.parallel.link import RosterError, interface
-from scaling.parallel.roster import GRACE_SECONDS, Processes, Roster
+from scaling.parallel.roster import Processes, Roster
 from scaling.track import provenance
 
 # All must agree in these: they decide what is computed or how processes talk.
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 AUTO = "auto"
-ABORT_SECONDS = 2 * GRACE_SECONDS
-_wait_in_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: time.sleep(ABORT_SECONDS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +214,6 @@ def _initialize(place: Place, timeout: float, bind: str) -> None:
     """`jax.distributed.initialize` with our signal handlers left alone."""
     import jax
 
-    _delay_aborts()
     # Its preemption notice takes SIGTERM away from us; `stop_at` does that work here.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -229,15 +223,6 @@ def _initialize(place: Place, timeout: float, bind: str) -> None:
         initialization_timeout=max(1, int(timeout)),
         coordinator_bind_address=bind,
     )
-
-
-def _delay_aborts() -> None:
-    """Lets the roster name a dead process 0 before JAX's client aborts over the loss of it.
-
-    Both notice at once. The handler is a C function, as Python would only note the signal and call
-    its own handler later; it returns to the abort, should the roster not have ended the process.
-    """
-    ctypes.CDLL(None).signal(signal.SIGABRT, _wait_in_abort)
 
 
 def _detect(timeout: float) -> Place:

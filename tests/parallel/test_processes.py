@@ -209,20 +209,6 @@ def test_an_error_in_one_is_told_to_the_others() -> None:
     assert "Traceback" in ended[1][2]
 
 
-@pytest.mark.parametrize(("wait", "code"), [(20.0, 1), (0.0, -signal.SIGABRT)])
-def test_an_abort_gives_the_roster_a_moment(wait: float, code: int) -> None:
-    """JAX's client aborts when process 0 dies, often before the roster has said so."""
-    program = (
-        "import os, threading\n"
-        "from scaling.parallel import processes\n"
-        f"processes.ABORT_SECONDS = {wait}\n"
-        "processes._delay_aborts()\n"
-        "threading.Timer(1.0, os._exit, (1,)).start()\n"
-        "os.abort()\n"
-    )
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == code
-
-
 @pytest.mark.slow
 def test_automatic_start_where_jax_finds_the_others() -> None:
     job, port = Job("loop", 0), free_port()
