@@ -9,17 +9,19 @@ documents, and text can never spell it.
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import tokenizers
-from absl import logging
 
 from scaling.configs.types import PositiveInt, Range
 from scaling.data.cache import cached, key_of
 from scaling.data.documents import Part
+
+_LOG = logging.getLogger(__name__)
 
 
 class Fitted(Protocol):
@@ -97,7 +99,7 @@ class Bpe:
         )
 
         def build(work: pathlib.Path) -> Mapping[str, Any]:
-            logging.info("training a byte-pair encoding of %d tokens", self.vocab_size)
+            _LOG.info("training a byte-pair encoding of %d tokens", self.vocab_size)
             tokenizer = _train_bpe(self._texts(parts), self.vocab_size - 1)
             (work / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
             return {"tokens": tokenizer.get_vocab_size()}
