@@ -24,6 +24,20 @@ from scaling.data.documents import Part
 _LOG = logging.getLogger(__name__)
 
 
+class Tokenizer(Protocol):
+    """A tokenizer as the config names it.
+
+    Attributes:
+      vocab_size: tokens, the separator among them.
+    """
+
+    vocab_size: int
+
+    def fit(self, parts: Sequence[Part], cache: pathlib.Path) -> "Fitted":
+        """Made ready to encode: trained on the documents of the parts, where it learns."""
+        ...
+
+
 class Fitted(Protocol):
     """A tokenizer that is ready to encode.
 

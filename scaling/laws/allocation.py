@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ import numpy as np
 from scaling.laws.backend import array_module, x64
 from scaling.laws.fitting import Result
 from scaling.laws.law import Law, LawError, Namespace
+from scaling.laws.losses import A
 from scaling.laws.problem import Array
 from scaling.laws.resample import Draws
 from scaling.laws.table import Table
@@ -43,7 +43,7 @@ class Cost:
     log_params: tuple[float, ...] = ()
     log_ratio: tuple[float, ...] = ()
 
-    def per_token(self, params: Any) -> Any:
+    def per_token(self, params: A) -> A:
         """FLOP per token, for numpy and traced arrays."""
         if not self.log_params:
             return 6.0 * params
@@ -169,15 +169,20 @@ def other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float
 
 
 @functools.lru_cache(maxsize=32)
-def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
+def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
     """Jitted `(parameters [R], budgets [m], served, others) -> dict of [R, m]`."""
 
-    def split(p: Any, budget: Any, served: Any, others: Any) -> Any:
-        def tokens(log_n: Any) -> Any:
+    def split(
+        p: Mapping[str, jax.Array],
+        budget: jax.Array,
+        served: jax.Array,
+        others: Mapping[str, jax.Array],
+    ) -> dict[str, jax.Array]:
+        def tokens(log_n: jax.Array) -> jax.Array:
             n = jnp.exp(log_n)
             return (budget - 2.0 * n * served) / cost.per_token(n)
 
-        def loss(log_n: Any) -> Any:
+        def loss(log_n: jax.Array) -> jax.Array:
             d = tokens(log_n)
             extra = {k: jnp.full_like(log_n, others[k]) for k in names}
             variables = Namespace(params=jnp.exp(log_n), tokens=jnp.maximum(d, 1.0), **extra)

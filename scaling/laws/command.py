@@ -334,7 +334,7 @@ def _scores(analysis: Analysis) -> list[Score]:
     return compare(analysis.table, [result, *others], result.loss, seed=options.seed)
 
 
-def clean(value: Any) -> Any:
+def clean(value: object) -> Any:
     """A value that strict JSON can hold: no NaN or infinity, no numpy types."""
     if isinstance(value, dict):
         return {str(k): clean(v) for k, v in value.items()}

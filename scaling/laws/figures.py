@@ -313,7 +313,12 @@ def _spans(values: Array, factor: float) -> bool:
     return bool(values.min() > 0 and values.max() > factor * values.min())
 
 
-def _bulk(scale: Any, limits: Any, values: Array, best: float) -> None:
+def _bulk(
+    scale: Callable[[str], None],
+    limits: Callable[[float, float], object],
+    values: Array,
+    best: float,
+) -> None:
     """Axis limits that a few far draws do not stretch; logarithmic where the bulk spans decades."""
     low, high = np.quantile(values, [0.01, 0.99])
     low, high = min(low, best), max(high, best)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from scaling.laws.catalogue import get_law
 from scaling.laws.law import Law, LawError, Namespace
@@ -79,7 +80,7 @@ class Result:
         """Predictions in the units of the target, [n]."""
         return unlink(self.loss.space, self.residuals + self.problem.linked_target())
 
-    def predict(self, **variables: Any) -> Array:
+    def predict(self, **variables: ArrayLike) -> Array:
         """Point predictions at other values of the variables (see `forecast` for intervals)."""
         return self.law.evaluate(self.parameters, variables)
 

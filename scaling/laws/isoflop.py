@@ -267,7 +267,7 @@ def approaches(result: Result, cost: Cost, seed: int = 0) -> tuple[list[dict[str
     for name, estimate in attempts.items():
         try:
             line = estimate()
-        except LawError:  # the runs are no design of this kind
+        except LawError:  # the runs are not a design of this kind
             continue
         record = dataclasses.asdict(line)
         coefficient = math.exp(record.pop("intercept"))

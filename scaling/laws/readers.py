@@ -16,7 +16,7 @@ from scaling.track.run_dir import RunDirError, RunFacts, find_runs
 from scaling.track.stream import StreamError
 
 MAX_ROWS = 1_000_000
-MOST_ROWS = 10_000_000  # some 70 bytes a cell: three columns of these take 2 GB
+MOST_ROWS = 10_000_000  # some 70 bytes per cell: three columns of these take 2 GB
 COUNTS = ("total", "non_embedding", "active")
 FLOP_COUNTS = ("six_nd", "exact")
 RESERVED = ("params", "tokens", "loss", "flops", "run_id", "seed", "status", "step")
@@ -56,7 +56,7 @@ def read_table(
     for count, row in enumerate(rows):
         if count >= max_rows:
             raise LawError(
-                f"{path} has more than {max_rows:,} rows; a law is fitted to one row a run (or a "
+                f"{path} has more than {max_rows:,} rows; a law is fitted to one row per run (or a "
                 f"few checkpoints of each): aggregate or thin it, or raise --max-rows"
             )
         for name in row:
@@ -65,7 +65,7 @@ def read_table(
         for name, values in cells.items():
             values.append(row.get(name))
     if not cells:
-        raise LawError(f"{path} is empty: expected a header and one row a run")
+        raise LawError(f"{path} is empty: expected a header and one row per run")
     return Table._from_cells(cells, str(path))
 
 

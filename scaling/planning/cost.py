@@ -28,7 +28,7 @@ class Price:
     date: str
 
 
-# SkyPilot reads these from Google's billing API, but for v4, which that does not list.
+# SkyPilot reads these from Google's billing API, except v4, which that does not list.
 _CATALOG = "github.com/skypilot-org/skypilot-catalog, catalogs/{}/gcp/vms.csv, commit {}, "
 _V5, _V8 = _CATALOG.format("v5", "ddb8695"), _CATALOG.format("v8", "006059e")
 _SKYPILOT = "github.com/skypilot-org/skypilot, fetch_gcp.py, "

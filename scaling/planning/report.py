@@ -14,7 +14,7 @@ def text(plan: Plan, cost: Cost | None) -> str:
     )
     lines = [
         f"{plan.name} on {plan.target.name}: {plan.devices} x {plan.device_kind}, {mesh}",
-        f"  {plan.params:,} parameters; batch {plan.batch_size} ({plan.rows:g} rows a device"
+        f"  {plan.params:,} parameters; batch {plan.batch_size} ({plan.rows:g} rows per device"
         + (f", in {plan.accumulate} microbatches" if plan.accumulate > 1 else "")
         + f"), {plan.tokens:,.0f} {plan.unit} a step; remat {plan.remat or 'none'}",
         "",

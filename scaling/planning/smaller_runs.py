@@ -1,4 +1,4 @@
-"""What the smaller runs of a sweep say beside their loss: seconds a step, and what they held fixed."""
+"""What the smaller runs of a sweep say beside their loss: seconds per step, and what they held fixed."""
 
 import dataclasses
 import json
@@ -91,15 +91,15 @@ def step_time(runs: list[SmallRun], target: Target) -> tuple[Quantity, Device] |
     try:
         result = fit(columns, STEP_TIME, Loss("lsq"))
         draws = bootstrap(result, RESAMPLES)
-        found = simulate(result, {"step_flops": target.step_flops}, draws)
+        simulated = simulate(result, {"step_flops": target.step_flops}, draws)
     except LawError as error:
         return f"the step times of the smaller runs cannot be fitted: {error}"
     beyond = target.step_flops / flops.max()
     source = (
         f"t = t_0 + c F fitted to {len(timed)} smaller runs on {device}; "
-        f"FLOPs a step {beyond:.3g} times their largest"
+        f"FLOPs per step {beyond:.3g} times their largest"
     )
-    return Quantity.from_draws(found.value, found.runs, draws, "seconds", source), device
+    return Quantity.from_draws(simulated.value, simulated.runs, draws, "seconds", source), device
 
 
 # What a sweep varies by nature; all else that a target does differently is worth a warning.

@@ -54,7 +54,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def spend(self, bucket: str) -> Iterator[None]:
-        """Counts the time inside to `bucket`, but for what inner `spend`s take.
+        """Counts the time inside to `bucket`, without what inner `spend`s take.
 
         Raises:
           ValueError: there is no such bucket.

@@ -133,7 +133,7 @@ def override(kind: str, changes: dict[str, float]) -> Device | None:
 
     Args:
       kind: `jax.Device.device_kind`.
-      changes: {field of `Device`: value}, rates and bytes a device.
+      changes: {field of `Device`: value}, rates, and bytes per device.
 
     Returns:
       None where the device is not listed and the changes give no `flops` and `bandwidth`.

@@ -99,7 +99,7 @@ class ProgressReport:
         Args:
           step: updates done.
           loss: its loss.
-          rate: units a second, or None while unknown.
+          rate: units per second, or None while unknown.
         """
         now = time.monotonic()
         if self._first is None:
@@ -135,7 +135,7 @@ class ProgressReport:
         try:
             print(text, file=self._out, flush=True)
         except BrokenPipeError:
-            # Whoever read it is gone, such as a `tee` that Ctrl-C ended with us: the run goes on, and
+            # The reader is gone, such as a `tee` that Ctrl-C ended with us: the run goes on, and
             # must still save. What is in the buffer must not fail the end of the process either.
             self._mode = "off"
             with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:

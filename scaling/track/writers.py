@@ -6,6 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Protocol
 
 from scaling.experiment import TrackConfig
@@ -26,7 +27,7 @@ class Writer(Protocol):
         """Writes out what is buffered."""
 
 
-def _optional(module: str, remedy: str) -> Any:
+def _optional(module: str, remedy: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -166,7 +167,7 @@ class Tracker:
         self.close()
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     if isinstance(value, bool | str) or value is None:
         return False
     return isinstance(value, int | float) or getattr(value, "ndim", None) == 0

@@ -196,7 +196,7 @@ def test_images(tmp_path):
     beside = {**source, "split": "train[:40]"}
     with pytest.raises(DataError, match="share records"):
         data.build(data_config(source=source, eval_source=beside), tmp_path)
-    with pytest.raises(DataError, match="not the same kind"):
+    with pytest.raises(DataError, match="differ in kind or shape"):
         data.build(data_config(source=source, eval_source={"name": "stdlib"}), tmp_path)
 
 
