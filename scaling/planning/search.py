@@ -145,7 +145,7 @@ class Result:
     left: int
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """What was tried and what is best, as plain data."""
         return {
             "best": self.best.candidate.changes if self.best else None,
             "tried": [

@@ -110,7 +110,7 @@ def _happened(
     run: RunFacts, summary: Mapping[str, Any], forecast: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """What the run came to, and why some of it is unknown."""
-    found: dict[str, Any] = {}
+    happened: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     rate = f"{forecast['unit']}_per_second"
     step, steps = summary.get("step"), forecast["steps"]
@@ -121,10 +121,10 @@ def _happened(
         beside = "it trained beside others in one program, and shared its time with them"
         reasons |= dict.fromkeys(("step_time", rate, "chip_hours", "cost", "memory_peak"), beside)
     if summary["status"] == "completed":
-        found["loss"] = summary.get("eval", {}).get(summary.get("objective", "loss"))
-    found["step_time"] = run.median("perf/step_seconds")
-    found[rate] = run.median(f"perf/{rate}")
-    found["memory_peak"] = _memory(summary)[0]
+        happened["loss"] = summary.get("eval", {}).get(summary.get("objective", "loss"))
+    happened["step_time"] = run.median("perf/step_seconds")
+    happened[rate] = run.median(f"perf/{rate}")
+    happened["memory_peak"] = _memory(summary)[0]
     machine = forecast["machine"]
     device, expected = run.device, machine["device"] and Device(**machine["device"])
     if device and expected:
@@ -137,12 +137,12 @@ def _happened(
     seconds = summary.get("seconds", {})
     if machine["chips"] and "train" in seconds:
         spent = seconds["train"] + seconds.get("data_wait", 0.0)
-        found["chip_hours"] = spent * machine["chips"] / 3600
+        happened["chip_hours"] = spent * machine["chips"] / 3600
         if machine["price"] is not None:
-            found["cost"] = found["chip_hours"] * machine["price"]
+            happened["cost"] = happened["chip_hours"] * machine["price"]
     usable = {
         name: float(value)
-        for name, value in found.items()
+        for name, value in happened.items()
         if name not in reasons and isinstance(value, int | float) and math.isfinite(value)
     }
     return usable, reasons

@@ -83,9 +83,11 @@ class MetricsStream:
                 os.write(self._file, line[written:])
         except OSError as error:
             os.ftruncate(self._file, end)
-            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: cannot append metrics; "
-                          "free space on that disk, then start the run again",
-                          str(self.path)) from error  # fmt: skip
+            text = (
+                f"{os.strerror(error.errno or 0)}: cannot append metrics; free space on that disk"
+            )
+            text += ", then start the run again"
+            raise OSError(error.errno, text, str(self.path)) from error
         self.last_step = int(step)
         if time.monotonic() - self._synced >= self._fsync_seconds:
             self.sync()

@@ -67,9 +67,14 @@ class Wandb:
         library = _optional("wandb", "pip install 'scaling[wandb]', or track.wandb=off")
         identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
         self._run = library.init(
-            project=track.wandb_project, name=name, id=identity, resume="allow",
-            mode=track.wandb, dir=str(workdir), config=dict(config),
-        )  # fmt: skip
+            project=track.wandb_project,
+            name=name,
+            id=identity,
+            resume="allow",
+            mode=track.wandb,
+            dir=str(workdir),
+            config=dict(config),
+        )
         # W&B drops steps that go back, which they do after a resume: our step is a metric instead.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
