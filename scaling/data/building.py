@@ -37,8 +37,8 @@ def describe(config: Experiment) -> DataInfo:
       config: the resolved experiment config.
 
     Raises:
-      DataError: neither or both of `data.source` and `data.mixture` are given, or the kinds of
-        the parts do not go together.
+      ConfigError: neither or both of `data.source` and `data.mixture` are given.
+      DataError: the kinds of the parts do not go together.
     """
     context = _context(config, None)
     source = next(iter(_sources(context.section).values()))
@@ -103,10 +103,7 @@ def _order(section: DataConfig, train: Mapping[str, Dataset], seed: int) -> Orde
 
 def _sources(section: DataConfig) -> dict[str, Any]:
     """The sources by the name of their mixture member; a single one is called "train"."""
-    if (section.source is None) == (section.mixture is None):
-        raise DataError(
-            "give data.source (for example data.source.name=stdlib) or data.mixture, one of the two"
-        )
+    section.check()
     if section.mixture is None:
         sources = {"train": configs.build(section.source, _SOURCES)}
     else:

@@ -32,7 +32,7 @@ ODD = 30.0  # flops / (6 params tokens) beyond which a unit is more likely than 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cost:
+class FlopsPerToken:
     """Training FLOP per token as a function of params.
 
     `log_ratio` holds ln of the ratio to 6 N at the knots `log_params`; outside them that of the
@@ -67,7 +67,7 @@ class Cost:
         )
 
     @classmethod
-    def from_table(cls, table: Table, name: str = "exact") -> Cost:
+    def from_table(cls, table: Table, name: str = "exact") -> FlopsPerToken:
         """The cost that the table's own `flops` column implies: flops / tokens by params."""
         missing = [n for n in ("params", "tokens", "flops") if n not in table.columns]
         if missing:
@@ -82,7 +82,7 @@ class Cost:
         return cls(name, tuple(knots.tolist()), tuple(means.tolist()))
 
 
-SIX_ND = Cost()
+SIX_ND = FlopsPerToken()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def optimum(
     budgets: Sequence[float] | Array,
     draws: Draws | None = None,
     *,
-    cost: Cost = SIX_ND,
+    cost: FlopsPerToken = SIX_ND,
     inference_tokens: float = 0.0,
     at: Mapping[str, float] | None = None,
     level: float = 0.95,
@@ -169,7 +169,9 @@ def other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float
 
 
 @functools.lru_cache(maxsize=32)
-def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
+def _program(
+    law: Law, cost: FlopsPerToken, names: tuple[str, ...]
+) -> Callable[..., dict[str, jax.Array]]:
     """Jitted `(parameters [R], budgets [m], served, others) -> dict of [R, m]`."""
 
     def split(
@@ -218,7 +220,7 @@ def _minimise(
     law: Law,
     parameters: Mapping[str, Array],
     budgets: Array,
-    cost: Cost,
+    cost: FlopsPerToken,
     served: float,
     others: dict[str, float],
 ) -> dict[str, Array]:

@@ -43,7 +43,7 @@ PRICES: dict[str, Price] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class RunCost:
     """What a run takes, as a range that follows the step time's.
 
     Attributes:
@@ -66,7 +66,7 @@ def price_of(target: Target, price: float | None = None) -> Price | None:
     return PRICES.get(target.family or "") if price is None else Price(price, "--price", "")
 
 
-def cost(plan: Plan, price: float | None = None) -> Cost | None:
+def cost(plan: Plan, price: float | None = None) -> RunCost | None:
     """The cost of a whole run; None without an estimate of its step time.
 
     Args:
@@ -80,7 +80,7 @@ def cost(plan: Plan, price: float | None = None) -> Cost | None:
     chip_hours = tuple(h * plan.target.chips for h in hours)
     rates = tuple(plan.tokens / s for s in (plan.estimate.high, plan.estimate.low))
     dollars = None if chosen is None else tuple(h * chosen.dollars for h in chip_hours)
-    return Cost(hours, chip_hours, dollars, rates, chosen)  # type: ignore[arg-type]
+    return RunCost(hours, chip_hours, dollars, rates, chosen)  # type: ignore[arg-type]
 
 
 def chip_hours(budget: str, price: Price | None) -> float:

@@ -18,9 +18,9 @@ from scaling.planning import smaller_runs
 from scaling.planning.law_fit import LawFit
 from scaling.planning.plan_record import PlanRecord
 from scaling.planning.quantities import Quantity
-from scaling.planning.target import Target
+from scaling.planning.target import PlannedRun
 from scaling.track import provenance, sealed
-from scaling.track.run_dir import Device
+from scaling.track.run_dir import UsedDevices
 
 VERSION = 1
 
@@ -36,14 +36,14 @@ class Machine:
       currency: of the price.
     """
 
-    device: Device | None = None
+    device: UsedDevices | None = None
     chips: int | None = None
     price: float | None = None
     currency: str = "USD"
 
 
 def build(
-    target: Target,
+    target: PlannedRun,
     law: LawFit,
     at: Mapping[str, float] | None = None,
     plan: PlanRecord | None = None,
@@ -112,7 +112,7 @@ def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
     return path
 
 
-def _variables(target: Target, law: LawFit, at: dict[str, float]) -> dict[str, float]:
+def _variables(target: PlannedRun, law: LawFit, at: dict[str, float]) -> dict[str, float]:
     """Exactly the variables of the law."""
     declared = law.result.law
     if declared.target.name != "loss":
@@ -140,7 +140,7 @@ def _variables(target: Target, law: LawFit, at: dict[str, float]) -> dict[str, f
     return {name: known[name] for name in names}
 
 
-def _loss(target: Target, law: LawFit, values: dict[str, float]) -> Quantity:
+def _loss(target: PlannedRun, law: LawFit, values: dict[str, float]) -> Quantity:
     try:
         simulated = simulate(law.result, values, law.draws)
     except LawError as error:
@@ -161,7 +161,7 @@ def _outside(law: LawFit, values: dict[str, float]) -> dict[str, float]:
 
 
 def _machine(
-    target: Target,
+    target: PlannedRun,
     runs: list[smaller_runs.SmallRun],
     plan: PlanRecord | None,
     price: float | None,
@@ -195,7 +195,9 @@ def _machine(
     return quantities, machine
 
 
-def _from_step_time(step: Quantity | None, target: Target, machine: Machine) -> dict[str, Quantity]:
+def _from_step_time(
+    step: Quantity | None, target: PlannedRun, machine: Machine
+) -> dict[str, Quantity]:
     """Rate, chip-hours and cost of stepping: compiling, evaluating and saving are left out."""
     if step is None or machine.chips is None:
         return {}

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from scaling.planning import roofline
 from scaling.planning.compile import GiB, Plan
-from scaling.planning.cost import Cost
+from scaling.planning.cost import RunCost
 
 
-def text(plan: Plan, cost: Cost | None) -> str:
+def text(plan: Plan, cost: RunCost | None) -> str:
     """The whole report."""
     mesh = (
         ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
@@ -107,7 +107,7 @@ def _traffic(plan: Plan) -> list[str]:
     return lines
 
 
-def _time(plan: Plan, cost: Cost | None) -> list[str]:
+def _time(plan: Plan, cost: RunCost | None) -> list[str]:
     if plan.estimate is None:
         return [f"no time: the peak rates of {plan.device_kind} are not known"]
     estimate = plan.estimate

@@ -12,7 +12,7 @@ FLOPS = ("six_nd", "exact")
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class PlannedRun:
     """A run to come.
 
     Attributes:
@@ -40,7 +40,7 @@ class Target:
     step_flops: float
 
 
-def describe(config: Experiment, count: str = "total", flops: str = "six_nd") -> Target:
+def describe(config: Experiment, count: str = "total", flops: str = "six_nd") -> PlannedRun:
     """What a run of `config` is to a law; allocates nothing and starts no backend.
 
     Args:
@@ -72,7 +72,7 @@ def describe(config: Experiment, count: str = "total", flops: str = "six_nd") ->
         "tokens": f"{task.unit} trained on, repeats included",
         "flops": f"{flops}, forward and backward",
     }
-    return Target(
+    return PlannedRun(
         config=config,
         fingerprint=configs.fingerprint(config),
         variables=variables,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling.track import files, sealed
-from scaling.track.run_dir import PROVENANCE, SUMMARY, Device, RunDirError, RunFacts, read_run
+from scaling.track.run_dir import PROVENANCE, SUMMARY, RunDirError, RunFacts, UsedDevices, read_run
 from scaling.track.stream import StreamError
 
 
@@ -126,7 +126,7 @@ def _happened(
     happened[rate] = run.median(f"perf/{rate}")
     happened["memory_peak"] = _memory(summary)[0]
     machine = forecast["machine"]
-    device, expected = run.device, machine["device"] and Device(**machine["device"])
+    device, expected = run.device, machine["device"] and UsedDevices(**machine["device"])
     if device and expected:
         timed = ("step_time", rate, "chip_hours", "cost")
         other = f"the run used {device}, the forecast is for {expected}"

@@ -32,7 +32,7 @@ class RunDirError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Device:
+class UsedDevices:
     """What a run used.
 
     Attributes:
@@ -109,7 +109,7 @@ class RunFacts:
         return str(self.summary.get("objective", "loss"))
 
     @property
-    def device(self) -> Device | None:
+    def device(self) -> UsedDevices | None:
         """The devices of the last start; None if they are not recorded or of several kinds."""
         attempts = self.provenance.get("attempts") or [{}]
         devices = attempts[-1].get("devices") or {}
@@ -117,7 +117,9 @@ class RunFacts:
         if len(kinds) != 1:
             return None
         ((kind, count),) = kinds.items()
-        return Device(kind, count, devices.get("cores") if devices["platform"] == "cpu" else None)
+        return UsedDevices(
+            kind, count, devices.get("cores") if devices["platform"] == "cpu" else None
+        )
 
     def median(self, key: str) -> float | None:
         """The median of a number over the stream, its first line (which warms up) left out."""

@@ -5,7 +5,7 @@ import pytest
 from laws.law_data import TRUTH, surface
 
 from scaling.laws import LawError, optimum
-from scaling.laws.allocation import Cost
+from scaling.laws.allocation import FlopsPerToken
 from scaling.laws.table import Table
 
 
@@ -27,7 +27,9 @@ def test_served_tokens_and_exact_flops_move_the_optimum(exact):
     total = 6 * served.params * served.tokens + 2 * served.params * 1e12
     assert total == pytest.approx(1e21, rel=1e-9)
     n, d = np.array([1e8, 1e9, 1e10]), np.full(3, 1e10)
-    double = Cost.from_table(Table.from_columns({"params": n, "tokens": d, "flops": 12 * n * d}))
+    double = FlopsPerToken.from_table(
+        Table.from_columns({"params": n, "tokens": d, "flops": 12 * n * d})
+    )
     half = optimum(exact, [1e21], cost=double)[0]
     assert half.params == pytest.approx(optimum(exact, [5e20])[0].params, rel=1e-5)
 
@@ -36,13 +38,13 @@ def test_a_budget_and_the_data_are_in_the_same_flops(exact):
     """The table's own largest budget is inside, whatever its FLOPs are; another unit is noticed."""
     data = surface()
     flops = 3 * 6 * data["params"] * data["tokens"]
-    thrice = Cost.from_table(Table.from_columns({**data, "flops": flops}))
+    thrice = FlopsPerToken.from_table(Table.from_columns({**data, "flops": flops}))
     assert optimum(exact, [flops.max()], cost=thrice)[0].outside == 1
     assert not thrice.warnings
-    giga = Cost.from_table(Table.from_columns({**data, "flops": flops / 1e9}))
+    giga = FlopsPerToken.from_table(Table.from_columns({**data, "flops": flops / 1e9}))
     assert "3e-09 times 6 params tokens: is it in FLOP" in giga.warnings[0]
     with pytest.raises(LawError, match="no row has params, tokens and flops above 0"):
-        Cost.from_table(Table.from_columns({**data, "flops": 0 * flops}))
+        FlopsPerToken.from_table(Table.from_columns({**data, "flops": 0 * flops}))
 
 
 def test_what_cannot_be_allocated_is_refused(exact):

@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 from scaling import configs
 from scaling.track import files, provenance
-from scaling.track.run_dir import Device, RunDir, RunDirError, find_runs, read_run, read_summary
+from scaling.track.run_dir import (
+    RunDir,
+    RunDirError,
+    UsedDevices,
+    find_runs,
+    read_run,
+    read_summary,
+)
 
 
 def config_text(**changes: object) -> str:
@@ -91,7 +98,7 @@ def test_the_facts_of_a_run(tmp_path: pathlib.Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(lines + '{"step": 5, "perf')
     run = read_run(tmp_path)
     assert str(run.device) == "2 x cpu with 1 core"
-    assert run.device == Device("cpu", 2, 1)
+    assert run.device == UsedDevices("cpu", 2, 1)
     assert run.median("perf/x") == 3.0
     assert run.objective == "f1"
     assert math.isnan(run.summary["eval"]["f1"])
