@@ -13,14 +13,11 @@ from scaling.data.images import Images, image_arrays, split_rows
 from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
-from scaling.data.tokenizers import Fitted, Tokenizer
+from scaling.data.sources import SOURCES
+from scaling.data.tokenizers import TOKENIZERS, Fitted, Tokenizer
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
 from scaling.experiment import DataConfig, Experiment, TextConfig
 from scaling.track.paths import cache_root
-
-_SOURCES = "scaling.data:SOURCES"
-_TOKENIZERS = "scaling.data:TOKENIZERS"
-
 
 # Keys of `data` that every source has a use for; the others a source names in `reads`.
 _COMMON = ("source", "on_end", "seed", "prefetch", "workers", "cache_dir")
@@ -47,7 +44,7 @@ def describe(config: Experiment) -> DataInfo:
     if source.kind == "images":
         return source.describe()
     return _describe_text(
-        context.section, configs.build(context.section.text.tokenizer, _TOKENIZERS)
+        context.section, configs.build(context.section.text.tokenizer, TOKENIZERS)
     )
 
 
@@ -105,10 +102,10 @@ def _sources(section: DataConfig) -> dict[str, Any]:
     """The sources by the name of their mixture member; a single one is called "train"."""
     section.check()
     if section.mixture is None:
-        sources = {"train": configs.build(section.source, _SOURCES)}
+        sources = {"train": configs.build(section.source, SOURCES)}
     else:
         entries = section.mixture.items()
-        sources = {name: configs.build(entry.source, _SOURCES) for name, entry in entries}
+        sources = {name: configs.build(entry.source, SOURCES) for name, entry in entries}
     kinds = {_kind(source) for source in sources.values()}
     if len(kinds) != 1 or (section.mixture is not None and kinds != {"text"}):
         raise DataError(f"data.mixture mixes sources of text, not {' and '.join(sorted(kinds))}")
@@ -175,11 +172,11 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
         if part is not None:
             held_out[name] = part
     if section.eval_source is not None:
-        other = configs.build(section.eval_source, _SOURCES)
+        other = configs.build(section.eval_source, SOURCES)
         if _kind(other) != "text":
             raise DataError(f"data.eval_source is of {other.kind}, and the training data of text")
         held_out = {"eval": Part(other)}
-    tokenizer = configs.build(section.text.tokenizer, _TOKENIZERS).fit(list(train.values()), cache)
+    tokenizer = configs.build(section.text.tokenizer, TOKENIZERS).fit(list(train.values()), cache)
     eval_entries = {name: token_stream(part, tokenizer, cache) for name, part in held_out.items()}
     exclude = list(eval_entries.values())
     entries = {name: token_stream(part, tokenizer, cache, exclude) for name, part in train.items()}
@@ -233,7 +230,7 @@ def _open_images(context: DataContext, sources: Mapping[str, Any]) -> Opened:
     ((name, source),) = sources.items()
     held_out = source.held_out()
     if section.eval_source is not None:
-        held_out = configs.build(section.eval_source, _SOURCES)
+        held_out = configs.build(section.eval_source, SOURCES)
         if held_out.kind != "images" or held_out.describe().spec != source.describe().spec:
             raise DataError(
                 "data.eval_source: its images differ in kind or shape from those of data.source; "

@@ -23,6 +23,11 @@ from scaling.data.documents import Part
 
 _LOG = logging.getLogger(__name__)
 
+TOKENIZERS: dict[str, str] = {
+    "bytes": "scaling.data.tokenizers:Bytes",
+    "bpe": "scaling.data.tokenizers:Bpe",
+}
+
 
 class Tokenizer(Protocol):
     """A tokenizer as the config names it.
