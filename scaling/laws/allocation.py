@@ -27,6 +27,7 @@ from scaling.laws.resample import Draws
 from scaling.laws.table import Table
 
 Interval = tuple[float, float]
+Scalars = Mapping[str, jax.Array]
 GRID, ROUNDS = 65, 7
 ODD = 30.0  # flops / (6 params tokens) beyond which a unit is more likely than a convention
 
@@ -169,17 +170,10 @@ def other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float
 
 
 @functools.lru_cache(maxsize=32)
-def _program(
-    law: Law, cost: FlopsPerToken, names: tuple[str, ...]
-) -> Callable[..., dict[str, jax.Array]]:
+def _program(law: Law, cost: FlopsPerToken, names: tuple[str, ...]) -> Callable[..., Scalars]:
     """Jitted `(parameters [R], budgets [m], served, others) -> dict of [R, m]`."""
 
-    def split(
-        p: Mapping[str, jax.Array],
-        budget: jax.Array,
-        served: jax.Array,
-        others: Mapping[str, jax.Array],
-    ) -> dict[str, jax.Array]:
+    def split(p: Scalars, budget: jax.Array, served: jax.Array, others: Scalars) -> Scalars:
         def tokens(log_n: jax.Array) -> jax.Array:
             n = jnp.exp(log_n)
             return (budget - 2.0 * n * served) / cost.per_token(n)

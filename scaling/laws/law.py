@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike
 from scaling.laws.backend import x64
 
 Namespace = types.SimpleNamespace
+Columns = Mapping[str, ArrayLike]
 Formula = Callable[[Namespace, Namespace], jax.Array]
 Kind = Literal["log", "real"]
 Space = Literal["log", "raw", "log1p"]
@@ -174,9 +175,7 @@ class Law:
                 return parameter
         raise LawError(f"law {self.name} has no parameter {name!r}; it has {list(self.names)}")
 
-    def evaluate(
-        self, parameters: Mapping[str, float], variables: Mapping[str, ArrayLike]
-    ) -> np.ndarray:
+    def evaluate(self, parameters: Mapping[str, float], variables: Columns) -> np.ndarray:
         """Predictions at `variables` (float64 numpy, any broadcastable shapes) for one law."""
         flat, common = self._points(variables)
         with x64():
@@ -184,9 +183,7 @@ class Law:
             result = np.asarray(values, dtype=np.float64)
         return np.broadcast_to(result, flat["size"].shape).reshape(common)
 
-    def evaluate_draws(
-        self, draws: Mapping[str, ArrayLike], variables: Mapping[str, ArrayLike]
-    ) -> np.ndarray:
+    def evaluate_draws(self, draws: Columns, variables: Columns) -> np.ndarray:
         """Predictions, shape [draws, *points], for parameters given as arrays of shape [draws]."""
         flat, common = self._points(variables)
         with x64():
@@ -197,9 +194,7 @@ class Law:
             result = np.asarray(values, dtype=np.float64)
         return result.reshape(len(result), *common)
 
-    def _points(
-        self, variables: Mapping[str, ArrayLike]
-    ) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+    def _points(self, variables: Columns) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
         arrays = {k: np.asarray(v, dtype=np.float64) for k, v in variables.items()}
         missing = [v.name for v in self.variables if v.name not in arrays]
         if missing:
@@ -218,7 +213,7 @@ class Law:
         raise LawError(f"law {self.name} has no published constants {label!r}; it has {known}")
 
 
-def _namespace(values: Mapping[str, ArrayLike]) -> Namespace:
+def _namespace(values: Columns) -> Namespace:
     return Namespace(**{k: jnp.asarray(v, dtype=jnp.float64) for k, v in values.items()})
 
 
