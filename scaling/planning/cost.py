@@ -15,7 +15,7 @@ from scaling.planning.topology import Target
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """Dollars of a chip-hour.
+    """Dollars per chip-hour.
 
     Attributes:
       dollars: on demand.
@@ -71,7 +71,7 @@ def cost(plan: Plan, price: float | None = None) -> RunCost | None:
 
     Args:
       plan: a compiled plan.
-      price: dollars of a chip-hour, instead of the table's.
+      price: dollars per chip-hour, instead of the table's.
     """
     if plan.estimate is None:
         return None
@@ -102,6 +102,6 @@ def chip_hours(budget: str, price: Price | None) -> float:
         raise ConfigError(
             "--budget",
             f"{budget} is money, and no price is known for this hardware",
-            "give --price=DOLLARS of a chip-hour",
+            "give --price=DOLLARS per chip-hour",
         )
     return amount / price.dollars
