@@ -11,7 +11,7 @@ from helpers import IMAGE_INFO, ROOT, resolved, tiny_images
 from scaling import configs, data, parallel, plan
 from scaling.configs import ConfigError
 from scaling.parallel.axes import check_devices
-from scaling.planning import cost, footprint, search, topology
+from scaling.planning import footprint, search, topology
 from scaling.train.program import build_program
 
 GiB = 2**30
@@ -212,18 +212,3 @@ def test_the_proposal_for_eight_devices_runs(monkeypatch, tmp_path, capsys):
 def test_numbers_of_hardware_are_checked(flags, word):
     with pytest.raises(ConfigError, match=word):
         plan.hardware_changes(flags)
-
-
-def test_budgets_in_hours_and_money():
-    assert cost.chip_hours("1000h", None) == 1000
-    assert cost.chip_hours("4,200usd", cost.Price(4.2, "", "")) == pytest.approx(1000)
-    assert cost.chip_hours("5e4h", None) == 50_000
-    for text, price in [
-        ("1.2.3h", None),
-        ("12", None),
-        ("h", None),
-        ("-3h", None),
-        ("100usd", None),
-    ]:
-        with pytest.raises(ConfigError, match="--budget"):
-            cost.chip_hours(text, price)
