@@ -118,7 +118,7 @@ class DataConfig:
         if self.source is None and not self.mixture:
             raise ConfigError(
                 "data.source",
-                "is not given, and data.mixture neither",
+                "neither data.source nor data.mixture is set",
                 "choose one: --config.data.source=stdlib",
             )
         if self.source is not None and self.mixture:

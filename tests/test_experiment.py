@@ -21,7 +21,7 @@ def quickstart() -> Any:
 WSD = {"name": "wsd", "warmup_steps": 20}
 
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
-    ({"data.source": None}, "data.source", "not given"),
+    ({"data.source": None}, "data.source", "neither data.source nor data.mixture"),
     ({"data.mixture": {"a": {"source": {"name": "stdlib"}}}}, "data.mixture", "both given"),
     ({"mesh.fsdp": 0}, "mesh.fsdp", "not a size"),
     ({"mesh.tensor": -1}, "mesh.tensor", "and so is"),

@@ -7,7 +7,18 @@ from helpers import ROOT
 
 # What imports nothing of ours first, front doors last.
 LAYERS = (
-    *("configs", "experiment", "cli", "track", "parallel", "ops", "models", "data", "optim"),
+    *(
+        "lazy",
+        "configs",
+        "experiment",
+        "cli",
+        "track",
+        "parallel",
+        "ops",
+        "models",
+        "data",
+        "optim",
+    ),
     *("tasks", "train", "laws", "sweeps", "planning"),
     *("main", "fit", "plan", "sweep", "doctor", "__main__"),
 )

@@ -5,27 +5,15 @@
     data.train.batch(step, start, stop)             # rows start:stop of the step's global batch
     data.evals["eval"].batch(i, batch_size, start, stop)
 
-Sources and tokenizers are dataclasses that the config names; to add one, add a line here. Nothing
-in this package imports JAX or TensorFlow.
+Sources and tokenizers are dataclasses that the config names, by the tables SOURCES and TOKENIZERS.
+Nothing in this package imports JAX or TensorFlow.
 """
 
+from scaling.data.building import build, describe
 from scaling.data.errors import DataError
 from scaling.data.info import Data, DataContext, DataInfo, Opened
-
-SOURCES: dict[str, str] = {
-    "stdlib": "scaling.data.sources.stdlib:Stdlib",
-    "python_docs": "scaling.data.sources.stdlib:Stdlib",
-    "files": "scaling.data.sources.files:Files",
-    "tfds": "scaling.data.sources.tfds:Tfds",
-    "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
-}
-
-TOKENIZERS: dict[str, str] = {
-    "bytes": "scaling.data.tokenizers:Bytes",
-    "bpe": "scaling.data.tokenizers:Bpe",
-}
-
-from scaling.data.building import build, describe  # noqa: E402  (it reads the tables)
+from scaling.data.sources import SOURCES
+from scaling.data.tokenizers import TOKENIZERS
 
 __all__ = [
     "SOURCES",

@@ -13,13 +13,11 @@ from scaling.data.images import Images, image_arrays, split_rows
 from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
+from scaling.data.sources import SOURCES
+from scaling.data.tokenizers import TOKENIZERS, Fitted, Tokenizer
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
 from scaling.experiment import DataConfig, Experiment, TextConfig
 from scaling.track.paths import cache_root
-
-_SOURCES = "scaling.data:SOURCES"
-_TOKENIZERS = "scaling.data:TOKENIZERS"
-
 
 # Keys of `data` that every source has a use for; the others a source names in `reads`.
 _COMMON = ("source", "on_end", "seed", "prefetch", "workers", "cache_dir")
@@ -36,8 +34,8 @@ def describe(config: Experiment) -> DataInfo:
       config: the resolved experiment config.
 
     Raises:
-      DataError: neither or both of `data.source` and `data.mixture` are given, or the kinds of
-        the parts do not go together.
+      ConfigError: neither or both of `data.source` and `data.mixture` are given.
+      DataError: the kinds of the parts do not go together.
     """
     context = _context(config, None)
     source = next(iter(_sources(context.section).values()))
@@ -46,7 +44,7 @@ def describe(config: Experiment) -> DataInfo:
     if source.kind == "images":
         return source.describe()
     return _describe_text(
-        context.section, configs.build(context.section.text.tokenizer, _TOKENIZERS)
+        context.section, configs.build(context.section.text.tokenizer, TOKENIZERS)
     )
 
 
@@ -86,7 +84,7 @@ def _context(config: Experiment, cache_dir: pathlib.Path | str | None) -> DataCo
     return DataContext(section, seed, config.train.batch_size, root / "data")
 
 
-def _order(section: Any, train: Mapping[str, Dataset], seed: int) -> Order:
+def _order(section: DataConfig, train: Mapping[str, Dataset], seed: int) -> Order:
     if section.mixture is None:
         (dataset,) = train.values()
         return ShuffledOrder(len(dataset), seed)
@@ -100,25 +98,22 @@ def _order(section: Any, train: Mapping[str, Dataset], seed: int) -> Order:
     return order
 
 
-def _sources(section: Any) -> dict[str, Any]:
+def _sources(section: DataConfig) -> dict[str, Any]:
     """The sources by the name of their mixture member; a single one is called "train"."""
-    if (section.source is None) == (section.mixture is None):
-        raise DataError(
-            "give data.source (for example data.source.name=stdlib) or data.mixture, one of the two"
-        )
-    if section.mixture is None:
-        found = {"train": configs.build(section.source, _SOURCES)}
+    section.check()
+    if section.source is not None:
+        sources = {"train": configs.build(section.source, SOURCES)}
     else:
-        entries = section.mixture.items()
-        found = {name: configs.build(entry.source, _SOURCES) for name, entry in entries}
-    kinds = {_kind(source) for source in found.values()}
+        entries = (section.mixture or {}).items()
+        sources = {name: configs.build(entry.source, SOURCES) for name, entry in entries}
+    kinds = {_kind(source) for source in sources.values()}
     if len(kinds) != 1 or (section.mixture is not None and kinds != {"text"}):
         raise DataError(f"data.mixture mixes sources of text, not {' and '.join(sorted(kinds))}")
-    _refuse_idle(section, next(iter(found.values())))
-    return found
+    _refuse_idle(section, next(iter(sources.values())))
+    return sources
 
 
-def _kind(source: Any) -> str:
+def _kind(source: object) -> str:
     """What decides how a source is opened: "text", "images", or "own" where it opens itself."""
     if hasattr(source, "open"):
         return "own"
@@ -131,7 +126,7 @@ def _kind(source: Any) -> str:
     return kind
 
 
-def _refuse_idle(section: Any, source: Any) -> None:
+def _refuse_idle(section: DataConfig, source: Any) -> None:
     """Refuses keys that are set and that nothing would read.
 
     They would make two runs with the same batches pass for different experiments.
@@ -140,6 +135,7 @@ def _refuse_idle(section: Any, source: Any) -> None:
       DataError: there is such a key; names it.
     """
     own = getattr(source, "reads", ())
+    name = section.source.name if section.source else "text"
     used = {*_COMMON, *(own if hasattr(source, "open") else _READS[source.kind])}
     for path, stated, defaults in (
         ("data", section, DataConfig()),
@@ -152,12 +148,12 @@ def _refuse_idle(section: Any, source: Any) -> None:
             if field.name not in (*used, "text") and value != default:
                 raise DataError(
                     f"{path}.{field.name}={value} does nothing: "
-                    f"data.source.name={section.source.name} does not read it, so leave "
+                    f"data.source.name={name} does not read it, so leave "
                     f"{path}.{field.name} out"
                 )
 
 
-def _describe_text(section: Any, tokenizer: Any) -> DataInfo:
+def _describe_text(section: DataConfig, tokenizer: Tokenizer | Fitted) -> DataInfo:
     return DataInfo(
         kind="text",
         unit="tokens",
@@ -176,11 +172,11 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
         if part is not None:
             held_out[name] = part
     if section.eval_source is not None:
-        other = configs.build(section.eval_source, _SOURCES)
+        other = configs.build(section.eval_source, SOURCES)
         if _kind(other) != "text":
             raise DataError(f"data.eval_source is of {other.kind}, and the training data of text")
         held_out = {"eval": Part(other)}
-    tokenizer = configs.build(section.text.tokenizer, _TOKENIZERS).fit(list(train.values()), cache)
+    tokenizer = configs.build(section.text.tokenizer, TOKENIZERS).fit(list(train.values()), cache)
     eval_entries = {name: token_stream(part, tokenizer, cache) for name, part in held_out.items()}
     exclude = list(eval_entries.values())
     entries = {name: token_stream(part, tokenizer, cache, exclude) for name, part in train.items()}
@@ -205,7 +201,7 @@ def _totals(side: str, entries: Mapping[str, cache_lib.Entry]) -> dict[str, int]
     }
 
 
-def _split(section: Any, source: TextSource) -> tuple[Part, Part | None]:
+def _split(section: DataConfig, source: TextSource) -> tuple[Part, Part | None]:
     """The training part of a source, and what is held out of it or beside it."""
     if section.eval_source is not None:
         return Part(source), None
@@ -234,9 +230,12 @@ def _open_images(context: DataContext, sources: Mapping[str, Any]) -> Opened:
     ((name, source),) = sources.items()
     held_out = source.held_out()
     if section.eval_source is not None:
-        held_out = configs.build(section.eval_source, _SOURCES)
+        held_out = configs.build(section.eval_source, SOURCES)
         if held_out.kind != "images" or held_out.describe().spec != source.describe().spec:
-            raise DataError("data.eval_source has not the same kind and shape of images")
+            raise DataError(
+                "data.eval_source: its images differ in kind or shape from those of data.source; "
+                "name one with images of the same shape"
+            )
         source.refuse_overlap(held_out)
     entry = image_arrays(source, cache)
     fraction = section.eval_fraction if held_out is None else 0.0

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -21,9 +22,10 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from absl import logging
-
 from scaling.data.errors import DataError
+from scaling.track import files
+
+_LOG = logging.getLogger(__name__)
 
 # Part of every key. Raise it when the same inputs give other bytes, so that old entries are left.
 FORMAT = 1
@@ -94,17 +96,14 @@ def file_hash(path: pathlib.Path, root: pathlib.Path) -> str:
     stamp = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
     memo = root / "hashes" / f"{key_of({'path': stamp[0]})}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):
-        known = json.loads(memo.read_text())
+        known = files.read_json(memo)
         if known["stamp"] == stamp:
             return known["sha256"]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time() - stat.st_mtime > 2:
         with contextlib.suppress(OSError):
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            temporary = memo.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({"stamp": stamp, "sha256": digest}))
-            temporary.replace(memo)
+            files.write_json(memo, {"stamp": stamp, "sha256": digest})
     return digest
 
 
@@ -113,12 +112,12 @@ def _open(path: pathlib.Path) -> Entry | None:
     if not path.is_dir():
         return None
     try:
-        sidecar = json.loads((path / _SIDECAR).read_text())
+        sidecar = files.read_json(path / _SIDECAR)
         for name, record in sidecar["files"].items():
             _verify(path / name, record)
         return Entry(path, sidecar["meta"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logging.warning("%s is damaged and will be rebuilt: %s", path, error)
+        _LOG.warning("%s is damaged and will be rebuilt: %s", path, error)
         return None
 
 
@@ -135,16 +134,13 @@ def _verify(path: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 
 def _write_sidecar(work: pathlib.Path, meta: Mapping[str, Any]) -> None:
-    files = {}
+    records = {}
     for path in sorted(work.iterdir()):
         with path.open("rb") as file:
             sums = [zlib.crc32(block) for block in iter(lambda: file.read(_BLOCK), b"")]
             os.fsync(file.fileno())
-        files[path.name] = {"size": path.stat().st_size, "crc32": sums}
-    with (work / _SIDECAR).open("w") as out:
-        json.dump({"files": files, "meta": meta}, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
+        records[path.name] = {"size": path.stat().st_size, "crc32": sums}
+    files.write_json(work / _SIDECAR, {"files": records, "meta": meta})
 
 
 def _publish(work: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
@@ -192,17 +188,17 @@ def _writable(root: pathlib.Path) -> Iterator[None]:
 def _lock(root: pathlib.Path, name: str) -> Iterator[None]:
     """Holds this entry's lock; says so when another process is building. A kill releases it."""
     with (root / f".{name}.lock").open("w") as file:
-        told = False
+        announced = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not told:
-                    logging.info("waiting for another process that is preparing %s", root / name)
-                told = True
+                if not announced:
+                    _LOG.info("waiting for another process that is preparing %s", root / name)
+                announced = True
                 time.sleep(0.1)
             except OSError as error:  # no locks here: the rename alone decides
-                logging.info("no file locks in %s (%s)", root, error)
+                _LOG.info("no file locks in %s (%s)", root, error)
                 break
             else:
                 break

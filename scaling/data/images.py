@@ -39,7 +39,7 @@ class ImageSource(Protocol):
         """The evaluation images that the source names itself, if it does."""
         ...
 
-    def refuse_overlap(self, other: Any) -> None:
+    def refuse_overlap(self, other: "ImageSource") -> None:
         """Raises DataError if an image is in both sources."""
         ...
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from scaling.data.loader import Dataset, EvalSet, Loader, Spec, with_weights
 from scaling.data.order import Order
+from scaling.experiment import DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ class DataContext:
       cache: directory for prepared data.
     """
 
-    section: Any
+    section: DataConfig
     seed: int
     batch_size: int
     cache: pathlib.Path

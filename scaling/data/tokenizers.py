@@ -9,17 +9,38 @@ documents, and text can never spell it.
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import tokenizers
-from absl import logging
 
 from scaling.configs.types import PositiveInt, Range
 from scaling.data.cache import cached, key_of
 from scaling.data.documents import Part
+
+_LOG = logging.getLogger(__name__)
+
+TOKENIZERS: dict[str, str] = {
+    "bytes": "scaling.data.tokenizers:Bytes",
+    "bpe": "scaling.data.tokenizers:Bpe",
+}
+
+
+class Tokenizer(Protocol):
+    """A tokenizer as the config names it.
+
+    Attributes:
+      vocab_size: tokens, the separator among them.
+    """
+
+    vocab_size: int
+
+    def fit(self, parts: Sequence[Part], cache: pathlib.Path) -> "Fitted":
+        """Made ready to encode: trained on the documents of the parts, where it learns."""
+        ...
 
 
 class Fitted(Protocol):
@@ -97,7 +118,7 @@ class Bpe:
         )
 
         def build(work: pathlib.Path) -> Mapping[str, Any]:
-            logging.info("training a byte-pair encoding of %d tokens", self.vocab_size)
+            _LOG.info("training a byte-pair encoding of %d tokens", self.vocab_size)
             tokenizer = _train_bpe(self._texts(parts), self.vocab_size - 1)
             (work / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
             return {"tokens": tokenizer.get_vocab_size()}

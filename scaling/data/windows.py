@@ -10,12 +10,12 @@ A single document that is split into a head and a tail has no separators at all.
 The stream does not depend on T: other lengths of example share it.
 """
 
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from scaling.data.cache import Entry, cached, key_of
 from scaling.data.documents import Part, hashes
@@ -24,6 +24,7 @@ from scaling.data.loader import Batch, Spec
 from scaling.data.npy import NpyWriter
 from scaling.data.tokenizers import Fitted
 
+_LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 20  # characters handed to the tokenizer at once
 
 
@@ -60,7 +61,7 @@ def token_stream(
 
     entry = cached(cache, f"tokens-{key}", build)
     if entry.meta["excluded"]:
-        logging.warning(
+        _LOG.warning(
             "%d training documents are left out, because the held-out text has them too",
             entry.meta["excluded"],
         )

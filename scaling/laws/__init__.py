@@ -19,28 +19,22 @@ package changes nothing for training code in the same process.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from scaling import lazy
 
-_SUBMODULES = {
-    "allocation": "optimum",
-    "backend": "use_device",
-    "catalogue": "LAWS get_law",
-    "comparison": "compare",
-    "fitting": "Result fit",
-    "forecasting": "forecast",
-    "law": "Law LawError Parameter Published Variable coefficient exponent offset power shape",
-    "losses": "Loss",
-    "profiles": "profile sandwich",
-    "readers": "read_table",
-    "resample": "bootstrap",
-    "table": "Table",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Public names, imported from their submodule at first use: `--help` must not wait for JAX."""
-    for submodule, names in _SUBMODULES.items():
-        if name in names.split():
-            return getattr(importlib.import_module(f"scaling.laws.{submodule}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __all__ = lazy.names(
+    __name__,
+    {
+        "allocation": "optimum",
+        "backend": "use_device",
+        "catalogue": "LAWS get_law",
+        "comparison": "compare",
+        "fitting": "Result fit",
+        "forecasting": "forecast",
+        "law": "Law LawError Parameter Published Variable coefficient exponent offset power shape",
+        "losses": "Loss",
+        "profiles": "profile sandwich",
+        "readers": "read_table",
+        "resample": "bootstrap",
+        "table": "Table",
+    },
+)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +21,19 @@ import numpy as np
 from scaling.laws.backend import array_module, x64
 from scaling.laws.fitting import Result
 from scaling.laws.law import Law, LawError, Namespace
+from scaling.laws.losses import A
 from scaling.laws.problem import Array
 from scaling.laws.resample import Draws
 from scaling.laws.table import Table
 
 Interval = tuple[float, float]
+Scalars = Mapping[str, jax.Array]
 GRID, ROUNDS = 65, 7
 ODD = 30.0  # flops / (6 params tokens) beyond which a unit is more likely than a convention
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cost:
+class FlopsPerToken:
     """Training FLOP per token as a function of params.
 
     `log_ratio` holds ln of the ratio to 6 N at the knots `log_params`; outside them that of the
@@ -43,7 +44,7 @@ class Cost:
     log_params: tuple[float, ...] = ()
     log_ratio: tuple[float, ...] = ()
 
-    def per_token(self, params: Any) -> Any:
+    def per_token(self, params: A) -> A:
         """FLOP per token, for numpy and traced arrays."""
         if not self.log_params:
             return 6.0 * params
@@ -67,7 +68,7 @@ class Cost:
         )
 
     @classmethod
-    def from_table(cls, table: Table, name: str = "exact") -> Cost:
+    def from_table(cls, table: Table, name: str = "exact") -> FlopsPerToken:
         """The cost that the table's own `flops` column implies: flops / tokens by params."""
         missing = [n for n in ("params", "tokens", "flops") if n not in table.columns]
         if missing:
@@ -82,7 +83,7 @@ class Cost:
         return cls(name, tuple(knots.tolist()), tuple(means.tolist()))
 
 
-SIX_ND = Cost()
+SIX_ND = FlopsPerToken()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ def optimum(
     budgets: Sequence[float] | Array,
     draws: Draws | None = None,
     *,
-    cost: Cost = SIX_ND,
+    cost: FlopsPerToken = SIX_ND,
     inference_tokens: float = 0.0,
     at: Mapping[str, float] | None = None,
     level: float = 0.95,
@@ -169,15 +170,15 @@ def other_variables(law: Law, at: Mapping[str, float] | None) -> dict[str, float
 
 
 @functools.lru_cache(maxsize=32)
-def _program(law: Law, cost: Cost, names: tuple[str, ...]) -> Any:
+def _program(law: Law, cost: FlopsPerToken, names: tuple[str, ...]) -> Callable[..., Scalars]:
     """Jitted `(parameters [R], budgets [m], served, others) -> dict of [R, m]`."""
 
-    def split(p: Any, budget: Any, served: Any, others: Any) -> Any:
-        def tokens(log_n: Any) -> Any:
+    def split(p: Scalars, budget: jax.Array, served: jax.Array, others: Scalars) -> Scalars:
+        def tokens(log_n: jax.Array) -> jax.Array:
             n = jnp.exp(log_n)
             return (budget - 2.0 * n * served) / cost.per_token(n)
 
-        def loss(log_n: Any) -> Any:
+        def loss(log_n: jax.Array) -> jax.Array:
             d = tokens(log_n)
             extra = {k: jnp.full_like(log_n, others[k]) for k in names}
             variables = Namespace(params=jnp.exp(log_n), tokens=jnp.maximum(d, 1.0), **extra)
@@ -213,7 +214,7 @@ def _minimise(
     law: Law,
     parameters: Mapping[str, Array],
     budgets: Array,
-    cost: Cost,
+    cost: FlopsPerToken,
     served: float,
     others: dict[str, float],
 ) -> dict[str, Array]:

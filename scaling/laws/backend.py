@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import numpy as np
 from scaling.track.provenance import cores
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 _PLATFORM = "cpu"
 
 
@@ -48,7 +50,7 @@ def x64() -> Iterator[None]:
         yield
 
 
-def array_module(value: Any) -> Any:
+def array_module(value: object) -> ModuleType:
     """`jax.numpy` for arrays of JAX and what it traces, else numpy."""
     return jnp if isinstance(value, jax.Array) else np
 
@@ -60,10 +62,10 @@ def workers() -> int:
     return max(1, min(cores() or 1, 16))
 
 
-def parallel(function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+def parallel(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
     """`[function(i) for i in items]`, on `workers()` threads, each inside `x64()`."""
 
-    def call(item: Any) -> T:
+    def call(item: Item) -> T:
         with x64():
             return function(item)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import __version__ as scipy_version
 
-from scaling.laws.allocation import SIX_ND, Cost, optimum, other_variables
+from scaling.laws.allocation import SIX_ND, FlopsPerToken, optimum, other_variables
 from scaling.laws.arguments import FitOptions
 from scaling.laws.backend import use_device
 from scaling.laws.catalogue import LAWS, get_law
@@ -52,7 +52,7 @@ class Analysis:
     result: Result
     draws: Draws | None
     profiles: Sequence[Profile]
-    cost: Cost
+    cost: FlopsPerToken
 
     @property
     def fixed(self) -> list[str]:
@@ -92,7 +92,7 @@ def run(options: FitOptions, arguments: Sequence[str]) -> str:
     if options.profiles == "yes" and result.points > result.problem.freedom:
         names = result.problem.free_names
         profiles = [profile(result, name, options.level) for name in names]
-    cost = SIX_ND if options.cost == "6nd" else Cost.from_table(table)
+    cost = SIX_ND if options.cost == "6nd" else FlopsPerToken.from_table(table)
     analysis = Analysis(options, table, result, draws, profiles, cost)
     record = make_record(analysis)
     record["command"] = shlex.join(["python", "-m", "scaling.fit", *arguments])
@@ -334,7 +334,7 @@ def _scores(analysis: Analysis) -> list[Score]:
     return compare(analysis.table, [result, *others], result.loss, seed=options.seed)
 
 
-def clean(value: Any) -> Any:
+def clean(value: object) -> Any:
     """A value that strict JSON can hold: no NaN or infinity, no numpy types."""
     if isinstance(value, dict):
         return {str(k): clean(v) for k, v in value.items()}

@@ -18,7 +18,7 @@ from matplotlib import colormaps, pyplot, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scaling.laws.allocation import SIX_ND, Cost, Optimum, optimum
+from scaling.laws.allocation import SIX_ND, FlopsPerToken, Optimum, optimum
 from scaling.laws.fitting import Result
 from scaling.laws.isoflop import designed, group_budgets, minimum
 from scaling.laws.law import LawError
@@ -62,7 +62,7 @@ class Fitted:
     result: Result
     draws: Draws | None
     profiles: Sequence[Profile]
-    cost: Cost
+    cost: FlopsPerToken
 
     @property
     def columns(self) -> dict[str, Array]:
@@ -313,7 +313,12 @@ def _spans(values: Array, factor: float) -> bool:
     return bool(values.min() > 0 and values.max() > factor * values.min())
 
 
-def _bulk(scale: Any, limits: Any, values: Array, best: float) -> None:
+def _bulk(
+    scale: Callable[[str], None],
+    limits: Callable[[float, float], object],
+    values: Array,
+    best: float,
+) -> None:
     """Axis limits that a few far draws do not stretch; logarithmic where the bulk spans decades."""
     low, high = np.quantile(values, [0.01, 0.99])
     low, high = min(low, best), max(high, best)
@@ -342,7 +347,7 @@ def draw_all(
     draws: Draws | None,
     swept: Sequence[Profile],
     folder: pathlib.Path,
-    cost: Cost = SIX_ND,
+    cost: FlopsPerToken = SIX_ND,
     suffix: str = "svg",
 ) -> list[Drawn]:
     """Write every figure that the law and the data support."""

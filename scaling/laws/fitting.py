@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from scaling.laws.catalogue import get_law
 from scaling.laws.law import Law, LawError, Namespace
@@ -28,7 +29,7 @@ ROUNDS, GAIN = 4, 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
-class Minimum:
+class LocalMinimum:
     """One distinct local minimum: its objective, parameters and how many starts ended there."""
 
     objective: float
@@ -50,7 +51,7 @@ class Result:
     converged: bool
     starts: int
     reached: float
-    minima: tuple[Minimum, ...]
+    minima: tuple[LocalMinimum, ...]
     at_bound: tuple[str, ...]
     at_start: tuple[str, ...]
     ranges: dict[str, tuple[float, float]]
@@ -79,7 +80,7 @@ class Result:
         """Predictions in the units of the target, [n]."""
         return unlink(self.loss.space, self.residuals + self.problem.linked_target())
 
-    def predict(self, **variables: Any) -> Array:
+    def predict(self, **variables: ArrayLike) -> Array:
         """Point predictions at other values of the variables (see `forecast` for intervals)."""
         return self.law.evaluate(self.parameters, variables)
 
@@ -240,10 +241,10 @@ def derive(law: Law, parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {k: (float(v) if np.ndim(v) == 0 else np.asarray(v)) for k, v in values.items()}
 
 
-def _distinct(problem: Problem, solution: Solution) -> tuple[Minimum, ...]:
+def _distinct(problem: Problem, solution: Solution) -> tuple[LocalMinimum, ...]:
     """Converged end points, grouped by objective, best first; at most eight."""
     usable = np.flatnonzero(np.isfinite(solution.values) & (solution.gradients < 1e-5))
-    minima: list[Minimum] = []
+    minima: list[LocalMinimum] = []
     tiny = 1e-20 * float(np.sum(problem.weights))
     for row in usable[np.argsort(solution.values[usable], kind="stable")]:
         value = float(solution.values[row])
@@ -251,7 +252,7 @@ def _distinct(problem: Problem, solution: Solution) -> tuple[Minimum, ...]:
             minima[-1] = dataclasses.replace(minima[-1], starts=minima[-1].starts + 1)
         else:
             natural = problem.natural(solution.vectors[row])
-            minima.append(Minimum(value, {k: float(v) for k, v in natural.items()}, 1))
+            minima.append(LocalMinimum(value, {k: float(v) for k, v in natural.items()}, 1))
     return tuple(minima[:8])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.allocation import Cost
+from scaling.laws.allocation import FlopsPerToken
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
 from scaling.laws.problem import Array
@@ -29,7 +29,7 @@ UNKNOWN = (math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
-class Minimum:
+class IsoflopMinimum:
     """The isoFLOP minimum of one budget.
 
     `sizes` are the smallest and largest sampled, `curve` the parabola's coefficients in ln N.
@@ -51,7 +51,7 @@ class PowerLaw:
     exponent: float
     intercept: float
     interval: tuple[float, float]
-    minima: tuple[Minimum, ...]
+    minima: tuple[IsoflopMinimum, ...]
     windows: dict[str, float]
     warnings: tuple[str, ...]
 
@@ -94,7 +94,9 @@ def parabola(log_params: Array, loss: Array, window: float | None) -> tuple[Arra
     return np.array([a, b - 2 * a * centre, c - b * centre + a * centre**2]), keep
 
 
-def minimum(params: Array, loss: Array, flops: float, window: float | None = None) -> Minimum:
+def minimum(
+    params: Array, loss: Array, flops: float, window: float | None = None
+) -> IsoflopMinimum:
     """Where the loss is lowest in ln N at one budget, with its diagnostics."""
     x, warnings = np.log(params), []
     distinct = len(np.unique(x))
@@ -120,7 +122,9 @@ def minimum(params: Array, loss: Array, flops: float, window: float | None = Non
         warnings.append("sampling is off-centre: a parabola is biased there")
     sizes = (float(params.min()), float(params.max()))
     best = float(np.exp(min(best, 700.0)))
-    return Minimum(flops, best, value, len(loss), sizes, tuple(curve.tolist()), tuple(warnings))
+    return IsoflopMinimum(
+        flops, best, value, len(loss), sizes, tuple(curve.tolist()), tuple(warnings)
+    )
 
 
 def approach2(
@@ -140,7 +144,9 @@ def approach2(
     params, loss, flops = (np.asarray(v, np.float64) for v in (params, loss, flops))
     codes = group_budgets(flops)
 
-    def minima(window: float | None, rng: np.random.Generator | None = None) -> list[Minimum]:
+    def minima(
+        window: float | None, rng: np.random.Generator | None = None
+    ) -> list[IsoflopMinimum]:
         """The minimum of each budget of 3 sizes; with `rng`, of its runs drawn anew."""
         lowest = []
         for k in range(codes.max() + 1):
@@ -176,13 +182,13 @@ def approach2(
     return PowerLaw(exponent, intercept, interval, tuple(every), known, tuple(warnings))
 
 
-def _exponent(minima: Sequence[Minimum]) -> float | None:
+def _exponent(minima: Sequence[IsoflopMinimum]) -> float | None:
     """Through the minima that are not far from the sizes sampled; None with fewer than 2."""
     near = [m for m in minima if m.sizes[0] / 10 < m.params < m.sizes[1] * 10]
     return _line(near)[0] if len(near) >= 2 else None
 
 
-def _line(minima: Sequence[Minimum]) -> tuple[float, float]:
+def _line(minima: Sequence[IsoflopMinimum]) -> tuple[float, float]:
     logs = np.log([(m.flops, m.params) for m in minima])
     slope, intercept = np.polyfit(logs[:, 0], logs[:, 1], 1)
     return float(slope), float(intercept)
@@ -243,7 +249,9 @@ def approach1(
     return PowerLaw(exponent, intercept, (low, high), (), {}, tuple(warnings))
 
 
-def approaches(result: Result, cost: Cost, seed: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
+def approaches(
+    result: Result, cost: FlopsPerToken, seed: int = 0
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Approaches 1 and 2 as far as the runs allow, for fit.json, and what is doubtful of them.
 
     A fit of params and tokens is approach 3; three answers that agree are worth more than one.
@@ -267,7 +275,7 @@ def approaches(result: Result, cost: Cost, seed: int = 0) -> tuple[list[dict[str
     for name, estimate in attempts.items():
         try:
             line = estimate()
-        except LawError:  # the runs are no design of this kind
+        except LawError:  # the runs are not a design of this kind
             continue
         record = dataclasses.asdict(line)
         coefficient = math.exp(record.pop("intercept"))

@@ -23,16 +23,18 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from scaling.laws.backend import x64
 
 Namespace = types.SimpleNamespace
-Formula = Callable[[Any, Any], Any]
+Columns = Mapping[str, ArrayLike]
+Formula = Callable[[Namespace, Namespace], jax.Array]
 Kind = Literal["log", "real"]
 Space = Literal["log", "raw", "log1p"]
 
@@ -115,7 +117,9 @@ def shape(
     return Parameter(name, kind, start, low=floor, high=high, role="shape")
 
 
-def each(declare: Callable[..., Parameter], *names: str, **options: Any) -> tuple[Parameter, ...]:
+def each(
+    declare: Callable[..., Parameter], *names: str, **options: object
+) -> tuple[Parameter, ...]:
     """Several parameters declared alike: `each(coefficient, "A", "B", start=(1.0, 1e6))`."""
     return tuple(declare(name, **options) for name in names)
 
@@ -142,7 +146,7 @@ class Law:
     linear: tuple[str, ...] = ()
     target: Variable = Variable("loss", "L", "nats per token")
     space: Space = "log"
-    derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    derived: Mapping[str, Callable[[Namespace], float]] = dataclasses.field(default_factory=dict)
     published: tuple[Published, ...] = ()
     source: str = ""
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -171,7 +175,7 @@ class Law:
                 return parameter
         raise LawError(f"law {self.name} has no parameter {name!r}; it has {list(self.names)}")
 
-    def evaluate(self, parameters: Mapping[str, float], variables: Mapping[str, Any]) -> Any:
+    def evaluate(self, parameters: Mapping[str, float], variables: Columns) -> np.ndarray:
         """Predictions at `variables` (float64 numpy, any broadcastable shapes) for one law."""
         flat, common = self._points(variables)
         with x64():
@@ -179,7 +183,7 @@ class Law:
             result = np.asarray(values, dtype=np.float64)
         return np.broadcast_to(result, flat["size"].shape).reshape(common)
 
-    def evaluate_draws(self, draws: Mapping[str, Any], variables: Mapping[str, Any]) -> Any:
+    def evaluate_draws(self, draws: Columns, variables: Columns) -> np.ndarray:
         """Predictions, shape [draws, *points], for parameters given as arrays of shape [draws]."""
         flat, common = self._points(variables)
         with x64():
@@ -190,7 +194,7 @@ class Law:
             result = np.asarray(values, dtype=np.float64)
         return result.reshape(len(result), *common)
 
-    def _points(self, variables: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
+    def _points(self, variables: Columns) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
         arrays = {k: np.asarray(v, dtype=np.float64) for k, v in variables.items()}
         missing = [v.name for v in self.variables if v.name not in arrays]
         if missing:
@@ -209,11 +213,11 @@ class Law:
         raise LawError(f"law {self.name} has no published constants {label!r}; it has {known}")
 
 
-def _namespace(values: Mapping[str, Any]) -> Namespace:
+def _namespace(values: Columns) -> Namespace:
     return Namespace(**{k: jnp.asarray(v, dtype=jnp.float64) for k, v in values.items()})
 
 
-def power(base: Any, exponent_: Any) -> Any:
+def power(base: jax.Array, exponent_: jax.Array) -> jax.Array:
     """`base ** exponent` for positive bases: exp(exponent ln base), so ln of data is hoisted."""
     return jnp.exp(exponent_ * jnp.log(base))
 

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scaling.laws.backend import array_module
 from scaling.laws.law import LawError, Space
+
+A = TypeVar("A", np.ndarray, jax.Array)
 
 CHOICES = {
     "kind": ("huber", "lsq", "l1"),
@@ -54,28 +57,28 @@ class Loss:
         return self.delta
 
 
-def link(space: str, value: Any) -> Any:
+def link(space: str, value: A) -> A:
     """g(value), for JAX or numpy arrays."""
     if space == "log":
         return array_module(value).log(value)
     return array_module(value).log1p(value) if space == "log1p" else value
 
 
-def unlink(space: str, value: Any) -> Any:
+def unlink(space: str, value: np.ndarray) -> np.ndarray:
     """The inverse of `link`, numpy."""
     if space == "log":
         return np.exp(value)
     return np.expm1(value) if space == "log1p" else value
 
 
-def slope(space: str, value: Any) -> Any:
+def slope(space: str, value: np.ndarray) -> np.ndarray:
     """dg/dvalue, numpy: what turns an error of the prediction into a residual."""
     if space == "log":
         return 1.0 / value
     return 1.0 / (1.0 + value) if space == "log1p" else np.ones_like(value)
 
 
-def rho(residual: Any, delta: Any, over: Any, smooth: bool = False) -> Any:
+def rho(residual: A, delta: A | float, over: A | float, smooth: bool = False) -> A:
     """Loss of each residual divided by min(delta, 1): O(residual) for robust, O(r^2) for squares.
 
     The scale does not move the minimum; `objective` undoes it. `smooth` takes the pseudo-Huber
@@ -92,7 +95,9 @@ def rho(residual: Any, delta: Any, over: Any, smooth: bool = False) -> Any:
     return value * side / xp.minimum(delta, 1.0)
 
 
-def derivatives(residual: Any, delta: Any, over: Any, smooth: bool = False) -> tuple[Any, Any, Any]:
+def derivatives(
+    residual: jax.Array, delta: jax.Array, over: jax.Array, smooth: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(psi, psi', psi / r) of `rho`: first and second derivative and the weight of IRLS."""
     side = jnp.where(residual > 0, over, 1.0)
     bound = jnp.where(jnp.isfinite(delta), delta, 1.0)
@@ -108,7 +113,7 @@ def derivatives(residual: Any, delta: Any, over: Any, smooth: bool = False) -> t
     return psi, curvature, weight
 
 
-def objective(residuals: Any, weights: Any, loss: Loss) -> float:
+def objective(residuals: np.ndarray, weights: np.ndarray, loss: Loss) -> float:
     """The reported objective (numpy): weighted sum or mean of the loss as its authors define it.
 
     L1 is the sum of |r| (not scaled by a delta); least squares is the sum of r^2 / 2.

@@ -21,6 +21,8 @@ from scaling.laws.law import Law, LawError, Namespace, Parameter
 from scaling.laws.losses import Loss, link
 
 Array = np.ndarray
+# (vector [p], variables {name: [n]}, observed g(y) [n]) -> residuals [n]
+Residuals = Callable[[jax.Array, Mapping[str, jax.Array], jax.Array], jax.Array]
 LOG_LIMIT = 230.0  # |ln value| that still leaves room for products in float64
 
 
@@ -102,10 +104,12 @@ class Problem:
 @functools.lru_cache(maxsize=256)
 def residual_function(
     law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], space: str
-) -> Callable[[Any, Any, Any], Any]:
-    """`(vector [p], variables {name: [n]}, observed g(y) [n]) -> residuals [n]`, traceable."""
+) -> Residuals:
+    """The residuals of a law as a function that can be traced."""
 
-    def residuals(vector: Any, variables: Mapping[str, Any], observed: Any) -> Any:
+    def residuals(
+        vector: jax.Array, variables: Mapping[str, jax.Array], observed: jax.Array
+    ) -> jax.Array:
         natural = [
             jnp.exp(x) if kind == "log" else x for x, kind in zip(vector, kinds, strict=True)
         ]

@@ -3,13 +3,13 @@
 A profile fixes one parameter on a grid, refits the others, and keeps the values at which the
 objective has not risen significantly. For least squares that is the F interval; for robust losses
 the rise is scaled by kappa = E[psi'] / E[psi^2] (the "tau" test of Ronchetti 1982), which makes it
-chi-squared. Both assume independent points: with several points a run, use the bootstrap by runs.
+chi-squared. Both assume independent points: with several points per run, use the bootstrap by runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -122,16 +122,19 @@ def profile(result: Result, name: str, level: float = 0.95) -> Profile:
                 f"profile is flat"
             )
 
-    def natural(value: Any) -> Any:
-        return np.exp(value) if problem.kinds[slot] == "log" and value is not None else value
+    def natural(value: Array) -> Array:
+        return np.exp(value) if problem.kinds[slot] == "log" else value
+
+    def end(side: _Side) -> float | None:
+        return None if side.crossing is None else float(natural(np.array(side.crossing)))
 
     return Profile(
         name=name,
         values=natural(values),
         statistic=np.concatenate([below.statistic[::-1], [0.0], above.statistic]),
         threshold=threshold,
-        low=natural(below.crossing),
-        high=natural(above.crossing),
+        low=end(below),
+        high=end(above),
         warnings=tuple(warnings),
     )
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from scaling.laws.law import LawError
 from scaling.laws.table import Table
+from scaling.track import files
 from scaling.track.points import kind
 from scaling.track.run_dir import RunDirError, RunFacts, find_runs
 from scaling.track.stream import StreamError
 
 MAX_ROWS = 1_000_000
-MOST_ROWS = 10_000_000  # some 70 bytes a cell: three columns of these take 2 GB
+MOST_ROWS = 10_000_000  # some 70 bytes per cell: three columns of these take 2 GB
 COUNTS = ("total", "non_embedding", "active")
 FLOP_COUNTS = ("six_nd", "exact")
 RESERVED = ("params", "tokens", "loss", "flops", "run_id", "seed", "status", "step")
@@ -55,7 +56,7 @@ def read_table(
     for count, row in enumerate(rows):
         if count >= max_rows:
             raise LawError(
-                f"{path} has more than {max_rows:,} rows; a law is fitted to one row a run (or a "
+                f"{path} has more than {max_rows:,} rows; a law is fitted to one row per run (or a "
                 f"few checkpoints of each): aggregate or thin it, or raise --max-rows"
             )
         for name in row:
@@ -64,7 +65,7 @@ def read_table(
         for name, values in cells.items():
             values.append(row.get(name))
     if not cells:
-        raise LawError(f"{path} is empty: expected a header and one row a run")
+        raise LawError(f"{path} is empty: expected a header and one row per run")
     return Table._from_cells(cells, str(path))
 
 
@@ -184,21 +185,21 @@ def read_runs(
 def _read_sweep(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Columns that a sweep gives its runs, by run: its axes, and its trunk as the unit of resampling.
 
-    Empty for a folder that is no sweep. Axes do not replace what summary.json says.
+    Empty for a folder that is not a sweep. Axes do not replace what summary.json says.
     """
     path = folder / "sweep.json"
     if not path.exists():
         return {}
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        found = {}
+        columns = {}
+        cells = files.read_json(path)["cells"]
         for cell in cells:
             axes = {k: v for k, v in cell["axes"].items() if k not in RESERVED}
             trunk = cell.get("trunk")
-            found[cell["id"]] = axes | ({"run_id": trunk, "trunk": trunk} if trunk else {})
+            columns[cell["id"]] = axes | ({"run_id": trunk, "trunk": trunk} if trunk else {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LawError(f"{path} is damaged ({type(error).__name__}: {error})") from None
-    return found
+    return columns
 
 
 def _valid_inside(rows: list[dict[str, Any]], run: RunFacts) -> list[dict[str, Any]]:

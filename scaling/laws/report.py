@@ -42,7 +42,7 @@ summary{cursor:pointer}
 """
 
 
-def number(value: Any, digits: int = 5) -> str:
+def number(value: object, digits: int = 5) -> str:
     """A cell: a number for people, text escaped, a dash for a missing value."""
     if value is None or value != value:
         return "–"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ MAX_SCREEN_POINTS = 2000
 RESAMPLE_CELLS = 64  # the best on the whole table, among which a resample looks for its own
 CHUNK = 1000  # resamples screened at once: bounds the memory of the normal equations
 SHARE = 0.5  # of the prediction: where a dropped coefficient restarts
+
+Columns = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +88,21 @@ def searched_cells(problem: Problem, seed: int = 0) -> Array:
 @functools.lru_cache(maxsize=64)
 def _basis_program(
     law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], linear: tuple[int, ...]
-) -> Any:
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Jitted `(cells [M, p], variables) -> (predictions without linear terms, basis [M, k, n])`."""
 
-    def predict(vector: Any, coefficients: Any, variables: Any, like: Any) -> Any:
+    def predict(
+        vector: jax.Array, coefficients: jax.Array, variables: Columns, like: jax.Array
+    ) -> jax.Array:
         values = {}
         for name, slot in zip(law.names, slots, strict=True):
             raw = jnp.exp(vector[slot]) if kinds[slot] == "log" else vector[slot]
             values[name] = coefficients[linear.index(slot)] if slot in linear else raw
         return law.formula(Namespace(**values), Namespace(**variables)) + jnp.zeros_like(like)
 
-    def basis(vector: Any, variables: Any, like: Any) -> Any:
+    def basis(
+        vector: jax.Array, variables: Columns, like: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         offset = predict(vector, jnp.zeros(len(linear)), variables, like)
         rows = [predict(vector, unit, variables, like) - offset for unit in jnp.eye(len(linear))]
         return offset, jnp.stack(rows) if rows else jnp.zeros((0, like.shape[0]))
@@ -135,8 +141,8 @@ def _design(problem: Problem, seed: int) -> _Design:
     size, target = bucket(len(pick)), problem.target[pick]
     variables = {k: padded(v[pick], size) for k, v in problem.variables.items()}
     with x64():
-        offset, basis = program(cells, variables, padded(target, size))
-    offset, phi = np.asarray(offset)[:, : len(pick)], np.asarray(basis)[:, :, : len(pick)]
+        parts = program(cells, variables, padded(target, size))
+    offset, phi = (np.asarray(part)[..., : len(pick)] for part in parts)
     with np.errstate(all="ignore"):
         if linear:
             omega = slope(problem.loss.space, target)

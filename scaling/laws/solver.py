@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,9 +23,15 @@ import numpy as np
 from scaling.laws.backend import parallel, platform
 from scaling.laws.law import Law
 from scaling.laws.losses import derivatives, rho
-from scaling.laws.problem import Array, Problem, bucket, padded, residual_function
+from scaling.laws.problem import Array, Problem, Residuals, bucket, padded, residual_function
 
 GRADIENT_TOLERANCE = 1e-10
+
+# One lane's start, weights, observations and free slots; what it is at; what all lanes share, the
+# mapping of variables among it.
+Lane = Mapping[str, jax.Array]
+State = dict[str, jax.Array]
+Data = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +64,14 @@ class Solution:
 class _Objective:
     """The traced objective of one lane; `smooth` says that the loss is smoothed L1."""
 
-    residuals: Callable[..., Any]
+    residuals: Residuals
     smooth: bool
 
-    def __call__(self, lane: Any, data: Any, vector: Any, delta: Any) -> dict[str, Any]:
+    def __call__(self, lane: Lane, data: Data, vector: jax.Array, delta: jax.Array) -> State:
         """Value, gradient, Hessian, cancelling gradient mass and Gauss-Newton scale."""
         weights = lane["weights"]
 
-        def residuals(v: Any) -> Any:
+        def residuals(v: jax.Array) -> jax.Array:
             return self.residuals(v, data["variables"], lane["observed"])
 
         r, jacobian = residuals(vector), jax.jacfwd(residuals)(vector)
@@ -82,7 +88,7 @@ class _Objective:
         }
 
 
-def _begin(objective: _Objective, lane: Any, data: Any, how: Continuation) -> dict[str, Any]:
+def _begin(objective: _Objective, lane: Lane, data: Data, how: Continuation) -> State:
     """The state of a lane before its first evaluation, at the widest delta."""
     vector, weights = lane["start"], lane["weights"]
     size = jnp.abs(objective.residuals(vector, data["variables"], lane["observed"]))
@@ -108,7 +114,7 @@ def _begin(objective: _Objective, lane: Any, data: Any, how: Continuation) -> di
     }
 
 
-def _newton_step(state: Any, lane: Any, data: Any) -> tuple[Any, Any, Any]:
+def _newton_step(state: State, lane: Lane, data: Data) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(trial vector, expected decrease of an undamped step, scaled gradient) within the box."""
     vector, gradient = state["vector"], state["gradient"]
     low, high = data["low"], data["high"]
@@ -131,7 +137,7 @@ def _newton_step(state: Any, lane: Any, data: Any) -> tuple[Any, Any, Any]:
     return trial, 0.5 * jnp.sum(along * along / size), scaled
 
 
-def _judged(state: dict[str, Any], lane: Any, data: Any, how: Continuation) -> dict[str, Any]:
+def _judged(state: State, lane: Lane, data: Data, how: Continuation) -> State:
     """The state with its next trial, and whether it is done or its delta is to narrow."""
     trial, decrease, scaled = _newton_step(state, lane, data)
     size = jnp.abs(state["value"])
@@ -146,8 +152,8 @@ def _judged(state: dict[str, Any], lane: Any, data: Any, how: Continuation) -> d
 
 
 def _advance(
-    objective: _Objective, state: dict[str, Any], lane: Any, data: Any, how: Continuation
-) -> dict[str, Any]:
+    objective: _Objective, state: State, lane: Lane, data: Data, how: Continuation
+) -> State:
     """One evaluation of one lane: a damped step, or the same point under a narrower delta."""
     narrow, value, damping = state["narrow"], state["value"], state["damping"]
     delta = jnp.where(
@@ -176,12 +182,12 @@ def _advance(
 @functools.lru_cache(maxsize=64)
 def _program(
     law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], space: str, smooth: bool
-) -> Callable[..., Any]:
+) -> Callable[[Mapping[str, Array], Data, np.int32], State]:
     """Jitted `(lanes, data, max_steps) -> end states` of a chunk; compiled once per shape."""
     objective = _Objective(residual_function(law, slots, kinds, space), smooth)
     how = SMOOTH if smooth else HUBER
 
-    def minimise(lane: Any, data: Any, max_steps: Any) -> Any:
+    def minimise(lane: Lane, data: Data, max_steps: jax.Array) -> State:
         end = jax.lax.while_loop(
             lambda state: ~state["done"] & (state["steps"] < max_steps),
             lambda state: _advance(objective, state, lane, data, how),

@@ -5,7 +5,7 @@ width of the feed-forward block.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ from scaling.ops.attention import (
     attention,
     attention_to_cache,
 )
-from scaling.ops.rotary import rotate
+from scaling.ops.rotary import Tables, rotate
 
 Activation = Literal["gelu", "relu2", "swiglu", "geglu"]
 Remat = Literal[
@@ -97,7 +97,7 @@ class BlockConfig:
         return Dense(features, axes, init, self.bias, self.dtype, name=name)
 
 
-def remat_policy(remat: Remat) -> Any:
+def remat_policy(remat: Remat) -> Callable[..., bool]:
     """What `jax.checkpoint` may keep under a policy's name.
 
     `dots` keeps the results of the dense layers but not of attention's batched products, which are
@@ -124,7 +124,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, segments_BT: jax.Array | None, tables: Any, train: bool
+        self, x_BTD: jax.Array, segments_BT: jax.Array | None, tables: Tables | None, train: bool
     ) -> tuple[jax.Array, None]:
         """Returns (new x_BTD, None).
 
@@ -144,7 +144,7 @@ class Block(nn.Module):
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
         return x_BTD, None
 
-    def _layer(self, key: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
+    def _layer(self, key: str, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
         layer = find_component(getattr(self.config, key), LAYERS, f"model.{key}")
         try:
             return layer(self.config, name=name, **(options or {}))
@@ -160,7 +160,9 @@ class Attention(nn.Module):
     config: BlockConfig
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, segments_BT: jax.Array | None, tables: Any) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, segments_BT: jax.Array | None, tables: Tables | None
+    ) -> jax.Array:
         """[B, T, D] to [B, T, D]; see `Block`."""
         config = self.config
         q_BTHK = self._heads("query", x_BTD, config.num_heads, "heads")
@@ -231,9 +233,9 @@ class FeedForward(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]."""
         config = self.config
-        up_BTF = self._wide("up", x_BTD)
+        up_BTF = self._up("up", x_BTD)
         if config.mlp in dims.GATED:
-            gate_BTF = self._wide("gate", x_BTD)
+            gate_BTF = self._up("gate", x_BTD)
             act = nn.silu if config.mlp == "swiglu" else nn.gelu
             hidden_BTF = act(gate_BTF) * up_BTF
         elif config.mlp == "relu2":
@@ -243,6 +245,6 @@ class FeedForward(nn.Module):
         hidden_BTF = constrain(hidden_BTF, ("batch", "length", "mlp"))
         return config.dense("down", x_BTD.shape[-1], ("mlp", "embed"), residual=True)(hidden_BTF)
 
-    def _wide(self, name: str, x_BTD: jax.Array) -> jax.Array:
+    def _up(self, name: str, x_BTD: jax.Array) -> jax.Array:
         y_BTF = self.config.dense(name, self.config.mlp_dim, ("embed", "mlp"))(x_BTD)
         return checkpoint_name(y_BTF, "mlp_hidden")

@@ -4,16 +4,15 @@ Legend: N flattened leading dimensions, D features in, F features out.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from scaling.ops.matmul import product
+from scaling.ops.matmul import matmul
 
-Initializer = Callable[..., Any]
+Initializer = Callable[..., jax.Array]
 
 # The name under which a rematerialisation policy finds what a dense layer's product gave.
 DENSE_NAME = "dense"
@@ -58,7 +57,7 @@ class Dense(nn.Module):
             "kernel", nn.with_partitioning(self.kernel_init, self.axes), shape, jnp.float32
         )
         x_ND = x_xD.reshape(-1, shape[0]).astype(self.dtype)
-        y_NF = product(x_ND, kernel_DF.astype(self.dtype), self.axes)
+        y_NF = matmul(x_ND, kernel_DF.astype(self.dtype), self.axes)
         y_NF = checkpoint_name(y_NF, DENSE_NAME)
         if self.use_bias:
             bias_F = self.param(

@@ -3,13 +3,12 @@
 Legend: B batch, G groups, S rows of a group, D features, x any dimensions.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.types import PositiveInt
+from scaling.models.layers import Initializer
 
 
 class RMSNorm(nn.Module):
@@ -24,9 +23,9 @@ class RMSNorm(nn.Module):
         scale_D = _parameter(self, "scale", nn.initializers.ones, x_xD.shape[-1])
         x_xD = x_xD.astype(jnp.float32)
         power_x1 = jnp.mean(jnp.square(x_xD), axis=-1, keepdims=True)
-        return (x_xD * jax.lax.rsqrt(power_x1 + self.epsilon) * _wide(scale_D, x_xD)).astype(
-            self.dtype
-        )
+        return (
+            x_xD * jax.lax.rsqrt(power_x1 + self.epsilon) * _broadcastable(scale_D, x_xD)
+        ).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -43,9 +42,9 @@ class LayerNorm(nn.Module):
         x_xD = x_xD.astype(jnp.float32)
         x_xD = x_xD - jnp.mean(x_xD, axis=-1, keepdims=True)
         variance_x1 = jnp.mean(jnp.square(x_xD), axis=-1, keepdims=True)
-        y_xD = x_xD * jax.lax.rsqrt(variance_x1 + self.epsilon) * _wide(scale_D, x_xD)
+        y_xD = x_xD * jax.lax.rsqrt(variance_x1 + self.epsilon) * _broadcastable(scale_D, x_xD)
         if self.use_bias:
-            y_xD = y_xD + _wide(
+            y_xD = y_xD + _broadcastable(
                 _parameter(self, "bias", nn.initializers.zeros, x_xD.shape[-1]), x_xD
             )
         return y_xD.astype(self.dtype)
@@ -88,7 +87,8 @@ class GroupedBatchNorm(nn.Module):
         if not train:
             gain_D = scale_D * jax.lax.rsqrt(var_D.value + self.epsilon)
             shift_D = bias_D - mean_D.value * gain_D
-            return (x_BxD * _wide(gain_D, x_BxD) + _wide(shift_D, x_BxD)).astype(self.dtype)
+            y_BxD = x_BxD * _broadcastable(gain_D, x_BxD) + _broadcastable(shift_D, x_BxD)
+            return y_BxD.astype(self.dtype)
 
         group_SGxD = self._grouped(x_BxD)
         axes = (0, *range(2, group_SGxD.ndim - 1))
@@ -97,10 +97,10 @@ class GroupedBatchNorm(nn.Module):
         var_GxD = jnp.mean(jnp.square(centred_SGxD), axis=axes, keepdims=True)
         if not self.is_initializing():
             keep = self.momentum
-            mean_D.value = keep * mean_D.value + (1 - keep) * _over_groups(mean_GxD)
-            var_D.value = keep * var_D.value + (1 - keep) * _over_groups(var_GxD)
-        gain_GxD = jax.lax.rsqrt(var_GxD + self.epsilon) * _wide(scale_D, var_GxD)
-        y_SGxD = centred_SGxD * gain_GxD + _wide(bias_D, group_SGxD)
+            mean_D.value = keep * mean_D.value + (1 - keep) * _mean_over_groups(mean_GxD)
+            var_D.value = keep * var_D.value + (1 - keep) * _mean_over_groups(var_GxD)
+        gain_GxD = jax.lax.rsqrt(var_GxD + self.epsilon) * _broadcastable(scale_D, var_GxD)
+        y_SGxD = centred_SGxD * gain_GxD + _broadcastable(bias_D, group_SGxD)
         return y_SGxD.reshape(x_BxD.shape).astype(self.dtype)
 
     def _grouped(self, x_BxD: jax.Array) -> jax.Array:
@@ -115,15 +115,15 @@ class GroupedBatchNorm(nn.Module):
         return x_BxD.astype(jnp.float32).reshape(size, rows // size, *x_BxD.shape[1:])
 
 
-def _parameter(module: nn.Module, name: str, init: Any, features: int) -> jax.Array:
+def _parameter(module: nn.Module, name: str, init: Initializer, features: int) -> jax.Array:
     return module.param(name, nn.with_partitioning(init, ("norm",)), (features,), jnp.float32)
 
 
-def _wide(value_D: jax.Array, like_xD: jax.Array) -> jax.Array:
+def _broadcastable(value_D: jax.Array, like_xD: jax.Array) -> jax.Array:
     """A vector with leading dimensions of size one, so that ranks match."""
     return value_D.reshape((1,) * (like_xD.ndim - 1) + (-1,))
 
 
-def _over_groups(value_GxD: jax.Array) -> jax.Array:
+def _mean_over_groups(value_GxD: jax.Array) -> jax.Array:
     """Mean over groups of [1, G, 1, ..., D], as [D]."""
     return jnp.mean(value_GxD, axis=tuple(range(value_GxD.ndim - 1)))

@@ -28,7 +28,7 @@ from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
 from scaling.models import dims
 from scaling.models.block import Activation, Block, BlockConfig, Remat, make_norm, remat_policy
 from scaling.models.cost import Cost
-from scaling.models.layers import compute_dtype, fan_in
+from scaling.models.layers import Initializer, compute_dtype, fan_in
 from scaling.ops import constrain, cross_entropy
 from scaling.ops.attention import Implementation
 from scaling.ops.matmul import lookup
@@ -227,7 +227,7 @@ class Transformer(nn.Module):
     def _dtype(self) -> str:
         return compute_dtype(self.dtype, self.platform)
 
-    def _embedding_init(self) -> Any:
+    def _embedding_init(self) -> Initializer:
         return nn.initializers.normal(self.init_scale / math.sqrt(self.model_dim))
 
     def _block_config(self) -> "BlockConfig":
@@ -255,7 +255,7 @@ class Transformer(nn.Module):
             platform=self.platform,
         )
 
-    def _stack(self) -> Any:
+    def _stack(self) -> type[nn.Module]:
         """The block, rematerialised as asked, lifted over layers."""
         unroll = self.unroll
         if unroll == "auto":
@@ -263,7 +263,7 @@ class Transformer(nn.Module):
             straight = self.platform == "cpu" and self.remat == "none"
             unroll = self.num_layers if straight else 1
         unroll = min(unroll, self.num_layers)
-        block: Any = Block
+        block: type[nn.Module] = Block
         if self.remat != "none":
             # In a loop nothing can be merged, and the barriers that prevent it would only cost.
             block = nn.remat(

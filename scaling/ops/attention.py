@@ -164,14 +164,14 @@ def refusal(implementation: Implementation, call: Call) -> str | None:
         if call.platform != "tpu" and not call.interpret:
             return f"it is a TPU kernel and the platform is {call.platform}"
         if call.length % SPLASH_LANES:
-            return f"the length {call.length} is no multiple of {SPLASH_LANES}"
+            return f"the length {call.length} is not a multiple of {SPLASH_LANES}"
     if implementation == "cudnn":
         if call.platform != "gpu":
             return f"it is an NVIDIA kernel and the platform is {call.platform}"
         if call.dtype not in ("bfloat16", "float16"):
             return f"it computes in 16 bits and the type is {call.dtype}"
         if call.width % 8 or call.width > 128:
-            return f"the head width {call.width} is no multiple of 8 up to 128"
+            return f"the head width {call.width} is not a multiple of 8 up to 128"
         if call.segments:
             return "it does not take segments (data.text.mask_documents)"
         if call.softcap is not None:
@@ -245,7 +245,7 @@ def _flash_forward(
 
 
 def _flash_backward(
-    softcap: float | None, residuals: Any, grad_BGRTK: jax.Array
+    softcap: float | None, residuals: tuple[jax.Array, ...], grad_BGRTK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     q_BGRTK, k_BGSK, v_BGSK, segments_BT, out_BGRTK, norm_BGRT1 = residuals
     # sum_s weight * d weight, of every row, without the weights (section 3.1 of the paper).
@@ -255,19 +255,19 @@ def _flash_backward(
     grad_q = []
     grad_k = jnp.zeros(k_BGSK.shape, jnp.float32)
     grad_v = jnp.zeros(v_BGSK.shape, jnp.float32)
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     for first, end in _blocks(q_BGRTK.shape[3]):
         q, g = q_BGRTK[:, :, :, first:end], grad_BGRTK[:, :, :, first:end]
         k, v = k_BGSK[:, :, :end], v_BGSK[:, :, :end]
         score, slope = _scores(q, k, softcap)
         score = _hide(score, first, True, segments_BT)
         weight = jnp.exp(score - norm_BGRT1[:, :, :, first:end])
-        grad_weight = product("bgrtk,bgsk->bgrts", g, v)
+        grad_weight = einsum("bgrtk,bgsk->bgrts", g, v)
         grad_score = weight * (grad_weight - mean_BGRT1[:, :, :, first:end]) * slope
         grad_score = grad_score.astype(q.dtype)
         grad_q.append(jnp.einsum("bgrts,bgsk->bgrtk", grad_score, k))
-        grad_k = grad_k.at[:, :, :end].add(product("bgrts,bgrtk->bgsk", grad_score, q))
-        grad_v = grad_v.at[:, :, :end].add(product("bgrts,bgrtk->bgsk", weight.astype(g.dtype), g))
+        grad_k = grad_k.at[:, :, :end].add(einsum("bgrts,bgrtk->bgsk", grad_score, q))
+        grad_v = grad_v.at[:, :, :end].add(einsum("bgrts,bgrtk->bgsk", weight.astype(g.dtype), g))
     dtype = q_BGRTK.dtype
     return jnp.concatenate(grad_q, axis=3), grad_k.astype(dtype), grad_v.astype(dtype), None
 

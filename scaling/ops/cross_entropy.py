@@ -16,8 +16,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from scaling.ops.matmul import after_reduce_scatter, product
+from scaling.ops.matmul import after_reduce_scatter, matmul
 from scaling.parallel import logical
 from scaling.parallel.logical import constrain
 
@@ -34,7 +35,7 @@ def cross_entropy(logits_BxV: jax.Array, targets_Bx: jax.Array) -> tuple[jax.Arr
     """Negative log likelihood and log normaliser, in nats, float32.
 
     The target's logit is picked by comparison rather than by a gather: it fuses into the reduction,
-    its gradient is no scatter, and with the vocabulary sharded over a mesh axis it stays local.
+    its gradient is not a scatter, and with the vocabulary sharded over a mesh axis it stays local.
 
     Args:
       logits_BxV: unnormalised scores, any leading dimensions.
@@ -66,7 +67,7 @@ def softcap(logits: jax.Array, cap: float | None) -> jax.Array:
 
 def logits(x_ND: jax.Array, kernel_DV: jax.Array) -> jax.Array:
     """x @ kernel in float32 from operands of the compute type; gradients in that type."""
-    return product(x_ND, kernel_DV, AXES, jnp.float32)
+    return matmul(x_ND, kernel_DV, AXES, jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -108,11 +109,13 @@ def _chunked_loss_forward(
     return (objective_BT, rest), (x_BTD, kernel_DV, dlogits_PBCV)
 
 
-def _chunked_loss_backward(score: Score, kept: Any, grads: Any) -> tuple[Any, ...]:
+def _chunked_loss_backward(
+    score: Score, kept: tuple[jax.Array, ...], grads: tuple[jax.Array, Any]
+) -> tuple[Any, ...]:
     x_BTD, kernel_DV, dlogits_PBCV = kept
     grad_BT1 = grads[0][..., None]
     # The tokens' weights scale the narrow operands, so that the wide one is read as it lies. The
-    # gathered kernel is gone before its gradient is there; for the rest see `matmul.product`.
+    # gathered kernel is gone before its gradient is there; for the rest see `ops.matmul`.
     back_BTD = _join(jnp.einsum("pbcv,dv->pbcd", dlogits_PBCV, kernel_DV), x_BTD.shape[1])
     grad_BTD = (grad_BT1 * back_BTD).astype(x_BTD.dtype)
     grad_BTD, x_BTD = jax.lax.optimization_barrier((grad_BTD, x_BTD))
@@ -132,7 +135,7 @@ def _pieces(
     kernel_DV: jax.Array,
     targets_BT: jax.Array,
     hparams: Mapping[str, Any],
-    dlogits_dtype: Any,
+    dlogits_dtype: DTypeLike | None,
 ) -> tuple[Any, ...]:
     """(objective_BT, rest) and, if a type for it is given, d objective / d logits [P, B, C, V]."""
 
@@ -150,13 +153,13 @@ def _pieces(
 
     count = _count(targets_BT.shape, kernel_DV.shape[1])
     if count == 1:
-        found = piece((x_BTD, targets_BT))
-        return found if dlogits_dtype is None else (*found[:2], found[2][None])
+        results = piece((x_BTD, targets_BT))
+        return results if dlogits_dtype is None else (*results[:2], results[2][None])
     # Gathered once, not once a piece.
     kernel_DV = logical.gathered(kernel_DV, AXES)
-    found = jax.lax.map(piece, (_cut(x_BTD, count), _cut(targets_BT, count)))
+    results = jax.lax.map(piece, (_cut(x_BTD, count), _cut(targets_BT, count)))
     join = functools.partial(_join, length=targets_BT.shape[1])
-    return jax.tree.map(join, found[:2]) + found[2:]
+    return jax.tree.map(join, results[:2]) + results[2:]
 
 
 def _count(shape_BT: tuple[int, ...], vocab: int) -> int:

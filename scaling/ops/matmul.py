@@ -3,16 +3,20 @@
 Legend: N flattened leading dimensions, D features in, F features out, V rows of a table.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from scaling.parallel import logical
 
+Operands = tuple[jax.Array, jax.Array]
 
-def product(
-    x_ND: jax.Array, kernel_DF: jax.Array, axes: tuple[str | None, ...], dtype: Any = None
+
+def matmul(
+    x_ND: jax.Array,
+    kernel_DF: jax.Array,
+    axes: tuple[str | None, ...],
+    dtype: DTypeLike | None = None,
 ) -> jax.Array:
     """x @ kernel, whose gradients come in a fixed order, in the type of the operands.
 
@@ -32,25 +36,25 @@ def product(
     """
     if dtype is None and not logical.is_split(kernel_DF.shape, axes):
         return x_ND @ kernel_DF
-    return _product(x_ND, kernel_DF, axes, dtype)
+    return _matmul(x_ND, kernel_DF, axes, dtype)
 
 
-def _plain_product(
-    x_ND: jax.Array, kernel_DF: jax.Array, axes: tuple[str | None, ...], dtype: Any
+def _plain_matmul(
+    x_ND: jax.Array, kernel_DF: jax.Array, axes: tuple[str | None, ...], dtype: DTypeLike | None
 ) -> jax.Array:
     return jnp.dot(x_ND, logical.gathered(kernel_DF, axes), preferred_element_type=dtype)
 
 
-def _product_forward(
-    x_ND: jax.Array, kernel_DF: jax.Array, axes: tuple[str | None, ...], dtype: Any
-) -> tuple[jax.Array, Any]:
+def _matmul_forward(
+    x_ND: jax.Array, kernel_DF: jax.Array, axes: tuple[str | None, ...], dtype: DTypeLike | None
+) -> tuple[jax.Array, Operands]:
     # Plain operations here and in every backward rule: jvp(grad(f)), a Hessian's product with a
     # vector, differentiates the rules forwards, and a rule within a rule would refuse that.
-    return _plain_product(x_ND, kernel_DF, axes, dtype), (x_ND, kernel_DF)
+    return _plain_matmul(x_ND, kernel_DF, axes, dtype), (x_ND, kernel_DF)
 
 
-def _product_backward(
-    axes: tuple[str | None, ...], dtype: Any, kept: Any, grad_NF: jax.Array
+def _matmul_backward(
+    axes: tuple[str | None, ...], dtype: DTypeLike | None, kept: Operands, grad_NF: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x_ND, kernel_DF = kept
     grad_NF = grad_NF.astype(x_ND.dtype)
@@ -60,8 +64,8 @@ def _product_backward(
     return grad_NF @ kernel_DF.T, grad_DF
 
 
-_product = jax.custom_vjp(_plain_product, nondiff_argnums=(2, 3))
-_product.defvjp(_product_forward, _product_backward)
+_matmul = jax.custom_vjp(_plain_matmul, nondiff_argnums=(2, 3))
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def after_reduce_scatter(

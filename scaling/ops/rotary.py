@@ -3,17 +3,15 @@
 Legend: B batch, T time, H heads, K head width, R half of the head width.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
 
+Tables = tuple[jax.Array, jax.Array]  # cosines and sines
 
-def rotary_tables(
-    positions_xT: jax.Array, head_dim: int, theta: float
-) -> tuple[jax.Array, jax.Array]:
+
+def rotary_tables(positions_xT: jax.Array, head_dim: int, theta: float) -> Tables:
     """Cosines and sines of rotary embedding (Su et al. 2021, 2104.09864), float32 [..., T, R].
 
     Args:
@@ -36,7 +34,7 @@ def rotary_tables(
 
 
 @jax.custom_vjp
-def rotate(x_BTHK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x_BTHK: jax.Array, tables: Tables) -> jax.Array:
     """Rotates queries or keys by their positions; pairs are (i, i + K/2), as in GPT-NeoX.
 
     The gradient is the rotation backwards, by a rule of its own: halves change places in the type of
@@ -46,7 +44,7 @@ def rotate(x_BTHK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     return _plain_rotate(x_BTHK, tables)
 
 
-def _plain_rotate(x_BTHK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+def _plain_rotate(x_BTHK: jax.Array, tables: Tables) -> jax.Array:
     cos_xTR, sin_xTR = tables
     if cos_xTR.ndim == 2:
         cos_xTR, sin_xTR = cos_xTR[None], sin_xTR[None]
@@ -59,11 +57,11 @@ def _plain_rotate(x_BTHK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax
     return (x_BTHK * cos_BT1K + swapped_BTHK * sin_BT1K).astype(x_BTHK.dtype)
 
 
-def _rotate_forward(x_BTHK: jax.Array, tables: Any) -> tuple[jax.Array, Any]:
+def _rotate_forward(x_BTHK: jax.Array, tables: Tables) -> tuple[jax.Array, Tables]:
     return _plain_rotate(x_BTHK, tables), tables
 
 
-def _rotate_backward(tables: Any, grad_BTHK: jax.Array) -> tuple[jax.Array, None]:
+def _rotate_backward(tables: Tables, grad_BTHK: jax.Array) -> tuple[jax.Array, None]:
     cos_xTR, sin_xTR = tables
     return _plain_rotate(grad_BTHK, (cos_xTR, -sin_xTR)), None
 

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from scaling.configs import ConfigError, build, component
+from scaling.configs import Component, ConfigError, build, component
+from scaling.experiment import GroupConfig, OptimConfig
 from scaling.optim import OPTIMIZERS, SCHEDULES
-from scaling.optim.optimizers import Frozen, Optax
+from scaling.optim.optimizers import Frozen, Hparams, Number, Optax, Rate, UpdateRule
+from scaling.parallel.sharding import PyTree
 
-PyTree = Any
-Schedule = Callable[[jax.Array, Any], jax.Array]  # (step, peak) -> value
+Schedule = Callable[[jax.Array, Number], jax.Array]  # (step, peak) -> value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Rule:
       schedule: (step, peak) -> learning rate.
     """
 
-    rule: Any
+    rule: UpdateRule | Frozen
     schedule: Schedule
 
     @property
@@ -50,8 +51,7 @@ class Rule:
 
     def init(self, params: PyTree, names: PyTree) -> PyTree:
         """Fresh state for these parameters."""
-        transform = self.rule.transform(self.hparams, lambda peak: peak, names)
-        return transform.init(_float32(params))
+        return self._transform(self.hparams, lambda peak: peak, names).init(_float32(params))
 
     def update(
         self,
@@ -69,10 +69,14 @@ class Rule:
             factor = h["clip_norm"] / jnp.maximum(norm, h["clip_norm"])
             grads = jax.tree.map(lambda g: g * factor, grads)
         rate = functools.partial(self.schedule, step)
-        updates, state = self.rule.transform(h, rate, names).update(grads, state, params)
+        updates, state = self._transform(h, rate, names).update(grads, state, params)
         peak = h.get("learning_rate", 1.0)  # a rule without one is told the schedule's fraction
         learning_rate = jnp.asarray(rate(peak), jnp.float32)
         return updates, state, {"learning_rate": learning_rate, "grad_norm": norm}
+
+    def _transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
+        assert not isinstance(self.rule, Frozen), "frozen parameters are never updated"
+        return self.rule.transform(h, rate, names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +186,7 @@ class Optimizer:
         return part, names
 
 
-def build_optimizer(config: Any, total_steps: int, axis_names: PyTree) -> Optimizer:
+def build_optimizer(config: OptimConfig, total_steps: int, axis_names: PyTree) -> Optimizer:
     """The optimizer of a resolved section `optim`.
 
     Args:
@@ -194,7 +198,7 @@ def build_optimizer(config: Any, total_steps: int, axis_names: PyTree) -> Optimi
       ConfigError: a schedule does not fit into the run; a parameter is in two groups; a group has
         no parameters; nothing is trained.
     """
-    entries = dict((config.get("groups") or {}).items())
+    entries = config.groups or {}
     rules = {"": Rule(_rule(config), _schedule(config.schedule, total_steps, "optim"))}
     for name, entry in entries.items():
         schedule = entry.schedule if entry.schedule is not None else config.schedule
@@ -208,23 +212,23 @@ def build_optimizer(config: Any, total_steps: int, axis_names: PyTree) -> Optimi
     return optimizer
 
 
-def _rule(section: Any) -> Any:
-    found = component(section, OPTIMIZERS)
-    if hasattr(found, "transform") or found is Frozen:
+def _rule(section: Component) -> UpdateRule | Frozen:
+    rule = component(section, OPTIMIZERS)
+    if hasattr(rule, "transform") or rule is Frozen:
         return build(section, OPTIMIZERS)
     skipped = ("name", "schedule", "groups")
     arguments = {key: value for key, value in section.items() if key not in skipped}
-    made = found(**arguments)
+    made = rule(**arguments)
     if not isinstance(made, optax.GradientTransformation):
         raise ConfigError(
             "optim.name",
             f"{section.name} returned {type(made).__name__}",
             "return an optax.GradientTransformation, or give the class a method `transform`",
         )
-    return Optax(found, arguments)
+    return Optax(rule, arguments)
 
 
-def _schedule(section: Any, total_steps: int, where: str) -> Schedule:
+def _schedule(section: Component, total_steps: int, where: str) -> Schedule:
     keys = {key: value for key, value in section.items() if key != "name"}
     schedule = functools.partial(component(section, SCHEDULES), total_steps=total_steps, **keys)
     # A schedule checks its lengths when it is traced; find out now.
@@ -232,7 +236,7 @@ def _schedule(section: Any, total_steps: int, where: str) -> Schedule:
     return schedule
 
 
-def _groups(entries: Mapping[str, Any], axis_names: PyTree) -> PyTree:
+def _groups(entries: Mapping[str, GroupConfig], axis_names: PyTree) -> PyTree:
     """The group of every parameter."""
     used: set[str] = set()
 
@@ -259,7 +263,7 @@ def _groups(entries: Mapping[str, Any], axis_names: PyTree) -> PyTree:
     return groups
 
 
-def _takes(key: str, entry: Any, path: str, names: tuple[str | None, ...] | None) -> bool:
+def _takes(key: str, entry: GroupConfig, path: str, names: tuple[str | None, ...] | None) -> bool:
     try:
         matches = entry.match is None or re.fullmatch(entry.match, path) is not None
     except re.error as error:
@@ -269,11 +273,11 @@ def _takes(key: str, entry: Any, path: str, names: tuple[str | None, ...] | None
     return matches and (not entry.axes or bool(set(entry.axes) & set(names or ())))
 
 
-def _is_names(x: Any) -> bool:
+def _is_names(x: object) -> bool:
     return x is None or isinstance(x, tuple)
 
 
-def _is_none(x: Any) -> bool:
+def _is_none(x: object) -> bool:
     return x is None
 
 

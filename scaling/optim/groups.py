@@ -6,14 +6,16 @@ an unrolled model are treated alike.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-PyTree = Any
+from scaling.parallel.sharding import PyTree
+
+Leaf: TypeAlias = "jax.Array | optax.MaskedNode"
 AxisNames = tuple[str | None, ...] | None
 DecayMask = Literal["matrices", "all", "none"]
 
@@ -49,7 +51,7 @@ def decay_weights(
 ) -> optax.GradientTransformation:
     """Adds `weight_decay * parameter` to the update of parameters that the mask selects."""
 
-    def decayed(p: Any, n: AxisNames) -> Any:
+    def decayed(p: Leaf, n: AxisNames) -> bool | optax.MaskedNode:
         if _is_masked(p):
             return p
         return mask == "all" or (mask == "matrices" and is_matrix(n, p.ndim))
@@ -84,7 +86,7 @@ def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.Gradie
     eq. 4), so that AdamW's learning rate fits.
     """
 
-    def scaled(u: Any, n: AxisNames) -> Any:
+    def scaled(u: Leaf, n: AxisNames) -> Leaf:
         dims = None if _is_masked(u) else muon_dims(n, u.ndim)
         if dims is None:
             return u
@@ -104,5 +106,5 @@ def root_mean_square(x: jax.Array, names: AxisNames) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=own_dims(names, x.ndim), keepdims=True))
 
 
-def _is_masked(x: Any) -> bool:
+def _is_masked(x: object) -> bool:
     return isinstance(x, optax.MaskedNode)

@@ -15,7 +15,7 @@ arguments are hyper-parameters, and an argument `learning_rate` is multiplied by
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,30 @@ import optax
 
 from scaling.configs.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 from scaling.optim import groups
+from scaling.parallel.sharding import PyTree
 
-PyTree = Any
 Number = jax.Array | float
-Hparams = Mapping[str, Any]  # float32[] each
+Hparams = Mapping[str, Number]  # float32[] each in a step
 Rate = Callable[[Number], Number]  # peak -> learning rate of this step
 
 Decay = Annotated[float, Range(0, below=1)]
 MomentDtype = Literal["float32", "bfloat16"]
+
+
+class UpdateRule(Protocol):
+    """A dataclass of hyper-parameters that makes an optax transformation."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
+        """The update without clipping.
+
+        Args:
+          h: the values of the fields that hold floats, as arrays.
+          rate: peak -> learning rate of this step.
+          names: logical axis names of every parameter.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,16 @@ backward loop reads). When a program is too large, these are the numbers to look
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 import jax
 import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
+from scaling.experiment import Experiment
 from scaling.parallel import axes as mesh_axes
-from scaling.parallel.sharding import path_name
-
-PyTree = Any
+from scaling.parallel.sharding import PyTree, path_name
+from scaling.train.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,77 +44,81 @@ def tree_bytes(tree: PyTree) -> float:
     return float(sum(_part_bytes(x) for x in jax.tree.leaves(tree)))
 
 
-def rows(config: Any, mesh: jax.sharding.Mesh) -> float:
+def rows(config: Experiment, mesh: jax.sharding.Mesh) -> float:
     """Examples of one device in one microbatch."""
     return config.train.batch_size / config.train.accumulate / batch_parts(config, mesh)
 
 
-def batch_parts(config: Any, mesh: jax.sharding.Mesh) -> int:
+def batch_parts(config: Experiment, mesh: jax.sharding.Mesh) -> int:
     """Into how many parts the mesh splits a batch."""
     axes = mesh_axes.rules(config.mesh)["batch"]
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def largest(program: Any, *, overflow: bool = False, count: int = 12) -> list[Allocation]:
+def largest(program: Program, *, overflow: bool = False, count: int = 12) -> list[Allocation]:
     """The largest arrays, largest first.
 
     Args:
-      program: `train.program.Program`.
+      program: of the step.
       overflow: also trace the step for the activations that it saves.
       count: how many.
     """
-    found = [
+    arrays = [
         Allocation(path_name(path), tuple(x.shape), str(x.dtype), float(_part_bytes(x)), True)
         for path, x in jax.tree_util.tree_flatten_with_path(program.abstract)[0]
     ]
     if overflow:
-        found += activations(program)
-    return sorted(found, key=lambda one: (-one.bytes, one.name))[:count]
+        arrays += activations(program)
+    return sorted(arrays, key=lambda one: (-one.bytes, one.name))[:count]
 
 
-def activations(program: Any) -> list[Allocation]:
+def activations(program: Program) -> list[Allocation]:
     """What loops over layers stack up in the forward pass, and products outside of them (logits)."""
     traced = program.step.trace(program.abstract, program.train_batch, program.abstract_hparams())
     split = batch_parts(program.config, program.mesh)
     return _stacked(traced.jaxpr.jaxpr, split) + _products(traced.jaxpr.jaxpr, split)
 
 
-def _products(jaxpr: Any, split: int, path: str = "") -> list[Allocation]:
+def _products(jaxpr: Jaxpr, split: int, path: str = "") -> list[Allocation]:
     """Results of products that stand in no loop over layers."""
-    found = []
+    results = []
     for equation in jaxpr.eqns:
         name = f"{path}/{equation.source_info.name_stack}".strip("/")
         if equation.primitive.name == "dot_general" and "transpose" not in name:
-            out = equation.outvars[0].aval
-            size = math.prod(out.shape) * np.dtype(out.dtype).itemsize
-            found.append(
-                Allocation(
-                    f"computed: {name}", tuple(out.shape), str(out.dtype), size / split, False
-                )
-            )
+            results.append(_whole(f"computed: {name}", equation.outvars[0], split))
         elif equation.primitive.name != "scan":
             for inner in _inside(equation):
-                found += _products(inner, split, name)
-    return found
+                results += _products(inner, split, name)
+    return results
 
 
-def _stacked(jaxpr: Any, split: int) -> list[Allocation]:
-    found: dict[tuple[str, tuple[int, ...]], Allocation] = {}
+def _stacked(jaxpr: Jaxpr, split: int) -> list[Allocation]:
+    stacked: dict[tuple[str, tuple[int, ...]], Allocation] = {}
     for loop in _loops(jaxpr):
         body = loop.params["jaxpr"].jaxpr
         made = {id(v): equation for equation in body.eqns for v in equation.outvars}
         for outer, inner in zip(loop.outvars, body.outvars, strict=True):
-            shape, dtype = tuple(outer.aval.shape), outer.aval.dtype
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            carried = len(shape) == len(inner.aval.shape)  # stacked: one dimension more
-            if carried or len(shape) < 3 or not jax.numpy.issubdtype(dtype, np.inexact):
+            array = _array(outer)
+            carried = array.ndim == _array(inner).ndim  # stacked: one dimension more
+            if carried or array.ndim < 3 or not jax.numpy.issubdtype(array.dtype, np.inexact):
                 continue
             name = "saved: " + _name(made.get(id(inner)))
-            found[name, shape] = Allocation(name, shape, str(dtype), size / split, False)
-    return list(found.values())
+            stacked[name, array.shape] = _whole(name, outer, split)
+    return list(stacked.values())
 
 
-def _loops(jaxpr: Any) -> Iterator[Any]:
+def _array(variable: Var | Literal) -> jax.core.ShapedArray:
+    return cast(jax.core.ShapedArray, variable.aval)
+
+
+def _whole(name: str, variable: Var | Literal, split: int) -> Allocation:
+    """An array of a traced program, of which the batch alone is taken to be split."""
+    array = _array(variable)
+    size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+    return Allocation(name, tuple(array.shape), str(array.dtype), size / split, False)
+
+
+def _loops(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
     """Scans of a jaxpr that stack results, also inside calls, but not inside other scans' bodies."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan" and "transpose" not in str(
@@ -125,7 +130,7 @@ def _loops(jaxpr: Any) -> Iterator[Any]:
                 yield from _loops(inner)
 
 
-def _inside(equation: Any) -> Iterator[Any]:
+def _inside(equation: JaxprEqn) -> Iterator[Jaxpr]:
     """The jaxprs that an equation calls."""
     for value in equation.params.values():
         inner = getattr(value, "jaxpr", value)
@@ -133,7 +138,7 @@ def _inside(equation: Any) -> Iterator[Any]:
             yield inner
 
 
-def _name(equation: Any) -> str:
+def _name(equation: JaxprEqn | None) -> str:
     """The model's path of an equation: `layers/mlp/up`."""
     if equation is None:
         return "input of each layer"
@@ -143,6 +148,6 @@ def _name(equation: Any) -> str:
     return f"{stack} ({equation.primitive.name})" if stack else equation.primitive.name
 
 
-def _part_bytes(x: Any) -> int:
+def _part_bytes(x: jax.ShapeDtypeStruct) -> int:
     shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
     return math.prod(shape) * np.dtype(x.dtype).itemsize

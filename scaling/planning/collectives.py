@@ -83,19 +83,19 @@ def collectives(
             total[0] += times
             total[1] += times * size
             total[2] += times * size * _wire(kind, group)
-    found = [Traffic(*key, *values) for key, values in totals.items()]
-    return sorted(found, key=lambda traffic: -traffic.bytes)
+    traffic = [Traffic(*key, *values) for key, values in totals.items()]
+    return sorted(traffic, key=lambda traffic: -traffic.bytes)
 
 
 def _communicating(module: Module, computation: Computation) -> list[Instruction]:
     """Instructions of a computation and of its fusions, in order."""
-    found: list[Instruction] = []
+    instructions: list[Instruction] = []
     for one in computation.instructions.values():
-        found.append(one)
+        instructions.append(one)
         if one.opcode == "fusion":
             for name in hlo.called(one):
-                found += _communicating(module, module.computations[name])
-    return found
+                instructions += _communicating(module, module.computations[name])
+    return instructions
 
 
 def _chain(one: Instruction) -> str:
@@ -108,7 +108,7 @@ def _bytes(one: Instruction, kind: str) -> float:
     sizes = [array.bytes for array in one.type if array.size > 1 or len(one.type) == 1]
     if one.opcode == "all-reduce-start" or not one.opcode.endswith("-start"):
         total = sum(sizes)
-    else:  # (operands, results, ...): the halves are equal but for gathers and scatters
+    else:  # (operands, results, ...): the halves are equal, except of gathers and scatters
         total = max(sizes, default=0.0) if len(sizes) <= 4 else sum(sizes) / 2
     return total
 

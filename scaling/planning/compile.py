@@ -16,8 +16,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from scaling import configs, data
+import jax
+
+from scaling import configs, data, parallel
 from scaling.configs.errors import ConfigError
+from scaling.experiment import Experiment
 from scaling.parallel.axes import check_devices
 from scaling.planning import allocations, collectives, hlo, roofline, topology
 from scaling.planning.allocations import Allocation
@@ -25,6 +28,7 @@ from scaling.planning.collectives import Traffic
 from scaling.planning.topology import Target
 from scaling.planning.work import Work, count
 from scaling.track import files, hardware, provenance
+from scaling.train.program import Program, build_program
 
 GiB = 2**30
 Effort = Literal["default", "least"]
@@ -158,7 +162,7 @@ class Plan:
 
 
 def compile_plan(
-    config: Any,
+    config: Experiment,
     target: Target,
     text_path: pathlib.Path | None = None,
     changes: dict[str, float] | None = None,
@@ -196,7 +200,7 @@ def compile_plan(
     if compiled is None:
         largest = tuple(allocations.largest(program, overflow=True))
         return dataclasses.replace(plan, overflow=overflow, largest=largest)
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     if text_path is not None:
         text_path.write_text(text)
     memory = _memory(compiled.memory_analysis(), program, limit)
@@ -215,8 +219,6 @@ def compile_plan(
 
 @contextlib.contextmanager
 def _with_effort(effort: Effort) -> Iterator[None]:
-    import jax
-
     names = ("jax_optimization_level", "jax_memory_fitting_level")
     before = {name: getattr(jax.config, name) for name in names}
     try:
@@ -228,10 +230,9 @@ def _with_effort(effort: Effort) -> Iterator[None]:
             jax.config.update(name, value)
 
 
-def _lower(config: Any, devices: list[Any]) -> tuple[Any, Any, dict[str, float]]:
-    from scaling import parallel
-    from scaling.train.program import build_program
-
+def _lower(
+    config: Experiment, devices: list[jax.Device]
+) -> tuple[Program, jax.stages.Lowered, dict[str, float]]:
     start = time.perf_counter()
     try:
         mesh = parallel.make_mesh(config.mesh, devices)
@@ -244,7 +245,9 @@ def _lower(config: Any, devices: list[Any]) -> tuple[Any, Any, dict[str, float]]
     return program, lowered, {"lower": time.perf_counter() - start}
 
 
-def _limit(target: Target, devices: list[Any], device: hardware.Device | None) -> float | None:
+def _limit(
+    target: Target, devices: list[jax.Device], device: hardware.Device | None
+) -> float | None:
     if target.platform == "gpu":
         stats = devices[0].memory_stats() or {}
         return float(stats["bytes_limit"]) if "bytes_limit" in stats else None
@@ -253,7 +256,7 @@ def _limit(target: Target, devices: list[Any], device: hardware.Device | None) -
     return None
 
 
-def _memory(stats: Any, program: Any, limit: float | None) -> Memory:
+def _memory(stats: Any, program: Program, limit: float | None) -> Memory:
     """From the compiler's statistics; donated arguments are counted once."""
     state = program.abstract
     params, optimizer = (
@@ -289,19 +292,19 @@ def _overflow(message: str, limit: float | None) -> Overflow:
     """Reads the sizes out of the compiler's words: needed and, of most backends, available."""
     text = " ".join(message.split())
     matches = (re.search(pattern, text) for pattern in _OVERFLOW_SIZES)
-    found = next((match.groups() for match in matches if match), ())
+    groups = next((match.groups() for match in matches if match), ())
     sizes = [
         float(number) * 1024.0 ** " KMGT".index(unit or " ")
-        for number, unit in zip(found[::2], found[1::2], strict=True)
+        for number, unit in zip(groups[::2], groups[1::2], strict=True)
     ]
     required, available = (*sizes, None, None)[:2]
     return Overflow(required, limit if available is None else available, text[:600])
 
 
 def _plan(
-    config: Any,
+    config: Experiment,
     target: Target,
-    program: Any,
+    program: Program,
     kind: str,
     seconds: dict[str, float],
     effort: Effort,
@@ -333,7 +336,7 @@ def _plan(
     )
 
 
-def fingerprint(config: Any, target: Target, effort: Effort = "default") -> str:
+def fingerprint(config: Experiment, target: Target, effort: Effort = "default") -> str:
     """16 hex digits of all that a report depends on: config, target, versions, code, effort."""
     parts = {
         "config": json.loads(configs.to_json(config)),

@@ -15,7 +15,7 @@ from scaling.planning.topology import Target
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """Dollars of a chip-hour.
+    """Dollars per chip-hour.
 
     Attributes:
       dollars: on demand.
@@ -28,7 +28,7 @@ class Price:
     date: str
 
 
-# SkyPilot reads these from Google's billing API, but for v4, which that does not list.
+# SkyPilot reads these from Google's billing API, except v4, which that does not list.
 _CATALOG = "github.com/skypilot-org/skypilot-catalog, catalogs/{}/gcp/vms.csv, commit {}, "
 _V5, _V8 = _CATALOG.format("v5", "ddb8695"), _CATALOG.format("v8", "006059e")
 _SKYPILOT = "github.com/skypilot-org/skypilot, fetch_gcp.py, "
@@ -43,7 +43,7 @@ PRICES: dict[str, Price] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class RunCost:
     """What a run takes, as a range that follows the step time's.
 
     Attributes:
@@ -66,12 +66,12 @@ def price_of(target: Target, price: float | None = None) -> Price | None:
     return PRICES.get(target.family or "") if price is None else Price(price, "--price", "")
 
 
-def cost(plan: Plan, price: float | None = None) -> Cost | None:
+def cost(plan: Plan, price: float | None = None) -> RunCost | None:
     """The cost of a whole run; None without an estimate of its step time.
 
     Args:
       plan: a compiled plan.
-      price: dollars of a chip-hour, instead of the table's.
+      price: dollars per chip-hour, instead of the table's.
     """
     if plan.estimate is None:
         return None
@@ -80,7 +80,7 @@ def cost(plan: Plan, price: float | None = None) -> Cost | None:
     chip_hours = tuple(h * plan.target.chips for h in hours)
     rates = tuple(plan.tokens / s for s in (plan.estimate.high, plan.estimate.low))
     dollars = None if chosen is None else tuple(h * chosen.dollars for h in chip_hours)
-    return Cost(hours, chip_hours, dollars, rates, chosen)  # type: ignore[arg-type]
+    return RunCost(hours, chip_hours, dollars, rates, chosen)  # type: ignore[arg-type]
 
 
 def chip_hours(budget: str, price: Price | None) -> float:
@@ -102,6 +102,6 @@ def chip_hours(budget: str, price: Price | None) -> float:
         raise ConfigError(
             "--budget",
             f"{budget} is money, and no price is known for this hardware",
-            "give --price=DOLLARS of a chip-hour",
+            "give --price=DOLLARS per chip-hour",
         )
     return amount / price.dollars

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ import numpy as np
 
 from scaling import configs, data, parallel
 from scaling.configs.component import alternatives, parameters, strip
+from scaling.experiment import Experiment
 from scaling.models import MODELS
 from scaling.parallel.axes import axes_with
+from scaling.parallel.sharding import PyTree
 from scaling.planning.topology import Target
 from scaling.tasks import flops
 from scaling.tasks.base import Batch, Context, abstract_key, build_task
 from scaling.train.program import build_functions
-
-PyTree = Any
 
 # The compiler merges copies of what the trace keeps: without remat a 7B decoder stores 0.93 of it.
 STORED = 0.9
@@ -114,7 +114,7 @@ class Footprint:
         return Sketch(memory, max(units) + 0.2 * sum(units))
 
 
-def footprint(config: Any, target: Target) -> Footprint:
+def footprint(config: Experiment, target: Target) -> Footprint:
     """The footprint of a config's program; compiles nothing and allocates nothing."""
     info = data.describe(config)
     alone = parallel.make_mesh(parallel.MeshConfig(data=1), jax.devices("cpu")[:1])
@@ -136,7 +136,7 @@ def footprint(config: Any, target: Target) -> Footprint:
     )
 
 
-def remat_choices(config: Any) -> tuple[str | None, ...]:
+def remat_choices(config: Experiment) -> tuple[str | None, ...]:
     """What the model's parameter `remat` may be, by its annotation (a Literal); (None,) without."""
     params = parameters(configs.component(config.model, MODELS))
     if "remat" not in params:
@@ -147,7 +147,7 @@ def remat_choices(config: Any) -> tuple[str | None, ...]:
     return choices[0] if choices else (None,)
 
 
-def _traced(config: Any, info: data.DataInfo, platform: str) -> tuple[float, float]:
+def _traced(config: Experiment, info: data.DataInfo, platform: str) -> tuple[float, float]:
     """(bytes kept, FLOPs of products forward and backward) of one example."""
     task = build_task(config, info, platform)
     variables = dict(parallel.unbox(jax.eval_shape(task.init, abstract_key())))
@@ -166,7 +166,7 @@ def _traced(config: Any, info: data.DataInfo, platform: str) -> tuple[float, flo
         }
         return params, variables, batch, abstract_key(), jax.ShapeDtypeStruct((), jnp.int32)
 
-    def residuals(params: PyTree, *others: Any) -> PyTree:
+    def residuals(params: PyTree, *others: PyTree) -> PyTree:
         return jax.vjp(lambda given: objective(given, *others), params)[1]
 
     # The difference of two sizes leaves out what does not grow with the batch: the parameters.

@@ -18,9 +18,9 @@ from scaling.planning import smaller_runs
 from scaling.planning.law_fit import LawFit
 from scaling.planning.plan_record import PlanRecord
 from scaling.planning.quantities import Quantity
-from scaling.planning.target import Target
+from scaling.planning.target import PlannedRun
 from scaling.track import provenance, sealed
-from scaling.track.run_dir import Device
+from scaling.track.run_dir import UsedDevices
 
 VERSION = 1
 
@@ -36,14 +36,14 @@ class Machine:
       currency: of the price.
     """
 
-    device: Device | None = None
+    device: UsedDevices | None = None
     chips: int | None = None
     price: float | None = None
     currency: str = "USD"
 
 
 def build(
-    target: Target,
+    target: PlannedRun,
     law: LawFit,
     at: Mapping[str, float] | None = None,
     plan: PlanRecord | None = None,
@@ -112,7 +112,7 @@ def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
     return path
 
 
-def _variables(target: Target, law: LawFit, at: dict[str, float]) -> dict[str, float]:
+def _variables(target: PlannedRun, law: LawFit, at: dict[str, float]) -> dict[str, float]:
     """Exactly the variables of the law."""
     declared = law.result.law
     if declared.target.name != "loss":
@@ -134,22 +134,22 @@ def _variables(target: Target, law: LawFit, at: dict[str, float]) -> dict[str, f
     if strange:
         raise ConfigError(
             "--at",
-            f"{strange[0]} is no variable of law {declared.name}",
+            f"{strange[0]} is not a variable of law {declared.name}",
             f"its variables are {', '.join(names)}",
         )
     return {name: known[name] for name in names}
 
 
-def _loss(target: Target, law: LawFit, values: dict[str, float]) -> Quantity:
+def _loss(target: PlannedRun, law: LawFit, values: dict[str, float]) -> Quantity:
     try:
-        found = simulate(law.result, values, law.draws)
+        simulated = simulate(law.result, values, law.draws)
     except LawError as error:
         raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
     origin = f"law {law.result.law.name} fitted to {law.result.points} points of {law.runs}"
     unit = target.objective
     if unit == "loss":
         unit = f"nats per {target.unit.removesuffix('s')}"
-    return Quantity.from_draws(found.value, found.runs, law.draws, unit, origin)
+    return Quantity.from_draws(simulated.value, simulated.runs, law.draws, unit, origin)
 
 
 def _outside(law: LawFit, values: dict[str, float]) -> dict[str, float]:
@@ -161,46 +161,48 @@ def _outside(law: LawFit, values: dict[str, float]) -> dict[str, float]:
 
 
 def _machine(
-    target: Target,
+    target: PlannedRun,
     runs: list[smaller_runs.SmallRun],
     plan: PlanRecord | None,
     price: float | None,
     absent: dict[str, str],
 ) -> tuple[dict[str, Quantity], Machine]:
     """Time, memory and cost; what nothing speaks for goes into `absent` with the reason."""
-    found: dict[str, Quantity] = {}
+    quantities: dict[str, Quantity] = {}
     machine = Machine(price=price)
     if plan is not None:
         plan.check(target.fingerprint)
         price = plan.price if price is None else price
         machine = Machine(plan.device, plan.chips, price)
-        found |= plan.quantities
-    if "memory_peak" not in found:
+        quantities |= plan.quantities
+    if "memory_peak" not in quantities:
         absent["memory_peak"] = "no plan was given, and memory of other sizes says little of it"
-    if "step_time" not in found:
+    if "step_time" not in quantities:
         measured = smaller_runs.step_time(runs, target)
         if isinstance(measured, str):
             absent["step_time"] = measured
         else:
-            found["step_time"], device = measured
+            quantities["step_time"], device = measured
             machine = Machine(device, device.count, price)
-    follows = _from_step_time(found.get("step_time"), target, machine)
+    follows = _from_step_time(quantities.get("step_time"), target, machine)
     for name in (f"{target.unit}_per_second", "chip_hours", "cost"):
         if name in follows:
-            found[name] = follows[name]
-        elif name == "cost" and "step_time" in found:
+            quantities[name] = follows[name]
+        elif name == "cost" and "step_time" in quantities:
             absent[name] = "no price was given"
         else:
             absent[name] = "it follows from the step time, which is absent"
-    return found, machine
+    return quantities, machine
 
 
-def _from_step_time(step: Quantity | None, target: Target, machine: Machine) -> dict[str, Quantity]:
+def _from_step_time(
+    step: Quantity | None, target: PlannedRun, machine: Machine
+) -> dict[str, Quantity]:
     """Rate, chip-hours and cost of stepping: compiling, evaluating and saving are left out."""
     if step is None or machine.chips is None:
         return {}
     hours, price = target.steps * machine.chips / 3600, machine.price
-    found = {
+    quantities = {
         f"{target.unit}_per_second": step.through(
             lambda t: target.units_per_step / t, f"{target.unit}/s", "from step_time"
         ),
@@ -209,10 +211,10 @@ def _from_step_time(step: Quantity | None, target: Target, machine: Machine) -> 
         ),
     }
     if price is not None:
-        found["cost"] = step.through(
+        quantities["cost"] = step.through(
             lambda t: t * hours * price, machine.currency, f"chip_hours x {price:g}"
         )
-    return found
+    return quantities
 
 
 def describe(content: Mapping[str, Any]) -> str:
@@ -226,8 +228,8 @@ def describe(content: Mapping[str, Any]) -> str:
         line += "  range [{:.5g}, {:.5g}]".format(*one["range"]) if "range" in one else ""
         lines += [line, f"  {'':18s} {one['source']}"]
     lines += [f"  {name:18s} absent: {why}" for name, why in content["absent"].items()]
-    told = {k: v for k, v in content["conventions"].items() if k in content["variables"]}
-    lines.append("  the law's " + "; ".join(f"{k}: {v}" for k, v in told.items()))
+    conventions = {k: v for k, v in content["conventions"].items() if k in content["variables"]}
+    lines.append("  the law's " + "; ".join(f"{k}: {v}" for k, v in conventions.items()))
     where = ", ".join(f"{name} x{factor:.3g}" for name, factor in content["outside"].items())
     lines.append(
         f"  extrapolates: {where} beyond the data; the intervals trust the law there"

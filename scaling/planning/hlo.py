@@ -164,11 +164,11 @@ def walk(module: Module) -> Iterator[tuple[Computation, float]]:
 
 def called(instruction: Instruction) -> list[str]:
     """Names of the computations that a call, fusion or conditional runs."""
-    found: list[str] = []
+    names: list[str] = []
     for key in ("calls", "to_apply", "true_computation", "false_computation"):
         if value := instruction.attribute(key):
-            found += _NAME.findall(value) if value.startswith("{") else [value]
-    return found + _NAME.findall(instruction.attribute("branch_computations"))
+            names += _NAME.findall(value) if value.startswith("{") else [value]
+    return names + _NAME.findall(instruction.attribute("branch_computations"))
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
@@ -179,7 +179,7 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     read counts as 0, an increment as 1.
 
     Raises:
-      HloError: the bound of the loop is no constant.
+      HloError: the bound of the loop is not a constant.
     """
     known = re.search(r'known_trip_count\D*"n":"(\d+)"', loop.attributes)
     if known:

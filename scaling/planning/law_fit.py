@@ -147,15 +147,15 @@ def _repeat(path: pathlib.Path, law: str | None) -> LawFit:
             "make it with python -m scaling.fit",
         ) from error
     again = _fit(words[words.index("scaling.fit") + 1 :], path)
-    found = again.result
-    if law not in (None, name, found.law.name):
+    result = again.result
+    if law not in (None, name, result.law.name):
         raise ConfigError("--law", f"is {law}, but {path} fits {name}", "leave --law out")
-    apart = abs(found.objective - objective) > SAME_FIT * abs(objective) + 1e-12
-    if apart or found.points != points:
+    apart = abs(result.objective - objective) > SAME_FIT * abs(objective) + 1e-12
+    if apart or result.points != points:
         raise ConfigError(
             "--forecast",
             f"{again.runs} is not what {path} was fitted to any more (objective "
-            f"{found.objective:.6g} on {found.points} points, there {objective:.6g} on {points})",
+            f"{result.objective:.6g} on {result.points} points, there {objective:.6g} on {points})",
             f"fit again: {record['command']}",
         )
     return again

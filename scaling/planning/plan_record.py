@@ -9,7 +9,7 @@ from typing import Any, Self
 from scaling.configs import ConfigError
 from scaling.planning.quantities import Quantity
 from scaling.track import files
-from scaling.track.run_dir import Device
+from scaling.track.run_dir import UsedDevices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PlanRecord:
 
     origin: dict[str, str]
     fingerprint: str
-    device: Device
+    device: UsedDevices
     chips: int
     price: float | None
     quantities: dict[str, Quantity]
@@ -46,7 +46,7 @@ class PlanRecord:
             return cls(
                 origin={"path": path, "sha256": digest},
                 fingerprint=plan["run_id"],
-                device=Device(plan["device_kind"], int(plan["devices"])),
+                device=UsedDevices(plan["device_kind"], int(plan["devices"])),
                 chips=int(plan["target"]["chips"]) or int(plan["devices"]),
                 price=((plan.get("cost") or {}).get("price") or {}).get("dollars"),
                 quantities=_quantities(plan),

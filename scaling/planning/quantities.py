@@ -36,11 +36,11 @@ class Quantity:
         cls, value: float, outcomes: np.ndarray, draws: Draws, unit: str, source: str
     ) -> Self:
         """Intervals are expanded percentiles of `outcomes`, float[R], possible outcomes of the run."""
-        found = {level: draws.interval(outcomes, level) for level in LEVELS}
+        intervals = {level: draws.interval(outcomes, level) for level in LEVELS}
         # A point fit beyond a percentile of its own resamples is possible; a value outside of its
         # 50 % interval would only confuse.
-        found = {k: (min(low, value), max(high, value)) for k, (low, high) in found.items()}
-        return cls(float(value), unit, source, found)
+        intervals = {k: (min(low, value), max(high, value)) for k, (low, high) in intervals.items()}
+        return cls(float(value), unit, source, intervals)
 
     def through(self, function: Callable[[float], float], unit: str, source: str) -> "Quantity":
         """The quantity that is a monotone `function` of this one."""

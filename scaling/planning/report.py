@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from scaling.planning import roofline
 from scaling.planning.compile import GiB, Plan
-from scaling.planning.cost import Cost
+from scaling.planning.cost import RunCost
 
 
-def text(plan: Plan, cost: Cost | None) -> str:
+def text(plan: Plan, cost: RunCost | None) -> str:
     """The whole report."""
     mesh = (
         ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     )
     lines = [
         f"{plan.name} on {plan.target.name}: {plan.devices} x {plan.device_kind}, {mesh}",
-        f"  {plan.params:,} parameters; batch {plan.batch_size} ({plan.rows:g} rows a device"
+        f"  {plan.params:,} parameters; batch {plan.batch_size} ({plan.rows:g} rows per device"
         + (f", in {plan.accumulate} microbatches" if plan.accumulate > 1 else "")
-        + f"), {plan.tokens:,.0f} {plan.unit} a step; remat {plan.remat or 'none'}",
+        + f"), {plan.tokens:,.0f} {plan.unit} per step; remat {plan.remat or 'none'}",
         "",
         *_verdict(plan),
         "",
@@ -37,7 +37,7 @@ def _verdict(plan: Plan) -> list[str]:
             "the device has" if over.limit is None else f"the {over.limit / GiB:.2f} GiB there are"
         )
         return [
-            f"DOES NOT FIT: needs {need} a device, {limit}",
+            f"DOES NOT FIT: needs {need} per device, {limit}",
             f"  compiler: {over.message[:300]}",
         ]
     memory = plan.memory
@@ -55,13 +55,13 @@ def _verdict(plan: Plan) -> list[str]:
         ("program", memory.code),
     ]
     return [
-        f"{verdict}: peak {size(memory.peak)}{limit} a device{room}",
+        f"{verdict}: peak {size(memory.peak)}{limit} per device{room}",
         *(f"  {name:<28}{size(count):>12}" for name, count in rows),
     ]
 
 
 def _largest(plan: Plan, count: int = 8) -> list[str]:
-    lines = ["largest allocations of a device:"]
+    lines = ["largest allocations per device:"]
     for one in plan.largest[:count]:
         shape = "x".join(map(str, one.shape))
         about = "" if one.exact else " about"
@@ -73,7 +73,7 @@ def _work(plan: Plan) -> list[str]:
     work = plan.work
     assert work is not None
     lines = [
-        f"FLOPs of a device and step: {_tera(work.flops)} compiled, {_tera(plan.model_flops)} of the "
+        f"FLOPs per device and step: {_tera(work.flops)} compiled, {_tera(plan.model_flops)} of the "
         f"model, ratio {plan.overhead or 0:.3f}",
         f"  matmul {_tera(work.matmul_flops)}, attention kernels {_tera(work.attention_flops)} (by "
         f"formula, causal half); memory traffic {work.memory_bytes / 1e9:.3g} GB",
@@ -96,7 +96,7 @@ def size(count: float) -> str:
 def _traffic(plan: Plan) -> list[str]:
     if not plan.traffic:
         return ["no communication"]
-    lines = ["communication of a device and step (bytes of whole results):"]
+    lines = ["communication per device and step (bytes of whole results):"]
     for one in plan.traffic:
         if one.bytes < 1e-4 * plan.traffic[0].bytes:
             continue
@@ -107,7 +107,7 @@ def _traffic(plan: Plan) -> list[str]:
     return lines
 
 
-def _time(plan: Plan, cost: Cost | None) -> list[str]:
+def _time(plan: Plan, cost: RunCost | None) -> list[str]:
     if plan.estimate is None:
         return [f"no time: the peak rates of {plan.device_kind} are not known"]
     estimate = plan.estimate
@@ -127,10 +127,10 @@ def _time(plan: Plan, cost: Cost | None) -> list[str]:
         if cost.dollars is not None and cost.price is not None:
             lines.append(
                 f"  {cost.dollars[0]:,.0f} to {cost.dollars[1]:,.0f} $ at {cost.price.dollars:.2f} $ "
-                f"a chip-hour ({cost.price.source}{', ' * bool(cost.price.date)}{cost.price.date})"
+                f"per chip-hour ({cost.price.source}{', ' * bool(cost.price.date)}{cost.price.date})"
             )
         else:
-            lines.append("  no price is known for it: give --price=DOLLARS of a chip-hour")
+            lines.append("  no price is known for it: give --price=DOLLARS per chip-hour")
     return lines
 
 

@@ -135,9 +135,9 @@ def drift(errors: np.ndarray) -> dict[str, float] | None:
 
 def describe(record: dict[str, Any]) -> str:
     """The scoreboard as a table for the terminal."""
-    told = ", ".join(f"{count} {status}" for status, count in sorted(record["runs"].items()))
+    runs = ", ".join(f"{count} {status}" for status, count in sorted(record["runs"].items()))
     lines = [
-        f"{record['folder']}: {told}; forecasts from {record['fits']} fits",
+        f"{record['folder']}: {runs}; forecasts from {record['fits']} fits",
         f"{'quantity':20s} {'n':>4s}  {'in 50 %':22s} {'in 95 %':22s} {'half width':>10s} "
         f"{'mean |error|':>12s} {'bias':>16s}  drift",
     ]

@@ -4,6 +4,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
 
 from scaling.laws.figures import FAINT, INK, MARKERS, OKABE_ITO, _figure
 
@@ -14,11 +16,8 @@ def draw(record: dict[str, Any], out: pathlib.Path, name: str = "scoreboard") ->
     """Writes `name`.svg and `name`.png into `out`; `record` is `scoreboard.score`'s.
 
     Raises:
-      ImportError: matplotlib is not installed.
       OSError: the files cannot be written.
     """
-    from matplotlib import pyplot
-
     figure, axes = _figure((9.6, 3.3), columns=3)
     rows = [r for r in record["rows"] if r["quantity"] == MAIN and r["happened"] is not None]
     _against(axes[0, 0], rows)
@@ -32,7 +31,7 @@ def draw(record: dict[str, Any], out: pathlib.Path, name: str = "scoreboard") ->
     return paths
 
 
-def _against(axis: Any, rows: list[dict[str, Any]]) -> None:
+def _against(axis: Axes, rows: list[dict[str, Any]]) -> None:
     """What happened over what was predicted, with both intervals; the diagonal is a perfect score."""
     axis.set(title="Loss: forecast and outcome", xlabel="happened", ylabel="predicted")
     if not rows:
@@ -63,7 +62,7 @@ def _ends(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float
     return [p[0] for p in pairs], [p[1] for p in pairs]
 
 
-def _calibration(axis: Any, quantities: dict[str, Any]) -> None:
+def _calibration(axis: Axes, quantities: dict[str, Any]) -> None:
     """Share of outcomes inside an interval over the level that it claims."""
     axis.plot([0, 1], [0, 1], color=FAINT, lw=1, zorder=1)
     drawn = [(name, one["calibration"]) for name, one in quantities.items()]
@@ -92,7 +91,7 @@ def _calibration(axis: Any, quantities: dict[str, Any]) -> None:
         axis.legend(loc="lower right")
 
 
-def _errors(axis: Any, rows: list[dict[str, Any]]) -> None:
+def _errors(axis: Axes, rows: list[dict[str, Any]]) -> None:
     """Relative errors in the order of the forecasts, with the 95 % interval around the outcome."""
     axis.axhline(0, color=FAINT, lw=1, zorder=1)
     for place, row in enumerate(rows, 1):

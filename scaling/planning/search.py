@@ -20,6 +20,7 @@ from typing import Any
 
 from scaling import configs
 from scaling.configs.errors import ConfigError
+from scaling.experiment import Experiment
 from scaling.parallel.axes import AXES, axes_with, check_devices
 from scaling.planning import compile as compiling
 from scaling.planning import topology
@@ -44,7 +45,7 @@ class Candidate:
     """
 
     changes: dict[str, Any]
-    config: Any
+    config: Experiment
     sketch: Sketch = dataclasses.field(default_factory=Sketch)
 
     def lines(self) -> list[str]:
@@ -144,7 +145,7 @@ class Result:
     left: int
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """What was tried and what is best, as plain data."""
         return {
             "best": self.best.candidate.changes if self.best else None,
             "tried": [
@@ -157,7 +158,7 @@ class Result:
 
 
 def search(
-    config: Any,
+    config: Experiment,
     target: Target,
     *,
     changes: Mapping[str, float],
@@ -242,7 +243,7 @@ def device_numbers(target: Target, changes: Mapping[str, float]) -> tuple[float 
     return device.usable or device.memory or None, Rates(device.flops, device.bandwidth, link)
 
 
-def remedy(config: Any, target: Target, changes: Mapping[str, float]) -> str:
+def remedy(config: Experiment, target: Target, changes: Mapping[str, float]) -> str:
     """The fastest settings that fit by the lower bound and a fifth more, as overrides; not compiled."""
     limit, rates = device_numbers(target, changes)
     fitting = [
@@ -257,7 +258,7 @@ def remedy(config: Any, target: Target, changes: Mapping[str, float]) -> str:
     return " ".join(differ) or "more chips"
 
 
-def candidates(config: Any, target: Target, rates: Rates) -> list[Candidate]:
+def candidates(config: Experiment, target: Target, rates: Rates) -> list[Candidate]:
     """Every combination that divides: mesh, microbatches, rematerialisation; with its sketch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the smaller runs of a sweep say beside their loss: seconds a step, and what they held fixed."""
+"""What the smaller runs of a sweep say beside their loss: seconds per step, and what they held fixed."""
 
 import dataclasses
 import json
@@ -14,8 +14,8 @@ from scaling.laws.law import Law, LawError, Variable, coefficient, offset
 from scaling.laws.losses import Loss
 from scaling.laws.resample import bootstrap
 from scaling.planning.quantities import Quantity
-from scaling.planning.target import Target
-from scaling.track.run_dir import Device, RunDirError, find_runs
+from scaling.planning.target import PlannedRun
+from scaling.track.run_dir import RunDirError, UsedDevices, find_runs
 from scaling.track.stream import StreamError
 
 MIN_RUNS = 4
@@ -46,7 +46,7 @@ class SmallRun:
     """
 
     config: dict[str, Any]
-    device: Device | None
+    device: UsedDevices | None
     step_flops: float
     step_seconds: float | None
 
@@ -70,7 +70,7 @@ def find(folder: pathlib.Path) -> list[SmallRun]:
     return runs
 
 
-def step_time(runs: list[SmallRun], target: Target) -> tuple[Quantity, Device] | str:
+def step_time(runs: list[SmallRun], target: PlannedRun) -> tuple[Quantity, UsedDevices] | str:
     """Seconds of a step of `target` on the devices of the smaller runs; a reason where none can be.
 
     t = t_0 + c F is fitted to the runs' medians by least squares of the logarithm.
@@ -91,15 +91,15 @@ def step_time(runs: list[SmallRun], target: Target) -> tuple[Quantity, Device] |
     try:
         result = fit(columns, STEP_TIME, Loss("lsq"))
         draws = bootstrap(result, RESAMPLES)
-        found = simulate(result, {"step_flops": target.step_flops}, draws)
+        simulated = simulate(result, {"step_flops": target.step_flops}, draws)
     except LawError as error:
         return f"the step times of the smaller runs cannot be fitted: {error}"
     beyond = target.step_flops / flops.max()
     source = (
         f"t = t_0 + c F fitted to {len(timed)} smaller runs on {device}; "
-        f"FLOPs a step {beyond:.3g} times their largest"
+        f"FLOPs per step {beyond:.3g} times their largest"
     )
-    return Quantity.from_draws(found.value, found.runs, draws, "seconds", source), device
+    return Quantity.from_draws(simulated.value, simulated.runs, draws, "seconds", source), device
 
 
 # What a sweep varies by nature; all else that a target does differently is worth a warning.
@@ -109,7 +109,7 @@ _VARIED = (
 )
 
 
-def differences(runs: list[SmallRun], target: Target, limit: int = 8) -> list[str]:
+def differences(runs: list[SmallRun], target: PlannedRun, limit: int = 8) -> list[str]:
     """Settings that all smaller runs share and the target does not have: no law covers those."""
     if not runs:
         return []

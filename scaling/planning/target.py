@@ -1,9 +1,9 @@
 """The run that is forecast, in the variables that laws speak of, from its config alone."""
 
 import dataclasses
-from typing import Any
 
 from scaling import configs, data
+from scaling.experiment import Experiment
 from scaling.tasks.base import build_task
 from scaling.tasks.flops import ParamCounts
 
@@ -12,7 +12,7 @@ FLOPS = ("six_nd", "exact")
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class PlannedRun:
     """A run to come.
 
     Attributes:
@@ -28,7 +28,7 @@ class Target:
       step_flops: model FLOPs of one update, `exact` (all products of matrices, whole attention).
     """
 
-    config: Any
+    config: Experiment
     fingerprint: str
     variables: dict[str, float]
     conventions: dict[str, str]
@@ -40,7 +40,7 @@ class Target:
     step_flops: float
 
 
-def describe(config: Any, count: str = "total", flops: str = "six_nd") -> Target:
+def describe(config: Experiment, count: str = "total", flops: str = "six_nd") -> PlannedRun:
     """What a run of `config` is to a law; allocates nothing and starts no backend.
 
     Args:
@@ -54,7 +54,7 @@ def describe(config: Any, count: str = "total", flops: str = "six_nd") -> Target
     for flag, value, known in (("--count", count, COUNTS), ("--flops", flops, FLOPS)):
         if value not in known:
             raise configs.ConfigError(
-                flag, f"{value!r} is no count", f"choose of {', '.join(known)}"
+                flag, f"{value!r} is not a count", f"choose one of {', '.join(known)}"
             )
     task = build_task(config, data.describe(config), "cpu")
     per_step = config.train.batch_size * task.units_per_example
@@ -72,7 +72,7 @@ def describe(config: Any, count: str = "total", flops: str = "six_nd") -> Target
         "tokens": f"{task.unit} trained on, repeats included",
         "flops": f"{flops}, forward and backward",
     }
-    return Target(
+    return PlannedRun(
         config=config,
         fingerprint=configs.fingerprint(config),
         variables=variables,

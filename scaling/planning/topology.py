@@ -1,7 +1,7 @@
 """Names of the hardware that a plan is for, and the devices behind them.
 
     v5e-256   v6e-64      number of chips
-    v5p-128   v4-32       number of TensorCores, two a chip, as Google Cloud names them: 64 and 16 chips
+    v5p-128   v4-32       number of TensorCores, two per chip, as in Google Cloud: 64 and 16 chips
     v7x-128               the same, 64 chips; JAX sees each core as a device
     v5p:4x4x8             chips along the torus
     cpu-8                 fake CPU devices, in this process
@@ -121,19 +121,19 @@ def parse(name: str, slices: int = 1) -> Target:
 
 def names() -> list[str]:
     """Common names, smallest first in every family; explicit tori go beside them."""
-    found = []
+    common = []
     for key, family in FAMILIES.items():
-        found += [f"{key}-{n * family.count}" for n in _sizes(family)]
-    return [*found, "v5p:4x4x8 (chips along the torus)", "cpu-8", "gpu"]
+        common += [f"{key}-{n * family.count}" for n in _sizes(family)]
+    return [*common, "v5p:4x4x8 (chips along the torus)", "cpu-8", "gpu"]
 
 
 def listing() -> str:
-    """The names for people: one line a family."""
+    """The names for people: one line per family."""
     return "\n  ".join(["the names are:", *map(_names_of, FAMILIES), "cpu-N, gpu"])
 
 
 def _counted(family: Family) -> str:
-    return "chips" if family.count == 1 else "TensorCores, two a chip"
+    return "chips" if family.count == 1 else "TensorCores, two per chip"
 
 
 def _names_of(key: str) -> str:
@@ -193,14 +193,14 @@ def devices(target: Target) -> list[Any]:
             )
         return list(jax.devices())
     if target.platform == "cpu":
-        found = jax.devices("cpu")
-        if len(found) < target.chips:
+        cpus = jax.devices("cpu")
+        if len(cpus) < target.chips:
             raise ConfigError(
                 "--topology",
-                f"{target.name}, but this process started with {len(found)} CPU devices",
+                f"{target.name}, but this process started with {len(cpus)} CPU devices",
                 f"start it with XLA_FLAGS=--xla_force_host_platform_device_count={target.chips}",
             )
-        return list(found[: target.chips])
+        return list(cpus[: target.chips])
     return _tpu_devices(target)
 
 
@@ -217,14 +217,14 @@ def _tpu_devices(target: Target) -> list[Any]:
         options["chips_per_host_bounds"] = [1, 1, 1]
     name = f"{family.libtpu}:{'x'.join(map(str, target.shape))}"
     try:
-        found = topologies.get_topology_desc(topology_name=name, platform="tpu", **options).devices
+        slice_ = topologies.get_topology_desc(topology_name=name, platform="tpu", **options)
     except Exception as error:
         raise ConfigError(
             "--topology",
             f"libtpu refuses {target.name} ({name}): {error}",
             "give a shape of even sides; " + suggest(target.name, names(), what="names"),
         ) from error
-    return list(found)
+    return list(slice_.devices)
 
 
 def _wraps(shape: tuple[int, ...]) -> list[bool]:

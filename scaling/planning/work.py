@@ -124,7 +124,7 @@ def _cublas_flops(one: Instruction, scope: Computation) -> float:
 
 
 def _convolution_flops(one: Instruction, scope: Computation) -> float:
-    """Two per multiplication with a real element: padding and dilation holes are no work.
+    """Two per multiplication with a real element: padding and dilation holes do not count.
 
     TPU programs hold every product of matrices as a convolution, with reshapes as windows that lie
     mostly in padding; counting whole windows would be several times too much.
@@ -193,8 +193,8 @@ def _kernel(one: Instruction, scope: Computation) -> tuple[str, float] | None:
     queries, keys = shapes[0], shapes[1]
     if "fmha" in target:  # (batch, time, heads, width) in memory, whatever the order of the text
         return target, products * 2.0 * math.prod(queries) * keys[1]
-    found = re.search(r"splash_m[hq]a_(?:fwd|dq|dkv)", name)
-    return (found[0] if found else "splash"), products * 2.0 * math.prod(queries) * keys[-2]
+    kernel = re.search(r"splash_m[hq]a_(?:fwd|dq|dkv)", name)
+    return (kernel[0] if kernel else "splash"), products * 2.0 * math.prod(queries) * keys[-2]
 
 
 def _understood(one: Instruction) -> bool:

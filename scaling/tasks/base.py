@@ -23,6 +23,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +32,13 @@ from scaling.configs import ConfigError, build, component
 from scaling.configs.component import FrozenMapping, marked, parameters
 from scaling.configs.types import RuntimeNumber
 from scaling.data.info import DataInfo
-from scaling.experiment import Experiment
+from scaling.experiment import Experiment, TaskConfig
 from scaling.models import MODELS
 from scaling.models.cost import Cost
+from scaling.parallel.sharding import PyTree
 from scaling.tasks import TASKS, flops
 from scaling.tasks.flops import FlopCounts, ParamCounts
 
-PyTree = Any
 Variables = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 Hparams = Mapping[str, Any]
@@ -105,7 +106,7 @@ class Evaluation:
     carry: Callable[[int], PyTree] | None = None
 
 
-def means(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: Any = None) -> dict[str, Any]:
+def means(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None) -> dict[str, Any]:
     """{name: sum / weight}, the plainest report; arrays as lists."""
     values = {name: np.asarray(s) / np.maximum(w, 1e-30) for name, (s, w) in totals.items()}
     return {name: value.tolist() for name, value in values.items()}
@@ -170,8 +171,8 @@ class Task:
         if ":" not in name:
             known = ", ".join(self.evaluations)
             raise ConfigError(key, f"this task has no evaluation {name!r}", f"it has: {known}")
-        found = component({"name": name}, {})
-        made = found(self)
+        make = component({"name": name}, {})
+        made = make(self)
         if not isinstance(made, Evaluation):
             raise ConfigError(
                 key, f"{name} returned {type(made).__name__}", "return a tasks.base.Evaluation"
@@ -194,7 +195,7 @@ class TaskContext:
     info: DataInfo
     platform: str
 
-    def model(self, **values: Any) -> Any:
+    def model(self, **values: object) -> nn.Module:
         """The model of section `model`; `values` replace keys, such as `vocab_size`."""
         section = self.config.model
         for key in values:
@@ -277,7 +278,11 @@ class Sown(NamedTuple):
 
 
 def call(
-    model: Any, variables: Variables, *inputs: Any, context: Context, method: Any = None
+    model: nn.Module,
+    variables: Variables,
+    *inputs: jax.Array | None,
+    context: Context,
+    method: Callable[..., Any] | None = None,
 ) -> tuple[Any, Sown]:
     """Calls a model as a task does: `model.apply(variables, inputs..., train=...)`.
 
@@ -338,7 +343,7 @@ def _without_sown(init: Callable[[jax.Array], Variables]) -> Callable[[jax.Array
     return kept
 
 
-def _build(section: Any, context: TaskContext) -> Task:
+def _build(section: TaskConfig, context: TaskContext) -> Task:
     over = section.get("over")
     base = {} if over is None else {"base": _build(over, context)}
     if base and "base" not in parameters(component(section, TASKS)):
@@ -355,7 +360,7 @@ def _build(section: Any, context: TaskContext) -> Task:
     return task
 
 
-def _check_hparams(section: Any, task: Task) -> None:
+def _check_hparams(section: TaskConfig, task: Task) -> None:
     """Run-time numbers must be marked in the signature: populations read them off the config."""
     known: set[str] = set()
     inside = section
@@ -402,7 +407,7 @@ def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     return dataclasses.replace(task, params=stated, flops=flops.flops(task.cost))
 
 
-def _shape(x: Any) -> tuple[int, ...]:
+def _shape(x: nn.Partitioned | jax.ShapeDtypeStruct) -> tuple[int, ...]:
     return tuple(x.value.shape if hasattr(x, "value") else x.shape)
 
 
@@ -423,7 +428,9 @@ def _traced_flops(
     params = variables.pop("params")
     step = jax.ShapeDtypeStruct((), jnp.int32)
 
-    def objective(params: PyTree, rest: Any, batch: Any, rng: Any, step: Any) -> jax.Array:
+    def objective(
+        params: PyTree, rest: Variables, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> jax.Array:
         context = Context(rng, step, True)
         return task.loss({"params": params, **rest}, batch, context, dict(task.hparams)).sum
 

@@ -18,6 +18,7 @@ from scaling.tasks.base import (
     Context,
     Hparams,
     Loss,
+    Sown,
     Task,
     TaskContext,
     Total,
@@ -54,7 +55,7 @@ def classification(
     def init(rng: jax.Array) -> Variables:
         return model.init(rng, jnp.zeros((1, *shape), jnp.float32), train=False)
 
-    def logits(variables: Variables, batch: Batch, context: Context) -> Any:
+    def logits(variables: Variables, batch: Batch, context: Context) -> tuple[jax.Array, Sown]:
         images_BHWC = batch["images"].astype(jnp.float32) / 255.0
         return call(model, variables, images_BHWC, context=context)
 

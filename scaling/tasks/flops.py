@@ -16,8 +16,9 @@ gradient are counted.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
+import jax
 import jax.extend
 
 from scaling.models.cost import Cost
@@ -162,8 +163,8 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
     return total
 
 
-def _shape(variable: Any) -> tuple[int, ...]:
-    return tuple(variable.aval.shape)
+def _shape(variable: jax.extend.core.Var | jax.extend.core.Literal) -> tuple[int, ...]:
+    return tuple(cast(jax.core.ShapedArray, variable.aval).shape)
 
 
 def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[jax.extend.core.Jaxpr]:

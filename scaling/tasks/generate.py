@@ -6,15 +6,19 @@ Legend: B batch, P tokens of the prompt, N new tokens, V vocabulary.
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 Variables = dict[str, Any]
+Carry = tuple[Variables, jax.Array]  # the cache, and logits [B, V] of the next token
 # (variables, prompt_BP, rng, temperature) -> new tokens int32 [B, N]
 Generate = Callable[[Variables, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def make_generate(model: Any, vocab_size: int, new: int, top_k: int | None = None) -> Generate:
+def make_generate(
+    model: nn.Module, vocab_size: int, new: int, top_k: int | None = None
+) -> Generate:
     """A pure function that continues prompts.
 
     A model with the attribute `caches = True` is applied with the mutable collection "cache" to the
@@ -42,7 +46,7 @@ def make_generate(model: Any, vocab_size: int, new: int, top_k: int | None = Non
     def cached(
         variables: Variables, prompt_BP: jax.Array, rng: jax.Array, temperature: jax.Array
     ) -> jax.Array:
-        def apply(cache: Variables, tokens_BT: jax.Array, start: jax.Array) -> Any:
+        def apply(cache: Variables, tokens_BT: jax.Array, start: jax.Array) -> Carry:
             positions_BT = start + jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
             logits_BTV, state = model.apply(
                 {**variables, **cache},
@@ -52,17 +56,16 @@ def make_generate(model: Any, vocab_size: int, new: int, top_k: int | None = Non
                 train=False,
                 mutable=["cache"],
             )
-            return logits_BTV[:, -1], dict(state)
+            return dict(state), logits_BTV[:, -1]
 
-        logits_BV, cache = apply({}, prompt_BP, jnp.int32(0))
+        carry = apply({}, prompt_BP, jnp.int32(0))
 
-        def turn(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+        def turn(carry: Carry, i: jax.Array) -> tuple[Carry, jax.Array]:
             cache, logits_BV = carry
             token_B = draw(logits_BV, jax.random.fold_in(rng, i), temperature)
-            logits_BV, cache = apply(cache, token_B[:, None], prompt_BP.shape[1] + i)
-            return (cache, logits_BV), token_B
+            return apply(cache, token_B[:, None], prompt_BP.shape[1] + i), token_B
 
-        _, tokens_NB = jax.lax.scan(turn, (cache, logits_BV), jnp.arange(new))
+        _, tokens_NB = jax.lax.scan(turn, carry, jnp.arange(new))
         return tokens_NB.T
 
     def whole(

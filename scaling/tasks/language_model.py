@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError
 from scaling.configs.types import Range, RuntimeFloat, RuntimeNumber
-from scaling.ops.cross_entropy import chunked_loss, cross_entropy, smoothed, softcap
+from scaling.ops.cross_entropy import Score, chunked_loss, cross_entropy, smoothed, softcap
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -129,12 +130,16 @@ def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None
     return batch["inputs"], batch.get("segments"), batch.get("positions")
 
 
-def _hidden_and_kernel(model: Any, *inputs: Any, train: bool) -> tuple[jax.Array, jax.Array]:
+def _hidden_and_kernel(
+    model: nn.Module, *inputs: jax.Array | None, train: bool
+) -> tuple[jax.Array, jax.Array]:
     return model.hidden(*inputs, train=train), model.head_kernel()
 
 
-def _capped(cap: float | None) -> Any:
-    def score(logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams) -> Any:
+def _capped(cap: float | None) -> Score:
+    def score(
+        logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         return _objective(softcap(logits_xV, cap), targets_x, hparams)
 
     return score
@@ -172,7 +177,9 @@ def _score(
     return metrics
 
 
-def summarize(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: Any = None) -> dict[str, Any]:
+def summarize(
+    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
+) -> dict[str, Any]:
     """Loss (nats per token) with its standard error, perplexity, bits per byte, accuracy."""
     loss_sum, weight = (float(x) for x in totals["loss"])
     loss = loss_sum / weight

@@ -10,7 +10,7 @@ from typing import Any
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def encode(value: Any) -> Any:
+def encode(value: object) -> Any:
     """`value` as plain JSON types: numpy and JAX scalars become Python numbers.
 
     JSON has no NaN and no infinities. They are written as the strings "NaN", "Infinity" and
@@ -33,7 +33,7 @@ def encode(value: Any) -> Any:
         return os.fspath(value)
     if getattr(value, "ndim", None) is not None and hasattr(value, "tolist"):
         return encode(value.tolist())
-    if hasattr(value, "item"):  # numpy scalars that are no Python numbers (float32, int64)
+    if hasattr(value, "item"):  # numpy scalars that are not Python numbers (float32, int64)
         return encode(value.item())
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON")
 
@@ -49,7 +49,7 @@ def decode(value: Any) -> Any:
     return value
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
+def to_json(value: object, indent: int | None = None) -> str:
     """Strict JSON text of `value`; see `encode` for floats that are not finite."""
     return json.dumps(encode(value), allow_nan=False, indent=indent)
 
@@ -59,7 +59,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: it is no JSON; the message names the file.
+      ValueError: it is not JSON; the message names the file.
     """
     text = pathlib.Path(path).read_text(encoding="utf-8")
     try:
@@ -68,7 +68,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); the file is damaged") from error
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes `value` as indented JSON, atomically."""
     write_text(path, to_json(value, indent=2) + "\n")
 

@@ -16,8 +16,9 @@ from scaling.track import files
 
 NAME = "goodput.json"
 BUCKETS = (
-    "init", "compile", "train", "data_wait", "eval", "checkpoint", "other", "idle", "lost",
-)  # fmt: skip
+    *("init", "compile", "train", "data_wait", "eval", "checkpoint"),
+    *("other", "idle", "lost"),
+)
 
 
 class Goodput:
@@ -54,7 +55,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def spend(self, bucket: str) -> Iterator[None]:
-        """Counts the time inside to `bucket`, but for what inner `spend`s take.
+        """Counts the time inside to `bucket`, without what inner `spend`s take.
 
         Raises:
           ValueError: there is no such bucket.
@@ -99,10 +100,8 @@ class Goodput:
         """Writes the ledger to the run directory."""
         self._flushed = time.monotonic()
         if self._path is not None:
-            files.write_json(self._path, {
-                "begin": self._begin, "last": time.time(), "seconds": self.seconds,
-                "marks": self._marks,
-            })  # fmt: skip
+            record = {"begin": self._begin, "seconds": self.seconds, "marks": self._marks}
+            files.write_json(self._path, record | {"last": time.time()})
 
     def report(self) -> dict[str, float]:
         """{bucket: seconds} over all attempts, for summary.json."""

@@ -10,11 +10,11 @@ does not fit the run.
 
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling.track import files, sealed
-from scaling.track.run_dir import PROVENANCE, SUMMARY, Device, RunDirError, RunFacts, read_run
+from scaling.track.run_dir import PROVENANCE, SUMMARY, RunDirError, RunFacts, UsedDevices, read_run
 from scaling.track.stream import StreamError
 
 
@@ -28,10 +28,10 @@ def with_grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, A
     Never raises over the forecast: a run that is done must not fail because its forecast is bad.
     """
     try:
-        found = grade(workdir, summary)
+        graded = grade(workdir, summary)
     except (KeyError, TypeError, ValueError, OSError, RunDirError, StreamError) as error:
-        found = _refused(f"the forecast cannot be compared ({error!r})")
-    return {**summary, "grade": found} if found else dict(summary)
+        graded = _refused(f"the forecast cannot be compared ({error!r})")
+    return {**summary, "grade": graded} if graded else dict(summary)
 
 
 def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -70,16 +70,16 @@ def regrade(workdir: pathlib.Path) -> dict[str, Any]:
         summary = read_run(workdir).summary
         if not summary:
             raise GradeError(f"{workdir} holds no {SUMMARY}: the run has not ended")
-        found = grade(workdir, summary)
+        graded = grade(workdir, summary)
     except (RunDirError, StreamError) as error:
         raise GradeError(str(error)) from error
-    if found is None:
+    if graded is None:
         raise GradeError(
             f"{workdir} holds no {sealed.FORECAST}: a forecast is written before the run, with "
             "python -m scaling.plan --forecast=... --workdir=..."
         )
-    files.write_json(workdir / SUMMARY, {**summary, "grade": found})
-    return found
+    files.write_json(workdir / SUMMARY, {**summary, "grade": graded})
+    return graded
 
 
 def _refused(reason: str) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def _graded(
 def _happened(
     run: RunFacts, summary: Mapping[str, Any], forecast: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """What the run came to, and why some of it cannot be told."""
-    found: dict[str, Any] = {}
+    """What the run came to, and why some of it is unknown."""
+    happened: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     rate = f"{forecast['unit']}_per_second"
     step, steps = summary.get("step"), forecast["steps"]
@@ -121,12 +121,12 @@ def _happened(
         beside = "it trained beside others in one program, and shared its time with them"
         reasons |= dict.fromkeys(("step_time", rate, "chip_hours", "cost", "memory_peak"), beside)
     if summary["status"] == "completed":
-        found["loss"] = summary.get("eval", {}).get(summary.get("objective", "loss"))
-    found["step_time"] = run.median("perf/step_seconds")
-    found[rate] = run.median(f"perf/{rate}")
-    found["memory_peak"] = _memory(summary)[0]
+        happened["loss"] = summary.get("eval", {}).get(summary.get("objective", "loss"))
+    happened["step_time"] = run.median("perf/step_seconds")
+    happened[rate] = run.median(f"perf/{rate}")
+    happened["memory_peak"] = _memory(summary)[0]
     machine = forecast["machine"]
-    device, expected = run.device, machine["device"] and Device(**machine["device"])
+    device, expected = run.device, machine["device"] and UsedDevices(**machine["device"])
     if device and expected:
         timed = ("step_time", rate, "chip_hours", "cost")
         other = f"the run used {device}, the forecast is for {expected}"
@@ -137,19 +137,19 @@ def _happened(
     seconds = summary.get("seconds", {})
     if machine["chips"] and "train" in seconds:
         spent = seconds["train"] + seconds.get("data_wait", 0.0)
-        found["chip_hours"] = spent * machine["chips"] / 3600
+        happened["chip_hours"] = spent * machine["chips"] / 3600
         if machine["price"] is not None:
-            found["cost"] = found["chip_hours"] * machine["price"]
+            happened["cost"] = happened["chip_hours"] * machine["price"]
     usable = {
         name: float(value)
-        for name, value in found.items()
+        for name, value in happened.items()
         if name not in reasons and isinstance(value, int | float) and math.isfinite(value)
     }
     return usable, reasons
 
 
 def _memory(summary: Mapping[str, Any]) -> tuple[float | None, str]:
-    """Peak bytes on the fullest device, and who says so; backends without a count (CPU) have none."""
+    """Peak bytes on the fullest device, and where the number is from; CPU has none."""
     memory = summary.get("memory_bytes") or {}
     if peak := (memory.get("device") or {}).get("peak"):
         return peak, "the device's statistics"
@@ -162,7 +162,7 @@ def _compare(
     """One quantity; `missed` is a forecast that failed without a number to show for it."""
     predicted = one["value"]
 
-    def inside(ends: Any) -> bool | None:
+    def inside(ends: Sequence[float] | None) -> bool | None:
         if ends is None:
             return None
         if happened is None:
@@ -170,7 +170,7 @@ def _compare(
         return bool(ends[0] <= happened <= ends[1])
 
     error = None if happened is None else predicted - happened
-    found = {
+    compared = {
         "predicted": predicted,
         "happened": happened,
         "unit": one["unit"],
@@ -183,18 +183,18 @@ def _compare(
         "levels": {level: inside(ends) for level, ends in one["levels"].items()},
     }
     if one.get("range"):
-        found |= {"range": one["range"], "inside_range": inside(one["range"])}
+        compared |= {"range": one["range"], "inside_range": inside(one["range"])}
     if happened is None and not missed:
-        found["reason"] = reason or "the run did not measure it"
-    return found
+        compared["reason"] = reason or "the run did not measure it"
+    return compared
 
 
-def describe(found: Mapping[str, Any]) -> str:
+def describe(graded: Mapping[str, Any]) -> str:
     """A grade in lines for the terminal."""
-    if "quantities" not in found:
-        return f"forecast {found['status']}: {found['reason']}"
-    lines = ["forecast against what happened" + (" (diverged)" * (found["status"] == "diverged"))]
-    for name, one in found["quantities"].items():
+    if "quantities" not in graded:
+        return f"forecast {graded['status']}: {graded['reason']}"
+    lines = ["forecast against what happened" + (" (diverged)" * (graded["status"] == "diverged"))]
+    for name, one in graded["quantities"].items():
         if one["happened"] is None:
             why = "diverged" if one["inside95"] is False else one["reason"]
             lines.append(f"  {name:18s} {one['predicted']:<10.5g} {one['unit']}, then: {why}")

@@ -45,18 +45,13 @@ def _tpu(
     page: str, tflops: float, gbps: float, gib: float, link: float, cores: int, usable: float | None
 ) -> Device:
     source = page if " " in page else _TPU + page
-    usable_bytes = None if usable is None else usable * GiB
-    return Device(
-        tflops * 1e12 / cores, gbps * 1e9 / cores, gib * GiB / cores, link * 1e9 / cores,
-        source, "2026-11", usable_bytes,
-    )  # fmt: skip
+    rates = (tflops * 1e12 / cores, gbps * 1e9 / cores, gib * GiB / cores, link * 1e9 / cores)
+    return Device(*rates, source, "2026-11", None if usable is None else usable * GiB)
 
 
 def _gpu(tflops: float, gbps: float, gb: float, link: float | None) -> Device:
-    return Device(
-        tflops * 1e12, gbps * 1e9, gb * 1e9, None if link is None else link * 1e9,
-        _NVIDIA, "2026-11",
-    )  # fmt: skip
+    link_bytes = None if link is None else link * 1e9
+    return Device(tflops * 1e12, gbps * 1e9, gb * 1e9, link_bytes, _NVIDIA, "2026-11")
 
 
 # A chip's numbers, divided by the devices on it. The last column, per device, is the limit that the
@@ -133,7 +128,7 @@ def override(kind: str, changes: dict[str, float]) -> Device | None:
 
     Args:
       kind: `jax.Device.device_kind`.
-      changes: {field of `Device`: value}, rates and bytes a device.
+      changes: {field of `Device`: value}, rates, and bytes per device.
 
     Returns:
       None where the device is not listed and the changes give no `flops` and `bandwidth`.

@@ -58,9 +58,9 @@ class Lock:
             if error.errno not in _NO_LOCKS or lives(holder):
                 raise LockedError(self._message(holder)) from error
         if holder:
-            told = f"process {holder.get('pid')} on {holder.get('hostname')}"
+            process = f"process {holder.get('pid')} on {holder.get('hostname')}"
             self.notes.append(
-                f"took over the run directory from {told}, which ended without notice"
+                f"took over the run directory from {process}, which ended without notice"
             )
         text = files.to_json(identity() | {"since": provenance.now()})
         os.ftruncate(self._file, 0)
@@ -74,14 +74,14 @@ class Lock:
         return {}
 
     def _message(self, holder: dict[str, Any]) -> str:
-        who = (
+        holder_name = (
             f"process {holder.get('pid')} on {holder.get('hostname')} (since {holder.get('since')})"
         )
         if lives(holder):
             remedy = "wait for it, stop it, or use another --workdir"
         else:
             remedy = f"that process is gone but a child of it holds on: see `fuser -v {self.path}`"
-        return f"{self.path.parent} is in use by {who}: {remedy}"
+        return f"{self.path.parent} is in use by {holder_name}: {remedy}"
 
     def release(self) -> None:
         """Gives the directory back; may be called twice."""

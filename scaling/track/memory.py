@@ -3,9 +3,12 @@
 import resource
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import jax
 
 
 def host_bytes() -> int:
@@ -19,27 +22,27 @@ def host_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
-def device_bytes(devices: Sequence[Any]) -> dict[str, int] | None:
+def device_bytes(devices: "Sequence[jax.Device]") -> dict[str, int] | None:
     """The fullest of the local `devices`: {in_use, peak, limit} in bytes.
 
     Returns:
-      None where the backend keeps no count, as on CPU; `limit` is left out where it is not told.
+      None where the backend keeps no count, as on CPU; `limit` is left out where it is unknown.
     """
     stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
     known = [s for s in stats if s and "bytes_in_use" in s]
     if not known:
         return None
     fullest = max(known, key=lambda s: s.get("peak_bytes_in_use", s["bytes_in_use"]))
-    found = {
+    usage = {
         "in_use": int(fullest["bytes_in_use"]),
         "peak": int(fullest.get("peak_bytes_in_use", fullest["bytes_in_use"])),
     }
     if fullest.get("bytes_limit"):
-        found["limit"] = int(fullest["bytes_limit"])
-    return found
+        usage["limit"] = int(fullest["bytes_limit"])
+    return usage
 
 
-def program_bytes(compiled: Any) -> int | None:
+def program_bytes(compiled: "jax.stages.Compiled") -> int | None:
     """The most that a compiled program needs on one device, by its own account, in bytes.
 
     Arguments and results (donated ones once) and temporaries. None where the backend does

@@ -1,6 +1,11 @@
-"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere.
+
+Code far below a run, such as a data source, logs to `logging.getLogger(__name__)`. While a report is
+open its lines appear there; elsewhere Python prints warnings on standard error.
+"""
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -32,6 +37,17 @@ def quantity(value: float) -> str:
         if abs(value) >= scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+class _LogLines(logging.Handler):
+    """Shows what modules of this package log as lines of a report."""
+
+    def __init__(self, report: "ProgressReport") -> None:
+        super().__init__()
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._report.say(record.getMessage())
 
 
 class ProgressReport:
@@ -69,11 +85,10 @@ class ProgressReport:
         self._first: tuple[int, float] | None = None
         self._told = -float("inf")
         self._bar: Progress | None = None
+        self._log = _LogLines(self)
         if self._mode == "bar":
-            columns = (
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"), BarColumn(),
-                TaskProgressColumn(), TextColumn("{task.description}"),
-            )  # fmt: skip
+            step, text = "step {task.completed:.0f}/{task.total:.0f}", "{task.description}"
+            columns = (TextColumn(step), BarColumn(), TaskProgressColumn(), TextColumn(text))
             self._bar = Progress(*columns, console=console, refresh_per_second=4)
             self._task = self._bar.add_task("starting", total=total)
             self._bar.start()
@@ -84,7 +99,7 @@ class ProgressReport:
         Args:
           step: updates done.
           loss: its loss.
-          rate: units a second, or None while unknown.
+          rate: units per second, or None while unknown.
         """
         now = time.monotonic()
         if self._first is None:
@@ -120,7 +135,7 @@ class ProgressReport:
         try:
             print(text, file=self._out, flush=True)
         except BrokenPipeError:
-            # Whoever read it is gone, such as a `tee` that Ctrl-C ended with us: the run goes on, and
+            # The reader is gone, such as a `tee` that Ctrl-C ended with us: the run goes on, and
             # must still save. What is in the buffer must not fail the end of the process either.
             self._mode = "off"
             with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
@@ -128,12 +143,16 @@ class ProgressReport:
 
     def close(self) -> None:
         """Leaves the terminal in order; may be called twice."""
+        logging.getLogger("scaling").removeHandler(self._log)
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
             self._mode = "lines"
 
     def __enter__(self) -> "ProgressReport":
+        logger = logging.getLogger("scaling")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self._log)
         return self
 
     def __exit__(self, *_: object) -> None:

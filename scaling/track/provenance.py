@@ -69,13 +69,13 @@ def now() -> str:
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Versions of those packages that are installed; by default all that can change a result."""
-    found: dict[str, str] = {}
+    installed: dict[str, str] = {}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def code_digest() -> str:

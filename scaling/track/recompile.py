@@ -54,7 +54,7 @@ class CompileLog:
         log.warm()
         for batch in batches:
             state, metrics = step(state, batch)
-            for told in log.late(): print(told)
+            for text in log.late(): print(text)
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class CompileLog:
         jax.monitoring.register_event_listener(self._on_event)
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
 
-    def _on_event(self, event: str, **_: Any) -> None:
+    def _on_event(self, event: str, **_: object) -> None:
         if event == _HIT:
             self._hit.value = True
 
@@ -100,7 +100,7 @@ class CompileLog:
         self._told = len(self.events)
 
     def late(self) -> list[str]:
-        """One text for each compile since `warm` that was not told before, with what changed.
+        """One text for each compile since `warm` that was not given before, with what changed.
 
         Costs a comparison of two numbers when there was none.
         """

@@ -4,7 +4,7 @@ config.json       the resolved config, as it is now
 provenance.json   fingerprint, and one entry for every start of the run
 metrics.jsonl     one stream across restarts     superseded.jsonl  lines of lost attempts
 summary.json      how it ended                   goodput.json      where the time went
-forecast.json     what was expected of it, if anybody said so before
+forecast.json     what was expected of it, if it was forecast
 checkpoints/      tensorboard/      wandb/       lock
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling import configs
+from scaling.experiment import Experiment
 from scaling.track import files, sealed
 from scaling.track.lock import Lock
 from scaling.track.stream import METRICS, read_metrics
@@ -31,7 +32,7 @@ class RunDirError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Device:
+class UsedDevices:
     """What a run used.
 
     Attributes:
@@ -108,7 +109,7 @@ class RunFacts:
         return str(self.summary.get("objective", "loss"))
 
     @property
-    def device(self) -> Device | None:
+    def device(self) -> UsedDevices | None:
         """The devices of the last start; None if they are not recorded or of several kinds."""
         attempts = self.provenance.get("attempts") or [{}]
         devices = attempts[-1].get("devices") or {}
@@ -116,7 +117,9 @@ class RunFacts:
         if len(kinds) != 1:
             return None
         ((kind, count),) = kinds.items()
-        return Device(kind, count, devices.get("cores") if devices["platform"] == "cpu" else None)
+        return UsedDevices(
+            kind, count, devices.get("cores") if devices["platform"] == "cpu" else None
+        )
 
     def median(self, key: str) -> float | None:
         """The median of a number over the stream, its first line (which warms up) left out."""
@@ -141,7 +144,7 @@ def find_runs(root: str | os.PathLike[str]) -> list[RunFacts]:
     its own path if that is below `root`, and a link to a folder above itself ends there.
     """
     seen: set[str] = set()
-    found: list[pathlib.Path] = []
+    folders: list[pathlib.Path] = []
     linked = [os.fspath(root)]
     while linked:
         for folder, below, names in os.walk(linked.pop(0)):
@@ -153,14 +156,14 @@ def find_runs(root: str | os.PathLike[str]) -> list[RunFacts]:
             paths = [os.path.join(folder, name) for name in sorted(below)]
             linked += [path for path in paths if os.path.islink(path)]
             if SUMMARY in names:
-                found.append(pathlib.Path(folder))
-    return [RunFacts(path) for path in sorted(found)]
+                folders.append(pathlib.Path(folder))
+    return [RunFacts(path) for path in sorted(folders)]
 
 
 class RunDir:
     """A run's own directory, locked against other processes.
 
-    Only process 0 of a run opens it; the others need but the path.
+    Only process 0 of a run opens it; the others need only the path.
 
     Attributes:
       path: the directory.
@@ -225,13 +228,13 @@ class RunDir:
             return []
         old = _read(self.path / PROVENANCE).get("fingerprint")
         text = (self.path / CONFIG).read_text(encoding="utf-8")
-        before: Any = configs.decode(text)
+        before: Experiment | dict[str, Any] = configs.decode(text)
         # By the keys of today, which an older version may have had elsewhere or not at all.
         with contextlib.suppress(configs.ConfigError):
             before = configs.from_json(text)
             old = configs.fingerprint(before)
-        found = configs.diff(before, configs.decode(config_json))
-        lines = configs.format_differences(found, "there", "now") if found else ""
+        differences = configs.diff(before, configs.decode(config_json))
+        lines = configs.format_differences(differences, "there", "now") if differences else ""
         if old != fingerprint:
             raise RunDirError(
                 f"{self.path} belongs to another experiment (fingerprint {old}, this one is "

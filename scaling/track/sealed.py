@@ -45,10 +45,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a sealed file, seal included.
 
     Raises:
-      SealError: it cannot be read, is no sealed file, or was edited since it was sealed.
+      SealError: it cannot be read, is not a sealed file, or was edited since it was sealed.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        content = files.read_json(path)
     except (OSError, ValueError) as error:
         raise SealError(f"{path} cannot be read ({error}): make it again") from error
     if not isinstance(content, dict) or _SEAL not in content:

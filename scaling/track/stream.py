@@ -48,7 +48,7 @@ class MetricsStream:
           fsync_seconds: longest time between two fsyncs.
 
         Raises:
-          StreamError: a line before the end is no metrics line.
+          StreamError: a line before the end is not a metrics line.
         """
         self.path = pathlib.Path(workdir) / METRICS
         self.last_step: int | None = None
@@ -83,9 +83,11 @@ class MetricsStream:
                 os.write(self._file, line[written:])
         except OSError as error:
             os.ftruncate(self._file, end)
-            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: cannot append metrics; "
-                          "free space on that disk, then start the run again",
-                          str(self.path)) from error  # fmt: skip
+            text = (
+                f"{os.strerror(error.errno or 0)}: cannot append metrics; free space on that disk"
+            )
+            text += ", then start the run again"
+            raise OSError(error.errno, text, str(self.path)) from error
         self.last_step = int(step)
         if time.monotonic() - self._synced >= self._fsync_seconds:
             self.sync()
@@ -99,7 +101,7 @@ class MetricsStream:
         """Moves lines of later steps to superseded.jsonl; returns how many.
 
         Raises:
-          StreamError: a line before the end is no metrics line.
+          StreamError: a line before the end is not a metrics line.
         """
         size = os.fstat(self._file).st_size
         keep, self.last_step, torn = self._end_at(step, size)
@@ -129,16 +131,16 @@ class MetricsStream:
         """(offset to cut at, step of the line before it, bytes of a torn last line)."""
         torn, end = 0, size
         for start, line in _lines_backward(self._file, size):
-            found = _step_of(line)
-            if found is None:
+            at = _step_of(line)
+            if at is None:
                 if torn != size - end or not _is_torn(line, end == size):
                     raise StreamError(
-                        f"{self.path}: the line at byte {start} is no metrics line: "
+                        f"{self.path}: the line at byte {start} is not a metrics line: "
                         f"{line[:60]!r}; repair or delete that line, then start again"
                     )
                 torn, end = size - start, start
-            elif found <= step:
-                return end, found, torn
+            elif at <= step:
+                return end, at, torn
             else:
                 end = start
         return end, None, torn
@@ -169,8 +171,8 @@ def _step_of(line: bytes) -> int | None:
         value = json.loads(line)
     except ValueError:
         return None
-    found = value.get("step") if isinstance(value, dict) else None
-    return found if isinstance(found, int) else None
+    step = value.get("step") if isinstance(value, dict) else None
+    return step if isinstance(step, int) else None
 
 
 def _lines_backward(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
@@ -197,7 +199,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
       workdir: a run directory, or a .jsonl file.
 
     Raises:
-      StreamError: a line before the end is no metrics line; the message gives its number.
+      StreamError: a line before the end is not a metrics line; the message gives its number.
     """
     path = pathlib.Path(workdir)
     path = path / METRICS if path.is_dir() else path
@@ -207,6 +209,6 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
             if _step_of(line) is None:
                 if not file.peek(1):
                     break
-                raise StreamError(f"{path}:{number} is no metrics line: {line[:60]!r}")
+                raise StreamError(f"{path}:{number} is not a metrics line: {line[:60]!r}")
             rows.append(files.decode(json.loads(line)))
     return rows

@@ -6,6 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Protocol
 
 from scaling.experiment import TrackConfig
@@ -26,7 +27,7 @@ class Writer(Protocol):
         """Writes out what is buffered."""
 
 
-def _optional(module: str, remedy: str) -> Any:
+def _optional(module: str, remedy: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -66,9 +67,14 @@ class Wandb:
         library = _optional("wandb", "pip install 'scaling[wandb]', or track.wandb=off")
         identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
         self._run = library.init(
-            project=track.wandb_project, name=name, id=identity, resume="allow",
-            mode=track.wandb, dir=str(workdir), config=dict(config),
-        )  # fmt: skip
+            project=track.wandb_project,
+            name=name,
+            id=identity,
+            resume="allow",
+            mode=track.wandb,
+            dir=str(workdir),
+            config=dict(config),
+        )
         # W&B drops steps that go back, which they do after a resume: our step is a metric instead.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -166,7 +172,7 @@ class Tracker:
         self.close()
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     if isinstance(value, bool | str) or value is None:
         return False
     return isinstance(value, int | float) or getattr(value, "ndim", None) == 0

@@ -10,6 +10,7 @@ from data_helpers import data_config, some_texts, write_documents
 from helpers import shared
 
 from scaling import data
+from scaling.configs import ConfigError
 from scaling.data import DataError
 
 
@@ -196,12 +197,12 @@ def test_images(tmp_path):
     beside = {**source, "split": "train[:40]"}
     with pytest.raises(DataError, match="share records"):
         data.build(data_config(source=source, eval_source=beside), tmp_path)
-    with pytest.raises(DataError, match="not the same kind"):
+    with pytest.raises(DataError, match="differ in kind or shape"):
         data.build(data_config(source=source, eval_source={"name": "stdlib"}), tmp_path)
 
 
 def test_one_of_source_and_mixture():
-    with pytest.raises(DataError, match="one of the two"):
+    with pytest.raises(ConfigError, match=r"neither data\.source nor data\.mixture is set"):
         data.describe(data_config())
     source = {"name": "synthetic_zipf"}
     with pytest.raises(DataError, match="mixes sources of text"):

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import multiprocessing
 import os
 import pathlib
@@ -200,6 +201,19 @@ def test_file_hash_is_remembered_and_follows_changes(tmp_path):
     assert file_hash(file, root) == second
     file.write_text("three")
     assert file_hash(file, root) not in (first, second)
+
+
+def test_a_hash_that_cannot_be_remembered_leaves_nothing_behind(tmp_path, monkeypatch):
+    file, root = tmp_path / "f", tmp_path / "cache"
+    file.write_text("one")
+    os.utime(file, (1, 1))
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert len(file_hash(file, root)) == 64
+    assert list((root / "hashes").iterdir()) == []
 
 
 def test_keys_and_root(monkeypatch):

@@ -182,7 +182,7 @@ def test_auto_chooses_by_platform_type_and_shape():
     ("implementation", "arguments", "reason"),
     [
         ("splash", {"platform": "cpu"}, "TPU kernel"),
-        ("splash", {"platform": "tpu", "length": 100}, "100 is no multiple of 128"),
+        ("splash", {"platform": "tpu", "length": 100}, "100 is not a multiple of 128"),
         ("cudnn", {"platform": "cpu"}, "platform is cpu"),
         ("cudnn", {"platform": "gpu", "dtype": "float32"}, "type is float32"),
         ("cudnn", {"platform": "gpu", "width": 60}, "head width 60"),

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from scaling.configs import Component
+from scaling.experiment import OptimConfig
 from scaling.optim import OPTIMIZERS, SCHEDULES
 from scaling.optim.build import Optimizer, Rule, build_optimizer
 from scaling.optim.optimizers import AdamW, Muon
@@ -16,8 +17,11 @@ NAMES = {"w": ("embed", "mlp"), "b": ("mlp",)}
 PARAMS = {"w": np.full((4, 3), 0.5, np.float32), "b": np.zeros(3, np.float32)}
 
 
-def section(name: str, schedule: str = "constant", **keys: Any) -> ConfigDict:
-    return ConfigDict({"name": name, "schedule": {"name": schedule}, **keys})
+def section(
+    name: str, schedule: str = "constant", schedule_keys: dict[str, Any] | None = None, **keys: Any
+) -> OptimConfig:
+    """A section `optim`; keys that are left out keep the defaults of the rule's class."""
+    return OptimConfig(name=name, arguments=keys, schedule=Component(schedule, schedule_keys or {}))
 
 
 def train(optimizer: Optimizer, hparams: Any, steps: int = 4) -> Any:
@@ -71,13 +75,7 @@ def test_each_number_acts_without_recompiling(key: str) -> None:
 
 def test_info_gives_the_rate_and_the_norm_before_clipping() -> None:
     optimizer = build_optimizer(
-        ConfigDict(
-            {
-                "name": "adamw",
-                "clip_norm": 0.25,
-                "schedule": {"name": "linear", "warmup_steps": 2, "final_fraction": 0.5},
-            }
-        ),
+        section("adamw", "linear", {"warmup_steps": 2, "final_fraction": 0.5}, clip_norm=0.25),
         10,
         NAMES,
     )
@@ -100,8 +98,7 @@ def test_missing_and_unknown_hyper_parameters_are_refused() -> None:
 
 
 def test_schedule_that_does_not_fit_is_refused_when_building() -> None:
-    config = section("adamw", "wsd")
-    config.schedule.decay_steps = 11
+    config = section("adamw", "wsd", {"decay_steps": 11})
     with pytest.raises(ValueError, match=r"train\.steps=10"):
         build_optimizer(config, 10, NAMES)
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from scaling.configs import Component
+from scaling.experiment import OptimConfig
 from scaling.optim.build import build_optimizer
 from scaling.parallel import (
     MeshConfig,
@@ -35,7 +36,8 @@ def test_update_on_a_mesh_equals_one_device(name: str) -> None:
     config = MeshConfig(data=2, fsdp=2, tensor=2)
     mesh = make_mesh(config)
     keys = {"min_dim_size_to_factor": 8, "momentum": 0.9} if name == "adafactor" else {}
-    section = ConfigDict({"name": name, "clip_norm": 1.0, "schedule": {"name": "constant"}, **keys})
+    arguments = {"clip_norm": 1.0, **keys}
+    section = OptimConfig(name=name, arguments=arguments, schedule=Component("constant"))
     rng = np.random.default_rng(0)
     params = {k: rng.normal(size=s).astype(np.float32) for k, s in SHAPES.items()}
     grads = {k: rng.normal(size=s).astype(np.float32) for k, s in SHAPES.items()}

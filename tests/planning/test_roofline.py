@@ -1,8 +1,6 @@
-import dataclasses
-
 import pytest
 
-from scaling.planning import cost, roofline, topology
+from scaling.planning import roofline, topology
 from scaling.planning.collectives import Traffic
 from scaling.planning.work import Work
 from scaling.track import hardware
@@ -42,30 +40,6 @@ def test_between_slices_the_network_counts():
 
 def test_the_record_of_such_estimates_is_stated():
     assert "6, 21, 28 and 6 %" in roofline.RECORD
-
-
-def test_prices_have_a_source_and_a_date():
-    for price in cost.PRICES.values():
-        assert price.dollars > 0
-        assert price.source
-        assert price.date
-    assert cost.price_of(topology.parse("v6e-8")).dollars == 2.70
-    assert cost.price_of(topology.parse("v7x-8")) is None
-    assert cost.price_of(topology.parse("v5e-8"), 1.5).dollars == 1.5
-
-
-def test_a_run_costs_its_steps():
-    @dataclasses.dataclass
-    class Plan:
-        estimate = roofline.Estimate(1.0, 2.0, {}, "matrix")
-        steps, tokens = 3600, 1000.0
-        target = topology.parse("v6e-8")
-
-    found = cost.cost(Plan())
-    assert found.hours == (1.0, 2.0)
-    assert found.chip_hours == (8.0, 16.0)
-    assert found.dollars == pytest.approx((8 * 2.70, 16 * 2.70))
-    assert found.tokens_per_second == (500.0, 1000.0)
 
 
 def test_numbers_of_a_device_can_be_replaced():

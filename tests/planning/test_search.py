@@ -9,9 +9,8 @@ import pytest
 from helpers import IMAGE_INFO, ROOT, resolved, tiny_images
 
 from scaling import configs, data, parallel, plan
-from scaling.configs import ConfigError
 from scaling.parallel.axes import check_devices
-from scaling.planning import cost, footprint, search, topology
+from scaling.planning import footprint, search, topology
 from scaling.train.program import build_program
 
 GiB = 2**30
@@ -208,18 +207,3 @@ def test_the_proposal_for_eight_devices_runs(monkeypatch, tmp_path, capsys):
 def test_numbers_of_hardware_are_checked(text, word, capsys):
     assert plan.main(["--config=a.py", "--topology=cpu-8", f"--hardware={text}"]) == 2
     assert word in capsys.readouterr().err
-
-
-def test_budgets_in_hours_and_money():
-    assert cost.chip_hours("1000h", None) == 1000
-    assert cost.chip_hours("4,200usd", cost.Price(4.2, "", "")) == pytest.approx(1000)
-    assert cost.chip_hours("5e4h", None) == 50_000
-    for text, price in [
-        ("1.2.3h", None),
-        ("12", None),
-        ("h", None),
-        ("-3h", None),
-        ("100usd", None),
-    ]:
-        with pytest.raises(ConfigError, match="--budget"):
-            cost.chip_hours(text, price)

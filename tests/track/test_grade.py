@@ -7,7 +7,6 @@ from forecast_helpers import fake_forecast, fake_run
 
 from scaling.plan import main
 from scaling.track import grade, sealed
-from scaling.track.run_dir import RunDir
 
 
 def test_every_quantity_is_compared(tmp_path):
@@ -125,26 +124,3 @@ def test_the_door_grades_again(tmp_path, capsys):
     fake_run(tmp_path / "bare", None)
     assert main([f"--grade={tmp_path / 'bare'}"]) == 2
     assert "--forecast" in capsys.readouterr().err
-
-
-def test_a_run_records_the_seal_before_it_starts(tmp_path):
-    written = sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "f", "quantities": {}})
-    with RunDir(tmp_path, "{}", "f", {"time": "now"}):
-        pass
-    record = json.loads((tmp_path / "provenance.json").read_text())
-    assert record["forecast"] == written["sha256"]
-    # A later start keeps what the first one saw.
-    sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "f", "quantities": {"new": 1}})
-    with RunDir(tmp_path, "{}", "f", {"time": "now"}) as opened:
-        assert opened.provenance["forecast"] == written["sha256"]
-
-
-@pytest.mark.parametrize("damage", ["another run", "edited"])
-def test_a_run_refuses_to_start_on_a_forecast_that_is_not_its_own(tmp_path, damage):
-    sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "other", "value": 1.0})
-    if damage == "edited":
-        path = tmp_path / sealed.FORECAST
-        path.write_text(path.read_text().replace("1.0", "2.0"))
-    with pytest.raises(sealed.SealError, match="changed" if damage == "edited" else "another exp"):
-        RunDir(tmp_path, "{}", "f", {"time": "now"})
-    assert not (tmp_path / "provenance.json").exists()

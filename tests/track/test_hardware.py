@@ -1,9 +1,8 @@
 """The hardware table and MFU; memory counts."""
 
-import jax
 import pytest
 
-from scaling.track import hardware, memory
+from scaling.track import hardware
 
 
 def test_every_entry_is_plausible() -> None:
@@ -28,22 +27,3 @@ def test_mfu_by_hand() -> None:
     assert hardware.mfu(989e12 * 1.1, "NVIDIA H200", 1, 989e12 * 0.6) == pytest.approx(1.1)
     with pytest.raises(hardware.HardwareError, match=r"MFU of 101\.0%"):
         hardware.mfu(989e12 * 1.8, "NVIDIA H200", 1, 989e12 * 1.01)
-
-
-def test_memory() -> None:
-    assert 1e7 < memory.host_bytes() <= memory.host_peak_bytes() * 1.01 < 1e12
-    assert memory.device_bytes(jax.devices()) is None
-
-    class Fake:
-        platform = "gpu"
-
-        def __init__(self, stats: dict[str, int] | None) -> None:
-            self._stats = stats
-
-        def memory_stats(self) -> dict[str, int] | None:
-            return self._stats
-
-    one = Fake({"bytes_in_use": 5, "peak_bytes_in_use": 9, "bytes_limit": 10})
-    two = Fake({"bytes_in_use": 7, "peak_bytes_in_use": 8, "bytes_limit": 10})
-    assert memory.device_bytes([one, two]) == {"in_use": 5, "peak": 9, "limit": 10}
-    assert memory.device_bytes([Fake(None)]) is None

@@ -1,6 +1,7 @@
 """Progress: what is said, how often, and by whom."""
 
 import io
+import logging
 import os
 import time
 
@@ -15,12 +16,10 @@ class Terminal(io.StringIO):
 
 
 def test_words() -> None:
-    assert [duration(s) for s in (None, 5, 187, 7500, 277000)] == [
-        "?", "5 s", "3:07", "2:05:00", "3 d 04 h",
-    ]  # fmt: skip
-    assert [quantity(v) for v in (0.5, 950, 12345, 4.56e6, 3e12)] == [
-        "0.5", "950", "12.3k", "4.56M", "3T",
-    ]  # fmt: skip
+    seconds = (None, 5, 187, 7500, 277000)
+    assert " ".join(duration(s) for s in seconds) == "? 5 s 3:07 2:05:00 3 d 04 h"
+    values = (0.5, 950, 12345, 4.56e6, 3e12)
+    assert " ".join(quantity(v) for v in values) == "0.5 950 12.3k 4.56M 3T"
 
 
 def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,12 +52,21 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "loss 2.2500" in text
 
 
+def test_what_a_data_source_logs_is_a_line_of_the_run() -> None:
+    out, log = io.StringIO(), logging.getLogger("scaling.data.cache")
+    with ProgressReport(10, "tokens", out=out):
+        log.info("waiting for %s", "another process")
+    log.info("after the run")
+    assert out.getvalue() == "waiting for another process\n"
+
+
 @pytest.mark.parametrize("options", [{"main": False}, {"mode": "off"}])
 def test_others_are_silent(options: dict) -> None:
     out = io.StringIO()
     with ProgressReport(10, "tokens", out=out, **options) as report:
         report.update(5, 2.5, 1000.0)
         report.say("x")
+        logging.getLogger("scaling.data").warning("x")
     assert out.getvalue() == ""
 
 

@@ -16,3 +16,11 @@ others are refused. Text and labelled images have shorter forms, told by a class
 `fingerprint` stands for the contents (a hash), `held_out` is the evaluation data that the source
 names itself. Errors are `DataError`s.
 """
+
+SOURCES: dict[str, str] = {
+    "stdlib": "scaling.data.sources.stdlib:Stdlib",
+    "python_docs": "scaling.data.sources.stdlib:Stdlib",
+    "files": "scaling.data.sources.files:Files",
+    "tfds": "scaling.data.sources.tfds:Tfds",
+    "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
+}

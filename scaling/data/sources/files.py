@@ -11,12 +11,15 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, ClassVar, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import zstandard
 
 from scaling.data.cache import file_hash
 from scaling.data.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
@@ -92,18 +95,18 @@ class Files:
     def _files(self) -> list[pathlib.Path]:
         if not self.paths:
             raise DataError(f"{self._key} are empty: name at least one file, e.g. paths=('a.txt',)")
-        found: set[str] = set()
+        paths: set[str] = set()
         for pattern in self.paths:
             path = os.path.expanduser(pattern)
             matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
             matches = [match for match in matches if not os.path.isdir(match)]
             if not matches:
                 raise DataError(f"no file matches {pattern!r} {_where(path)}")
-            found.update(matches)
-        for name in found:
+            paths.update(matches)
+        for name in paths:
             if not name.endswith(_SUFFIXES):
                 raise DataError(f"{name}: cannot tell its format; known are {', '.join(_SUFFIXES)}")
-        return [pathlib.Path(name) for name in sorted(found)]
+        return [pathlib.Path(name) for name in sorted(paths)]
 
     def _read(self, path: pathlib.Path) -> Iterator[str]:
         try:
@@ -136,9 +139,9 @@ class Files:
         except ValueError as error:
             raise DataError(f"{where} is not JSON: {error}") from error
         if not isinstance(record, dict) or not isinstance(record.get(self.field), str):
-            found = f"keys {sorted(record)}" if isinstance(record, dict) else type(record).__name__
+            holds = f"keys {sorted(record)}" if isinstance(record, dict) else type(record).__name__
             raise DataError(
-                f"{where} has no text under {self.field!r}, but {found}: name the key with "
+                f"{where} has no text under {self.field!r}, but {holds}: name the key with "
                 "data.source.field"
             )
         text: str = record[self.field]
@@ -189,7 +192,7 @@ class _Zstd(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         while not self._ready:
             packed = self._rest or self._file.read(1 << 17)
             if not packed:
@@ -201,8 +204,9 @@ class _Zstd(io.RawIOBase):
             self._begun = True
             self._ready = memoryview(self._frame.decompress(packed))
             self._rest = self._frame.unused_data if self._frame.eof else b""
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
+        out = memoryview(buffer)
+        count = min(len(out), len(self._ready))
+        out[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
 

@@ -7,16 +7,17 @@ installs, so losses on it compare only on one machine.
 import dataclasses
 import functools
 import hashlib
+import logging
 import pathlib
 import sysconfig
 import tokenize
 from collections.abc import Iterator
 from typing import ClassVar
 
-from absl import logging
-
 from scaling.configs.types import PositiveInt
 from scaling.data.errors import DataError
+
+_LOG = logging.getLogger(__name__)
 
 # Not part of every install (distributions split them off), or not text that a person wrote.
 _LEFT_OUT = frozenset(
@@ -91,7 +92,7 @@ def _topics() -> dict[str, str]:
     try:
         from pydoc_data import topics
     except ImportError:  # split off by some distributions
-        logging.info("this Python has no pydoc_data.topics: taking the .py files alone")
+        _LOG.info("this Python has no pydoc_data.topics: taking the .py files alone")
         return {}
     return dict(topics.topics)
 
@@ -113,5 +114,5 @@ def _read(path: pathlib.Path) -> str:
         with tokenize.open(path) as file:
             return file.read()
     except (SyntaxError, UnicodeDecodeError, OSError) as error:
-        logging.warning("left out %s: %s", path, error)
+        _LOG.warning("left out %s: %s", path, error)
         return ""

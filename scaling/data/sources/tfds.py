@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from scaling.data.cache import file_hash
 from scaling.data.errors import DataError
 from scaling.data.images import image_spec
 from scaling.data.info import DataInfo
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 _BLOCK = 1024  # records a call: one call a record is several times slower
 
@@ -146,11 +149,11 @@ class Tfds:
 
     def _ranges(self) -> list[tuple[pathlib.Path, int, int]]:
         """(file, first record, last record + 1) of the split."""
-        found = []
+        ranges = []
         for one in self._split_info.file_instructions:
             taken = one.examples_in_shard - one.skip if one.take == -1 else one.take
-            found.append((pathlib.Path(one.filename), one.skip, one.skip + taken))
-        return found
+            ranges.append((pathlib.Path(one.filename), one.skip, one.skip + taken))
+        return ranges
 
     def _read(self) -> Iterator[dict[str, Any]]:
         records = self._records
@@ -165,12 +168,12 @@ class Tfds:
             yield from block
 
     @functools.cached_property
-    def _records(self) -> Any:
+    def _records(self) -> "tfds.core.data_sources.BaseDataSource":
         assert self._split_info.num_examples  # raises where there is no such split
         return self._builder.as_data_source(self.split)
 
     @property
-    def _split_info(self) -> Any:
+    def _split_info(self) -> "tfds.core.SplitInfo":
         splits = self._builder.info.splits
         try:
             info = splits[self.split]
@@ -183,7 +186,7 @@ class Tfds:
         return info
 
     @property
-    def _features(self) -> Any:
+    def _features(self) -> "tfds.features.FeaturesDict":
         return self._builder.info.features
 
     @functools.cached_property
@@ -222,14 +225,14 @@ class Tfds:
         return ", ".join(f"{n}: {type(f).__name__}" for n, f in self._features.items())
 
     @functools.cached_property
-    def _builder(self) -> Any:
+    def _builder(self) -> "tfds.core.DatasetBuilder":
         import tensorflow_datasets as tfds
 
         folder = self._folder
         try:
             builder = tfds.builder_from_directory(folder)
         except Exception as error:
-            raise DataError(f"{folder} is no readable data set: {error}") from error
+            raise DataError(f"{folder} is not a readable data set: {error}") from error
         format_name = builder.info.file_format.value
         if format_name != "array_record":
             raise DataError(
@@ -243,13 +246,13 @@ class Tfds:
         root = pathlib.Path(
             self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         ).expanduser()
-        found = _prepared(root, self.dataset)
-        if found is None and self.download:
+        folder = _prepared(root, self.dataset)
+        if folder is None and self.download:
             _download(self.dataset, root)
-            found = _prepared(root, self.dataset)
-        if found is None:
+            folder = _prepared(root, self.dataset)
+        if folder is None:
             raise DataError(_not_prepared(root, self.dataset))
-        return found
+        return folder
 
 
 def _prepared(root: pathlib.Path, dataset: str) -> pathlib.Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from scaling.laws.law import (
     FLOPS,
     Law,
+    Namespace,
     Published,
     Variable,
     coefficient,
@@ -24,7 +24,7 @@ X = Variable("examples", "x", "examples, parameters or FLOP")
 CABALLERO = "Caballero et al. 2023, arXiv 2210.14891"
 
 
-def _bnsl_formula(p: Any, v: Any, breaks: int) -> Any:
+def _bnsl_formula(p: Namespace, v: Namespace, breaks: int) -> jax.Array:
     value = p.b * power(v.examples, -p.c0)
     for i in range(1, breaks + 1):
         c, d, f = (getattr(p, f"{k}{i}") for k in "cdf")
@@ -97,7 +97,7 @@ M3 = Law(
 )
 
 
-def _m4_formula(p: Any, v: Any) -> Any:
+def _m4_formula(p: Namespace, v: Namespace) -> jax.Array:
     """Solve (e - e_inf)/(e0 - e)^alpha = b x^-c for e between e_inf and e0.
 
     With u = (e - e_inf)/(e0 - e_inf) the equation is ln u - alpha ln(1 - u) = ln h, monotone in
@@ -107,17 +107,17 @@ def _m4_formula(p: Any, v: Any) -> Any:
     span = p.gap
     target = jnp.log(p.b) - p.c * jnp.log(v.examples) - (1.0 - p.alpha) * jnp.log(span)
 
-    def left(t: Any) -> Any:
+    def left(t: jax.Array) -> jax.Array:
         return -jnp.logaddexp(0.0, -t) + p.alpha * jnp.logaddexp(0.0, t) - target
 
-    def halve(_: int, ends: Any) -> Any:
+    def bisect(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
         middle = 0.5 * (low + high)
         below = jax.lax.stop_gradient(left(middle)) < 0
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     ends = (jnp.full_like(target, -800.0), jnp.full_like(target, 800.0))
-    low, high = jax.lax.fori_loop(0, 60, halve, jax.lax.stop_gradient(ends))
+    low, high = jax.lax.fori_loop(0, 60, bisect, jax.lax.stop_gradient(ends))
     t = jax.lax.stop_gradient(0.5 * (low + high))
     for _ in range(2):
         slope = jax.nn.sigmoid(-t) + p.alpha * jax.nn.sigmoid(t)

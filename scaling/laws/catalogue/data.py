@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 
 from scaling.laws.catalogue.language import MUENNIGHOFF, MUENNIGHOFF_C4, additive_loss
@@ -12,6 +11,7 @@ from scaling.laws.law import (
     TOKENS,
     UNIQUE_TOKENS,
     Law,
+    Namespace,
     Published,
     Variable,
     coefficient,
@@ -30,7 +30,7 @@ ADDITIVE = (
 )
 
 
-def _decayed(total: Any, unique: Any, scale: Any) -> Any:
+def _decayed(total: jax.Array, unique: jax.Array, scale: jax.Array) -> jax.Array:
     """Worth of `total` with `unique` distinct: unique (1 + R* (1 - exp(-R/R*))), R repeats.
 
     Less than one pass uses `total` of the distinct ones (U_D = min of the two in the paper).
@@ -40,7 +40,7 @@ def _decayed(total: Any, unique: Any, scale: Any) -> Any:
     return unique * (1.0 - scale * jnp.expm1(-repeats / scale))
 
 
-def data_constrained_loss(p: Any, v: Any) -> Any:
+def data_constrained_loss(p: Namespace, v: Namespace) -> jax.Array:
     """Loss with repeated tokens and excess parameters, equations 5 and 6 of the paper."""
     scale = power(p.alpha * p.A / (p.beta * p.B), 1.0 / (p.alpha + p.beta))
     unique_params = jnp.minimum(v.params, scale * power(scale * v.unique_tokens, p.beta / p.alpha))
@@ -69,7 +69,7 @@ DATA_CONSTRAINED = Law(
 )
 
 
-def _repeats(total: Any, unique: Any) -> Any:
+def _repeats(total: jax.Array, unique: jax.Array) -> jax.Array:
     """Passes after the first, never quite 0 so that its power has a slope."""
     return jnp.maximum(total / unique - 1.0, 0.0) + 1e-12
 
@@ -113,7 +113,7 @@ REPETITION_DECAY = Law(
 )
 
 
-def _half_life(total: Any, unique: Any, tau: Any) -> Any:
+def _half_life(total: jax.Array, unique: jax.Array, tau: jax.Array) -> jax.Array:
     rate = jnp.log(2.0) / tau
     unique = jnp.minimum(unique, total)
     return unique * (1.0 - jnp.expm1(-rate * (total / unique - 1.0)) / rate)

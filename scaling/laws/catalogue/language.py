@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import jax
 
 from scaling.laws.law import (
     FLOPS,
@@ -11,6 +11,7 @@ from scaling.laws.law import (
     STEPS,
     TOKENS,
     Law,
+    Namespace,
     Parameter,
     Published,
     Variable,
@@ -141,12 +142,12 @@ HENIGHAN_D = _saturating("henighan_d", TOKENS)
 HENIGHAN_C = _saturating("henighan_c", FLOPS)
 
 
-def optimal_scale(p: Any) -> Any:
+def optimal_scale(p: Namespace) -> float:
     """G of N* = G (C/6)^a (Hoffmann et al. 2022, equation 4)."""
     return (p.alpha * p.A / (p.beta * p.B)) ** (1.0 / (p.alpha + p.beta))
 
 
-def additive_loss(p: Any, v: Any) -> Any:
+def additive_loss(p: Namespace, v: Namespace) -> jax.Array:
     """E + A/N^alpha + B/D^beta, shape [points]: the loss that many laws add a term to."""
     return p.E + p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 
 from scaling.laws.catalogue.language import ADDITIVE
@@ -12,6 +11,7 @@ from scaling.laws.law import (
     PARAMS,
     TOKENS,
     Law,
+    Namespace,
     Published,
     Variable,
     coefficient,
@@ -88,7 +88,7 @@ STEPLAW_BATCH = Law(
 )
 
 
-def _precision_formula(p: Any, v: Any) -> Any:
+def _precision_formula(p: Namespace, v: Namespace) -> jax.Array:
     share = -jnp.expm1(-v.weight_bits / p.gamma_w)
     return p.E + p.A * power(v.params * share, -p.alpha) + p.B * power(v.tokens, -p.beta)
 
@@ -124,7 +124,7 @@ POST_TRAINING = Law(
 )
 
 
-def _distillation_formula(p: Any, v: Any) -> Any:
+def _distillation_formula(p: Namespace, v: Namespace) -> jax.Array:
     """Student loss from the teacher's loss and what the student reaches alone, `student_loss`."""
     bracket = power(p.A * power(v.params, -p.alpha) + p.B * power(v.tokens, -p.beta), p.gamma)
     ratio = (jnp.log(v.teacher_loss) - jnp.log(v.student_loss) - jnp.log(p.d1)) / p.f1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 
 from scaling.laws.law import (
@@ -11,6 +10,7 @@ from scaling.laws.law import (
     PARAMS,
     TOKENS,
     Law,
+    Namespace,
     Parameter,
     Published,
     Variable,
@@ -26,7 +26,7 @@ CLARK = "Clark et al. 2022, arXiv 2202.01169"
 LN10 = 2.302585092994046
 
 
-def _clark_formula(p: Any, v: Any) -> Any:
+def _clark_formula(p: Namespace, v: Namespace) -> jax.Array:
     """log10 L = a log10 N + b log10 Eh + c log10 N log10 Eh + d, Eh the saturated expert count."""
     # 1/Eh = 1/(E - 1 + (1/E_start - 1/E_max)^-1) + 1/E_max
     shifted = v.experts - 1.0 + 1.0 / (1.0 / p.E_start - 1.0 / p.E_max)
@@ -187,7 +187,7 @@ FRANTAR = Law(
 )
 
 
-def _farseer(p: Any, v: Any) -> Any:
+def _farseer(p: Namespace, v: Namespace) -> jax.Array:
     rate = jnp.exp(p.a1 * power(v.params, p.al) + p.b1)
     data = jnp.exp(p.a2 * power(v.params, p.be) + p.b2 - rate * jnp.log(v.tokens))
     return jnp.exp(p.a3 * power(v.params, p.g) + p.b3) + data

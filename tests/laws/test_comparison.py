@@ -1,0 +1,46 @@
+"""Errors on runs left out, and the noise between seeds."""
+
+import numpy as np
+import pytest
+from laws.law_data import surface
+
+from scaling.laws import LawError, Loss, compare, fit
+from scaling.laws.comparison import leave_largest_out, score, seed_noise, seed_weights
+from scaling.laws.table import Table
+
+
+def test_comparison_prefers_the_true_law(noisy):
+    table = Table.from_columns(surface(0.005))
+    scores = compare(table, ["kaplan_nd", "chinchilla"], Loss("lsq"))
+    assert [s.law for s in scores] == ["chinchilla", "kaplan_nd"]
+    assert scores[0].held_out == pytest.approx(0.005, rel=0.3)
+    assert scores[0].aicc < scores[1].aicc
+    assert scores[0].bic < scores[1].bic
+    assert np.abs(np.mean(leave_largest_out(noisy))) < 0.01
+
+
+def test_a_fit_is_compared_as_it_stands():
+    """With E fixed as asked, not fitted once more without."""
+    table = Table.from_columns(surface(0.005))
+    fixed = fit(table, "chinchilla", Loss("lsq"), fix={"E": 0.3})
+    ranked = {s.law: s for s in compare(table, [fixed, "over_training"], Loss("lsq"))}
+    assert ranked["chinchilla"].held_out == score(fixed).held_out
+    free = compare(table, ["chinchilla"], Loss("lsq"))[0].held_out
+    assert ranked["chinchilla"].held_out > 1.05 * free
+
+
+def test_seed_noise_and_weights():
+    base = surface(budgets=4, sizes=6)
+    repeated = {k: np.tile(v, 4) for k, v in base.items()}
+    rng = np.random.default_rng(0)
+    noise = np.where(repeated["params"] > np.median(repeated["params"]), 0.002, 0.02)
+    repeated["loss"] = repeated["loss"] * np.exp(noise * rng.standard_normal(96))
+    result = fit(repeated, "chinchilla", Loss("lsq"))
+    deviation, freedom = seed_noise(result)
+    assert freedom == 72
+    spread = np.log(repeated["loss"]).reshape(4, 24).var(axis=0, ddof=1)
+    assert deviation == pytest.approx(np.sqrt(spread.mean()), rel=1e-9)
+    weights = seed_weights(result)
+    assert weights[noise < 0.01].mean() > 2 * weights[noise > 0.01].mean()
+    with pytest.raises(LawError, match="none do"):
+        seed_weights(fit(surface(0.01), "chinchilla"))
