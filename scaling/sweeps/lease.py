@@ -1,11 +1,11 @@
-"""Leases: at most one process runs a cell, on any number of hosts, whoever dies and however.
+"""Leases: at most one process runs a cell, on any number of hosts, even if processes are killed.
 
     leases/<cell>/<n>     the n-th lease of the cell; the highest number counts
 
-A lease is taken by creating the file of the next number with its content in one step (`link`), which
-one process alone can do. So two that find the same dead lease cannot both take it over. Numbers only
-grow, and the highest file is never deleted, so a process that decided long ago on an old number finds
-a higher one beside its own and gives way. A released lease says so in its file.
+A lease is taken by creating the file of the next number with its content in one step (`link`); only
+one process can. So two that find the same dead lease cannot both take it over. Numbers only grow, and
+the highest file is never deleted, so a process that decided long ago on an old number finds a higher
+one beside its own and gives way. A released lease says so in its file.
 
 The holder touches its file every few seconds. A lease is dead when its process is (seen on the same
 host), or when it was not touched for `TTL` seconds by the clock of the file system, which all hosts
@@ -34,9 +34,9 @@ class Lease:
 
     Attributes:
       cell: its id.
-      attempt: its number, from 1: how often the cell was begun.
+      attempt: number of the lease, from 1: how often the cell was started.
       lost: another process has taken the cell over.
-      previous: what the lease before this one says, empty if there was none.
+      previous: content of the lease before this one, empty if there was none.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Lease:
         self._content = content
 
     def beat(self) -> bool:
-        """Says that the holder lives; False (and `lost`) once the cell is another's."""
+        """Touches the file; False (and `lost`) once another process holds the cell."""
         try:
             self.lost = self.lost or _newest(self.path.parent)[0] != self.attempt
-        except OSError:  # the file system has a bad moment: the next beat tells
+        except OSError:  # such as a stale file handle: the next beat will tell
             return True
         if self.lost:
             return False
@@ -60,7 +60,7 @@ class Lease:
         return True
 
     def release(self, state: str) -> None:
-        """Gives the cell back and says what became of it; nothing if it was lost."""
+        """Gives the cell back and records its state; does nothing if it was lost."""
         if self.beat():
             files.write_json(self.path, self._content | {"released": state})
 
@@ -86,7 +86,7 @@ def take(leases: pathlib.Path, cell: str) -> Lease | None:
     if not _create(target, files.to_json(content)):
         return None
     if _newest(folder)[0] != number + 1:
-        # Decided on an old number: others have been here since.
+        # Decided on an old number: other processes have taken the cell since.
         target.unlink(missing_ok=True)
         return None
     for old in range(max(1, number - 8), number + 1):
@@ -95,7 +95,7 @@ def take(leases: pathlib.Path, cell: str) -> Lease | None:
 
 
 def holder(leases: pathlib.Path, cell: str) -> dict[str, Any] | None:
-    """Who runs a cell now: pid, hostname, attempt; None if nobody alive does."""
+    """The process that runs a cell now: pid, hostname, attempt; None if no live process does."""
     number, path = _newest(leases / cell)
     content = _read(path) if path else {}
     if not path or content.get("released") or not _alive(path, content):
@@ -110,8 +110,8 @@ class Heartbeat:
         """Starts the thread.
 
         Args:
-          stop: told why.
-          parent: id of the process that must stay this one's parent; None for no such process.
+          stop: called with the reason.
+          parent: id of the process that must stay this one's parent; None for none.
         """
         self._stop, self._parent = stop, parent
         self._leases: list[Lease] = []
@@ -152,7 +152,7 @@ def _newest(folder: pathlib.Path) -> tuple[int, pathlib.Path | None]:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Content of a lease; empty when it was deleted meanwhile, as only older ones are."""
+    """Content of a lease; empty when it was deleted meanwhile (only older ones are)."""
     try:
         value = files.read_json(path)
     except (OSError, ValueError):
@@ -183,12 +183,12 @@ def _create(target: pathlib.Path, text: str) -> bool:
     try:
         os.link(temporary, target)
     except FileExistsError:
-        # Ours after all, if a network file system was asked twice and answered the second time.
+        # A network file system may repeat the call and answer the second one: then it is ours.
         return temporary.stat().st_nlink > 1
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
             raise
-        # No hard links here. Until the content is there, a reader finds a fresh lease of nobody.
+        # No hard links here. Until the content is there, a reader finds a fresh lease without holder.
         try:
             with open(target, "x", encoding="utf-8") as file:
                 file.write(text)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from scaling import configs
 from scaling.laws.law import LawError
 from scaling.laws.readers import read_table
 from scaling.sweeps import Sweep, axis, collect, design, ledger, product, sweep_dir
@@ -21,7 +22,7 @@ BASE = {
 
 
 def made(folder, schedule, steps=(40, 80)):
-    base = design.with_settings(BASE, {"optim.schedule": schedule})
+    base = configs.with_values(BASE, {"optim.schedule": schedule})
     grid = product(axis("optim.learning_rate", (0.1,)), axis("train.steps", steps, "length"))
     cells, _ = design.cells(Sweep(base, grid, "made"))
     return sweep_dir.claim(folder, "made", cells)
@@ -74,7 +75,7 @@ def test_finished_partial_diverged_and_pending_cells_are_told_apart(tmp_path):
     finish(sweep, a)
     finish(sweep, b, "diverged")
     finish(sweep, c, upto=60)
-    ledger.Ledger(sweep.path / "ledger.jsonl").append(c, 1, "preempted")
+    ledger.Ledger(sweep).append(c, 1, "preempted")
     table = {one["run_id"]: one for one in rows(sweep)}
     assert [table[x]["status"] for x in (a, b, c, d)] == [
         *("completed", "diverged", "preempted", "pending")
