@@ -37,20 +37,19 @@ def table(path: str | pathlib.Path, tries: int = TRIES) -> list[dict[str, Any]]:
       LedgerError: its ledger is damaged.
     """
     sweep = open_sweep(path)
-    rows = []
-    for cell_id, state in Ledger(sweep).states(tries).items():
-        cell = sweep.cell(cell_id)
-        shared = _shared_columns(sweep, cell)
-        rows += [shared | row for row in _points(sweep, cell, state)]
-    return rows
+    return [
+        row
+        for cell_id, state in Ledger(sweep).states(tries).items()
+        for row in _rows(sweep, sweep.cell(cell_id), state)
+    ]
 
 
 def write(path: str | pathlib.Path, tries: int = TRIES) -> pathlib.Path:
     """Writes table.csv of a sweep, atomically; returns its path."""
     rows = table(path, tries)
-    names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
+    writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     target = pathlib.Path(path).absolute() / "table.csv"
@@ -58,26 +57,26 @@ def write(path: str | pathlib.Path, tries: int = TRIES) -> pathlib.Path:
     return target
 
 
-def _shared_columns(sweep: SweepDir, cell: Cell) -> dict[str, Any]:
-    """Columns that all rows of a cell share. Axes never hide a column of the table."""
-    axes = {k: v for k, v in cell.axes.items() if k not in COLUMNS}
-    branch = sweep.branches.get(cell.id)
-    return {
-        "params": sweep.costs[cell.id].params,
-        "seed": cell.config.seed,
+def _rows(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]:
+    config: Any = cell.config
+    summary, cost, branch = (
+        sweep.summary(cell.id),
+        sweep.costs[cell.id],
+        sweep.branches.get(cell.id),
+    )
+    shared = {
+        "params": cost.params,
+        "seed": config.seed,
         "run_id": cell.id,
         "trunk": branch.trunk if branch else "",
-        **axes,
+        # An axis never hides a column of the table.
+        **{name: value for name, value in cell.axes.items() if name not in COLUMNS},
     }
-
-
-def _points(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]:
-    summary, cost = sweep.summary(cell.id), sweep.costs[cell.id]
-    config: Any = cell.config
 
     def row(step: int, loss: float | None, point: str) -> dict[str, Any]:
         units = step * cost.step_units
         return {
+            **shared,
             "tokens": units,
             "flops": units * cost.unit_flops,
             "six_nd": units * 6.0 * cost.params,
@@ -106,8 +105,7 @@ def _points(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any
 def _evals(run: pathlib.Path) -> list[tuple[int, float]]:
     """(step, loss) of every evaluation in a run's stream."""
     try:
-        return [
-            (line["step"], line["eval/loss"]) for line in read_metrics(run) if "eval/loss" in line
-        ]
+        lines = read_metrics(run)
     except (OSError, StreamError):
         return []
+    return [(line["step"], line["eval/loss"]) for line in lines if "eval/loss" in line]

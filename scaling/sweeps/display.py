@@ -11,7 +11,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from scaling.sweeps import budgets
 from scaling.sweeps.cost import Cost
-from scaling.sweeps.design import Sweep, label
+from scaling.sweeps.design import Sweep, label, show
 from scaling.sweeps.ledger import Ledger, State, counts
 from scaling.sweeps.sweep_dir import ENDS, SweepDir
 from scaling.track.progress import duration, quantity
@@ -43,17 +43,25 @@ def overview(sweep: SweepDir, declared: Sweep, tries: int) -> str:
     summaries = {cell: sweep.summary(cell) for cell in sweep.ids}
     seconds = estimate(sweep, summaries)
     columns = list(dict.fromkeys(name for axes in sweep.axes.values() for name in axes))
-    header = [*columns, "params", _unit(sweep), "FLOPs", "time", "kept", "state"]
-    rows = [
-        [
-            *(_show(sweep.axes[cell].get(name, "")) for name in columns),
-            *_cost_columns(sweep.costs[cell], seconds[cell]),
-            states[cell],
-        ]
-        for cell in sweep.ids
-    ]
+    unit = next(iter(sweep.costs.values())).unit
+    rows = []
+    for cell, cost in sweep.costs.items():
+        spent = seconds[cell]
+        rows.append(
+            [
+                *(show(sweep.axes[cell].get(name, "")) for name in columns),
+                *(f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}"),
+                *("" if spent is None else duration(spent), f"{quantity(cost.kept_bytes)}B"),
+                states[cell],
+            ]
+        )
+    if len(rows) > SHOWN:
+        half = SHOWN // 2
+        gap = [f"... {len(rows) - 2 * half} more", *[""] * (len(rows[0]) - 1)]
+        rows = [*rows[:half], gap, *rows[-half:]]
+    header = [*columns, "params", unit, "FLOPs", "time", "kept", "state"]
     left = [cell for cell in sweep.ids if states[cell] not in ENDS]
-    lines = [_aligned([header, *_without_middle(rows)]), _totals(sweep, left, seconds)]
+    lines = [_aligned([header, *rows]), _totals(sweep, left, seconds)]
     lines.append(f"{len(sweep.ids)} cells: {counts(states)}")
     return "\n".join([*lines, *warnings(sweep, declared, summaries)])
 
@@ -99,56 +107,30 @@ def estimate(sweep: SweepDir, summaries: Mapping[str, Any]) -> dict[str, float |
 
 
 def _loss(summary: Mapping[str, Any]) -> float | None:
-    if summary.get("status") != "completed":
-        return None
-    return summary.get("eval", {}).get("loss")
-
-
-def _unit(sweep: SweepDir) -> str:
-    return next(iter(sweep.costs.values())).unit
-
-
-def _cost_columns(cost: Cost, seconds: float | None) -> list[str]:
-    spent = "" if seconds is None else duration(seconds)
-    kept = quantity(cost.kept_bytes)
-    return [f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}", spent, f"{kept}B"]
+    completed = summary.get("status") == "completed"
+    return summary.get("eval", {}).get("loss") if completed else None
 
 
 def _totals(sweep: SweepDir, left: Sequence[str], seconds: Mapping[str, float | None]) -> str:
-    def total(of: Callable[[Cost], float], cells: Sequence[str]) -> float:
-        return sum(of(sweep.costs[cell]) for cell in cells)
-
+    costs = sweep.costs.values()
+    flops = sum(cost.flops for cost in costs)
     text = (
-        f"total {quantity(total(lambda c: c.units, sweep.ids))} {_unit(sweep)}, "
-        f"{total(lambda c: c.flops, sweep.ids):.3g} FLOPs, "
-        f"{quantity(total(lambda c: c.kept_bytes, sweep.ids))}B kept; "
-        f"left {total(lambda c: c.flops, left):.3g} FLOPs"
+        f"total {quantity(sum(cost.units for cost in costs))} {next(iter(costs)).unit}, "
+        f"{flops:.3g} FLOPs, {quantity(sum(cost.kept_bytes for cost in costs))}B kept; "
+        f"left {sum(sweep.costs[cell].flops for cell in left):.3g} FLOPs"
     )
     shared = sum(
         branch.step * sweep.costs[cell].step_units * sweep.costs[cell].unit_flops
         for cell, branch in sweep.branches.items()
     )
     if shared:
-        share = shared / total(lambda c: c.flops, sweep.ids)
-        text += f"; shared trunks save {shared:.3g} of these FLOPs ({share:.0%})"
+        text += f"; shared trunks save {shared:.3g} of these FLOPs ({shared / flops:.0%})"
     known = [s for cell in left if (s := seconds[cell]) is not None]
     return text + (f", about {duration(sum(known))} of one worker" if known else "")
 
 
-def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _without_middle(rows: list[list[str]]) -> list[list[str]]:
-    if len(rows) <= SHOWN:
-        return rows
-    half = SHOWN // 2
-    gap = [f"... {len(rows) - 2 * half} more", *[""] * (len(rows[0]) - 1)]
-    return [*rows[:half], gap, *rows[-half:]]
-
-
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

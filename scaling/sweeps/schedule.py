@@ -27,12 +27,7 @@ class Schedule:
     """
 
     def __init__(self, sweep: SweepDir, chosen: Sequence[str], group: int = GROUP) -> None:
-        """Makes the schedule.
-
-        Args:
-          sweep: the sweep.
-          chosen: the cells to run.
-          group: most cells in a unit.
+        """Makes the schedule of the cells `chosen`, with at most `group` in a unit.
 
         Raises:
           ConfigError: there is no such cell.
@@ -68,13 +63,7 @@ class Schedule:
 
 
 def groups(cells: Sequence[Cell], max_size: int) -> list[list[Cell]]:
-    """Cells in groups of one `population_key`, at most `max_size` in each, in their order.
-
-    Raises:
-      ValueError: max_size is below 1.
-    """
-    if max_size < 1:
-        raise ValueError(f"max_size={max_size} must be at least 1")
+    """Cells in groups of one `population_key`, at most `max_size` in each, in their order."""
     by_key: dict[str, list[Cell]] = {}
     for cell in cells:
         by_key.setdefault(population_key(cell.config), []).append(cell)
@@ -96,12 +85,10 @@ def parts(sweep: SweepDir, count: int) -> list[list[str]]:
     families = {cell: [cell] for cell in sweep.ids if cell not in sweep.branches}
     for cell, branch in sweep.branches.items():
         families[branch.trunk].append(cell)
-    loads = [0.0] * count
     result: list[list[str]] = [[] for _ in range(count)]
     for family in _by_cost(sweep, list(families.values())):
-        lightest = loads.index(min(loads))
-        result[lightest] += family
-        loads[lightest] += _flops(sweep, family)
+        cheapest = min(result, key=lambda part: _flops(sweep, part))
+        cheapest += family
     return result
 
 

@@ -78,19 +78,24 @@ def parse_resources(
     """
     asked: Resources = {}
     for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key or not value:
-            raise ConfigError("--resources", f"{part!r} is not KEY=VALUE", "write KEY=VALUE,...")
+        key, _, value = part.partition("=")
+        if not key or not value:
+            raise refused(f"{part!r} is not KEY=VALUE", "write KEY=VALUE,...")
         if key not in known and not (prefix and key.startswith(prefix)):
-            raise ConfigError("--resources", f"there is no {key!r}", suggest(key, list(known)))
+            raise refused(f"there is no {key!r}", suggest(key, list(known)))
         if key in asked:
-            raise ConfigError("--resources", f"{key} is given twice", "give it once")
+            raise refused(f"{key} is given twice", "give it once")
         words = {"true": True, "false": False}
         asked[key] = words.get(value.lower(), int(value) if value.isdecimal() else value)
     for key in required:
         if key not in asked:
-            raise ConfigError("--resources", f"{key} is required", f"write {key}=..., {known[key]}")
+            raise refused(f"{key} is required", f"write {key}=..., {known[key]}")
     return asked
+
+
+def refused(reason: str, remedy: str) -> ConfigError:
+    """The error for a value of `--resources`."""
+    return ConfigError("--resources", reason, remedy)
 
 
 def slug(text: str, longest: int) -> str:

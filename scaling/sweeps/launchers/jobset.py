@@ -16,9 +16,15 @@ import math
 import re
 import string
 
-from scaling.configs import ConfigError
 from scaling.configs.errors import suggest
-from scaling.sweeps.launchers import Request, Resources, hand_over, parse_resources, slug
+from scaling.sweeps.launchers import (
+    Request,
+    Resources,
+    hand_over,
+    parse_resources,
+    refused,
+    slug,
+)
 from scaling.sweeps.sweep_dir import SweepDir
 from scaling.train.signals import EXIT_PREEMPTED
 
@@ -108,14 +114,14 @@ def parse(text: str) -> Resources:
     asked = parse_resources(text, KEYS, required=("tpu", "topology", "image", "claim"))
     if asked["tpu"] not in ACCELERATORS:
         what = f"tpu={asked['tpu']} is not a generation"
-        raise ConfigError("--resources", what, suggest(str(asked["tpu"]), list(ACCELERATORS)))
+        raise refused(what, suggest(str(asked["tpu"]), list(ACCELERATORS)))
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", str(asked["topology"])):
         what = f"topology={asked['topology']} is not a topology"
-        raise ConfigError("--resources", what, "write 4x4 or 4x4x4")
+        raise refused(what, "write 4x4 or 4x4x4")
     chips, per_host = _chips(asked)
     if chips % per_host:
         what = f"{chips} chips do not divide over hosts of {per_host}"
-        raise ConfigError("--resources", what, "chips_per_host must divide them")
+        raise refused(what, "chips_per_host must divide them")
     return asked
 
 

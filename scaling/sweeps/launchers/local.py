@@ -7,12 +7,11 @@ import pathlib
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from scaling.sweeps import lease
 from scaling.sweeps.display import Display, tail
 from scaling.sweeps.launchers import LaunchError, Request
-from scaling.sweeps.ledger import Ledger, State
+from scaling.sweeps.ledger import Ledger
 from scaling.sweeps.schedule import GROUP, Schedule
 from scaling.sweeps.sweep_dir import ENDS, SweepDir
 from scaling.sweeps.worker import command
@@ -81,23 +80,18 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.signal(signal.SIGKILL)
-        for process in self.running.values():
-            process.wait()
+        self.end(signal.SIGKILL)
 
     def fill(self, count: int) -> None:
         """Starts workers until `count` run, or all places are taken."""
-        for index, place in enumerate(self.places):
-            if len(self.running) >= count:
-                return
-            if index in self.running:
-                continue
+        free = [index for index in range(len(self.places)) if index not in self.running]
+        for index in free[: max(0, count - len(self.running))]:
             with open(self.log(index), "ab") as log:
                 self.running[index] = subprocess.Popen(
-                    command(self.sweep.path, self.tries, self.group, place.cores),
+                    command(self.sweep.path, self.tries, self.group, self.places[index].cores),
                     stdout=log,
                     stderr=log,
-                    env=os.environ | place.env,
+                    env=os.environ | self.places[index].env,
                     start_new_session=True,
                 )
 
@@ -129,13 +123,6 @@ class Pool:
     def _ran_a_cell(self, pid: int) -> bool:
         return any(record.get("pid") == pid for record in Ledger(self.sweep).read())
 
-    def idle(self, states: Mapping[str, State]) -> int:
-        """Workers that hold no cell, such as those that have just started."""
-        running = [cell for cell, state in states.items() if state == "running"]
-        holders = [lease.holder(self.sweep.leases, cell) or {} for cell in running]
-        pids = {holder.get("pid") for holder in holders}
-        return sum(process.pid not in pids for process in self.running.values())
-
     def log(self, index: int) -> pathlib.Path:
         """The output of a worker outside its cells."""
         return self.sweep.path / "logs" / f"worker-{index}.log"
@@ -144,15 +131,10 @@ class Pool:
         """Whether no worker has ended since the last `reap`."""
         return all(process.poll() is None for process in self.running.values())
 
-    def signal(self, number: int) -> None:
-        """Sends a signal to every worker."""
+    def end(self, number: int) -> None:
+        """Sends a signal to every worker, and waits until all have ended."""
         for process in self.running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
-
-    def stop(self) -> None:
-        """Tells every worker to stop, and waits until all have saved."""
-        self.signal(signal.SIGTERM)
+            process.send_signal(number)
         for process in self.running.values():
             process.wait()
 
@@ -185,12 +167,13 @@ def launch(sweep: SweepDir, request: Request) -> int:
                 continue
             looked = time.monotonic()
             pool.reap(display.update())
-            ready, states = len(schedule.ready(tries)), ledger.states(tries)
+            states = ledger.states(tries)
             if not pool.running and set(states.values()) <= {*ENDS, "failed"}:
                 break
-            pool.fill(len(pool.running) + max(0, ready - pool.idle(states)))
+            # One more than needed finds nothing to take, and ends before it imports JAX.
+            pool.fill(len(pool.running) + len(schedule.ready(tries)))
         if stop.reason is not None:
-            pool.stop()
+            pool.end(signal.SIGTERM)
             display.update()
             display.say("stopped; the same command goes on from here")
             return EXIT_PREEMPTED

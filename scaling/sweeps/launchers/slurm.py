@@ -17,9 +17,8 @@ import subprocess
 import time
 from typing import Any
 
-from scaling.configs import ConfigError
 from scaling.sweeps.display import Display
-from scaling.sweeps.launchers import LaunchError, Request, Resources, parse_resources
+from scaling.sweeps.launchers import LaunchError, Request, Resources, parse_resources, refused
 from scaling.sweeps.ledger import Ledger, counts
 from scaling.sweeps.schedule import GROUP, Schedule
 from scaling.sweeps.sweep_dir import ENDS, SweepDir
@@ -50,11 +49,11 @@ def parse(text: str) -> Resources:
     asked |= parse_resources(text, KEYS, prefix="slurm_")
     if asked["cluster"] not in ("slurm", "local"):
         what = f"cluster={asked['cluster']} is not supported"
-        raise ConfigError("--resources", what, "write cluster=slurm or cluster=local")
+        raise refused(what, "write cluster=slurm or cluster=local")
     nodes = asked.pop("nodes", 1)
     if nodes != 1:
         remedy = "start scaling.main of a large cell with srun in its run directory instead"
-        raise ConfigError("--resources", f"nodes={nodes}: a worker is one process", remedy)
+        raise refused(f"nodes={nodes}: a worker is one process", remedy)
     return asked
 
 
