@@ -18,7 +18,6 @@ finishes the trials that were running, then proposes more.
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaling.sweeps import sweep_dir, worker
@@ -49,26 +48,22 @@ __all__ = ["Choice", "Float", "Integer", "Search", "SearchError", "best", "propo
 def propose(folder: pathlib.Path, search: Search, n: int) -> list[Cell]:
     """Up to `n` cells to run next; first those that were proposed before and have not ended.
 
-    Fewer when a grid is exhausted. Cells of a batch may be equal (a sampler may repeat itself):
-    each comes once.
+    Fewer when a grid is exhausted, or where a sampler repeats itself.
 
     Raises:
       ConfigError: a proposed config cannot run; names the trial.
       SearchError: see `open_study`.
     """
-    from optuna.trial import TrialState
-
     study, base = open_study(folder, search), plain_base(search.base)
     space = distributions(search.space)
     cells: dict[str, Cell] = {}
-    for trial in _trials(study, TrialState.RUNNING):
-        if set(trial.params) != set(space):
-            # Killed while it was being proposed.
-            study.tell(trial.number, state=TrialState.FAIL)
+    for trial in _trials(study, "RUNNING"):
+        if set(trial.params) != set(space):  # killed while it was being proposed
+            _end(study, trial.number, "FAIL")
         elif len(cells) < n:
             _add(cells, base, live_trial(study, trial.number))
     for _ in range(n - len(cells)):
-        if search.sampler == "grid" and not _trials(study, TrialState.WAITING):
+        if search.sampler == "grid" and not _trials(study, "WAITING"):
             break
         _add(cells, base, study.ask(space))
     return list(cells.values())
@@ -82,8 +77,14 @@ def _add(cells: dict[str, Cell], base: Base, trial: "optuna.Trial") -> None:
     cells.setdefault(cell.id, Cell(cell.id, config, axes | {"trial": trial.number}))
 
 
-def _trials(study: "optuna.Study", *states: Any) -> "list[optuna.trial.FrozenTrial]":
-    return study.get_trials(deepcopy=False, states=states or None)
+def _trials(study: "optuna.Study", state: str) -> "list[optuna.trial.FrozenTrial]":
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == state]
+
+
+def _end(study: "optuna.Study", number: int, state: str) -> None:
+    from optuna.trial import TrialState
+
+    study.tell(number, state=TrialState[state])
 
 
 def tell(folder: pathlib.Path, search: Search) -> dict[int, str]:
@@ -91,11 +92,9 @@ def tell(folder: pathlib.Path, search: Search) -> dict[int, str]:
 
     A run that diverged counts as pruned: the sampler then knows the place to be bad.
     """
-    from optuna.trial import TrialState
-
     study = open_study(folder, search)
     statuses: dict[int, str] = {}
-    for trial in _trials(study, TrialState.RUNNING):
+    for trial in _trials(study, "RUNNING"):
         run = folder / "cells" / trial.user_attrs.get("cell", "none yet")
         status = (read_summary(run) or {}).get("status")
         if status not in sweep_dir.ENDS:
@@ -104,8 +103,7 @@ def tell(folder: pathlib.Path, search: Search) -> dict[int, str]:
         if status == "completed" and last is not None:
             study.tell(trial.number, last)
         else:
-            state = TrialState.FAIL if status == "completed" else TrialState.PRUNED
-            study.tell(trial.number, state=state)
+            _end(study, trial.number, "FAIL" if status == "completed" else "PRUNED")
         statuses[trial.number] = status
     return statuses
 
@@ -115,21 +113,17 @@ def _report_stream(
 ) -> float | None:
     """Reports every value of the stream that the study lacks; returns the last value."""
     known = study.trials[number].intermediate_values
-    last: float | None = None
-    for line in read_metrics(run):
-        if metric in line:
-            last = float(line[metric])
-            if line["step"] not in known:
-                live_trial(study, number).report(last, line["step"])
-    return last
+    values = {line["step"]: float(line[metric]) for line in read_metrics(run) if metric in line}
+    for step, value in values.items():
+        if step not in known:
+            live_trial(study, number).report(value, step)
+    return list(values.values())[-1] if values else None
 
 
 def best(folder: pathlib.Path, search: Search) -> dict[str, Any] | None:
     """{trial, value, params, cell} of the best trial that has completed; None before one has."""
-    from optuna.trial import TrialState
-
     study = open_study(folder, search)
-    if not _trials(study, TrialState.COMPLETE):
+    if not _trials(study, "COMPLETE"):
         return None
     trial, cell = study.best_trial, study.best_trial.user_attrs["cell"]
     return {"trial": trial.number, "value": trial.value, "params": trial.params, "cell": cell}
@@ -151,36 +145,29 @@ def run(
       ConfigError: a proposed config cannot run.
       SearchError: see `open_study`.
     """
-    from optuna.trial import TrialState
-
     while True:
         tell(folder, search)
         study = open_study(folder, search)
-        ended = sum(trial.state.is_finished() for trial in _trials(study))
+        ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         chosen = propose(folder, search, min(batch, trials - ended)) if ended < trials else []
         if not chosen:
             return _report_best(folder, search)
-        sweep = _extend(folder, name, chosen)
+        known: dict[str, Cell] = {}
+        if (folder / sweep_dir.SWEEP).exists():
+            old = sweep_dir.open_sweep(folder)
+            known = {cell: old.cell(cell) for cell in old.ids}
+        cells = known | {cell.id: cell for cell in chosen}
+        sweep = sweep_dir.claim(folder, name, list(cells.values()))
         code = worker.work(folder, [cell.id for cell in chosen])
         if code == EXIT_PREEMPTED:
             return code
         tell(folder, search)
         states = Ledger(sweep).states(worker.TRIES)
-        for trial in _trials(study, TrialState.RUNNING):
+        for trial in _trials(study, "RUNNING"):
             if states.get(trial.user_attrs.get("cell", "")) == "failed":
-                study.tell(trial.number, state=TrialState.FAIL)
-        completed = len(_trials(study, TrialState.COMPLETE))
+                _end(study, trial.number, "FAIL")
+        completed = len(_trials(study, "COMPLETE"))
         print(f"{ended} of {trials} trials ended, {completed} completed", flush=True)
-
-
-def _extend(folder: pathlib.Path, name: str, cells: Sequence[Cell]) -> sweep_dir.SweepDir:
-    """Adds cells to the sweep of a search."""
-    known: dict[str, Cell] = {}
-    if (folder / sweep_dir.SWEEP).exists():
-        old = sweep_dir.open_sweep(folder)
-        known = {cell: old.cell(cell) for cell in old.ids}
-    together = known | {cell.id: cell for cell in cells}
-    return sweep_dir.claim(folder, name, list(together.values()))
 
 
 def _report_best(folder: pathlib.Path, search: Search) -> int:

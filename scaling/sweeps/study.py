@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -183,15 +182,12 @@ def _mend(journal: pathlib.Path, lock: Any) -> None:
     """Cuts off a torn last record (of a kill): the next one would be written into the same line."""
     if not journal.exists():
         return
-    with open(journal, "r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size or os.pread(file.fileno(), 1, size - 1) == b"\n":
-            return
-        lock.acquire()  # another process may be in the middle of writing it
-        try:
+    lock.acquire()  # another process may be in the middle of writing
+    try:
+        with open(journal, "r+b") as file:
             cut_torn_line(file.fileno())
-        finally:
-            lock.release()
+    finally:
+        lock.release()
 
 
 def _grid(space: Mapping[str, Range]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaling import configs
 from scaling.sweeps.design import Cell
@@ -50,21 +50,28 @@ class Branch:
 
 
 def stable_until(config: "Experiment") -> int:
-    """The last step that does not depend on the length of the run.
+    """The last step that does not depend on the length of the run, by all of its schedules.
 
     Raises:
       TrunkError: there is none: not a wsd schedule, or a warm-up as a fraction of the run.
     """
-    schedule, steps = config.optim.schedule, config.train.steps
+    schedules = {"optim.schedule": config.optim.schedule}
+    for name, group in (config.optim.get("groups") or {}).items():
+        if group.schedule is not None:
+            schedules[f"optim.groups.{name}.schedule"] = group.schedule
+    return min(_stable(key, schedule, config.train.steps) for key, schedule in schedules.items())
+
+
+def _stable(key: str, schedule: Any, steps: int) -> int:
     if schedule.name != "wsd":
         raise TrunkError(
-            f"optim.schedule.name={schedule.name}: its rates depend on the length of the run from "
-            "the start; runs share a trunk under wsd"
+            f"{key}.name={schedule.name}: its rates depend on the length of the run from the start; "
+            "runs share a trunk under wsd"
         )
     if schedule.warmup_steps is None and schedule.warmup_fraction:
         raise TrunkError(
-            f"optim.schedule.warmup_fraction={schedule.warmup_fraction}: the warm-up moves with the "
-            "length of the run; give optim.schedule.warmup_steps"
+            f"{key}.warmup_fraction={schedule.warmup_fraction}: the warm-up moves with the length "
+            f"of the run; give {key}.warmup_steps"
         )
     decay = schedule.decay_steps
     return steps - (round(schedule.decay_fraction * steps) if decay is None else decay)
@@ -106,16 +113,12 @@ def plan(cells: Sequence[Cell]) -> dict[str, Branch]:
     return {id_: branch for id_, branch in _candidates(cells) if isinstance(branch, Branch)}
 
 
-def refused(cells: Sequence[Cell]) -> dict[str, str]:
-    """Cells that differ from a longer one in their length alone and yet cannot branch: why."""
-    return {id_: str(error) for id_, error in _candidates(cells) if isinstance(error, TrunkError)}
-
-
 def notes(cells: Sequence[Cell]) -> list[str]:
     """A note on runs under warm-up, stable, decay that could share a trunk and do not."""
-    reasons = refused([cell for cell in cells if cell.config.optim.schedule.name == "wsd"])
-    what = f"{len(reasons)} cells differ from longer ones in length alone and share no trunk"
-    return [f"{what}: {next(iter(reasons.values()))}"] if reasons else []
+    stable = [cell for cell in cells if cell.config.optim.schedule.name == "wsd"]
+    errors = [error for _, error in _candidates(stable) if isinstance(error, TrunkError)]
+    what = f"{len(errors)} cells differ from longer ones in length alone and share no trunk"
+    return [f"{what}: {errors[0]}"] if errors else []
 
 
 def _candidates(cells: Sequence[Cell]) -> list[tuple[str, Branch | TrunkError]]:
