@@ -8,8 +8,8 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from scaling import configs
 from scaling.configs import ConfigError
-from scaling.train.population_key import common
 
 if TYPE_CHECKING:
     from scaling.experiment import Experiment
@@ -65,9 +65,12 @@ def of_one_step(config: "Experiment") -> Cost:
     Raises:
       ConfigError: see `measure`.
     """
-    shared = common(config)
-    del shared["train"]["steps"]
-    key = json.dumps(shared, sort_keys=True)
+    plain = json.loads(configs.to_json(config))
+    for section in ("name", "seed", "checkpoint", "track", "eval"):
+        del plain[section]
+    del plain["train"]["steps"]
+    plain["optim"] = {k: v for k, v in plain["optim"].items() if not isinstance(v, float)}
+    key = json.dumps(plain, sort_keys=True)
     if key not in _counted:
         try:
             _counted[key] = _count(config)

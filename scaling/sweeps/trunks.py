@@ -115,19 +115,19 @@ def plan(cells: Sequence[Cell]) -> dict[str, Branch]:
 
 def notes(cells: Sequence[Cell]) -> list[str]:
     """A note on runs under warm-up, stable, decay that could share a trunk and do not."""
-    stable = [cell for cell in cells if cell.config.optim.schedule.name == "wsd"]
-    errors = [error for _, error in _candidates(stable) if isinstance(error, TrunkError)]
+    errors = [error for _, error in _candidates(cells) if isinstance(error, TrunkError)]
     what = f"{len(errors)} cells differ from longer ones in length alone and share no trunk"
     return [f"{what}: {errors[0]}"] if errors else []
 
 
 def _candidates(cells: Sequence[Cell]) -> list[tuple[str, Branch | TrunkError]]:
-    """Every cell that has a longer sibling, with its branch or the reason why there is none."""
-    families = {cell.id: _family(cell.config) for cell in cells}
-    by_length = sorted(cells, key=lambda cell: (cell.config.train.steps, cell.id))
+    """Cells under wsd with a longer sibling, and their branch or the reason why there is none."""
+    stable = [cell for cell in cells if cell.config.optim.schedule.name == "wsd"]
+    families = {cell.id: _family(cell.config) for cell in stable}
+    by_length = sorted(stable, key=lambda cell: (cell.config.train.steps, cell.id))
     trunks = {families[cell.id]: cell for cell in by_length}
     pairs: list[tuple[str, Branch | TrunkError]] = []
-    for cell in cells:
+    for cell in stable:
         trunk = trunks[families[cell.id]]
         if cell.id == trunk.id:
             continue
