@@ -86,13 +86,14 @@ def _rows(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]
             "point": point,
         }
 
-    evals = [] if state == "pending" else _evals(sweep.cell_dir(cell.id))
+    key = f"eval/{cost.objective}"
+    evals = [] if state == "pending" else _evals(sweep.cell_dir(cell.id), key)
     last = summary.get("step", 0)
     for step, loss in evals:
         if step < last and (kind := points.kind(config, step)):
             yield row(step, loss, kind)
     if state in ENDS:
-        end = summary.get("eval", {}).get("loss") if state == "completed" else None
+        end = sweep.loss(cell.id, summary) if state == "completed" else None
         yield row(last, end, "final") | {
             "non_embedding": summary.get("params", {}).get("non_embedding"),
             "seconds": round(sum(summary.get("seconds", {}).values()), 2),
@@ -102,10 +103,10 @@ def _rows(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]
         yield row(newest[0], newest[1], "partial")
 
 
-def _evals(run: pathlib.Path) -> list[tuple[int, float]]:
-    """(step, loss) of every evaluation in a run's stream."""
+def _evals(run: pathlib.Path, key: str) -> list[tuple[int, float]]:
+    """(step, value) of every line of a run's stream that has the key."""
     try:
         lines = read_metrics(run)
     except (OSError, StreamError):
         return []
-    return [(line["step"], line["eval/loss"]) for line in lines if "eval/loss" in line]
+    return [(line["step"], line[key]) for line in lines if key in line]

@@ -27,6 +27,7 @@ class Cost:
       unit_flops: exact FLOPs of one unit, forward and backward.
       flops: exact FLOPs of the run.
       kept_bytes: of the checkpoints that stay, about.
+      objective: the metric that stands for the run, column `loss` of the table.
     """
 
     params: int
@@ -36,6 +37,7 @@ class Cost:
     unit_flops: float
     flops: float
     kept_bytes: int
+    objective: str = "loss"
 
 
 _counted: dict[str, Cost] = {}
@@ -111,4 +113,5 @@ def _count(config: "Experiment") -> Cost:
         unit_flops=task.flops.exact,
         flops=task.flops.exact * step_units,
         kept_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        objective=task.objective,
     )

@@ -30,7 +30,7 @@ Base = Mapping[str, Any]  # nested plain dictionaries, as a config file states t
 Settings = Mapping[str, Any]  # {"optim.learning_rate": 0.01}
 Declared = TypeVar("Declared")
 
-MANY = 1000  # cells that nobody starts by accident
+MANY = 1000  # a design of more cells needs --yes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ def zip_(*designs: Design) -> Design:
     return Design(min((design.size for design in designs), default=0), points)
 
 
-def filter_(design: Design, keep: Callable[[Any], bool]) -> Design:
+def filter_(design: Design, keep: Callable[["Experiment"], bool]) -> Design:
     """The points whose resolved config `keep` accepts."""
 
     def points(base: Base) -> Iterator[Point]:

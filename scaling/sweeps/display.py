@@ -72,7 +72,7 @@ def warnings(sweep: SweepDir, declared: Sweep, summaries: Mapping[str, Any]) -> 
         {
             **{key: sweep.axes[cell].get(key) for key in ("budget", "model_dim", "learning_rate")},
             "params": sweep.costs[cell].params,
-            "loss": _loss(summaries[cell]),
+            "loss": _loss(sweep, cell, summaries[cell]),
         }
         for cell in sweep.ids
     ]
@@ -92,7 +92,7 @@ def estimate(sweep: SweepDir, summaries: Mapping[str, Any]) -> dict[str, float |
     starts: list[float] = []
     for cell, summary in summaries.items():
         spent, cost = summary.get("seconds", {}), sweep.costs[cell]
-        if _loss(summary) is not None and spent.get("train"):
+        if _loss(sweep, cell, summary) is not None and spent.get("train"):
             rates.append((math.log(cost.params), cost.flops / spent["train"]))
             starts.append(sum(spent.get(k, 0.0) for k in ("init", "compile", "eval", "checkpoint")))
     if not rates:
@@ -106,9 +106,8 @@ def estimate(sweep: SweepDir, summaries: Mapping[str, Any]) -> dict[str, float |
     return {cell: seconds(sweep.costs[cell]) for cell in sweep.ids}
 
 
-def _loss(summary: Mapping[str, Any]) -> float | None:
-    completed = summary.get("status") == "completed"
-    return summary.get("eval", {}).get("loss") if completed else None
+def _loss(sweep: SweepDir, cell: str, summary: Mapping[str, Any]) -> float | None:
+    return sweep.loss(cell, summary) if summary.get("status") == "completed" else None
 
 
 def _totals(sweep: SweepDir, left: Sequence[str], seconds: Mapping[str, float | None]) -> str:
@@ -218,8 +217,9 @@ def _newest(stream: pathlib.Path) -> tuple[int, float | None]:
             record = json.loads(line)
         except ValueError:  # the first or the last line may be a part of one
             continue
-        if isinstance(record.get("train/loss"), float):
-            return int(record["step"]), record["train/loss"]
+        loss = record.get("train/loss", record.get("train/objective"))
+        if isinstance(loss, float):
+            return int(record["step"]), loss
     return 0, None
 
 

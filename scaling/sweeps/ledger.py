@@ -141,17 +141,9 @@ class Ledger:
 
 def cut_torn_line(descriptor: int) -> None:
     """Cuts off what follows the last newline of an open file: a record that a kill cut short."""
-    end = os.fstat(descriptor).st_size
-    position = end
-    while position > 0:
-        start = max(0, position - 4096)
-        newline = os.pread(descriptor, position - start, start).rfind(b"\n")
-        if newline >= 0:
-            position = start + newline + 1
-            break
-        position = start
-    if position < end:
-        os.ftruncate(descriptor, position)
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
 
 
 def counts(states: Mapping[str, State]) -> str:

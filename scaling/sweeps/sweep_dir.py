@@ -11,7 +11,7 @@ logs/           <id>.<attempt>.log                  table.csv     see `collect`
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from scaling import configs
 from scaling.configs import ConfigError
@@ -23,7 +23,8 @@ from scaling.track import files
 from scaling.track.run_dir import CONFIG, RunDirError, read_summary
 
 SWEEP = "sweep.json"
-ENDS = ("completed", "diverged", "pruned")  # statuses after which nothing more is to be done
+End = Literal["completed", "diverged", "pruned"]  # statuses after which nothing more is to be done
+ENDS: tuple[End, ...] = get_args(End)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +82,12 @@ class SweepDir:
         except RunDirError:
             return {}
 
-    def ended(self, cell_id: str) -> Any:
-        """One of `ENDS`, or None while the cell has not ended."""
+    def loss(self, cell_id: str, summary: Mapping[str, Any]) -> float | None:
+        """The objective of a cell by its summary.json; None if it is not there."""
+        return summary.get("eval", {}).get(self.costs[cell_id].objective)
+
+    def ended(self, cell_id: str) -> End | None:
+        """How a cell ended; None while it has not."""
         status = self.summary(cell_id).get("status")
         return status if status in ENDS else None
 

@@ -177,7 +177,7 @@ class Worker:
         """How an attempt ended: as the run's summary says if it has ended, else by the error."""
         summary = self.sweep.summary(cell)
         if summary.get("status") in ENDS:
-            loss = summary.get("eval", {}).get("loss")
+            loss = self.sweep.loss(cell, summary)
             reason = {"reason": summary["error"]} if summary.get("error") else {}
             return summary["status"], {"loss": loss, "step": summary.get("step")} | reason
         if error:

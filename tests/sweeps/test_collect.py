@@ -87,6 +87,20 @@ def test_finished_partial_diverged_and_pending_cells_are_told_apart(tmp_path):
     assert table[a]["length"] == "40"
 
 
+def test_the_loss_of_the_table_is_the_objective_of_the_task(tmp_path):
+    sweep = made(tmp_path / "s", {"name": "constant"}, (40,))
+    (cell,) = sweep.ids
+    finish(sweep, cell)
+    record = files.read_json(sweep.path / "sweep.json")
+    record["cells"][0]["cost"]["objective"] = "error"
+    files.write_json(sweep.path / "sweep.json", record)
+    summary = files.read_json(sweep.cell_dir(cell) / "summary.json")
+    files.write_json(sweep.cell_dir(cell) / "summary.json", summary | {"eval": {"error": 2.5}})
+    stream = sweep.cell_dir(cell) / "metrics.jsonl"
+    stream.write_text(stream.read_text().replace("eval/loss", "eval/error"))
+    assert [float(row["loss"]) for row in rows(sweep)] == [10.0, 5.0, 100 / 30, 2.5]
+
+
 def test_a_fit_reads_the_directory_itself(tmp_path):
     sweep = made(tmp_path / "s", {"name": "linear"}, (40, 80, 120))
     a, b, c = sweep.ids

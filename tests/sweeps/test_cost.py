@@ -35,6 +35,7 @@ def test_kept_checkpoints_are_counted():
     short = config(**{"checkpoint.every": 0, "train.steps": 7})
     assert measure(short).kept_bytes == of_one_step(short).kept_bytes
     assert measure(short).units == 7 * measure(short).step_units
+    assert measure(short).objective == "loss"
 
 
 def test_counting_starts_no_backend_and_importing_the_package_no_jax():

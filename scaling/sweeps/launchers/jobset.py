@@ -113,15 +113,14 @@ def parse(text: str) -> Resources:
     """
     asked = parse_resources(text, KEYS, required=("tpu", "topology", "image", "claim"))
     if asked["tpu"] not in ACCELERATORS:
-        what = f"tpu={asked['tpu']} is not a generation"
-        raise refused(what, suggest(str(asked["tpu"]), list(ACCELERATORS)))
+        hint = suggest(str(asked["tpu"]), list(ACCELERATORS))
+        raise refused(f"tpu={asked['tpu']} is not a generation", hint)
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", str(asked["topology"])):
-        what = f"topology={asked['topology']} is not a topology"
-        raise refused(what, "write 4x4 or 4x4x4")
+        raise refused(f"topology={asked['topology']} is not a topology", "write 4x4 or 4x4x4")
     chips, per_host = _chips(asked)
     if chips % per_host:
-        what = f"{chips} chips do not divide over hosts of {per_host}"
-        raise refused(what, "chips_per_host must divide them")
+        hint = "chips_per_host must divide them"
+        raise refused(f"{chips} chips do not divide over hosts of {per_host}", hint)
     return asked
 
 
