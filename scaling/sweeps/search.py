@@ -16,6 +16,7 @@ finishes the trials that were running, then proposes more.
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,5 @@ def _report_best(folder: pathlib.Path, search: Search) -> int:
     return 0
 
 
-if __name__ == "__main__":  # the old door; `scaling.sweep` has the flags
-    from scaling.sweep import main
-
-    sys.exit(main())
+if __name__ == "__main__":  # an older name of the same command
+    os.execv(sys.executable, [sys.executable, "-m", "scaling.sweep", *sys.argv[1:]])

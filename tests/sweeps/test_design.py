@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+from helpers import ROOT
 from sweep_helpers import sweep_file
 
 from scaling import configs
@@ -130,6 +131,13 @@ def test_repeated_data():
     (cell,) = made(data_constrained((960,), (4,)))
     assert (cell.config.data.limit, cell.config.train.steps) == (960, 40)
     assert cell.axes == {"unique_tokens": 960, "epochs": 4}
+
+
+@pytest.mark.parametrize(("name", "count"), [("lengths_tiny", 12), ("repeats_tiny", 9)])
+def test_the_experiments_make_their_cells(name, count):
+    sweep = design.load_sweep(str(ROOT / "experiments" / "sweeps" / f"{name}.py"))
+    cells, notes = design.cells(sweep)
+    assert (len(cells), notes) == (count, [])
 
 
 def test_settings_may_swap_a_component():
