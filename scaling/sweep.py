@@ -116,7 +116,7 @@ def _check(values: Values) -> str:
         if job == "sweep" and flag in foreign:
             what = f"does not go with --launcher={launcher}"
             raise ConfigError(f"--{flag}", what, "leave it out")
-        if value == 0 and value is not True:
+        if value == 0:
             raise ConfigError(f"--{flag}", "must be at least 1", f"write --{flag}=N")
     if job in ("table", "worker", "part") and "workdir" not in values:
         raise ConfigError("--workdir", f"is required with --{job}", "write --workdir=DIR")

@@ -2,7 +2,11 @@
 
     python -m scaling.sweep --sweep=experiments/sweeps/repeats_tiny.py --workdir=runs/repeats
 
-The table has the columns of the laws `data_constrained` and `repetition_penalty`.
+Measured 2026-11-25 with JAX 0.10.2, one worker on a busy machine with 2 CPU cores: 11 minutes. After
+229k tokens the loss is 1.019 nats a token where all are unique, 1.028 after 4 epochs and 1.343 after
+16: a few repeats are almost as good as new data, many are not (Muennighoff et al. 2023,
+arXiv:2305.16264). The table has the columns of the laws `data_constrained` and `repetition_penalty`;
+to fit one, add sizes: `product(settings(ladder(...)), data_constrained(...))`.
 """
 
 from scaling.sweeps import Sweep, data_constrained

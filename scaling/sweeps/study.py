@@ -276,5 +276,4 @@ def _is_behind(trials: Sequence[Any], number: int, record: Mapping[str, Any]) ->
 
 def _value_at(values: Mapping[int, float], rung: int) -> float | None:
     """A trial's first value from the rung's step on."""
-    later = [step for step in values if step >= rung]
-    return values[min(later)] if later else None
+    return values.get(min((step for step in values if step >= rung), default=-1))

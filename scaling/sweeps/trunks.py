@@ -88,16 +88,8 @@ def branch_point(config: "Experiment", trunk: "Experiment") -> int:
       TrunkError: they differ in more than the length, or the trunk decays before the branch does.
     """
     if _family(config) != _family(trunk):
-        differences = [
-            difference
-            for difference in configs.diff(config, trunk)
-            if difference.key not in _LENGTHS
-            and not difference.key.startswith(("name", "checkpoint"))
-        ]
-        raise TrunkError(
-            "the runs differ in more than their length:\n"
-            + configs.format_differences(differences, "branch", "trunk")
-        )
+        differences = configs.format_differences(configs.diff(config, trunk), "branch", "trunk")
+        raise TrunkError(f"the runs differ in more than their length:\n{differences}")
     step, end = stable_until(config), stable_until(trunk)
     if step < 1 or step > end:
         raise TrunkError(

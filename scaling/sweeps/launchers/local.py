@@ -1,13 +1,13 @@
 """Launcher `local`: a pool of workers on this machine, each on cores or a device of its own."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from scaling.sweeps.display import Display, tail
 from scaling.sweeps.launchers import LaunchError, Request
@@ -22,14 +22,8 @@ LOOK = 2.0  # seconds between two looks at the cells
 STILLBORN = 3  # workers that end at once before the launcher gives up
 
 
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """Where a worker runs.
-
-    Attributes:
-      cores: processor cores.
-      env: variables that show it one device.
-    """
+class Slot(NamedTuple):
+    """Where a worker runs: on which cores, with variables that show it one device."""
 
     cores: tuple[int, ...]
     env: dict[str, str]
