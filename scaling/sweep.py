@@ -3,160 +3,189 @@
     sweep file -> cells, all checked -> table and warnings -> launcher -> workers -> table.csv
 
 Everything that can be wrong with the file or the command line ends here with exit code 2, before a
-run starts. Exit codes: 0 done; 2 bad usage or config; 75 told to stop, run again; 1 anything else.
+run starts. Exit codes: 0 done; 2 bad usage or config; 75 stopped on request, run again; 1 anything
+else.
 """
 
+import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling import cli
 from scaling.configs import ConfigError
 
-LAUNCHERS = ("local", "slurm", "skypilot", "jobset")
 USAGE = """\
-Run a sweep, or look at one.
+Run a sweep or a search, or look at one.
 
   python -m scaling.sweep --sweep=experiments/sweeps/isoflop_tiny.py --workdir=runs/isoflop --dry_run
   python -m scaling.sweep --sweep=experiments/sweeps/isoflop_tiny.py --workdir=runs/isoflop
   python -m scaling.sweep --table --workdir=runs/isoflop
   python -m scaling.fit --runs=runs/isoflop --law=chinchilla --out=runs/isoflop/fit
+  python -m scaling.sweep --search=experiments/sweeps/rate_search.py --trials=32 --batch=16
 
 The same command again runs only what is missing."""
 
+# Launcher -> the flags that it understands. In jobs of skypilot and jobset the platform counts
+# attempts, and one cell runs after another.
+LAUNCHERS = {
+    "local": ("workers", "tries", "group"),
+    "slurm": ("workers", "tries", "group", "resources"),
+    "skypilot": ("workers", "resources", "submit"),
+    "jobset": ("workers", "resources", "submit"),
+}
+# What a command line asks for, and the other flags that go with it.
+JOBS = {
+    "sweep": ("workdir", "dry_run", "yes", "launcher", *LAUNCHERS["slurm"], "submit"),
+    "search": ("workdir", "trials", "batch"),
+    "table": ("workdir", "tries"),
+    "worker": ("workdir", "cells", "tries", "group", "cores", "parent"),
+    "part": ("workdir",),
+}
+NAMES = ", ".join(LAUNCHERS)
 OPTIONS = (
     cli.Option("sweep", "The sweep, and the argument of its get_sweep.", "FILE[:ARG]"),
-    cli.Option("workdir", "Where the sweep lives. Default: runs/NAME of the sweep.", "DIR"),
+    cli.Option("search", "Or a search, and the argument of its get_search.", "FILE[:ARG]"),
+    cli.Option("workdir", "Where it lives. Default: runs/NAME of the file.", "DIR"),
     cli.Option("dry_run", "Show the cells, what they cost and what exists, and stop."),
-    cli.Option("table", "Write table.csv from the run directories, and stop."),
     cli.Option("yes", "Also a design of more than 1,000 cells."),
-    cli.Option("launcher", f"One of {', '.join(LAUNCHERS)}; default local.", "NAME"),
-    cli.Option("workers", "How many workers; default: one a device or core.", "N", "integer"),
+    cli.Option("launcher", f"One of {NAMES}; default local.", "NAME"),
+    cli.Option(
+        "workers", "How many workers; default: one for each device or core.", "N", "integer"
+    ),
     cli.Option("group", "Most cells that train in one program; 1 for none.", "N", "integer"),
-    cli.Option("tries", "Attempts that may fail before a cell has failed; default 3.", "N", "integer"),
+    cli.Option("tries", "Attempts before a cell has failed; default 3.", "N", "integer"),
     cli.Option("resources", "What the launcher asks for, see its module.", "KEY=VALUE,..."),
     cli.Option("submit", "skypilot, jobset: hand the files over instead of only writing them."),
-)  # fmt: skip
+    cli.Option("trials", "With --search: stop after this many trials; default 32.", "N", "integer"),
+    cli.Option("batch", "With --search: trials proposed at once; default 16.", "N", "integer"),
+    cli.Option("table", "Write table.csv from the run directories, and stop."),
+    cli.Option("worker", "Run what is left of the sweep in --workdir in this process."),
+    cli.Option("cells", "With --worker: only these cells.", "ID,ID,..."),
+    cli.Option("cores", "With --worker: stay on these processor cores.", "I,I,..."),
+    cli.Option("parent", "With --worker: stop when this parent process ends.", "PID", "integer"),
+    cli.Option("part", "Run part I (from 0) of N, as the hosts of a TPU pod do.", "I/N"),
+)
+
+Values = Mapping[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The front door; returns the exit code."""
-    return cli.run(door, sys.argv[1:] if argv is None else argv)
+    return cli.run(command, sys.argv[1:] if argv is None else argv)
 
 
-def door(argv: Sequence[str]) -> int:
+def command(argv: Sequence[str]) -> int:
     """Does what the command line says.
 
     Raises:
-      ConfigError: the command line, the sweep file or one of its cells is wrong.
+      ConfigError: the command line, the file or one of its cells is wrong.
     """
     values, _ = cli.read(argv, OPTIONS, USAGE)
-    _check(values)
+    job = _check(values)
+    from scaling.sweeps.launchers import LaunchError
     from scaling.sweeps.ledger import LedgerError
-    from scaling.sweeps.local import LaunchError
+    from scaling.sweeps.study import SearchError
 
+    jobs = {"sweep": _sweep, "search": _search, "table": _table, "worker": _worker, "part": _part}
     try:
-        return _tabulate(values) if values.get("table") else _sweep(values)
-    except (LedgerError, LaunchError, OSError) as error:
+        return jobs[job](values)
+    except (LaunchError, LedgerError, SearchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _check(values: dict[str, Any]) -> None:
-    if values.get("table"):
-        if "workdir" not in values:
-            raise ConfigError("--workdir", "is required with --table", "write --workdir=DIR")
-        for flag in values.keys() - {"table", "workdir", "tries"}:
-            raise ConfigError(f"--{flag}", "does not go with --table", "leave it out")
-        return
-    if "sweep" not in values:
-        folder = pathlib.Path("experiments/sweeps")
-        found = ", ".join(sorted(str(path) for path in folder.glob("*.py")))
-        here = f"; here are {found}" if found else ""
+def _check(values: Values) -> str:
+    """The job; refuses flags that it would ignore."""
+    job = next((job for job in JOBS if values.get(job)), None)
+    if job is None:
+        files = sorted(str(path) for path in pathlib.Path("experiments/sweeps").glob("*.py"))
+        here = f"; here are {', '.join(files)}" if files else ""
         raise ConfigError("--sweep", "is required", f"write --sweep=FILE[:ARG]{here}")
     launcher = values.get("launcher", "local")
     if launcher not in LAUNCHERS:
-        raise ConfigError(
-            "--launcher", f"there is no {launcher!r}", f"one of {', '.join(LAUNCHERS)}"
-        )
-    for flag in ("workers", "tries", "group"):
-        if values.get(flag) == 0:
-            raise ConfigError(f"--{flag}", "0 do nothing", f"write --{flag}=N, at least 1")
-    # What these two write runs on a platform that counts attempts, and one cell after another.
-    for flag in ("tries", "group"):
-        if flag in values and launcher in ("skypilot", "jobset"):
-            raise ConfigError(
-                f"--{flag}", f"does not go with --launcher={launcher}", "leave it out"
-            )
-    if "resources" in values and launcher == "local":
-        raise ConfigError("--resources", "does not go with --launcher=local", "leave it out")
-    if values.get("submit") and launcher not in ("skypilot", "jobset"):
-        raise ConfigError("--submit", f"does not go with --launcher={launcher}", "leave it out")
+        raise ConfigError("--launcher", f"there is no {launcher!r}", f"one of {NAMES}")
+    foreign = {flag for flags in LAUNCHERS.values() for flag in flags} - {*LAUNCHERS[launcher]}
+    for flag, value in values.items():
+        if value is False or flag == job:
+            continue
+        if flag not in JOBS[job]:
+            raise ConfigError(f"--{flag}", f"does not go with --{job}", "leave it out")
+        if job == "sweep" and flag in foreign:
+            what = f"does not go with --launcher={launcher}"
+            raise ConfigError(f"--{flag}", what, "leave it out")
+        if value == 0:
+            raise ConfigError(f"--{flag}", "must be at least 1", f"write --{flag}=N")
+    if job in ("table", "worker", "part") and "workdir" not in values:
+        raise ConfigError("--workdir", f"is required with --{job}", "write --workdir=DIR")
+    return job
 
 
-def _tabulate(values: dict[str, Any]) -> int:
-    from scaling.sweeps import collect
-
-    path = collect.write(values["workdir"], values.get("tries", 3))
-    print(f"wrote {path}")
-    return 0
-
-
-def _sweep(values: dict[str, Any]) -> int:
+def _sweep(values: Values) -> int:
     """Cells, table, launch, table."""
-    from scaling.sweeps import collect, design, sweep_dir, table
+    from scaling.sweeps import collect, design, display, launchers, sweep_dir, trunks
 
     started = time.perf_counter()
+    launcher = values.get("launcher", "local")
+    flags = LAUNCHERS[launcher]
+    request = launchers.Request(**{flag: values[flag] for flag in flags if flag in values})
     declared = design.load_sweep(values["sweep"])
     workdir = pathlib.Path(values.get("workdir", f"runs/{declared.name}")).absolute()
-    many = None if values.get("yes") else design.MANY
-    cells, notes = design.cells(declared, many=many)
-    notes += sweep_dir.check_claim(workdir, cells) + _unshared(cells)
-    tries = values.get("tries", 3)
-    preview = sweep_dir.preview(workdir, declared.name, cells)
+    cells, notes = design.cells(declared, many=None if values.get("yes") else design.MANY)
+    notes += sweep_dir.check_claim(workdir, cells) + trunks.notes(cells)
     print(f"sweep {declared.name} in {workdir}")
-    print(
-        "\n".join([table.overview(preview, declared, tries), *(f"note: {note}" for note in notes)])
-    )
+    preview = sweep_dir.preview(workdir, declared.name, cells)
+    print(display.overview(preview, declared, request.tries))
+    for note in notes:
+        print(f"note: {note}")
     if values.get("dry_run"):
         return 0
     sweep = sweep_dir.claim(workdir, declared.name, cells)
-    code = _launch(sweep, values, tries)
-    if values.get("launcher", "local") in ("local", "slurm"):
-        path = collect.write(sweep.path, tries)
+    code = launchers.launch(launcher, sweep, request)
+    if launcher in ("local", "slurm"):
+        path = collect.write(sweep.path, request.tries)
         print(f"wrote {path} after {time.perf_counter() - started:.0f} s")
     return code
 
 
-def _unshared(cells: Sequence[Any]) -> list[str]:
-    """A note on runs under warm-up, stable, decay that could share a trunk and do not."""
-    from scaling.sweeps import trunks
+def _search(values: Values) -> int:
+    from scaling.sweeps import search
+    from scaling.sweeps.design import load_declared
 
-    stable = [cell for cell in cells if cell.config.optim.schedule.name == "wsd"]
-    refused = trunks.refused(stable)
-    if not refused:
-        return []
-    why = next(iter(refused.values()))
-    return [
-        f"{len(refused)} cells differ from longer ones in length alone and share no trunk: {why}"
-    ]
+    declared, name = load_declared(values["search"], "--search", search.Search)
+    folder = pathlib.Path(values.get("workdir", f"runs/{name}")).absolute()
+    trials, batch = values.get("trials", search.TRIALS), values.get("batch", search.BATCH)
+    return search.run(folder, declared, trials, batch, name)
 
 
-def _launch(sweep: Any, values: dict[str, Any], tries: int) -> int:
-    launcher = values.get("launcher", "local")
-    if launcher == "local":
-        from scaling.sweeps import local
+def _table(values: Values) -> int:
+    from scaling.sweeps import collect, worker
 
-        return local.launch(sweep, values.get("workers"), tries, values.get("group"))
-    import importlib
+    print(f"wrote {collect.write(values['workdir'], values.get('tries', worker.TRIES))}")
+    return 0
 
-    module = importlib.import_module(f"scaling.sweeps.{launcher}")
-    asked = module.parse(values.get("resources", ""))
-    return module.launch(
-        sweep, asked, values.get("workers"), tries, values.get("group"), bool(values.get("submit"))
-    )
+
+def _worker(values: Values) -> int:
+    if "cores" in values:
+        available = os.sched_getaffinity(0)
+        if not set(values["cores"].split(",")) <= {str(core) for core in available}:
+            what = f"{values['cores']!r} are not cores of this process"
+            raise ConfigError("--cores", what, f"it has {sorted(available)}")
+        # Before JAX counts the cores that it may use.
+        os.sched_setaffinity(0, {int(core) for core in values["cores"].split(",")})
+    from scaling.sweeps import worker
+
+    cells = [cell for cell in values.get("cells", "").split(",") if cell]
+    limits = {flag: values[flag] for flag in ("tries", "group", "parent") if flag in values}
+    return worker.work(values["workdir"], cells, **limits)
+
+
+def _part(values: Values) -> int:
+    from scaling.sweeps.part import run_part
+
+    return run_part(values["workdir"], values["part"])
 
 
 if __name__ == "__main__":

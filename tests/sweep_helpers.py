@@ -4,18 +4,22 @@ import json
 import pathlib
 import subprocess
 import sys
-import textwrap
 
 from run_helpers import environment
 
-TINY = """
-from scaling.sweeps import *
+from scaling.sweeps import Design, Sweep, sweep_dir
+from scaling.sweeps.design import cells as make_cells
+from scaling.sweeps.sweep_dir import SweepDir
 
 BASE = {
     "task": {"name": "language_model"},
     "data": {
         "source": {
-            "name": "synthetic_zipf", "base": 4, "digits": 1, "attributes": 1, "eval_examples": 16,
+            "name": "synthetic_zipf",
+            "base": 4,
+            "digits": 1,
+            "attributes": 1,
+            "eval_examples": 16,
         },
         "seq_len": 8,
     },
@@ -23,21 +27,30 @@ BASE = {
     "optim": {"name": "adamw", "schedule": {"name": "constant"}},
     "train": {"steps": 20, "batch_size": 8},
     "eval": {"batches": 1},
-    "checkpoint": {"every": 5, "asynchronous": False},
+    "checkpoint": {"every": 10, "asynchronous": False},
     "track": {"every": 5, "tensorboard": False, "progress": "lines"},
 }
 
+FILE = """
+from scaling.sweeps import *
+
 
 def get_sweep(arg=""):
-    return Sweep(base=BASE, design=%s)
+    return Sweep(base={base!r}, design={design})
 """
 
 
 def sweep_file(folder: pathlib.Path, design: str, name: str = "tiny") -> pathlib.Path:
     """A sweep file with this design."""
     path = folder / f"{name}.py"
-    path.write_text(textwrap.dedent(TINY) % design)
+    path.write_text(FILE.format(base=BASE, design=design))
     return path
+
+
+def claimed(folder: pathlib.Path, design: Design, base: dict = BASE) -> SweepDir:
+    """The directory of a sweep that nobody has started."""
+    cells, _ = make_cells(Sweep(base, design, folder.name))
+    return sweep_dir.claim(folder, folder.name, cells)
 
 
 def command(file: pathlib.Path, workdir: pathlib.Path, *more: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Learning rate and weight decay of a small Transformer by TPE, with the worse half of a batch pruned.
 
-    python -m scaling.sweeps.search --search=experiments/sweeps/rate_search.py --workdir=runs/search \\
+    python -m scaling.sweep --search=experiments/sweeps/rate_search.py --workdir=runs/search \\
         --trials=32 --batch=16
 
 A batch of 16 differs in numbers alone and trains as one population. The same command goes on after a

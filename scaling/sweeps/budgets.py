@@ -1,32 +1,108 @@
-"""Designs whose lengths follow from something else: a compute budget, or repeated data.
+"""Model sizes by a stated rule, and designs whose lengths follow from a budget or repeated data.
 
 FLOPs are the exact count of `scaling.tasks.flops` (head and attention included, every product a
 multiply-add), not 6 N D: for small models the two differ by a factor, and the exponent of a fit
 with them (Porian et al. 2024, arXiv:2406.19146).
 """
 
+import itertools
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scaling import configs
 from scaling.configs import ConfigError
 from scaling.sweeps.cost import Cost, measure
-from scaling.sweeps.design import (
-    Base,
-    Design,
-    Point,
-    Settings,
-    axis,
-    label,
-    product,
-    settings,
-    with_settings,
-)
-from scaling.sweeps.sizes import Optimum
+from scaling.sweeps.design import Base, Design, Point, Settings, label
 
-TOLERANCE = 0.05  # a whole number of steps may miss the budget by this much
+Optimum = Callable[[float], float]  # FLOPs -> params
+
+TOLERANCE = 0.05  # relative; a whole number of steps may miss the budget by this much
 OFF_CENTRE = 0.5  # as in scaling.laws.isoflop: of the half width of a budget's sizes, in ln N
+
+
+# --- sizes -----------------------------------------------------------------------------------
+
+
+def widths(low: int, high: int, count: int, multiple: int = 8) -> tuple[int, ...]:
+    """Widths spaced evenly in their logarithm, rounded to a multiple; fewer where two coincide.
+
+    Raises:
+      ConfigError: the range is empty, or there are fewer than two widths.
+    """
+    if not 0 < low <= high or count < 1 or (count == 1 and low != high):
+        what = f"there are no {count} widths from {low} to {high}"
+        raise ConfigError("widths", what, "give 0 < low < high and a count of at least 2")
+    spaced = [low * (high / low) ** (i / max(1, count - 1)) for i in range(count)]
+    return tuple(dict.fromkeys(max(multiple, round(w / multiple) * multiple) for w in spaced))
+
+
+def ladder(
+    model_dims: Iterable[int], *, aspect: float = 32.0, head_dim: int = 16, min_layers: int = 1
+) -> tuple[Mapping[str, Any], ...]:
+    """Sizes of a Transformer: depth and heads follow from the width.
+
+    Args:
+      model_dims: widths.
+      aspect: width over depth; layers = round(width / aspect), at least `min_layers`.
+      head_dim: width of a head; heads = width / head_dim.
+      min_layers: the least depth.
+
+    Returns:
+      Settings of `model.model_dim`, `model.num_layers` and `model.num_heads` for each size.
+
+    Raises:
+      ConfigError: `head_dim` does not divide a width.
+    """
+    sizes = []
+    for width in model_dims:
+        if width % head_dim:
+            what = f"width {width} is not a multiple of head_dim={head_dim}"
+            remedy = "give widths(..., multiple=head_dim), or another head_dim"
+            raise ConfigError("ladder", what, remedy)
+        sizes.append(
+            {
+                "model.model_dim": width,
+                "model.num_layers": max(min_layers, round(width / aspect)),
+                "model.num_heads": width // head_dim,
+            }
+        )
+    return tuple(sizes)
+
+
+# --- the best size at a budget ---------------------------------------------------------------
+
+
+def chinchilla(tokens_per_param: float = 20.0) -> Optimum:
+    """D = 20 N (Hoffmann et al. 2022), so N* = sqrt(C / 120) by C = 6 N D."""
+    return lambda flops: math.sqrt(flops / (6.0 * tokens_per_param))
+
+
+def power_rule(params: float, flops: float, exponent: float = 0.5) -> Optimum:
+    """N* = params (C / flops)^exponent: through one known point."""
+    return lambda budget: params * (budget / flops) ** exponent
+
+
+def from_fit(path: str | pathlib.Path) -> Optimum:
+    """The optimum of an earlier fit: `fit.json` of law `chinchilla`, by C = 6 N D.
+
+    Raises:
+      ConfigError: there is no such fit, or it is of another law.
+    """
+    try:
+        parameters = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["parameters"]
+        a, b, alpha, beta = (float(parameters[name]) for name in ("A", "B", "alpha", "beta"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{path} is not a fit of law chinchilla ({type(error).__name__}: {error})"
+        remedy = "name the fit.json that python -m scaling.fit --law=chinchilla wrote"
+        raise ConfigError("from_fit", what, remedy) from error
+    scale = (alpha * a / (beta * b)) ** (1.0 / (alpha + beta))
+    return lambda flops: scale * (flops / 6.0) ** (beta / (alpha + beta))
+
+
+# --- designs ---------------------------------------------------------------------------------
 
 
 def isoflop(
@@ -38,7 +114,7 @@ def isoflop(
 ) -> Design:
     """Every budget with every size, or with the sizes around its expected optimum.
 
-    The number of steps follows: steps = budget / (exact FLOPs of a unit x units a step).
+    The number of steps follows: steps = budget / (exact FLOPs per unit x units per step).
 
     Args:
       budgets: FLOPs of a whole run, forward and backward.
@@ -48,14 +124,14 @@ def isoflop(
       optimum: FLOPs -> params; needed with `per_budget`.
 
     Raises:
-      ConfigError: (when the points are asked for) a run would have no whole number of steps within
-        5 % of its budget.
+      ConfigError: (when the points are asked for) no whole number of steps of a run is within 5 %
+        of its budget.
     """
     if per_budget is not None and optimum is None:
         raise ConfigError("isoflop", "per_budget is given without optimum", "give both")
 
     def points(base: Base) -> Iterator[Point]:
-        costs = [measure(configs.resolve(with_settings(base, size), check=False)) for size in sizes]
+        costs = [_cost(base, size) for size in sizes]
         for budget in budgets:
             chosen = range(len(sizes))
             if per_budget is not None and optimum is not None:
@@ -81,65 +157,55 @@ def _nearest(params: Sequence[int], count: int, best: float) -> range:
     return range(start, min(start + count, len(params)))
 
 
+def _cost(base: Base, size: Settings) -> Cost:
+    return measure(configs.resolve(configs.with_values(base, size), check=False))
+
+
 def _steps(budget: float, cost: Cost, size: Settings) -> int:
-    wanted = budget / (cost.unit_flops * cost.step_units)
-    steps = round(wanted)
-    if steps < 1 or abs(steps / wanted - 1.0) > TOLERANCE:
-        raise ConfigError(
-            "isoflop",
-            f"budget {budget:.3g} is {wanted:.2f} steps of size {label(size)} "
-            f"({cost.unit_flops:.3g} FLOPs x {cost.step_units:,} {cost.unit} a step)",
-            "raise the budget, or lower train.batch_size",
+    exact = budget / (cost.unit_flops * cost.step_units)
+    steps = round(exact)
+    if steps < 1 or abs(steps / exact - 1.0) > TOLERANCE:
+        what = (
+            f"budget {budget:.3g} is {exact:.2f} steps of size {label(size)} "
+            f"({cost.unit_flops:.3g} FLOPs x {cost.step_units:,} {cost.unit} per step)"
         )
+        raise ConfigError("isoflop", what, "raise the budget, or lower train.batch_size")
     return steps
 
 
 def data_constrained(unique_tokens: Sequence[int], epochs: Sequence[float]) -> Design:
-    """Unique tokens (`data.limit`) x epochs over them (Muennighoff et al. 2023, 2305.16264).
+    """Unique tokens (`data.limit`) x epochs over them, for the law `data_constrained`.
+
+    Muennighoff et al. 2023, arXiv:2305.16264.
 
     Raises:
-      ConfigError: (when the points are asked for) a run would have no step.
+      ConfigError: (when the points are asked for) a run is shorter than one step.
     """
 
     def points(base: Base) -> Iterator[Point]:
-        cost = measure(configs.resolve(base, check=False))
-        for unique in unique_tokens:
-            for count in epochs:
-                steps = round(unique * count / cost.step_units)
-                if steps < 1:
-                    raise ConfigError(
-                        "data_constrained",
-                        f"{unique:,} unique {cost.unit} x {count:g} epochs are less than one step "
-                        f"of {cost.step_units:,}",
-                        "give more of them, or a smaller train.batch_size",
-                    )
-                yield Point(
-                    {"data.limit": int(unique), "train.steps": steps},
-                    {"unique_tokens": int(unique), "epochs": count},
-                )
+        step_units = _cost(base, {}).step_units
+        for unique, count in itertools.product(unique_tokens, epochs):
+            steps = round(unique * count / step_units)
+            if steps < 1:
+                what = f"{unique:,} x {count:g} epochs are less than one step of {step_units:,}"
+                remedy = "give more unique tokens, or a smaller train.batch_size"
+                raise ConfigError("data_constrained", what, remedy)
+            yield Point(
+                {"data.limit": unique, "train.steps": steps},
+                {"unique_tokens": unique, "epochs": count},
+            )
 
     return Design(len(unique_tokens) * len(epochs), points)
 
 
-def rate_by_width(
-    sizes: Sequence[Settings], rates: Sequence[float], key: str = "optim.learning_rate"
-) -> Design:
-    """Learning rate x width: the check of a parametrisation (muP: the best rate does not move).
-
-    Args:
-      sizes: settings with `model.model_dim`, such as of `ladder`.
-      rates: learning rates, smallest first.
-      key: of the rate.
-    """
-    columns = [{"model_dim": one["model.model_dim"]} for one in sizes]
-    return product(settings(sizes, columns), axis(key, rates))
+# --- what a grid shows -----------------------------------------------------------------------
 
 
 def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What a grid of `rate_by_width` has found: the best rate of each width, and how far it moves.
+    """The best rate of each width in a grid of both, and how far it moves (under muP: not at all).
 
     Args:
-      rows: one a cell with `model_dim`, `learning_rate`, and `loss` where it has run.
+      rows: one for each cell, with `model_dim`, `learning_rate`, and `loss` where it has run.
 
     Returns:
       One line; empty for other designs, or before two widths have run.
@@ -147,9 +213,8 @@ def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
     runs = [row for row in rows if row.get("loss") is not None]
     if not all(row.get("model_dim") and row.get("learning_rate") for row in runs):
         return ""
-    best: dict[int, float] = {}
-    for row in sorted(runs, key=lambda row: -row["loss"]):
-        best[row["model_dim"]] = row["learning_rate"]
+    runs.sort(key=lambda row: -row["loss"])
+    best: dict[int, float] = {row["model_dim"]: row["learning_rate"] for row in runs}
     if len(best) < 2:
         return ""
     shown = ", ".join(f"{width}: {best[width]:g}" for width in sorted(best))
@@ -159,39 +224,34 @@ def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def grid_warnings(rows: Sequence[Mapping[str, Any]], optimum: Optimum, rule: str) -> list[str]:
-    """Budgets whose minimum would lie, or lies, at the edge of their sizes.
+    """Budgets whose minimum is, or is expected, at the edge of their sizes.
 
     Args:
-      rows: one a cell with `budget`, `params`, and `loss` where it has run.
+      rows: one for each cell, with `budget`, `params`, and `loss` where it has run.
       optimum: what is expected of budgets that have not run.
-      rule: how to call it in the message.
+      rule: what the message calls it.
     """
-    warnings = []
-    for budget in sorted({row["budget"] for row in rows if row.get("budget")}):
-        own = sorted((r for r in rows if r.get("budget") == budget), key=lambda r: r["params"])
-        low, high = own[0]["params"], own[-1]["params"]
-        known = [row for row in own if row.get("loss") is not None]
-        if len({row["params"] for row in own}) < 3:
-            warnings.append(f"budget {budget:.3g}: fewer than 3 sizes have no minimum")
-        elif len(known) == len(own):
-            best = min(known, key=lambda row: row["loss"])["params"]
-            if best in (low, high):
-                side = "smallest" if best == low else "largest"
-                warnings.append(
-                    f"budget {budget:.3g}: the lowest loss is at the {side} size ({best:,} params)"
-                )
-        else:
-            warnings += _expected(budget, low, high, optimum(budget), rule)
-    return warnings
+    budgets: dict[float, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("budget"):
+            budgets.setdefault(row["budget"], []).append(row)
+    texts = {key: _warning(budgets[key], optimum(key), rule) for key in sorted(budgets)}
+    return [f"budget {budget:.3g}: {text}" for budget, text in texts.items() if text]
 
 
-def _expected(budget: float, low: float, high: float, best: float, rule: str) -> list[str]:
-    shown = f"budget {budget:.3g}: {rule} expects the best size at {best:,.0f} params"
-    if not low < best < high:
-        return [
-            f"{shown}, beyond this budget's {low:,} to {high:,}: its minimum would be at the edge"
-        ]
+def _warning(cells: Sequence[Mapping[str, Any]], expected: float, rule: str) -> str:
+    sizes = sorted({cell["params"] for cell in cells})
+    if len(sizes) < 3:
+        return "fewer than 3 sizes have no minimum"
+    low, high = sizes[0], sizes[-1]
+    if all(cell.get("loss") is not None for cell in cells):
+        best = min(cells, key=lambda cell: cell["loss"])["params"]
+        side = {low: "smallest", high: "largest"}.get(best)
+        return f"the lowest loss is at the {side} size ({best:,} params)" if side else ""
+    shown = f"{rule} expects the best size at {expected:,.0f} params"
+    if not low < expected < high:
+        return f"{shown}, beyond this budget's {low:,} to {high:,}: its minimum is at the edge"
     middle, half = 0.5 * math.log(low * high), 0.5 * math.log(high / low)
-    if abs(math.log(best) - middle) > OFF_CENTRE * half:
-        return [f"{shown}, off the centre of {low:,} to {high:,}, where a parabola is biased"]
-    return []
+    if abs(math.log(expected) - middle) > OFF_CENTRE * half:
+        return f"{shown}, off the centre of {low:,} to {high:,}, where a parabola is biased"
+    return ""

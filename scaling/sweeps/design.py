@@ -7,24 +7,30 @@
         )
 
 A point is a set of settings (dotted config keys) and the axes under which its run appears in the
-table. Combinators read left to right: what stands further right sees the settings of what stands
-further left, so `product(axis("data.seq_len", ...), isoflop(...))` solves tokens for each length.
+table. Combinators read left to right: a design further right sees the settings of those further
+left, so `product(axis("data.seq_len", ...), isoflop(...))` solves tokens for each length.
 """
 
 import dataclasses
+import functools
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling import configs
 from scaling.configs import ConfigError
 from scaling.configs.files import import_file, split_spec
 
+if TYPE_CHECKING:
+    from scaling.experiment import Experiment
+
 Base = Mapping[str, Any]  # nested plain dictionaries, as a config file states them
 Settings = Mapping[str, Any]  # {"optim.learning_rate": 0.01}
+Declared = TypeVar("Declared")
 
-MANY = 1000  # cells that nobody starts by accident
+MANY = 1000  # a design of more cells needs --yes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Design:
     """A lazy list of points.
 
     Attributes:
-      size: how many points there are; an upper bound after `filter_`.
+      size: number of points; an upper bound after `filter_`.
       points: the points, given the base config with the settings that apply already.
     """
 
@@ -57,7 +63,7 @@ class Sweep:
       design: how the cells differ from it.
       name: of the sweep; the file's own name where it is empty.
       optimum: params that are expected to be best at a budget (FLOPs), for the warnings about
-        isoFLOP grids; None is Chinchilla's rule. See `sizes`.
+        isoFLOP grids; None is Chinchilla's rule. See `budgets`.
     """
 
     base: Any
@@ -71,14 +77,17 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-      id: `configs.fingerprint` of the config: what changes the result, and nothing else.
-      config: resolved and validated.
+      id: `configs.fingerprint` of the config: everything that changes the result, nothing else.
+      config: resolved and checked.
       axes: its columns in the table.
     """
 
     id: str
-    config: Any
+    config: "Experiment"
     axes: Mapping[str, Any]
+
+
+# --- designs ---------------------------------------------------------------------------------
 
 
 def axis(key: str, values: Iterable[Any], name: str = "") -> Design:
@@ -89,7 +98,7 @@ def axis(key: str, values: Iterable[Any], name: str = "") -> Design:
       values: of the key's own type.
       name: the column; by default the last part of the key.
     """
-    column, listed = name or key.rpartition(".")[2], tuple(values)
+    column, listed = name or _leaf(key), tuple(values)
     return settings([{key: value} for value in listed], [{column: value} for value in listed])
 
 
@@ -102,11 +111,11 @@ def settings(
       choices: dotted keys and their values.
       axes: columns of each; by default the settings themselves, under the last part of each key.
     """
-    columns = axes or [
-        {key.rpartition(".")[2]: value for key, value in one.items()} for one in choices
+    columns = axes or [{_leaf(key): value for key, value in choice.items()} for choice in choices]
+    points = [
+        Point(dict(choice), dict(names)) for choice, names in zip(choices, columns, strict=True)
     ]
-    listed = [Point(dict(one), dict(names)) for one, names in zip(choices, columns, strict=True)]
-    return Design(len(listed), lambda base: iter(listed))
+    return Design(len(points), lambda base: iter(points))
 
 
 def seeds(count: int, first: int = 0) -> Design:
@@ -122,17 +131,14 @@ def product(*designs: Design) -> Design:
             yield Point({}, {})
             return
         for left in rest[0].points(base):
-            for right in points(with_settings(base, left.settings), rest[1:]):
+            for right in points(configs.with_values(base, left.settings), rest[1:]):
                 yield _joined(left, right)
 
-    size = 1
-    for design in designs:
-        size *= design.size
-    return Design(size, points)
+    return Design(math.prod(design.size for design in designs), points)
 
 
 def chain(*designs: Design) -> Design:
-    """The points of one after those of the other."""
+    """The points of each design after those of the one before."""
     return Design(
         sum(design.size for design in designs),
         lambda base: itertools.chain.from_iterable(design.points(base) for design in designs),
@@ -147,91 +153,69 @@ def zip_(*designs: Design) -> Design:
     """
 
     def points(base: Base) -> Iterator[Point]:
-        listed = [list(design.points(base)) for design in designs]
-        if len({len(one) for one in listed}) > 1:
-            raise ConfigError(
-                "zip_", f"designs of {[len(one) for one in listed]} points cannot be paired",
-                "give them equally many points, or use product",
-            )  # fmt: skip
-        for together in zip(*listed, strict=True):
-            joined = together[0]
-            for other in together[1:]:
-                joined = _joined(joined, other)
-            yield joined
+        columns = [list(design.points(base)) for design in designs]
+        lengths = [len(column) for column in columns]
+        if len(set(lengths)) > 1:
+            what = f"designs of {lengths} points cannot be paired"
+            raise ConfigError("zip_", what, "give them equally many points, or use product")
+        for row in zip(*columns, strict=True):
+            yield functools.reduce(_joined, row)
 
     return Design(min((design.size for design in designs), default=0), points)
 
 
-def filter_(design: Design, keep: Callable[[Any], bool]) -> Design:
+def filter_(design: Design, keep: Callable[["Experiment"], bool]) -> Design:
     """The points whose resolved config `keep` accepts."""
 
     def points(base: Base) -> Iterator[Point]:
         for point in design.points(base):
-            if keep(configs.resolve(with_settings(base, point.settings), check=False)):
+            if keep(configs.resolve(configs.with_values(base, point.settings), check=False)):
                 yield point
 
     return Design(design.size, points)
 
 
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
 def _joined(left: Point, right: Point) -> Point:
-    both = sorted(set(left.settings) & set(right.settings))
-    if both:
-        raise ConfigError(
-            both[0], "is set by two parts of the design", "leave it out of one of them"
-        )
-    clash = sorted(set(left.axes) & set(right.axes))
-    if clash:
-        raise ConfigError(
-            "design", f"two axes are called {clash[0]!r}", "give one of them another name="
-        )
+    for key in sorted(left.settings.keys() & right.settings.keys()):
+        raise ConfigError(key, "is set by two parts of the design", "leave it out of one of them")
+    for name in sorted(left.axes.keys() & right.axes.keys()):
+        raise ConfigError("design", f"two axes are called {name!r}", "give one another name=")
     return Point({**left.settings, **right.settings}, {**left.axes, **right.axes})
 
 
-def with_settings(base: Base, changes: Settings) -> dict[str, Any]:
-    """A copy of nested dictionaries with dotted keys set; groups on the way are made."""
-    return configs.with_values(base, changes)
+# --- cells -----------------------------------------------------------------------------------
 
 
-def load_sweep(spec: str) -> Sweep:
-    """The sweep that a file declares, its base as plain dictionaries and its name filled in.
+def make_cell(base: Base, point: Point, where: str) -> Cell:
+    """The cell of a point, resolved and checked.
 
     Args:
-      spec: "experiments/sweeps/isoflop_tiny.py", with ":ARG" for its `get_sweep`.
+      base: as nested plain dictionaries.
+      point: settings and axes.
+      where: named in the error, such as "cell 3".
 
     Raises:
-      ConfigError: the file cannot be read, fails, or declares no sweep.
+      ConfigError: the config cannot run.
     """
     try:
-        path, argument = split_spec(spec)
-        module = import_file(path)
+        config = configs.resolve(configs.with_values(base, point.settings))
     except ConfigError as error:
-        raise ConfigError(
-            error.key.replace("--config", "--sweep"), error.reason, error.remedy
-        ) from error
-    get_sweep = getattr(module, "get_sweep", None)
-    if get_sweep is None:
-        raise ConfigError(
-            "--sweep", f"{path} has no function get_sweep", "define `def get_sweep(arg='')`"
-        )
-    try:
-        sweep = get_sweep(argument) if argument else get_sweep()
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            "--sweep", f"{path}: {type(error).__name__}: {error}", "correct the file"
-        ) from error
-    if not isinstance(sweep, Sweep):
-        raise ConfigError(
-            "--sweep", f"get_sweep of {path} returned {type(sweep).__name__}", "return a Sweep"
-        )
-    base = configs.load(sweep.base) if isinstance(sweep.base, str) else sweep.base
-    name = sweep.name or path.stem + (f"-{argument}" if argument else "")
-    return dataclasses.replace(sweep, base=configs.plain(base), name=re.sub(r"[^\w.-]+", "-", name))
+        reason = f"{error.reason}, in {where} ({label(point.axes)})"
+        raise ConfigError(error.key, reason, error.remedy) from error
+    return Cell(configs.fingerprint(config), config, point.axes)
+
+
+def plain_base(base: Any) -> dict[str, Any]:
+    """The base of a sweep or search, or the file that it names, as nested plain dictionaries."""
+    return configs.plain(configs.load(base) if isinstance(base, str) else base)
 
 
 def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[str]]:
-    """All cells, resolved and validated; and what is worth telling about them.
+    """All cells, resolved and checked; and notes about them.
 
     Args:
       sweep: of `load_sweep`.
@@ -240,42 +224,79 @@ def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[st
     Raises:
       ConfigError: there are none or too many, or one cannot run; names the cell and the key.
     """
-    found: dict[str, Cell] = {}
-    repeats = 0
-    # Points are cheap and configs are not, so that too many are refused at once.
-    listed = list(
-        itertools.islice(sweep.design.points(sweep.base), None if many is None else many + 1)
-    )
-    for number, point in enumerate(listed, 1):
-        if many is not None and len(listed) > many:
-            raise ConfigError(
-                "--sweep", f"the design has up to {sweep.design.size:,} cells, more than {many:,}",
-                "make it smaller, or say --yes",
-            )  # fmt: skip
-        cell = _cell(sweep, number, point)
-        repeats += cell.id in found
-        found.setdefault(cell.id, cell)
-    if not found:
-        raise ConfigError(
-            "--sweep", "the design has no cells",
-            "give every axis a value, and see what filter_ keeps",
-        )  # fmt: skip
-    notes = [f"{repeats} points of the design repeat another exactly and are run once"]
-    return list(found.values()), notes if repeats else []
-
-
-def _cell(sweep: Sweep, number: int, point: Point) -> Cell:
-    try:
-        config = configs.resolve(with_settings(sweep.base, point.settings))
-    except ConfigError as error:
-        where = f"cell {number} ({label(point.axes)})"
-        raise ConfigError(error.key, f"{error.reason}, in {where}", error.remedy) from error
-    name = configs.fingerprint(config)
-    config = dataclasses.replace(config, name=f"{sweep.name}-{name[:8]}")
-    return Cell(name, config, point.axes)
+    # Points are cheap and configs are not: too many points are refused before any is resolved.
+    limit = None if many is None else many + 1
+    points = list(itertools.islice(sweep.design.points(sweep.base), limit))
+    if many is not None and len(points) > many:
+        what = f"the design has up to {sweep.design.size:,} cells, more than {many:,}"
+        raise ConfigError("--sweep", what, "make it smaller, or say --yes")
+    if not points:
+        remedy = "give every axis a value, and see what filter_ keeps"
+        raise ConfigError("--sweep", "the design has no cells", remedy)
+    made: dict[str, Cell] = {}
+    for number, point in enumerate(points, 1):
+        cell = make_cell(sweep.base, point, f"cell {number}")
+        config = dataclasses.replace(cell.config, name=f"{sweep.name}-{cell.id[:8]}")
+        made.setdefault(cell.id, dataclasses.replace(cell, config=config))
+    repeats = len(points) - len(made)
+    note = f"{repeats} points of the design repeat another exactly and are run once"
+    return list(made.values()), [note] if repeats else []
 
 
 def label(axes: Mapping[str, Any]) -> str:
     """The axes in one line: "learning_rate=0.01, seed=2"."""
-    shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in axes.items()}
-    return ", ".join(f"{k}={v}" for k, v in shown.items())
+    return ", ".join(f"{key}={show(value)}" for key, value in axes.items())
+
+
+def show(value: Any) -> str:
+    """A value of an axis, a float with 4 digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def load_declared(spec: str, flag: str, kind: type[Declared]) -> tuple[Declared, str]:
+    """What the function `get_sweep` or `get_search` of a file returns, and a name for it.
+
+    Args:
+      spec: "experiments/sweeps/isoflop_tiny.py", with ":ARG" for the function's argument.
+      flag: "--sweep" or "--search".
+      kind: the class that the function returns.
+
+    Raises:
+      ConfigError: the file cannot be read, fails, or declares something else.
+    """
+    function = f"get_{flag.removeprefix('--')}"
+    try:
+        path, argument = split_spec(spec)
+        module = import_file(path)
+    except ConfigError as error:
+        key = error.key.replace("--config", flag)
+        raise ConfigError(key, error.reason, error.remedy) from error
+    declare = getattr(module, function, None)
+    if declare is None:
+        what = f"{path} has no function {function}"
+        raise ConfigError(flag, what, f"define `def {function}(arg='')`")
+    try:
+        declared = declare(argument) if argument else declare()
+    except ConfigError:
+        raise
+    except Exception as error:
+        what = f"{path}: {type(error).__name__}: {error}"
+        raise ConfigError(flag, what, "correct the file") from error
+    if not isinstance(declared, kind):
+        what = f"{function} of {path} returned {type(declared).__name__}"
+        raise ConfigError(flag, what, f"return a {kind.__name__}")
+    return declared, path.stem + (f"-{argument}" if argument else "")
+
+
+def load_sweep(spec: str) -> Sweep:
+    """The sweep that a file declares, its base as plain dictionaries and its name filled in.
+
+    Raises:
+      ConfigError: see `load_declared`.
+    """
+    sweep, name = load_declared(spec, "--sweep", Sweep)
+    name = re.sub(r"[^\w.-]+", "-", sweep.name or name)
+    return dataclasses.replace(sweep, base=plain_base(sweep.base), name=name)

@@ -1,11 +1,11 @@
-"""Leases: at most one process runs a cell, on any number of hosts, whoever dies and however.
+"""Leases: at most one process runs a cell, on any number of hosts, even if processes are killed.
 
     leases/<cell>/<n>     the n-th lease of the cell; the highest number counts
 
-A lease is taken by creating the file of the next number with its content in one step (`link`), which
-one process alone can do. So two that find the same dead lease cannot both take it over. Numbers only
-grow, and the highest file is never deleted, so a process that decided long ago on an old number finds
-a higher one beside its own and gives way. A released lease says so in its file.
+A lease is taken by creating the file of the next number with its content in one step (`link`); only
+one process can. So two that find the same dead lease cannot both take it over. Numbers only grow, and
+the highest file is never deleted, so a process that decided long ago on an old number finds a higher
+one beside its own and gives way. A released lease says so in its file.
 
 The holder touches its file every few seconds. A lease is dead when its process is (seen on the same
 host), or when it was not touched for `TTL` seconds by the clock of the file system, which all hosts
@@ -20,13 +20,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scaling.track import files, lock
 
 TTL = float(os.environ.get("SCALING_LEASE_SECONDS", "60"))
 BEATS = 12  # heartbeats in a TTL
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 class Lease:
@@ -34,33 +35,28 @@ class Lease:
 
     Attributes:
       cell: its id.
-      attempt: its number, from 1: how often the cell was begun.
+      attempt: number of the lease, from 1: how often the cell was started.
       lost: another process has taken the cell over.
-      previous: what the lease before this one says, empty if there was none.
     """
 
-    def __init__(
-        self, path: pathlib.Path, content: dict[str, Any], previous: dict[str, Any]
-    ) -> None:
-        self.path, self.attempt, self.previous = path, int(path.name), previous
-        self.cell = path.parent.name
+    def __init__(self, path: pathlib.Path, content: dict[str, Any]) -> None:
+        self.path, self.cell, self.attempt = path, path.parent.name, int(path.name)
         self.lost = False
         self._content = content
 
     def beat(self) -> bool:
-        """Says that the holder lives; False (and `lost`) once the cell is another's."""
+        """Touches the file; False (and `lost`) once another process holds the cell."""
         try:
-            self.lost = self.lost or _newest(self.path.parent)[0] != self.attempt
-        except OSError:  # the file system has a bad moment: the next beat tells
+            self.lost = self.lost or _newest(self.path.parent) != self.attempt
+        except OSError:  # such as a stale file handle: the next beat will tell
             return True
-        if self.lost:
-            return False
-        with contextlib.suppress(OSError):
-            os.utime(self.path)
-        return True
+        if not self.lost:
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+        return not self.lost
 
     def release(self, state: str) -> None:
-        """Gives the cell back and says what became of it; nothing if it was lost."""
+        """Gives the cell back and records its state; does nothing if it was lost."""
         if self.beat():
             files.write_json(self.path, self._content | {"released": state})
 
@@ -77,30 +73,27 @@ def take(leases: pathlib.Path, cell: str) -> Lease | None:
     """
     folder = leases / cell
     folder.mkdir(parents=True, exist_ok=True)
-    number, path = _newest(folder)
-    previous = _read(path) if path else {}
-    if path and not previous.get("released") and _alive(path, previous):
+    number = _newest(folder)
+    if _holder(folder, number) is not None:
         return None
     content = lock.identity() | {"token": uuid.uuid4().hex}
     target = folder / str(number + 1)
     if not _create(target, files.to_json(content)):
         return None
-    if _newest(folder)[0] != number + 1:
-        # Decided on an old number: others have been here since.
+    if _newest(folder) != number + 1:
+        # Decided on an old number: other processes have taken the cell since.
         target.unlink(missing_ok=True)
         return None
     for old in range(max(1, number - 8), number + 1):
         (folder / str(old)).unlink(missing_ok=True)
-    return Lease(target, content, previous)
+    return Lease(target, content)
 
 
 def holder(leases: pathlib.Path, cell: str) -> dict[str, Any] | None:
-    """Who runs a cell now: pid, hostname, attempt; None if nobody alive does."""
-    number, path = _newest(leases / cell)
-    content = _read(path) if path else {}
-    if not path or content.get("released") or not _alive(path, content):
-        return None
-    return content | {"attempt": number}
+    """The process that runs a cell now: pid, hostname, attempt; None if no live process does."""
+    number = _newest(leases / cell)
+    content = _holder(leases / cell, number)
+    return None if content is None else content | {"attempt": number}
 
 
 class Heartbeat:
@@ -110,18 +103,18 @@ class Heartbeat:
         """Starts the thread.
 
         Args:
-          stop: told why.
-          parent: id of the process that must stay this one's parent; None for no such process.
+          stop: called with the reason.
+          parent: id of the process that must stay this one's parent; None for none.
         """
         self._stop, self._parent = stop, parent
-        self._leases: list[Lease] = []
+        self._leases: Sequence[Lease] = ()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def watch(self, leases: list[Lease]) -> None:
+    def watch(self, leases: Sequence[Lease]) -> None:
         """The leases to keep alive from now on."""
-        self._leases = list(leases)
+        self._leases = tuple(leases)
 
     def _run(self) -> None:
         beaten = 0.0
@@ -142,32 +135,31 @@ class Heartbeat:
         self._thread.join()
 
 
-def _newest(folder: pathlib.Path) -> tuple[int, pathlib.Path | None]:
-    """Highest number in a cell's folder, and its file; (0, None) before the first lease."""
+def _newest(folder: pathlib.Path) -> int:
+    """Highest number in a cell's folder; 0 before the first lease."""
     try:
-        numbers = [int(name) for name in os.listdir(folder) if name.isdecimal()]
+        return max((int(name) for name in os.listdir(folder) if name.isdecimal()), default=0)
     except FileNotFoundError:
-        numbers = []
-    return (max(numbers), folder / str(max(numbers))) if numbers else (0, None)
+        return 0
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Content of a lease; empty when it was deleted meanwhile, as only older ones are."""
+def _holder(folder: pathlib.Path, number: int) -> dict[str, Any] | None:
+    """Content of a lease that a live process holds; None if it is released, dead or not there."""
+    path = folder / str(number)
     try:
-        value = files.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _alive(path: pathlib.Path, content: dict[str, Any]) -> bool:
+        content = files.read_json(path)
+        content = content if isinstance(content, dict) else {}
+    except (OSError, ValueError):  # being written, or deleted meanwhile (only older ones are)
+        content = {}
+    if content.get("released"):
+        return None
     if lock.near(content):
-        return lock.lives(content)
+        return content if lock.lives(content) else None
     try:
         touched = path.stat().st_mtime
     except OSError:
-        return False
-    return _clock(path.parent) - touched < TTL
+        return None
+    return content if _clock(folder) - touched < TTL else None
 
 
 def _clock(folder: pathlib.Path) -> float:
@@ -183,17 +175,16 @@ def _create(target: pathlib.Path, text: str) -> bool:
     try:
         os.link(temporary, target)
     except FileExistsError:
-        # Ours after all, if a network file system was asked twice and answered the second time.
+        # A network file system may repeat the call and answer the second one: then it is ours.
         return temporary.stat().st_nlink > 1
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
+        if error.errno not in _NO_LINKS:
             raise
-        # No hard links here. Until the content is there, a reader finds a fresh lease of nobody.
-        try:
-            with open(target, "x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            return False
+        # No hard links here. Until the content is there, a reader finds a fresh lease without holder.
+        with contextlib.suppress(FileExistsError), open(target, "x", encoding="utf-8") as file:
+            file.write(text)
+            return True
+        return False
     finally:
         temporary.unlink(missing_ok=True)
     return True

@@ -1,17 +1,17 @@
-"""What became of every attempt at every cell: ledger.jsonl, append-only, one JSON object a line.
+"""How every attempt at every cell ended: ledger.jsonl, append-only, one JSON object a line.
 
-    {"time": ..., "cell": id, "attempt": 2, "event": "running" | an end, "reason": ..., ...}
+    {"time": ..., "cell": id, "attempt": 2, "event": "running" | a state, "reason": ..., ...}
 
 The state of a cell comes from three things on disk, in this order:
 
-    completed, diverged   its summary.json says so: the run itself is the witness, not this file
-                          (as it is of `pruned`, with which a search ends a run early)
-    running               somebody alive holds its lease
-    failed                it failed, or was lost with its process, as often as it may
-    preempted             it stopped on request, or its process was lost: it goes on from its checkpoint
-    pending               it never began, or failed and has another try
+    completed, diverged, pruned   its summary.json says so: the run itself is the witness, not this
+                                  file
+    running      a live process holds its lease
+    failed       no attempts left: errors count, and processes that vanished
+    preempted    it stopped on request, or its process was lost: it goes on from its checkpoint
+    pending      it never began, or failed and has an attempt left
 
-So a lost line of the ledger costs no more than a try, and never a second run of a finished cell.
+So a lost line of the ledger costs at most one attempt, and never a second run of a finished cell.
 """
 
 import collections
@@ -20,17 +20,14 @@ import dataclasses
 import fcntl
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scaling.sweeps import lease
-from scaling.sweeps.sweep_dir import SweepDir
+from scaling.sweeps.sweep_dir import ENDS, SweepDir
 from scaling.track import files, provenance
-from scaling.track.run_dir import RunDirError, read_summary
 
-State = Literal["pending", "running", "completed", "diverged", "pruned", "failed", "preempted"]
-ENDS = ("completed", "diverged", "pruned")  # nothing more is to be done
+State = Literal["completed", "running", "pending", "preempted", "diverged", "pruned", "failed"]
 LOST_LIMIT = 10  # attempts whose process vanished, such as for want of memory
 
 
@@ -38,21 +35,24 @@ class LedgerError(RuntimeError):
     """ledger.jsonl is damaged before its end."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Tally:
-    """How the attempts at one cell ended."""
+    """How the attempts at one cell ended: counts, and the last event."""
 
     failed: int = 0
     lost: int = 0
-    reason: str = ""
     last: str = ""
 
 
 class Ledger:
-    """The ledger of one sweep, written by many processes."""
+    """The ledger of one sweep, written by many processes.
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self.path = path
+    All that reads it raises LedgerError when a line before the end is damaged, which names the line.
+    """
+
+    def __init__(self, sweep: SweepDir) -> None:
+        self.sweep = sweep
+        self.path = sweep.path / "ledger.jsonl"
 
     def append(self, cell: str, attempt: int, event: str, **details: Any) -> None:
         """Adds a line, durably. A torn last line (of a kill) is cut off first.
@@ -67,23 +67,18 @@ class Ledger:
             # Where the file system has no locks, whole lines still append as a piece.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            _cut_torn(descriptor)
+            cut_torn_line(descriptor)
             os.write(descriptor, line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines; a torn last one is left out.
-
-        Raises:
-          LedgerError: a line before the end is damaged; names it.
-        """
+        """All whole lines; a torn last one is left out."""
         if not self.path.exists():
             return []
         records = []
-        lines = self.path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines[:-1], 1):
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 record = json.loads(line)
                 damaged = not {"cell", "event"} <= record.keys()
@@ -91,100 +86,67 @@ class Ledger:
                 damaged = True
             if damaged:
                 raise LedgerError(
-                    f"{self.path}:{number} is no line of a ledger: {line[:60]!r}; delete that line "
-                    "(finished cells stay finished) and start again"
+                    f"{self.path}:{number} is not a line of a ledger: {line[:60]!r}; delete that "
+                    "line (finished cells stay finished) and start again"
                 )
             records.append(record)
         return records
 
     def tallies(self) -> dict[str, Tally]:
-        """How the attempts ended, by cell."""
-        failed: collections.Counter[str] = collections.Counter()
-        lost: collections.Counter[str] = collections.Counter()
-        reason: dict[str, str] = {}
-        last: dict[str, str] = {}
+        """How the attempts ended, by cell; an empty tally for a cell without any."""
+        tallies: dict[str, Tally] = collections.defaultdict(Tally)
         for record in self.read():
-            cell, event = record["cell"], record["event"]
-            failed[cell] += event == "failed"
-            lost[cell] += event == "lost"
-            last[cell] = event
-            if event in ("failed", "lost", "diverged"):
-                reason[cell] = record.get("reason", "")
-        return {
-            cell: Tally(failed[cell], lost[cell], reason.get(cell, ""), last[cell]) for cell in last
-        }
+            tally, event = tallies[record["cell"]], record["event"]
+            tally.failed += event == "failed"
+            tally.lost += event == "lost"
+            tally.last = event
+        return tallies
+
+    def states(self, tries: int, cells: Iterable[str] | None = None) -> dict[str, State]:
+        """The state of every cell, now.
+
+        Args:
+          tries: attempts that may fail before a cell counts as failed.
+          cells: only of these.
+        """
+        tallies = self.tallies()
+        chosen = self.sweep.ids if cells is None else cells
+        return {cell: self._state(cell, tallies[cell], tries) for cell in chosen}
+
+    def _state(self, cell: str, tally: Tally, tries: int) -> State:
+        end = self.sweep.ended(cell)
+        if end:
+            return end
+        if lease.holder(self.sweep.leases, cell):
+            return "running"
+        if tally.failed >= tries or tally.lost >= LOST_LIMIT:
+            return "failed"
+        if tally.last in ("preempted", "lost", "running"):
+            return "preempted"
+        return "pending"
+
+    def settle(self) -> None:
+        """Writes the missing line of every cell that ended just before its process was killed."""
+        tallies = self.tallies()
+        for cell in self.sweep.ids:
+            end = self.sweep.ended(cell)
+            if not end or tallies[cell].last in ENDS:
+                continue
+            held = lease.take(self.sweep.leases, cell)
+            if held is not None:
+                if self.tallies()[cell].last not in ENDS:
+                    self.append(cell, held.attempt, end, reason="found finished")
+                held.release(end)
 
 
-def _cut_torn(descriptor: int) -> None:
+def cut_torn_line(descriptor: int) -> None:
+    """Cuts off what follows the last newline of an open file: a record that a kill cut short."""
     size = os.fstat(descriptor).st_size
-    if not size or os.pread(descriptor, 1, size - 1) == b"\n":
-        return
-    start = max(0, size - (1 << 16))
-    keep = start + os.pread(descriptor, size - start, start).rfind(b"\n") + 1
-    os.ftruncate(descriptor, keep)
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
 
 
-def states(sweep: SweepDir, tries: int, cells: Iterable[str] | None = None) -> dict[str, State]:
-    """The state of every cell, now.
-
-    Args:
-      sweep: the sweep.
-      tries: attempts that may fail before a cell counts as failed.
-      cells: only of these.
-
-    Raises:
-      LedgerError: the ledger is damaged.
-    """
-    tallies = Ledger(sweep.path / "ledger.jsonl").tallies()
-    chosen = sweep.ids if cells is None else cells
-    return {cell: _state(sweep, cell, tallies.get(cell, Tally()), tries) for cell in chosen}
-
-
-def _state(sweep: SweepDir, cell: str, tally: Tally, tries: int) -> State:
-    status = finished(sweep.cell_dir(cell))
-    if status in ENDS:
-        return status
-    if lease.holder(sweep.path / "leases", cell):
-        return "running"
-    if tally.failed >= tries or tally.lost >= LOST_LIMIT:
-        return "failed"
-    if tally.last in ("preempted", "lost", "running"):
-        return "preempted"
-    return "pending"
-
-
-def settle(sweep: SweepDir) -> None:
-    """Writes down what is finished and not written down: its process was killed in between."""
-    book = Ledger(sweep.path / "ledger.jsonl")
-    tallies = book.tallies()
-    for cell in sweep.ids:
-        status = finished(sweep.cell_dir(cell))
-        if status not in ENDS or tallies.get(cell, Tally()).last in ENDS:
-            continue
-        held = lease.take(sweep.path / "leases", cell)
-        if held is not None:
-            if book.tallies().get(cell, Tally()).last not in ENDS:
-                book.append(cell, held.attempt, status, reason="found finished")
-            held.release(status)
-
-
-def finished(run: pathlib.Path) -> Any:
-    """The status in a run's summary.json, or None. A damaged one counts as none."""
-    try:
-        return (read_summary(run) or {}).get("status")
-    except RunDirError:
-        return None
-
-
-def counts(found: Mapping[str, State]) -> str:
+def counts(states: Mapping[str, State]) -> str:
     """Totals in one line: "20 completed, 3 running, 1 pending"."""
-    totals = collections.Counter(found.values())
-    order: tuple[State, ...] = (
-        "completed",
-        "running",
-        "pending",
-        "preempted",
-        "diverged",
-        "failed",
-    )
-    return ", ".join(f"{totals[one]} {one}" for one in order if totals[one]) or "no cells"
+    totals = collections.Counter(states.values())
+    return ", ".join(f"{totals[s]} {s}" for s in get_args(State) if totals[s]) or "no cells"

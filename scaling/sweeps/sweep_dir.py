@@ -1,18 +1,17 @@
-"""The directory of a sweep: what it consists of, and whose it is.
+"""The directory of a sweep: which cells it consists of, and where everything about them lies.
 
-sweep.json      name, fingerprint and cells (id, axes, cost, trunk) of the design
+sweep.json      name of the design and its cells (id, axes, cost, trunk)
 cells/<id>/     run directories, as `scaling.main` makes them; config.json lies there from the start,
                 so `python -m scaling.main --config=cells/<id>/config.json --workdir=cells/<id>` is
                 the same run by hand
-leases/         who runs which cell                 ledger.jsonl  what became of every attempt
+leases/         which process runs which cell       ledger.jsonl  how every attempt ended
 logs/           <id>.<attempt>.log                  table.csv     see `collect`
 """
 
 import dataclasses
-import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from scaling import configs
 from scaling.configs import ConfigError
@@ -21,9 +20,11 @@ from scaling.sweeps.cost import Cost, measure
 from scaling.sweeps.design import Cell, label
 from scaling.sweeps.trunks import Branch
 from scaling.track import files
-from scaling.track.run_dir import RunDirError, read_summary
+from scaling.track.run_dir import CONFIG, RunDirError, read_summary
 
 SWEEP = "sweep.json"
+End = Literal["completed", "diverged", "pruned"]  # statuses after which nothing more is to be done
+ENDS: tuple[End, ...] = get_args(End)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,17 @@ class SweepDir:
         """All cells, in the order of the design."""
         return tuple(self.axes)
 
+    @property
+    def leases(self) -> pathlib.Path:
+        """The folder of all leases."""
+        return self.path / "leases"
+
     def cell_dir(self, cell_id: str) -> pathlib.Path:
         """The run directory of a cell."""
         return self.path / "cells" / cell_id
 
     def log(self, cell_id: str, attempt: int) -> pathlib.Path:
-        """What an attempt prints."""
+        """The output of an attempt."""
         return self.path / "logs" / f"{cell_id}.{attempt}.log"
 
     def cell(self, cell_id: str) -> Cell:
@@ -64,45 +70,57 @@ class SweepDir:
           ConfigError: there is no such cell, or its config.json is damaged.
         """
         if cell_id not in self.axes:
-            raise ConfigError(
-                "--cells", f"{cell_id!r} is no cell of {self.path}", f"see {self.path / SWEEP}"
-            )
-        text = (self.cell_dir(cell_id) / "config.json").read_text(encoding="utf-8")
+            what = f"{cell_id!r} is not a cell of {self.path}"
+            raise ConfigError("--cells", what, f"see {self.path / SWEEP}")
+        text = (self.cell_dir(cell_id) / CONFIG).read_text(encoding="utf-8")
         return Cell(cell_id, configs.from_json(text), self.axes[cell_id])
+
+    def summary(self, cell_id: str) -> dict[str, Any]:
+        """summary.json of a cell; empty where there is none, or a damaged one."""
+        try:
+            return read_summary(self.cell_dir(cell_id)) or {}
+        except RunDirError:
+            return {}
+
+    def loss(self, cell_id: str, summary: Mapping[str, Any]) -> float | None:
+        """The objective of a cell by its summary.json; None if it is not there."""
+        return summary.get("eval", {}).get(self.costs[cell_id].objective)
+
+    def ended(self, cell_id: str) -> End | None:
+        """How a cell ended; None while it has not."""
+        status = self.summary(cell_id).get("status")
+        return status if status in ENDS else None
 
 
 def open_sweep(path: str | pathlib.Path) -> SweepDir:
     """The sweep that lives in a directory.
 
     Raises:
-      ConfigError: none does, or sweep.json is damaged.
+      ConfigError: there is none, or sweep.json is damaged.
     """
     folder = pathlib.Path(path).absolute()
     file = folder / SWEEP
     if not file.is_file():
-        raise ConfigError(
-            "--workdir", f"{folder} holds no {SWEEP}",
-            "name the directory of a sweep, or start one with --sweep=FILE",
-        )  # fmt: skip
+        remedy = "name the directory of a sweep, or start one with --sweep=FILE"
+        raise ConfigError("--workdir", f"{folder} holds no {SWEEP}", remedy)
     try:
         record = files.read_json(file)
-        axes = {cell["id"]: cell["axes"] for cell in record["cells"]}
-        costs = {cell["id"]: Cost(**cell["cost"]) for cell in record["cells"]}
+        cells = {cell["id"]: cell for cell in record["cells"]}
+        axes = {key: cell["axes"] for key, cell in cells.items()}
+        costs = {key: Cost(**cell["cost"]) for key, cell in cells.items()}
         branches = {
-            cell["id"]: Branch(cell["trunk"], cell["branch_step"])
-            for cell in record["cells"]
-            if cell.get("trunk")
+            key: Branch(cell["trunk"], cell["branch_step"])
+            for key, cell in cells.items()
+            if cell["trunk"]
         }
         return SweepDir(folder, record["name"], axes, costs, branches)
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            "--workdir", f"{file} is damaged ({error})",
-            "delete it and start the same sweep again: finished cells stay finished",
-        ) from error  # fmt: skip
+        remedy = "delete it and start the same sweep again: finished cells stay finished"
+        raise ConfigError("--workdir", f"{file} is damaged ({error})", remedy) from error
 
 
 def check_claim(path: str | pathlib.Path, cells: Sequence[Cell]) -> list[str]:
-    """Whether a directory may become, or is, that of a design; what is worth telling about it.
+    """Checks that a directory is free for a design, or already its own; returns notes.
 
     A design that has grown since keeps its directory. Writes nothing.
 
@@ -110,33 +128,31 @@ def check_claim(path: str | pathlib.Path, cells: Sequence[Cell]) -> list[str]:
       ConfigError: the directory belongs to another sweep, or to something else.
     """
     folder = pathlib.Path(path).absolute()
-    wanted = {cell.id for cell in cells}
+    ids = {cell.id for cell in cells}
     if (folder / SWEEP).exists():
         old = open_sweep(folder)
-        gone = [one for one in old.ids if one not in wanted]
+        gone = [cell for cell in old.ids if cell not in ids]
         if gone:
-            raise ConfigError(
-                "--workdir",
+            what = (
                 f"{folder} belongs to another sweep: {len(gone)} of the {len(old.ids)} cells of "
                 f"{old.name!r} there, such as {gone[0]} ({label(old.axes[gone[0]])}), are not in "
-                f"this design of {len(wanted)}",
-                "use another --workdir; a design may grow in its directory, but not lose cells",
+                f"this design of {len(ids)}"
             )
-        if len(wanted) > len(old.ids):
-            return [f"the design has grown from {len(old.ids)} to {len(wanted)} cells"]
-    elif folder.exists() and any(folder.iterdir()):
+            remedy = "use another --workdir; a design may grow in its directory, but not lose cells"
+            raise ConfigError("--workdir", what, remedy)
+        if len(ids) > len(old.ids):
+            return [f"the design has grown from {len(old.ids)} to {len(ids)} cells"]
+    elif folder.exists():
         ours = ("cells", "leases", "logs", "ledger.jsonl", "table.csv", "search.")
-        found = sorted(one.name for one in folder.iterdir() if not one.name.startswith(ours))[:4]
-        if found:
-            raise ConfigError(
-                "--workdir", f"{folder} holds {', '.join(found)} and is not the directory of a sweep",
-                "use an empty --workdir",
-            )  # fmt: skip
+        others = sorted(file.name for file in folder.iterdir() if not file.name.startswith(ours))
+        if others:
+            what = f"{folder} holds {', '.join(others[:4])} and is not the directory of a sweep"
+            raise ConfigError("--workdir", what, "use an empty --workdir")
     return []
 
 
 def preview(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDir:
-    """What `claim` would make of a directory; writes nothing."""
+    """The sweep that `claim` would make of a directory; writes nothing."""
     return SweepDir(
         pathlib.Path(path).absolute(),
         name,
@@ -154,40 +170,24 @@ def claim(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDi
       OSError: it cannot be written to.
     """
     check_claim(path, cells)
-    folder = pathlib.Path(path).absolute()
+    sweep = preview(path, name, cells)
     for part in ("cells", "leases", "logs"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    sweep = preview(folder, name, cells)
+        (sweep.path / part).mkdir(parents=True, exist_ok=True)
     for cell in trunks.with_branch_points(cells):
-        _write_config(sweep.cell_dir(cell.id), cell)
-    listed = []
-    for one, axes in sweep.axes.items():
-        branch = sweep.branches.get(one, Branch("", 0))
-        cost = dataclasses.asdict(sweep.costs[one])
+        _write_config(sweep, cell)
+    rows = []
+    for cell_id, axes in sweep.axes.items():
+        branch = sweep.branches.get(cell_id, Branch("", 0))
+        cost = dataclasses.asdict(sweep.costs[cell_id])
         place = {"trunk": branch.trunk, "branch_step": branch.step}
-        listed.append({"id": one, "axes": axes, "cost": cost, **place})
-    record = {"name": name, "fingerprint": design_fingerprint(sweep.ids), "cells": listed}
-    files.write_json(folder / SWEEP, record)
+        rows.append({"id": cell_id, "axes": axes, "cost": cost, **place})
+    files.write_json(sweep.path / SWEEP, {"name": name, "cells": rows})
     return sweep
 
 
-def design_fingerprint(ids: Iterable[str]) -> str:
-    """16 hex digits that two designs share if they have the same cells."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
-
-
-def _write_config(folder: pathlib.Path, cell: Cell) -> None:
+def _write_config(sweep: SweepDir, cell: Cell) -> None:
     """config.json of a run that has not ended; settings without effect on it may have changed."""
-    path, text = folder / "config.json", configs.to_json(cell.config)
-    if path.exists() and (_ended(folder) or path.read_text(encoding="utf-8") == text):
+    path, text = sweep.cell_dir(cell.id) / CONFIG, configs.to_json(cell.config)
+    if path.exists() and (sweep.ended(cell.id) or path.read_text(encoding="utf-8") == text):
         return
-    folder.mkdir(parents=True, exist_ok=True)
     files.write_text(path, text)
-
-
-def _ended(folder: pathlib.Path) -> bool:
-    try:
-        status = (read_summary(folder) or {}).get("status")
-    except RunDirError:
-        return False
-    return status not in (None, "preempted", "failed")

@@ -6,28 +6,29 @@ the trunk: an ordinary run that keeps its checkpoints at the branch points. Ever
 branch: its directory begins with a copy of the trunk's checkpoint and lines, and it resumes from
 there as after a kill. So a branch is bit-equal to the run from scratch, on the same machine.
 
-    plan(cells)                 which cells are branches, of what, from where on
+    plan(cells)                 which cells are branches, of which trunk, from which step on
     with_branch_points(cells)   the cells, with `checkpoint.keep_steps` of the trunks set
-    ready(trunk, step)          whether the trunk has come far enough
-    seed(branch, trunk, step)   what a branch's directory begins with
+    ready(trunk, step)          whether the trunk has its checkpoint at the branch point
+    seed(branch, trunk, step)   writes what a branch's directory begins with
 """
 
 import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaling import configs
+from scaling.sweeps.design import Cell
 from scaling.track import files, provenance, sealed
 from scaling.track.run_dir import CONFIG, PROVENANCE
 from scaling.track.stream import METRICS, read_metrics
 
 if TYPE_CHECKING:
-    from scaling.sweeps.design import Cell
+    from scaling.experiment import Experiment
 
-# What members of a family may differ in: the length, and what only says when the decay begins.
+# What runs may differ in that share a trunk: the length, and when the decay begins.
 _LENGTHS = ("train.steps", "optim.schedule.decay_steps", "optim.schedule.decay_fraction")
 
 
@@ -48,28 +49,35 @@ class Branch:
     step: int
 
 
-def stable_until(config: Any) -> int:
-    """The last step that does not depend on the length of the run.
+def stable_until(config: "Experiment") -> int:
+    """The last step that does not depend on the length of the run, by all of its schedules.
 
     Raises:
       TrunkError: there is none: not a wsd schedule, or a warm-up as a fraction of the run.
     """
-    schedule, steps = config.optim.schedule, config.train.steps
+    schedules = {"optim.schedule": config.optim.schedule}
+    for name, group in (config.optim.get("groups") or {}).items():
+        if group.schedule is not None:
+            schedules[f"optim.groups.{name}.schedule"] = group.schedule
+    return min(_stable(key, schedule, config.train.steps) for key, schedule in schedules.items())
+
+
+def _stable(key: str, schedule: Any, steps: int) -> int:
     if schedule.name != "wsd":
         raise TrunkError(
-            f"optim.schedule.name={schedule.name}: its rates depend on the length of the run from "
-            "the start; runs share a trunk under wsd"
+            f"{key}.name={schedule.name}: its rates depend on the length of the run from the start; "
+            "runs share a trunk under wsd"
         )
     if schedule.warmup_steps is None and schedule.warmup_fraction:
         raise TrunkError(
-            f"optim.schedule.warmup_fraction={schedule.warmup_fraction}: the warm-up moves with the "
-            "length of the run; give optim.schedule.warmup_steps"
+            f"{key}.warmup_fraction={schedule.warmup_fraction}: the warm-up moves with the length "
+            f"of the run; give {key}.warmup_steps"
         )
     decay = schedule.decay_steps
     return steps - (round(schedule.decay_fraction * steps) if decay is None else decay)
 
 
-def branch_point(config: Any, trunk: Any) -> int:
+def branch_point(config: "Experiment", trunk: "Experiment") -> int:
     """Updates that a run shares with a longer one.
 
     Args:
@@ -80,15 +88,8 @@ def branch_point(config: Any, trunk: Any) -> int:
       TrunkError: they differ in more than the length, or the trunk decays before the branch does.
     """
     if _family(config) != _family(trunk):
-        found = [
-            one
-            for one in configs.diff(config, trunk)
-            if one.key not in _LENGTHS and not one.key.startswith(("name", "checkpoint"))
-        ]
-        raise TrunkError(
-            "the runs differ in more than their length:\n"
-            + configs.format_differences(found, "branch", "trunk")
-        )
+        differences = configs.format_differences(configs.diff(config, trunk), "branch", "trunk")
+        raise TrunkError(f"the runs differ in more than their length:\n{differences}")
     step, end = stable_until(config), stable_until(trunk)
     if step < 1 or step > end:
         raise TrunkError(
@@ -99,30 +100,42 @@ def branch_point(config: Any, trunk: Any) -> int:
     return step
 
 
-def plan(cells: Sequence["Cell"]) -> dict[str, Branch]:
+def plan(cells: Sequence[Cell]) -> dict[str, Branch]:
     """The cells that are branches. Those that cannot share, and the trunks, are not in it."""
-    return {id_: found for id_, found in _candidates(cells) if isinstance(found, Branch)}
+    return {id_: branch for id_, branch in _candidates(cells) if isinstance(branch, Branch)}
 
 
-def refused(cells: Sequence["Cell"]) -> dict[str, str]:
-    """Cells that differ from a longer one in their length alone and yet cannot branch: why."""
-    return {id_: str(found) for id_, found in _candidates(cells) if isinstance(found, TrunkError)}
+def notes(cells: Sequence[Cell]) -> list[str]:
+    """A note on runs under warm-up, stable, decay that could share a trunk and do not."""
+    errors = [error for _, error in _candidates(cells) if isinstance(error, TrunkError)]
+    what = f"{len(errors)} cells differ from longer ones in length alone and share no trunk"
+    return [f"{what}: {errors[0]}"] if errors else []
 
 
-def _candidates(cells: Sequence["Cell"]) -> Iterator[tuple[str, Branch | TrunkError]]:
-    """Every cell that has a longer sibling, and its branch of it or why there is none."""
-    for members in _families(cells).values():
-        trunk = max(members, key=lambda cell: (cell.config.train.steps, cell.id))
-        for cell in members:
-            if cell.id == trunk.id:
-                continue
-            try:
-                yield cell.id, Branch(trunk.id, branch_point(cell.config, trunk.config))
-            except TrunkError as error:
-                yield cell.id, error
+def _candidates(cells: Sequence[Cell]) -> list[tuple[str, Branch | TrunkError]]:
+    """Cells under wsd with a longer sibling, and their branch or the reason why there is none."""
+    stable = [cell for cell in cells if cell.config.optim.schedule.name == "wsd"]
+    families = {cell.id: _family(cell.config) for cell in stable}
+    by_length = sorted(stable, key=lambda cell: (cell.config.train.steps, cell.id))
+    trunks = {families[cell.id]: cell for cell in by_length}
+    pairs: list[tuple[str, Branch | TrunkError]] = []
+    for cell in stable:
+        trunk = trunks[families[cell.id]]
+        if cell.id == trunk.id:
+            continue
+        try:
+            pairs.append((cell.id, Branch(trunk.id, branch_point(cell.config, trunk.config))))
+        except TrunkError as error:
+            pairs.append((cell.id, error))
+    return pairs
 
 
-def with_branch_points(cells: Sequence["Cell"]) -> list["Cell"]:
+def _family(config: "Experiment") -> str:
+    """A key that runs share which differ in their length alone."""
+    return configs.fingerprint(config, leave_out=_LENGTHS)
+
+
+def with_branch_points(cells: Sequence[Cell]) -> list[Cell]:
     """The cells in their order; trunks keep checkpoints at the branch points. Ids stay."""
     points: dict[str, set[int]] = {}
     for branch in plan(cells).values():
@@ -130,7 +143,7 @@ def with_branch_points(cells: Sequence["Cell"]) -> list["Cell"]:
     return [_keeping(cell, points[cell.id]) if cell.id in points else cell for cell in cells]
 
 
-def _keeping(cell: "Cell", steps: set[int]) -> "Cell":
+def _keeping(cell: Cell, steps: set[int]) -> Cell:
     kept = tuple(sorted(steps | set(cell.config.checkpoint.keep_steps)))
     checkpoint = dataclasses.replace(cell.config.checkpoint, keep_steps=kept)
     return dataclasses.replace(cell, config=dataclasses.replace(cell.config, checkpoint=checkpoint))
@@ -164,19 +177,18 @@ def seed(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> bool:
 
     if layout.find_steps(branch / "checkpoints"):
         return False
-    config, other = _config(branch), _config(trunk)
-    if branch_point(config, other) != step:
-        raise TrunkError(
-            f"{branch} leaves its trunk at step {branch_point(config, other)}, not at {step}"
-        )
+    point = branch_point(_config(branch), _config(trunk))
+    if point != step:
+        raise TrunkError(f"{branch} leaves its trunk at step {point}, not at {step}")
     source = layout.step_path(trunk / "checkpoints", step)
     if not source.is_dir():
         raise TrunkError(
-            f"{trunk} has no checkpoint of step {step} but {layout.find_steps(trunk / 'checkpoints')}; "
-            f"set --config.checkpoint.keep_steps='({step},)' there, or run {branch.name} on its own"
+            f"{trunk} has checkpoints of steps {layout.find_steps(trunk / 'checkpoints')} and not of "
+            f"step {step}; set --config.checkpoint.keep_steps='({step},)' there, or run {branch.name} "
+            "on its own"
         )
     _copy_records(branch, trunk, step)
-    _write_provenance(branch, trunk, step, config)
+    _write_provenance(branch, trunk, step)
     target = layout.step_path(branch / "checkpoints", step)
     temporary = target.with_name(f"{layout.TEMPORARY}{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -197,27 +209,23 @@ def _copy_records(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> None:
             shutil.copyfile(path, branch / "bad_steps" / path.name)
 
 
-def _write_provenance(branch: pathlib.Path, trunk: pathlib.Path, step: int, config: Any) -> None:
-    path = branch / PROVENANCE
-    if path.exists():
+def _write_provenance(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> None:
+    if (branch / PROVENANCE).exists():
         return
-    fingerprint = configs.fingerprint(config)
-    attempts = files.read_json(trunk / PROVENANCE)["attempts"]
-    told: Mapping[str, Any] = {"directory": str(trunk), "run_id": _run_id(trunk), "step": step}
-    first = {**attempts[-1], "time": provenance.now(), "config_changes": [], "trunk": told}
-    record = {
-        "fingerprint": fingerprint,
-        "forecast": sealed.forecast_of(branch, fingerprint),
-        "attempts": [first],
+    fingerprint = configs.fingerprint(_config(branch))
+    source = files.read_json(trunk / PROVENANCE)
+    first = {
+        **source["attempts"][-1],
+        "time": provenance.now(),
+        "config_changes": [],
+        "trunk": {"directory": str(trunk), "run_id": source["fingerprint"], "step": step},
     }
-    files.write_json(path, record)
+    forecast = sealed.forecast_of(branch, fingerprint)
+    record = {"fingerprint": fingerprint, "forecast": forecast, "attempts": [first]}
+    files.write_json(branch / PROVENANCE, record)
 
 
-def _run_id(directory: pathlib.Path) -> str:
-    return str(files.read_json(directory / PROVENANCE)["fingerprint"])
-
-
-def _config(directory: pathlib.Path) -> Any:
+def _config(directory: pathlib.Path) -> "Experiment":
     return configs.from_json((directory / CONFIG).read_text(encoding="utf-8"))
 
 
@@ -226,15 +234,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _families(cells: Sequence["Cell"]) -> dict[str, list["Cell"]]:
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(_family(cell.config), []).append(cell)
-    return found
-
-
-def _family(config: Any) -> str:
-    """What runs share that differ in their length alone."""
-    return configs.fingerprint(config, leave_out=_LENGTHS)

@@ -1,55 +1,43 @@
-"""Takes cells that are left and runs them, one after another, until none is.
+"""A worker: takes cells that are left and runs them, one unit after another, until none is left.
 
-    python -m scaling.sweeps.worker --sweep_dir=DIR                    whatever is left
-    python -m scaling.sweeps.worker --sweep_dir=DIR --cells=ID,ID      only these
+    python -m scaling.sweep --worker --workdir=DIR                 whatever is left
+    python -m scaling.sweep --worker --workdir=DIR --cells=ID,ID   only these
 
-Every launcher starts workers and nothing else; start as many as you like, on any hosts that share the
-directory. One process for many cells saves its start for each. A cell runs as `scaling.main` would
-run it, in its own run directory. Exit codes: 0 nothing is left to take; 75 told to stop, start it
-again; 1 one of its cells has failed for good; 2 wrong usage.
+Launchers start workers with this command, as child processes; any number of them, on any hosts that
+share the directory, work on one sweep. One process for many cells starts up once. A cell runs as
+`scaling.main` would run it, in its own run directory. Exit codes: 0 nothing is left to take; 75
+stopped on request, start it again; 1 one of its cells has failed for good.
 """
 
-import dataclasses
+import contextlib
 import os
 import pathlib
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scaling import cli
-from scaling.configs import ConfigError
-from scaling.sweeps import ledger as ledger_lib
-from scaling.sweeps import output, pruning, units
-from scaling.sweeps.design import label
+from scaling.sweeps import schedule
+from scaling.sweeps.cost import of_one_step
+from scaling.sweeps.design import Cell, label
 from scaling.sweeps.lease import Heartbeat, Lease, take
-from scaling.sweeps.ledger import ENDS, Ledger
-from scaling.sweeps.sweep_dir import SweepDir, open_sweep
-from scaling.track.lock import LockedError
+from scaling.sweeps.ledger import Ledger
+from scaling.sweeps.study import watcher
+from scaling.sweeps.sweep_dir import ENDS, SweepDir, open_sweep
+from scaling.track.lock import LockedError, identity
 from scaling.train.signals import EXIT_PREEMPTED, StopRequest
+
+if TYPE_CHECKING:
+    from scaling.experiment import Experiment
 
 TRIES = 3
 POLL_SECONDS = 2.0
 IN_USE_SECONDS = 30.0  # before a cell whose run directory is in use is tried again
 CLEAR_EVERY = 16  # units
 
-OPTIONS = (
-    cli.Option("sweep_dir", "The directory of the sweep.", "DIR"),
-    cli.Option("cells", "Only these cells.", "ID,ID,..."),
-    cli.Option("tries", f"Attempts that may fail before a cell has failed ({TRIES}).", "N", "integer"),
-    cli.Option("group", f"Most cells that train in one program ({units.GROUP}).", "N", "integer"),
-    cli.Option("cores", "Stay on these processor cores.", "I,I,..."),
-    cli.Option("parent", "Stop when process PID is the parent no longer.", "PID", "integer"),
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How an attempt ended: an event of the ledger, and what to note with it."""
-
-    event: str
-    details: dict[str, Any]
+# How an attempt ended: an event of the ledger, and the details to record with it.
+Ended = tuple[str, dict[str, Any]]
 
 
 class Worker:
@@ -65,17 +53,17 @@ class Worker:
         heart: Heartbeat,
     ) -> None:
         self.sweep, self.tries, self.stop, self.heart = sweep, tries, stop, heart
-        self.ledger = Ledger(sweep.path / "ledger.jsonl")
-        self.plan = units.Plan(sweep, chosen, group)
+        self.ledger = Ledger(sweep)
+        self.schedule = schedule.Schedule(sweep, chosen, group)
         self.done: list[str] = []
-        self.in_use: dict[str, float] = {}  # when cells were found in use
-        self.ran = 0
+        self.in_use: dict[str, float] = {}  # {cell: when its directory was seen to be in use}
+        self.units_run = 0
 
     def run(self) -> int:
-        """Runs to an end; returns the exit code."""
+        """Runs to the end; returns the exit code."""
         while self.stop.reason is None:
             leases = next(self._takeable(), None)
-            if leases is None and not self.in_use and not self.plan.waiting(self.tries):
+            if leases is None and not self.in_use and not self.schedule.waiting(self.tries):
                 break
             if leases is None:
                 time.sleep(POLL_SECONDS)
@@ -83,30 +71,24 @@ class Worker:
                 self._run_unit(leases)
         if self.stop.reason is not None:
             return EXIT_PREEMPTED
-        found = ledger_lib.states(self.sweep, self.tries, self.done)
-        return 1 if "failed" in found.values() else 0
+        return 1 if "failed" in self.ledger.states(self.tries, self.done).values() else 0
 
     def _takeable(self) -> Iterator[list[Lease]]:
         """Leases of the next unit of which this process gets any."""
         old = time.monotonic() - IN_USE_SECONDS
         self.in_use = {cell: seen for cell, seen in self.in_use.items() if seen > old}
-        for unit in self.plan.ready(self.tries):
-            leases = []
-            for cell in unit:
-                if cell in self.in_use:
-                    continue
-                lease = take(self.sweep.path / "leases", cell)
-                if lease and self._wanted(lease):
-                    leases.append(lease)
+        for unit in self.schedule.ready(self.tries):
+            free = [cell for cell in unit if cell not in self.in_use]
+            held = [lease for cell in free if (lease := take(self.sweep.leases, cell))]
+            leases = [lease for lease in held if self._is_left(lease)]
             if leases:
                 yield leases
 
-    def _wanted(self, lease: Lease) -> bool:
-        """Under the lease: whether the cell still is to be run; writes down a vanished process."""
-        status = ledger_lib.finished(self.sweep.cell_dir(lease.cell))
-        tally = self.ledger.tallies().get(lease.cell, ledger_lib.Tally())
-        if status in ENDS:
-            lease.release(status)
+    def _is_left(self, lease: Lease) -> bool:
+        """Under the lease: whether the cell still has to run. Records a vanished process."""
+        end, tally = self.sweep.ended(lease.cell), self.ledger.tallies()[lease.cell]
+        if end:
+            lease.release(end)
             return False
         if tally.last == "running":
             self.ledger.append(lease.cell, lease.attempt - 1, "lost", reason="its process vanished")
@@ -117,128 +99,149 @@ class Worker:
 
     def _run_unit(self, leases: list[Lease]) -> None:
         self.heart.watch(leases)
+        process = identity()
         for lease in leases:
-            self.ledger.append(lease.cell, lease.attempt, "running", **_who())
+            self.ledger.append(
+                lease.cell, lease.attempt, "running", pid=process["pid"], host=process["hostname"]
+            )
         started = time.perf_counter()
-        with output.into([self.sweep.log(lease.cell, lease.attempt) for lease in leases]):
-            ends = self._execute(leases)
+        with output_into([self.sweep.log(lease.cell, lease.attempt) for lease in leases]):
+            ends = self._execute([lease.cell for lease in leases])
         seconds = round(time.perf_counter() - started, 2)
-        for lease, end in zip(leases, ends, strict=True):
-            event = "preempted" if lease.lost else end.event
-            self.ledger.append(lease.cell, lease.attempt, event, seconds=seconds, **end.details)
+        for lease, (event, details) in zip(leases, ends, strict=True):
+            event = "preempted" if lease.lost else event
+            self.ledger.append(lease.cell, lease.attempt, event, seconds=seconds, **details)
             lease.release(event)
             self.done.append(lease.cell)
             print(f"{event}: {lease.cell} ({label(self.sweep.axes[lease.cell])})", flush=True)
         self.heart.watch([])
-        self.ran += 1
-        if self.ran % CLEAR_EVERY == 0:
+        self.units_run += 1
+        if self.units_run % CLEAR_EVERY == 0:
             import jax
 
-            jax.clear_caches()  # programs of cells that are done; about 10 MB a cell, measured
+            jax.clear_caches()  # programs of finished cells; about 10 MB per cell, measured
 
-    def _execute(self, leases: list[Lease]) -> list[Ended]:
-        """Runs the cells; whatever goes wrong becomes an end of each."""
+    def _execute(self, ids: list[str]) -> list[Ended]:
+        """Runs the cells; an error becomes the end of each."""
         try:
-            units.prepare(self.sweep, [lease.cell for lease in leases])
-            ids = [lease.cell for lease in leases]
-            watch = pruning.watcher(self.sweep.path, ids)
-            locked: list[str] = []
-            if len(ids) == 1 and watch is None:
-                try:
-                    self._solo(ids[0])
-                except LockedError as error:
-                    print(error, flush=True)
-                    locked = ids
-            else:
-                locked = self._together(ids)
-            self.in_use |= dict.fromkeys(locked, time.monotonic())
+            schedule.begin_branches(self.sweep, ids)
+            locked = self._train([self.sweep.cell(cell) for cell in ids])
         except Exception as error:
             traceback.print_exc()
             reason = f"{type(error).__name__}: {error}"[:300]
-            return [self._end(lease.cell, reason) for lease in leases]
+            return [self._end(cell, reason) for cell in ids]
+        self.in_use |= dict.fromkeys(locked, time.monotonic())
         return [
-            Ended("preempted", {"reason": "its run directory is in use"})
-            if lease.cell in locked
-            else self._end(lease.cell, "")
-            for lease in leases
+            ("preempted", {"reason": "its run directory is in use"})
+            if cell in locked
+            else self._end(cell, "")
+            for cell in ids
         ]
 
-    def _solo(self, cell_id: str) -> None:
-        from scaling import parallel
-        from scaling.train.run import run
+    def _train(self, cells: list[Cell]) -> list[str]:
+        """Runs cells of one unit, in as few programs as memory allows; returns those in use."""
+        size, locked = len(cells), []
+        if size > 1 and (memory := _device_memory()) is not None:
+            size = max_members(cells[0].config, memory)
+        for start in range(0, len(cells), size):
+            members = cells[start : start + size]
+            ids = [cell.id for cell in members]
+            watch = watcher(self.sweep.path, ids)
+            if len(members) == 1 and watch is None:
+                locked += self._alone(members[0])
+                continue
+            from scaling.train.population import run_population
 
-        cell = self.sweep.cell(cell_id)
-        with parallel.start_processes(cell.config, cli.Args()) as processes:
-            run(cell.config, self.sweep.cell_dir(cell_id), processes, self.stop)
-
-    def _together(self, ids: list[str]) -> list[str]:
-        """Runs cells as one program; those that another process trains."""
-        from scaling.sweeps.grouping import max_members
-        from scaling.train.population import run_population
-
-        cells = [self.sweep.cell(one) for one in ids]
-        memory = _device_memory()
-        count = len(cells)
-        if memory is not None:
-            count = max_members(cells[0].config, self.sweep.costs[ids[0]].params, memory)
-        locked = []
-        for start in range(0, len(cells), count):
-            members = cells[start : start + count]
             statuses = run_population(
                 [cell.config for cell in members],
-                [self.sweep.cell_dir(cell.id) for cell in members],
+                [self.sweep.cell_dir(cell) for cell in ids],
                 stop=self.stop,
-                watch=pruning.watcher(self.sweep.path, [cell.id for cell in members]),
+                watch=watch,
             )
-            locked += [
-                cell.id for cell, one in zip(members, statuses, strict=True) if one == "locked"
-            ]
+            locked += [cell for cell, s in zip(ids, statuses, strict=True) if s == "locked"]
         return locked
 
-    def _end(self, cell: str, error: str) -> Ended:
-        """What an attempt came to: the run's own word where it ended, else the error."""
-        from scaling.track.run_dir import read_summary
+    def _alone(self, cell: Cell) -> list[str]:
+        from scaling import cli, parallel
+        from scaling.train.run import run
 
-        status = ledger_lib.finished(self.sweep.cell_dir(cell))
-        if status in ENDS:
-            summary = read_summary(self.sweep.cell_dir(cell)) or {}
-            loss = summary.get("eval", {}).get("loss")
+        try:
+            with parallel.start_processes(cell.config, cli.Args()) as processes:
+                run(cell.config, self.sweep.cell_dir(cell.id), processes, self.stop)
+        except LockedError as error:
+            print(error, flush=True)
+            return [cell.id]
+        return []
+
+    def _end(self, cell: str, error: str) -> Ended:
+        """How an attempt ended: as the run's summary says if it has ended, else by the error."""
+        summary = self.sweep.summary(cell)
+        if summary.get("status") in ENDS:
+            loss = self.sweep.loss(cell, summary)
             reason = {"reason": summary["error"]} if summary.get("error") else {}
-            return Ended(status, {"loss": loss, "step": summary.get("step")} | reason)
+            return summary["status"], {"loss": loss, "step": summary.get("step")} | reason
         if error:
-            return Ended("failed", {"reason": error})
+            return "failed", {"reason": error}
         if self.stop.reason is not None:
-            return Ended("preempted", {"reason": self.stop.reason})
-        return Ended("failed", {"reason": "went wrong, see its log"})
+            return "preempted", {"reason": self.stop.reason}
+        return "failed", {"reason": "went wrong, see its log"}
+
+
+def max_members(config: "Experiment", memory_bytes: int) -> int:
+    """How many runs like `config` fit into a device's memory together, at least 1.
+
+    Half of the memory is left for activations and for the copies that a step makes.
+    """
+    return max(1, memory_bytes // 2 // of_one_step(config).kept_bytes)
 
 
 def _device_memory() -> int | None:
     """Bytes of the first device; None where the backend does not say (CPU)."""
     import jax
 
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit")
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
-def _who() -> dict[str, Any]:
-    import socket
+@contextlib.contextmanager
+def output_into(logs: Sequence[pathlib.Path]) -> Iterator[None]:
+    """Sends file descriptors 1 and 2 to the first log; the others become links to it.
 
-    return {"pid": os.getpid(), "host": socket.gethostname()}
+    Descriptors and not `sys.stdout`, because compilers and drivers print too.
+    """
+    logs[0].parent.mkdir(parents=True, exist_ok=True)
+    for other in logs[1:]:
+        with contextlib.suppress(OSError):
+            other.symlink_to(logs[0].name)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    file = os.open(logs[0], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in (*saved, file):
+            os.close(descriptor)
 
 
 def work(
-    sweep_dir: pathlib.Path,
-    chosen: Sequence[str] | None = None,
+    path: str | pathlib.Path,
+    chosen: Sequence[str] = (),
     *,
     tries: int = TRIES,
-    group: int = units.GROUP,
+    group: int = schedule.GROUP,
     parent: int | None = None,
 ) -> int:
-    """Runs what is left of a sweep in this process; returns the exit code.
+    """Runs the rest of a sweep in this process; returns the exit code.
 
     Args:
-      sweep_dir: the sweep's directory.
-      chosen: only these cells; None for all.
+      path: the sweep's directory.
+      chosen: only these cells; empty for all.
       tries: attempts that may fail before a cell has failed.
       group: most cells that train in one program.
       parent: process that must stay this one's parent.
@@ -252,7 +255,7 @@ def work(
         def halt(reason: str) -> None:
             stop.reason = stop.reason or reason
 
-        sweep = open_sweep(sweep_dir)
+        sweep = open_sweep(path)
         heart = Heartbeat(halt, parent)
         try:
             return Worker(sweep, chosen or sweep.ids, tries, group, stop, heart).run()
@@ -260,39 +263,15 @@ def work(
             heart.close()
 
 
-def door(argv: Sequence[str]) -> int:
-    """Does what the command line says.
+def command(sweep: pathlib.Path, tries: int, group: int, cores: Sequence[int] = ()) -> list[str]:
+    """The command line of a child process that works on a sweep until this process is gone.
 
-    Raises:
-      ConfigError: the command line is wrong.
+    Args:
+      sweep: its directory.
+      tries: attempts that may fail before a cell has failed.
+      group: most cells that train in one program.
+      cores: the processor cores to stay on; empty for all.
     """
-    values, _ = cli.read(argv, OPTIONS, (__doc__ or "").split("\n\n")[1])
-    if "sweep_dir" not in values:
-        raise ConfigError("--sweep_dir", "is required", "write --sweep_dir=DIR")
-    if "cores" in values:
-        # Before JAX counts the cores that it may use.
-        os.sched_setaffinity(0, _cores(values["cores"]))
-    chosen = [one for one in values.get("cells", "").split(",") if one]
-    try:
-        return work(
-            pathlib.Path(values["sweep_dir"]), chosen or None,
-            tries=values.get("tries", TRIES), group=values.get("group", units.GROUP),
-            parent=values.get("parent"),
-        )  # fmt: skip
-    except ledger_lib.LedgerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _cores(text: str) -> set[int]:
-    have = os.sched_getaffinity(0)
-    parts = text.split(",")
-    if not all(part.isdecimal() for part in parts) or not {int(part) for part in parts} <= have:
-        raise ConfigError(
-            "--cores", f"{text!r} are not cores of this process", f"it has {sorted(have)}"
-        )
-    return {int(part) for part in parts}
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(door, sys.argv[1:]))
+    words = [sys.executable, "-m", "scaling.sweep", "--worker", f"--workdir={sweep}"]
+    words += [f"--tries={tries}", f"--group={group}", f"--parent={os.getpid()}"]
+    return [*words, "--cores=" + ",".join(map(str, cores))] if cores else words

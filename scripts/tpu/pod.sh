@@ -45,7 +45,7 @@ case "${1:-}" in
     [ $# -ge 2 ] || usage
     part="${3:-0/1}"
     on_all "cd scaling && echo \$\$ > run.pid && exec env $JOIN .venv/bin/python \
-      -m scaling.sweeps.sequence --sweep_dir=$(printf '%q' "$2") --part=$part"
+      -m scaling.sweep --workdir=$(printf '%q' "$2") --part=$part"
     ;;
   stop)
     on_all 'kill -TERM "$(cat scaling/run.pid)"'

@@ -52,7 +52,7 @@ def test_a_fit_gives_the_optimum(tmp_path):
     ]
     assert losses[1] == min(losses)
     path.write_text("{}")
-    with pytest.raises(configs.ConfigError, match="no fit of law chinchilla"):
+    with pytest.raises(configs.ConfigError, match="not a fit of law chinchilla"):
         from_fit(path)
 
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from scaling import configs
 from scaling.laws.law import LawError
 from scaling.laws.readers import read_table
 from scaling.sweeps import Sweep, axis, collect, design, ledger, product, sweep_dir
@@ -21,7 +22,7 @@ BASE = {
 
 
 def made(folder, schedule, steps=(40, 80)):
-    base = design.with_settings(BASE, {"optim.schedule": schedule})
+    base = configs.with_values(BASE, {"optim.schedule": schedule})
     grid = product(axis("optim.learning_rate", (0.1,)), axis("train.steps", steps, "length"))
     cells, _ = design.cells(Sweep(base, grid, "made"))
     return sweep_dir.claim(folder, "made", cells)
@@ -74,7 +75,7 @@ def test_finished_partial_diverged_and_pending_cells_are_told_apart(tmp_path):
     finish(sweep, a)
     finish(sweep, b, "diverged")
     finish(sweep, c, upto=60)
-    ledger.Ledger(sweep.path / "ledger.jsonl").append(c, 1, "preempted")
+    ledger.Ledger(sweep).append(c, 1, "preempted")
     table = {one["run_id"]: one for one in rows(sweep)}
     assert [table[x]["status"] for x in (a, b, c, d)] == [
         *("completed", "diverged", "preempted", "pending")
@@ -84,6 +85,20 @@ def test_finished_partial_diverged_and_pending_cells_are_told_apart(tmp_path):
     assert table[c]["point"] == "partial"
     assert float(table[a]["flops"]) == pytest.approx(sweep.costs[a].flops)
     assert table[a]["length"] == "40"
+
+
+def test_the_loss_of_the_table_is_the_objective_of_the_task(tmp_path):
+    sweep = made(tmp_path / "s", {"name": "constant"}, (40,))
+    (cell,) = sweep.ids
+    finish(sweep, cell)
+    record = files.read_json(sweep.path / "sweep.json")
+    record["cells"][0]["cost"]["objective"] = "error"
+    files.write_json(sweep.path / "sweep.json", record)
+    summary = files.read_json(sweep.cell_dir(cell) / "summary.json")
+    files.write_json(sweep.cell_dir(cell) / "summary.json", summary | {"eval": {"error": 2.5}})
+    stream = sweep.cell_dir(cell) / "metrics.jsonl"
+    stream.write_text(stream.read_text().replace("eval/loss", "eval/error"))
+    assert [float(row["loss"]) for row in rows(sweep)] == [10.0, 5.0, 100 / 30, 2.5]
 
 
 def test_a_fit_reads_the_directory_itself(tmp_path):

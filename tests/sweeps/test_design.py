@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+from helpers import ROOT
 from sweep_helpers import sweep_file
 
 from scaling import configs
@@ -16,7 +17,6 @@ from scaling.sweeps import (
     ladder,
     power_rule,
     product,
-    rate_by_width,
     seeds,
     settings,
     widths,
@@ -59,7 +59,7 @@ def test_a_point_twice_is_one_cell_and_says_so():
 
 def test_ids_ignore_what_does_not_change_the_result():
     (one,) = made(axis("seed", (1,)))
-    other = design.with_settings(BASE, {"seed": 1, "mesh.data": 2, "track.every": 1})
+    other = configs.with_values(BASE, {"seed": 1, "mesh.data": 2, "track.every": 1})
     assert configs.fingerprint(configs.resolve(other)) == one.id
     assert (
         len({c.id for c in made(product(seeds(2), axis("optim.learning_rate", (0.1, 0.2))))}) == 4
@@ -127,12 +127,17 @@ def test_ladder_rule_is_as_stated():
         widths(64, 16, 3)
 
 
-def test_repeated_data_and_rate_by_width():
+def test_repeated_data():
     (cell,) = made(data_constrained((960,), (4,)))
     assert (cell.config.data.limit, cell.config.train.steps) == (960, 40)
     assert cell.axes == {"unique_tokens": 960, "epochs": 4}
-    grid = made(rate_by_width(ladder((16, 32)), (0.1, 0.2)))
-    assert [tuple(c.axes.values()) for c in grid] == [(16, 0.1), (16, 0.2), (32, 0.1), (32, 0.2)]
+
+
+@pytest.mark.parametrize(("name", "count"), [("lengths_tiny", 12), ("repeats_tiny", 9)])
+def test_the_experiments_make_their_cells(name, count):
+    sweep = design.load_sweep(str(ROOT / "experiments" / "sweeps" / f"{name}.py"))
+    cells, notes = design.cells(sweep)
+    assert (len(cells), notes) == (count, [])
 
 
 def test_settings_may_swap_a_component():

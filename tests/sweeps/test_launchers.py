@@ -11,37 +11,31 @@ import pytest
 import yaml
 from helpers import ROOT
 from jobset_schema import problems
+from sweep_helpers import claimed
 
 from scaling import configs
-from scaling.sweeps import Sweep, axis, design, jobset, sequence, skypilot, slurm, sweep_dir
+from scaling.sweeps import axis, schedule
+from scaling.sweeps.launchers import Request, jobset, skypilot, slurm
 
-BASE = {
-    "task": {"name": "language_model"},
-    "data": {"source": {"name": "synthetic_zipf", "base": 8, "digits": 2}, "seq_len": 24},
-    "model": {"name": "transformer", "max_len": 64},
-    "optim": {"name": "adamw", "schedule": {"name": "linear"}},
-    "train": {"batch_size": 4},
-}
 SKY = "accelerators=tpu-v6e-8,infra=gcp,runtime_version=v2-alpha-tpuv6e,disk_size=100"
 GKE = "tpu=v6e,topology=4x4,slices=2,image=example.io/scaling:1,claim=sweeps"
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    cells, _ = design.cells(Sweep(BASE, axis("train.steps", (10, 20, 30, 40, 100)), "My_Sweep"))
-    return sweep_dir.claim(tmp_path / "my_sweep", "My_Sweep", cells)
+    return claimed(tmp_path / "My_Sweep", axis("train.steps", (10, 20, 30, 40, 100)))
 
 
 def launch(module, sweep, asked, workers=2):
-    assert module.launch(sweep, module.parse(asked), workers, 3, None, False) == 0
+    assert module.launch(sweep, Request(workers=workers, resources=asked)) == 0
 
 
 def test_parts_cost_alike_and_share_no_cell(sweep):
-    two = sequence.parts(sweep, 2)
+    two = schedule.parts(sweep, 2)
     assert sorted(two[0] + two[1]) == sorted(sweep.ids)
     loads = [sum(sweep.costs[one].flops for one in part) for part in two]
     assert max(loads) == min(loads)  # 100 against 40 + 30 + 20 + 10
-    assert sequence.parts(sweep, 2) == two
+    assert schedule.parts(sweep, 2) == two
 
 
 def test_jobsets_hold_to_the_schema(sweep):
@@ -58,7 +52,7 @@ def test_jobsets_hold_to_the_schema(sweep):
 
 
 def test_the_schema_refuses_what_it_should(sweep):
-    (good,) = jobset.manifests(sweep, jobset.parse(GKE), 1)
+    good = yaml.safe_load(jobset.manifests(sweep, jobset.parse(GKE), 1))
     for path, value in [
         (("spec", "failurePolicy", "maxRestart"), 3),
         (("spec", "failurePolicy", "rules", 0, "action"), "Restart"),
@@ -139,9 +133,9 @@ def test_the_sky_task_says_what_it_must(sweep):
     assert task["resources"]["use_spot"] is False
     assert task["file_mounts"]["/sweep"]["name"] == "mine"
     assert task["setup"].startswith("pip install -q -e '.[tpu]'")
-    assert task["run"].endswith("--sweep_dir=/sweep --part=$PART/$PARTS")
+    assert task["run"].endswith("scaling.sweep --workdir=/sweep --part=$PART/$PARTS")
     assert task["envs"] == {"PART": "0", "PARTS": "3"}
-    pod = skypilot.task(sweep, skypilot.parse("accelerators=tpu-v5p-16"), 1)
+    pod = yaml.safe_load(skypilot.task(sweep, skypilot.parse("accelerators=tpu-v5p-16"), 1))
     assert pod["envs"]["JAX_COORDINATOR_ADDRESS"] == "auto"
     script = (sweep.path / "skypilot.sh").read_text()
     assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
@@ -165,7 +159,7 @@ def test_the_sky_task_says_what_it_must(sweep):
             ("run", "--config=x.py"),
             ["--worker=all", "JAX_COORDINATOR_ADDRESS=auto .venv/bin/python -m scaling.main"],
         ),
-        ("pod.sh", ("sweep", "/shared/s"), ["scaling.sweeps.sequence --sweep_dir=/shared/s"]),
+        ("pod.sh", ("sweep", "/shared/s"), ["scaling.sweep --workdir=/shared/s --part=0/1"]),
         ("pod.sh", ("stop",), ["kill -TERM"]),
     ],
 )

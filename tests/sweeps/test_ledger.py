@@ -4,24 +4,16 @@ import json
 import threading
 
 import pytest
+from sweep_helpers import BASE, claimed
 
 from scaling import configs
 from scaling.sweeps import Sweep, design, lease, ledger, seeds, sweep_dir
 from scaling.track import files
 
-BASE = {
-    "task": {"name": "language_model"},
-    "data": {"source": {"name": "synthetic_zipf", "base": 8, "digits": 2}, "seq_len": 24},
-    "model": {"name": "transformer", "max_len": 64},
-    "optim": {"name": "adamw", "schedule": {"name": "linear"}},
-    "train": {"batch_size": 4, "steps": 10},
-}
-
 
 @pytest.fixture
 def sweep(tmp_path):
-    cells, _ = design.cells(Sweep(BASE, seeds(6), "six"))
-    return sweep_dir.claim(tmp_path / "six", "six", cells)
+    return claimed(tmp_path / "six", seeds(6))
 
 
 def ends(sweep, cell, status):
@@ -29,7 +21,7 @@ def ends(sweep, cell, status):
 
 
 def test_each_state_comes_from_its_own_witness(sweep):
-    book = ledger.Ledger(sweep.path / "ledger.jsonl")
+    book = ledger.Ledger(sweep)
     done, broken, dead, asleep, busy, fresh = sweep.ids
     ends(sweep, done, "completed")  # and its line of the ledger was lost
     ends(sweep, broken, "diverged")
@@ -38,44 +30,44 @@ def test_each_state_comes_from_its_own_witness(sweep):
     book.append(asleep, 1, "preempted")
     ends(sweep, asleep, "preempted")
     held = lease.take(sweep.path / "leases", busy)
-    found = ledger.states(sweep, 3)
+    found = book.states(3)
     assert list(found.values()) == [
         *("completed", "diverged", "failed", "preempted", "running", "pending")
     ]
-    assert ledger.states(sweep, 4)[dead] == "pending"
+    assert book.states(4)[dead] == "pending"
     held.release("preempted")
-    assert ledger.states(sweep, 3)[busy] == "pending"
+    assert book.states(3)[busy] == "pending"
     assert fresh in found
     assert ledger.counts(found).startswith("1 completed, 1 running, 1 pending")
 
 
 def test_a_vanished_process_is_no_failure_until_it_is_a_habit(sweep):
-    book = ledger.Ledger(sweep.path / "ledger.jsonl")
+    book = ledger.Ledger(sweep)
     cell = sweep.ids[0]
     book.append(cell, 1, "running")
-    assert ledger.states(sweep, 3)[cell] == "preempted"
+    assert book.states(3)[cell] == "preempted"
     for attempt in range(ledger.LOST_LIMIT):
         book.append(cell, attempt, "lost")
-    assert ledger.states(sweep, 3)[cell] == "failed"
+    assert book.states(3)[cell] == "failed"
 
 
 def test_an_end_that_was_not_written_down_is_written_once(sweep):
-    book = ledger.Ledger(sweep.path / "ledger.jsonl")
+    book = ledger.Ledger(sweep)
     cell = sweep.ids[0]
     book.append(cell, 1, "running")
     ends(sweep, cell, "completed")
     for _ in range(2):
-        ledger.settle(sweep)
+        book.settle()
     assert [one["event"] for one in book.read()] == ["running", "completed"]
     held = lease.take(sweep.path / "leases", sweep.ids[1])
     ends(sweep, sweep.ids[1], "completed")  # its holder lives and will say so itself
-    ledger.settle(sweep)
+    book.settle()
     held.release("completed")
     assert len(book.read()) == 2
 
 
 def test_a_torn_last_line_is_left_out_and_then_cut(sweep):
-    book = ledger.Ledger(sweep.path / "ledger.jsonl")
+    book = ledger.Ledger(sweep)
     book.append("a", 1, "running")
     with open(book.path, "ab") as file:
         file.write(b'{"cell": "a", "ev')
@@ -86,7 +78,7 @@ def test_a_torn_last_line_is_left_out_and_then_cut(sweep):
 
 @pytest.mark.parametrize("line", [b"rubbish\n", b"[1]\n", b'{"cell": "a"}\n'])
 def test_damage_before_the_end_is_named(sweep, line):
-    book = ledger.Ledger(sweep.path / "ledger.jsonl")
+    book = ledger.Ledger(sweep)
     book.append("a", 1, "running")
     book.path.write_bytes(book.path.read_bytes() + line + line)
     with pytest.raises(ledger.LedgerError, match=r"ledger.jsonl:2 .* delete that line"):
@@ -94,11 +86,11 @@ def test_damage_before_the_end_is_named(sweep, line):
 
 
 def test_many_writers_lose_no_line(sweep):
-    book = ledger.Ledger(sweep.path / "ledger.jsonl")
+    book = ledger.Ledger(sweep)
 
     def write(name):
         for attempt in range(25):
-            ledger.Ledger(book.path).append(name, attempt, "running")
+            ledger.Ledger(sweep).append(name, attempt, "running")
 
     threads = [threading.Thread(target=write, args=(str(i),)) for i in range(4)]
     for one in threads:
@@ -132,7 +124,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
 
 def test_settings_without_effect_may_change_between_launches(sweep):
     def cells(every):
-        base = design.with_settings(BASE, {"track.every": every})
+        base = configs.with_values(BASE, {"track.every": every})
         return design.cells(Sweep(base, seeds(6), "six"))[0]
 
     ends(sweep, sweep.ids[1], "completed")

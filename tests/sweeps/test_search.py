@@ -6,10 +6,11 @@ import sys
 
 import pytest
 from run_helpers import TINY, corpus, kill, last_step, run, start, stream, summary, wait_until
+from sweep_helpers import BASE
 
 from scaling import configs
-from scaling.sweeps import pruning
 from scaling.sweeps import search as lib
+from scaling.sweeps import study
 from scaling.sweeps.design import Cell
 from scaling.sweeps.search import Choice, Float, Integer, Search, SearchError
 from scaling.train.population_key import population_key
@@ -18,10 +19,13 @@ RATE = {"optim.learning_rate": Float(1e-4, 1e-1, log=True)}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    text = corpus(tmp_path_factory.mktemp("search"))
-    short = ("train.steps=20", "eval.every=10", "model.num_layers=1", "track.progress=off")
-    return configs.load(f"{TINY}:{text}", short)
+def base():
+    return BASE | {
+        "model": {"name": "transformer", "num_layers": 1, "model_dim": 8, "num_heads": 2},
+        "eval": {"every": 10, "batches": 1},
+        "checkpoint": {"every": 0, "keep_last": 1, "asynchronous": False},
+        "track": {"tensorboard": False, "progress": "off"},
+    }
 
 
 def pretend(folder: pathlib.Path, cell: Cell, losses: dict[int, float], status: str) -> None:
@@ -34,7 +38,7 @@ def pretend(folder: pathlib.Path, cell: Cell, losses: dict[int, float], status: 
 
 
 def trials(folder: pathlib.Path, search: Search) -> list:
-    return lib.open_study(folder, search).get_trials()
+    return study.open_study(folder, search).get_trials()
 
 
 def test_a_batch_fills_a_population_and_is_told_once(base, tmp_path):
@@ -67,7 +71,7 @@ def test_what_was_running_is_proposed_again_and_the_rest_is_reproducible(base, t
 
 def test_a_trial_cut_off_while_it_was_proposed_is_failed(base, tmp_path):
     search = Search(base, RATE)
-    lib.open_study(tmp_path, search).ask()
+    study.open_study(tmp_path, search).ask()
     assert len(lib.propose(tmp_path, search, 1)) == 1
     assert [trial.state.name for trial in trials(tmp_path, search)] == ["FAIL", "RUNNING"]
 
@@ -108,7 +112,7 @@ def test_the_worse_of_a_batch_are_pruned(base, tmp_path, pruner):
             pretend(tmp_path, cell, {10: 1.5, 20: 1.0}, "completed")
         lib.tell(tmp_path, search)
     cells = lib.propose(tmp_path, search, 4)
-    watch = pruning.watcher(tmp_path, [cell.id for cell in cells])
+    watch = study.watcher(tmp_path, [cell.id for cell in cells])
     losses = {i: {"eval/loss": 1.0 + i} for i in range(4)}
     assert watch(10, losses) == ({2, 3} if pruner == "asha" else {1, 2, 3})
     assert watch(10, {0: losses[0]}) == set(), "after a resume the same is told again"
@@ -117,10 +121,30 @@ def test_the_worse_of_a_batch_are_pruned(base, tmp_path, pruner):
         assert watch(20, {0: losses[3], 1: losses[1]}) == {0}
 
 
+@pytest.mark.parametrize("torn", [b'{"op_code": 4, "wor', b"{"])
+def test_a_torn_last_record_of_the_journal_is_cut_off(base, tmp_path, torn):
+    search = Search(base, RATE)
+    first = lib.propose(tmp_path, search, 2)
+    with open(tmp_path / "search.journal", "ab") as journal:
+        journal.write(torn)
+    for _ in range(2):  # the start after the kill, and every later one
+        assert [cell.id for cell in lib.propose(tmp_path, search, 3)][:2] == [c.id for c in first]
+    assert torn not in (tmp_path / "search.journal").read_bytes().splitlines()
+
+
+def test_a_damaged_record_of_the_journal_is_named(base, tmp_path):
+    search = Search(base, RATE)
+    lib.propose(tmp_path, search, 1)
+    lines = (tmp_path / "search.journal").read_bytes().splitlines(keepends=True)
+    (tmp_path / "search.journal").write_bytes(b"".join([*lines[:2], b"{rubbish\n", *lines[2:]]))
+    with pytest.raises(SearchError, match=r"search\.journal has a damaged line .*delete that line"):
+        lib.propose(tmp_path, search, 1)
+
+
 def test_without_a_pruner_nobody_watches(base, tmp_path):
-    assert pruning.watcher(tmp_path, ["x"]) is None
+    assert study.watcher(tmp_path, ["x"]) is None
     cells = lib.propose(tmp_path, Search(base, RATE), 1)
-    assert pruning.watcher(tmp_path, [cells[0].id]) is None
+    assert study.watcher(tmp_path, [cells[0].id]) is None
 
 
 def test_another_search_in_the_same_directory_is_refused(base, tmp_path):
@@ -129,6 +153,8 @@ def test_another_search_in_the_same_directory_is_refused(base, tmp_path):
         lib.propose(tmp_path, Search(base, {"optim.learning_rate": Float(1e-4, 1.0, log=True)}), 1)
     with pytest.raises(SearchError, match="space"):
         lib.propose(tmp_path / "other", Search(base, {}), 1)
+    with pytest.raises(SearchError, match="sampler='tpee' does not exist: give one of tpe, "):
+        lib.propose(tmp_path / "other", Search(base, RATE, sampler="tpee"), 1)
 
 
 def test_a_config_that_cannot_run_names_the_trial(base, tmp_path):
@@ -150,8 +176,8 @@ def test_a_search_runs_prunes_and_goes_on(base, tmp_path, capsys):
         assert left["status"] == ("completed" if trial.state.name == "COMPLETE" else "pruned")
     kept = [trial.intermediate_values[10] for trial in found if trial.state.name == "COMPLETE"]
     assert max(kept) <= min(t.intermediate_values[10] for t in found if t.state.name == "PRUNED")
-    assert lib.run(tmp_path, search, trials=6, batch=4, name="tiny") == 0
-    assert len(trials(tmp_path, search)) == 6
+    assert lib.run(tmp_path, search, trials=8, batch=4, name="tiny") == 0
+    assert len(trials(tmp_path, search)) == 8
 
 
 @pytest.mark.slow
@@ -168,7 +194,7 @@ def test_a_killed_search_ends_with_every_trial_run_once(tmp_path):
     )
     workdir, log = tmp_path / "search", tmp_path / "log"
     arguments = [
-        *(sys.executable, "-m", "scaling.sweeps.search", f"--search={file}"),
+        *(sys.executable, "-m", "scaling.sweep", f"--search={file}"),
         *(f"--workdir={workdir}", "--trials=6", "--batch=3"),
     ]
 

@@ -9,10 +9,11 @@ import time
 import psutil
 import pytest
 from run_helpers import stream
-from sweep_helpers import check_once, ends, ledger, sweep_file
+from sweep_helpers import check_once, claimed, ends, ledger, sweep_file
 
 from scaling import sweep as door
-from scaling.sweeps import design, slurm, sweep_dir
+from scaling.sweeps import axis
+from scaling.sweeps.launchers import slurm
 
 STEPS = 400
 
@@ -22,12 +23,6 @@ def _submitit(monkeypatch):
     # Its import shuts down every logging handler there is, and one of them closes pytest's stderr.
     monkeypatch.setattr(logging, "_handlerList", [])
     pytest.importorskip("submitit")
-
-
-def claimed(folder, name="tiny"):
-    base = f"axis('train.steps', ({STEPS},))"
-    declared = design.load_sweep(str(sweep_file(folder, base, name)))
-    return sweep_dir.claim(folder / f"out-{name}", "tiny", design.cells(declared)[0])
 
 
 def newest_step(run):
@@ -40,7 +35,7 @@ def newest_step(run):
 @pytest.mark.slow
 def test_a_preempted_job_is_requeued_and_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    sweep = claimed(tmp_path)
+    sweep = claimed(tmp_path / "out", axis("train.steps", (STEPS,)))
     (cell,) = sweep.ids
     (job,) = slurm.start_jobs(sweep, slurm.parse("cluster=local,timeout_min=10"), 1, 3, 1)
     run = sweep.cell_dir(cell)

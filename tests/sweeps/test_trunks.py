@@ -22,6 +22,10 @@ WSD = (
     *("eval.every=8", "checkpoint.every=0", "checkpoint.keep_last=1", "model.num_layers=1"),
 )
 
+OTHER_SCHEDULE = {
+    "table": {"optimizer": {"name": "sgd"}, "axes": ("vocab",), "schedule": {"name": "cosine"}}
+}
+
 
 def cell(**overrides: object) -> Cell:
     config = tiny_language_model(
@@ -73,12 +77,17 @@ def test_a_grid_of_four_lengths_costs_at_most_six_tenths():
     [
         ({"optim.schedule.name": "cosine", "optim.schedule.warmup_steps": 5}, "under wsd"),
         ({"optim.schedule.warmup_steps": None}, "warmup_steps"),
+        ({"optim.groups": OTHER_SCHEDULE}, "optim.groups.table.schedule.name=cosine"),
     ],
 )
 def test_schedules_that_depend_on_the_length_are_refused(overrides, words):
     cells = lengths(100, 200, **overrides)
     assert trunks.plan(cells) == {}
-    assert words in trunks.refused(cells)[cells[0].id]
+    with pytest.raises(TrunkError, match=words):
+        trunks.branch_point(cells[0].config, cells[1].config)
+    noted = trunks.notes(cells)
+    assert bool(noted) == (cells[0].config.optim.schedule.name == "wsd")
+    assert all("1 cells differ" in note and words in note for note in noted)
 
 
 def test_a_trunk_that_decays_first_is_refused():

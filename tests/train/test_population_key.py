@@ -6,14 +6,8 @@ import pytest
 from helpers import TEXT_INFO, text_batch, tiny_images, tiny_language_model
 
 from scaling import parallel
-from scaling.sweeps import grouping
-from scaling.sweeps.design import Cell
 from scaling.train import population_key as keys
 from scaling.train.program import build_program
-
-
-def cell(name: str, **overrides: object) -> Cell:
-    return Cell(name, tiny_language_model(**overrides), {})
 
 
 @pytest.mark.parametrize(
@@ -87,19 +81,3 @@ def test_the_step_takes_the_tasks_numbers_as_arrays():
     assert changed["grad_norm"] != losses(low)["grad_norm"]
     with pytest.raises(KeyError, match="label_smoothing"):
         program().hparams(label_smoothing=0.1)
-
-
-def test_groups_of_nearly_equal_size_in_the_order_of_the_cells():
-    cells = [cell(f"a{i}", seed=i) for i in range(5)]
-    cells.insert(2, cell("b", **{"train.steps": 9}))
-    found = [[one.id for one in group] for group in grouping.groups(cells, 4)]
-    assert found == [["a0", "a1"], ["a2", "a3", "a4"], ["b"]]
-    with pytest.raises(ValueError, match="max_size=0"):
-        grouping.groups(cells, 0)
-
-
-def test_members_that_fit_into_memory():
-    plain, averaged = tiny_language_model(), tiny_language_model(**{"train.ema_decay": 0.9})
-    assert grouping.max_members(plain, 1000, 12_000 * 2 * 7) == 7
-    assert grouping.max_members(averaged, 1000, 12_000 * 2 * 7) == 5
-    assert grouping.max_members(plain, 1000, 1) == 1

@@ -1,4 +1,4 @@
-"""Launcher `slurm`: workers as Slurm jobs through submitit; a preempted job is requeued by itself.
+"""Launcher `slurm`: workers as Slurm jobs through submitit, which requeues a preempted job.
 
     python -m scaling.sweep --sweep=FILE --workdir=DIR --launcher=slurm --workers=8 \\
         --resources=slurm_partition=gpu,gpus_per_node=1,cpus_per_task=8,timeout_min=240
@@ -17,11 +17,12 @@ import subprocess
 import time
 from typing import Any
 
-from scaling.configs import ConfigError
-from scaling.sweeps import ledger as ledger_lib
-from scaling.sweeps import live, resources, units
-from scaling.sweeps.local import LaunchError, command
-from scaling.sweeps.sweep_dir import SweepDir
+from scaling.sweeps.display import Display
+from scaling.sweeps.launchers import LaunchError, Request, Resources, parse_resources, refused
+from scaling.sweeps.ledger import Ledger, counts
+from scaling.sweeps.schedule import GROUP, Schedule
+from scaling.sweeps.sweep_dir import ENDS, SweepDir
+from scaling.sweeps.worker import command
 from scaling.track.progress import duration
 from scaling.train.signals import EXIT_PREEMPTED, StopRequest
 
@@ -34,31 +35,30 @@ KEYS = {
     "nodes": "machines of a worker: 1",
     "signal_delay_s": "seconds of warning before a job's time is up",
 }
+WORKERS = 4
 POLL_SECONDS = 2.0
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse(text: str) -> Resources:
     """What `--resources` asks for; `slurm_*` goes to submitit as it stands.
 
     Raises:
-      ConfigError: an unknown key, or several nodes.
+      ConfigError: an unknown key or cluster, or several nodes.
     """
-    asked: dict[str, Any] = {"cluster": "slurm", "timeout_min": 240}
-    asked |= resources.parse(text, KEYS, prefix="slurm_")
+    asked: Resources = {"cluster": "slurm", "timeout_min": 240}
+    asked |= parse_resources(text, KEYS, prefix="slurm_")
     if asked["cluster"] not in ("slurm", "local"):
-        raise ConfigError(
-            "--resources", f"cluster={asked['cluster']}", "write cluster=slurm or local"
-        )
-    if asked.get("nodes", 1) != 1:
-        raise ConfigError(
-            "--resources", f"nodes={asked['nodes']}, and a worker is one process",
-            "start scaling.main of a large cell with srun in its run directory instead",
-        )  # fmt: skip
+        what = f"cluster={asked['cluster']} is not supported"
+        raise refused(what, "write cluster=slurm or cluster=local")
+    nodes = asked.pop("nodes", 1)
+    if nodes != 1:
+        remedy = "start scaling.main of a large cell with srun in its run directory instead"
+        raise refused(f"nodes={nodes}: a worker is one process", remedy)
     return asked
 
 
 class Job:
-    """What a Slurm job does: keep one worker, and end it gently when told to."""
+    """A Slurm job: keeps one worker, and stops it when the job is preempted."""
 
     def __init__(self, sweep: str, tries: int, group: int) -> None:
         self.sweep, self.tries, self.group = sweep, tries, group
@@ -66,8 +66,7 @@ class Job:
 
     def __call__(self) -> int:
         """Runs a worker to its end; returns its exit code."""
-        words = command(pathlib.Path(self.sweep), self.tries, self.group, f"--parent={os.getpid()}")
-        process = subprocess.Popen(words)
+        process = subprocess.Popen(command(pathlib.Path(self.sweep), self.tries, self.group))
         self.pid = process.pid
         while process.poll() is None:
             # Not wait(): the handler below interrupts this, and would wait for its lock.
@@ -86,7 +85,7 @@ class Job:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a child runs still; leaves its exit code for whoever waits for it."""
+    """Whether a child still runs; leaves its exit code for the loop of `Job`."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
     except ChildProcessError:
@@ -94,9 +93,9 @@ def _lives(pid: int) -> bool:
 
 
 def start_jobs(
-    sweep: SweepDir, asked: dict[str, Any], workers: int, tries: int, group: int
+    sweep: SweepDir, asked: Resources, workers: int, tries: int, group: int
 ) -> list[Any]:
-    """Hands `workers` jobs over; returns submitit's jobs.
+    """Submits `workers` jobs; returns submitit's jobs.
 
     Raises:
       LaunchError: submitit is missing, there is no Slurm, or it refuses a parameter.
@@ -105,44 +104,34 @@ def start_jobs(
         import submitit
     except ImportError as error:
         raise LaunchError(f"{error}: pip install 'scaling[sweep]'") from error
-    parameters = {key: value for key, value in asked.items() if key not in ("cluster", "nodes")}
+    refusals = (RuntimeError, NameError, TypeError, ValueError)
     try:
-        executor = submitit.AutoExecutor(sweep.path / "slurm", cluster=asked["cluster"])
+        executor = submitit.AutoExecutor(sweep.path / "slurm", cluster=str(asked["cluster"]))
+        parameters = {key: value for key, value in asked.items() if key != "cluster"}
         executor.update_parameters(name=sweep.name, **parameters)
         with executor.batch():
-            jobs = [executor.submit(Job(str(sweep.path), tries, group)) for _ in range(workers)]
-    except (
-        RuntimeError,
-        NameError,
-        TypeError,
-        ValueError,
-        submitit.core.utils.FailedJobError,
-    ) as error:
+            return [executor.submit(Job(str(sweep.path), tries, group)) for _ in range(workers)]
+    except (*refusals, submitit.core.utils.FailedJobError) as error:
         raise LaunchError(f"submitit: {error}") from error
-    return jobs
 
 
-def launch(
-    sweep: SweepDir,
-    asked: dict[str, Any],
-    workers: int | None,
-    tries: int,
-    group: int | None,
-    submit: bool,
-) -> int:
+def launch(sweep: SweepDir, request: Request) -> int:
     """Submits workers and follows them to the end of the sweep; see `local.launch` for the codes.
 
-    Being told to stop only ends the following: the jobs go on.
+    A request to stop ends only the following: the jobs go on.
 
     Raises:
+      ConfigError: see `parse`.
       LaunchError: see `start_jobs`.
+      LedgerError: the ledger is damaged.
     """
-    del submit
-    size = group or units.GROUP
-    ready = len(units.Plan(sweep, sweep.ids, size).ready(tries))
-    jobs = start_jobs(sweep, asked, min(workers or 4, ready), tries, size) if ready else []
+    asked, ledger = parse(request.resources), Ledger(sweep)
+    tries, group = request.tries, request.group or GROUP
+    ready = len(Schedule(sweep, sweep.ids, group).ready(tries))
+    workers = min(request.workers or WORKERS, ready)
+    jobs = start_jobs(sweep, asked, workers, tries, group) if ready else []
     started = time.monotonic()
-    with StopRequest() as stop, live.Display(sweep, tries) as display:
+    with StopRequest() as stop, Display(sweep, tries) as display:
         if jobs:
             display.say(f"{len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}")
         while stop.reason is None and not all(job.done() for job in jobs):
@@ -152,12 +141,12 @@ def launch(
         if stop.reason is not None:
             display.say("the jobs go on; the same command follows them, scancel ends them")
             return EXIT_PREEMPTED
-        ledger_lib.settle(sweep)
-        found = ledger_lib.states(sweep, tries)
-        display.say(f"{ledger_lib.counts(found)} after {duration(time.monotonic() - started)}")
-    ended = set(found.values()) <= set(ledger_lib.ENDS)
-    if not ended:
+        ledger.settle()
+        states = ledger.states(tries)
+        display.say(f"{counts(states)} after {duration(time.monotonic() - started)}")
+        if set(states.values()) <= set(ENDS):
+            return 0
         display.say(
-            f"see {sweep.path / 'slurm'} for what the jobs said; the same command starts more"
+            f"see {sweep.path / 'slurm'} for the jobs' output; the same command starts more"
         )
-    return 0 if ended else 1
+        return 1

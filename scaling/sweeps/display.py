@@ -1,0 +1,234 @@
+"""What a person sees of a sweep: before it starts, a table of its cells; while it runs, a live table
+on a terminal, or elsewhere a line for each event.
+
+Everything shown is read from the sweep's directory, so cells of other launchers appear too.
+"""
+
+import json
+import math
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from scaling.sweeps import budgets
+from scaling.sweeps.cost import Cost
+from scaling.sweeps.design import Sweep, label, show
+from scaling.sweeps.ledger import Ledger, State, counts
+from scaling.sweeps.sweep_dir import ENDS, SweepDir
+from scaling.track.progress import duration, quantity
+
+SHOWN = 60  # cells; of a longer table the middle is left out
+
+
+# --- before it starts ------------------------------------------------------------------------
+
+
+def overview(sweep: SweepDir, declared: Sweep, tries: int) -> str:
+    """The table of all cells with totals and warnings.
+
+    Args:
+      sweep: the cells with their costs, whether they are on disk yet or not.
+      declared: what the file says, for the expected optimum.
+      tries: attempts that may fail before a cell has failed.
+    """
+    states = Ledger(sweep).states(tries)
+    summaries = {cell: sweep.summary(cell) for cell in sweep.ids}
+    seconds = estimate(sweep, summaries)
+    columns = list(dict.fromkeys(name for axes in sweep.axes.values() for name in axes))
+    unit = next(iter(sweep.costs.values())).unit
+    rows = []
+    for cell, cost in sweep.costs.items():
+        spent = seconds[cell]
+        rows.append(
+            [
+                *(show(sweep.axes[cell].get(name, "")) for name in columns),
+                *(f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}"),
+                *("" if spent is None else duration(spent), f"{quantity(cost.kept_bytes)}B"),
+                states[cell],
+            ]
+        )
+    if len(rows) > SHOWN:
+        half = SHOWN // 2
+        gap = [f"... {len(rows) - 2 * half} more", *[""] * (len(rows[0]) - 1)]
+        rows = [*rows[:half], gap, *rows[-half:]]
+    header = [*columns, "params", unit, "FLOPs", "time", "kept", "state"]
+    left = [cell for cell in sweep.ids if states[cell] not in ENDS]
+    lines = [_aligned([header, *rows]), _totals(sweep, left, seconds)]
+    lines.append(f"{len(sweep.ids)} cells: {counts(states)}")
+    return "\n".join([*lines, *warnings(sweep, declared, summaries)])
+
+
+def warnings(sweep: SweepDir, declared: Sweep, summaries: Mapping[str, Any]) -> list[str]:
+    """About isoFLOP budgets whose minimum is at the edge; the best rates of a grid of rates."""
+    rows = [
+        {
+            **{key: sweep.axes[cell].get(key) for key in ("budget", "model_dim", "learning_rate")},
+            "params": sweep.costs[cell].params,
+            "loss": _loss(sweep, cell, summaries[cell]),
+        }
+        for cell in sweep.ids
+    ]
+    rule = "the sweep's rule" if declared.optimum else "Chinchilla's rule"
+    optimum = declared.optimum or budgets.chinchilla()
+    lines = [f"warning: {text}" for text in budgets.grid_warnings(rows, optimum, rule)]
+    return lines + list(filter(None, [budgets.best_rates(rows)]))
+
+
+def estimate(sweep: SweepDir, summaries: Mapping[str, Any]) -> dict[str, float | None]:
+    """Seconds that each cell will take, from finished cells of the sweep; None without any.
+
+    The rate is that of the finished cell nearest in parameters, since small models are far from a
+    machine's peak; start and compile are the median of those seen.
+    """
+    rates: list[tuple[float, float]] = []  # (ln params, FLOPs per second)
+    starts: list[float] = []
+    for cell, summary in summaries.items():
+        spent, cost = summary.get("seconds", {}), sweep.costs[cell]
+        if _loss(sweep, cell, summary) is not None and spent.get("train"):
+            rates.append((math.log(cost.params), cost.flops / spent["train"]))
+            starts.append(sum(spent.get(k, 0.0) for k in ("init", "compile", "eval", "checkpoint")))
+    if not rates:
+        return dict.fromkeys(sweep.ids)
+    start = statistics.median(starts)
+
+    def seconds(cost: Cost) -> float:
+        size = math.log(cost.params)
+        return start + cost.flops / min(rates, key=lambda pair: abs(pair[0] - size))[1]
+
+    return {cell: seconds(sweep.costs[cell]) for cell in sweep.ids}
+
+
+def _loss(sweep: SweepDir, cell: str, summary: Mapping[str, Any]) -> float | None:
+    return sweep.loss(cell, summary) if summary.get("status") == "completed" else None
+
+
+def _totals(sweep: SweepDir, left: Sequence[str], seconds: Mapping[str, float | None]) -> str:
+    costs = sweep.costs.values()
+    flops = sum(cost.flops for cost in costs)
+    text = (
+        f"total {quantity(sum(cost.units for cost in costs))} {next(iter(costs)).unit}, "
+        f"{flops:.3g} FLOPs, {quantity(sum(cost.kept_bytes for cost in costs))}B kept; "
+        f"left {sum(sweep.costs[cell].flops for cell in left):.3g} FLOPs"
+    )
+    shared = sum(
+        branch.step * sweep.costs[cell].step_units * sweep.costs[cell].unit_flops
+        for cell, branch in sweep.branches.items()
+    )
+    if shared:
+        text += f"; shared trunks save {shared:.3g} of these FLOPs ({shared / flops:.0%})"
+    known = [s for cell in left if (s := seconds[cell]) is not None]
+    return text + (f", about {duration(sum(known))} of one worker" if known else "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+# --- while it runs ---------------------------------------------------------------------------
+
+
+class Display:
+    """Follows a sweep's ledger; a context manager that leaves the terminal in order."""
+
+    def __init__(self, sweep: SweepDir, tries: int, out: TextIO | None = None) -> None:
+        self.sweep, self.tries = sweep, tries
+        self._console = Console(file=out or sys.stdout)
+        self._ledger = Ledger(sweep)
+        self._seen = len(self._ledger.read())
+        self._started = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.file.flush()
+
+    def update(self) -> int:
+        """Shows what has happened; returns how many lines the ledger has gained."""
+        records = self._ledger.read()
+        new, self._seen = records[self._seen :], len(records)
+        states = self._ledger.states(self.tries)
+        for record in new:
+            self._tell(record, states)
+        if self._live:
+            self._live.update(self.table(states))
+        return len(new)
+
+    def _tell(self, record: Mapping[str, Any], states: Mapping[str, State]) -> None:
+        event, cell = record["event"], record["cell"]
+        if (event == "running" and self._live) or cell not in self.sweep.axes:
+            return
+        ended = sum(state in ENDS for state in states.values())
+        text = f"[{ended}/{len(states)}] {event}: {cell} ({label(self.sweep.axes[cell])})"
+        if isinstance(record.get("loss"), float):
+            text += f" loss {record['loss']:.4f}"
+        if record.get("seconds") is not None:
+            text += f", {duration(record['seconds'])}"
+        if record.get("reason"):
+            text += f": {record['reason']}"
+        self.say(text)
+        if event == "failed":
+            log = self.sweep.log(cell, record["attempt"])
+            self.say("\n".join(f"    {line}" for line in tail(log, 6).splitlines()))
+            self.say(f"    all of it: {log}")
+
+    def table(self, states: Mapping[str, State]) -> Table:
+        """The cells that run now, with their steps and losses, under the totals."""
+        spent = duration(time.monotonic() - self._started)
+        table = Table(title=f"{self.sweep.name}: {counts(states)}; {spent}")
+        for name in ("cell", "axes", "step", "loss"):
+            table.add_column(name)
+        for cell, state in states.items():
+            if state == "running":
+                step, loss = _newest(self.sweep.cell_dir(cell) / "metrics.jsonl")
+                total = self.sweep.costs[cell].units // self.sweep.costs[cell].step_units
+                axes = label(self.sweep.axes[cell])
+                table.add_row(cell, axes, f"{step}/{total}", "" if loss is None else f"{loss:.4f}")
+        return table
+
+
+def _newest(stream: pathlib.Path) -> tuple[int, float | None]:
+    """(step, training loss) of the last line of a stream that has one."""
+    for line in reversed(tail(stream, lines=50).splitlines()):
+        try:
+            record = json.loads(line)
+        except ValueError:  # the first or the last line may be a part of one
+            continue
+        loss = record.get("train/loss", record.get("train/objective"))
+        if isinstance(loss, float):
+            return int(record["step"]), loss
+    return 0, None
+
+
+def tail(file: pathlib.Path, lines: int = 15) -> str:
+    """The last lines of a text file; empty when there is none."""
+    try:
+        with open(file, "rb") as opened:
+            opened.seek(max(0, os.fstat(opened.fileno()).st_size - 8192))
+            text = opened.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
