@@ -145,7 +145,7 @@ def _value(option: Option, given: list[str]) -> Any:
 
 
 def _unknown(token: str, known: dict[str, Option]) -> ConfigError:
-    """The error for a token that is no flag: what it was probably meant to be."""
+    """The error for a token that is not a flag: what it was probably meant to be."""
     bare = token.lstrip("-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}")
     flag, equals, text = bare.partition("=")
     tail = equals + text

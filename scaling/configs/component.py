@@ -212,7 +212,7 @@ def parameters(called: Callable[..., Any]) -> dict[str, Param]:
         raw = inspect.get_annotations(called if fields else source)
         hints = {name: Any if isinstance(hint, str) else hint for name, hint in raw.items()}
     skipped = ("parent", "name") if _is_flax_module(called) else ()
-    found = {}
+    params = {}
     for name, parameter in inspect.signature(called).parameters.items():
         if name in skipped or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -221,8 +221,8 @@ def parameters(called: Callable[..., Any]) -> dict[str, Param]:
             default = fields[name].default_factory()
         simple = isinstance(default, (bool, int, float, str))  # tells the type where nothing does
         if not _is_code(default):
-            found[name] = Param(name, hints.get(name, type(default) if simple else Any), default)
-    return found
+            params[name] = Param(name, hints.get(name, type(default) if simple else Any), default)
+    return params
 
 
 def marked(called: Callable[..., Any], mark: type) -> list[str]:

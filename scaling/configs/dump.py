@@ -144,8 +144,8 @@ def format_differences(differences: Sequence[Difference], left: str, right: str)
 
 def get(config: AnyConfig, path: str, default: Any = None) -> Any:
     """The value at a dotted path; `default` where a key on the way is absent or None."""
-    found = tree.dig(config, path)
-    return default if found is None else found
+    value = tree.dig(config, path)
+    return default if value is None else value
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -13,9 +13,7 @@ import numpy as np
 from scaling.experiment import MeshConfig
 from scaling.parallel import logical
 from scaling.parallel.axes import axes_with
-from scaling.parallel.sharding import ShardingError, path_name, waived
-
-PyTree = Any
+from scaling.parallel.sharding import PyTree, ShardingError, path_name, waived
 
 
 class Row(NamedTuple):

@@ -90,7 +90,7 @@ def _runs(ranges: set[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _check(rows: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
-    """The fetched rows against the spec, but for the number of rows."""
+    """The fetched rows against the spec, except their number."""
     for key, s in spec.items():
         if key not in rows:
             raise ValueError(f"put_batch: the batch has no {key!r}, only {sorted(rows)}")

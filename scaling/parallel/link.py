@@ -79,7 +79,7 @@ def interface(host: str, env: Mapping[str, str] = os.environ) -> str:
     """The address that process 0 listens on: the one that the coordinator's name stands for.
 
     JAX_COORDINATOR_BIND_ADDRESS, JAX's own variable, comes first. All addresses ("::") where the
-    name cannot be meant: it is no address of this machine (behind another one), or a machine's own
+    name cannot be meant: it is not an address of this machine (behind another one), or a machine's own
     name leads back to itself (Debian's /etc/hosts says 127.0.1.1), where no other could connect.
     """
     if env.get("JAX_COORDINATOR_BIND_ADDRESS"):

@@ -196,8 +196,8 @@ def compare_configs(ours: str, theirs: str) -> str:
     """The differing keys of two resolved configs (JSON)."""
     from scaling import configs
 
-    found = configs.diff(configs.decode(ours), configs.decode(theirs))
-    return ", ".join(f"{one.key} is {one.left!r} and {one.right!r}" for one in found)
+    differences = configs.diff(configs.decode(ours), configs.decode(theirs))
+    return ", ".join(f"{one.key} is {one.left!r} and {one.right!r}" for one in differences)
 
 
 def versions() -> dict[str, str]:

@@ -209,7 +209,7 @@ def make_cell(base: Base, point: Point, where: str) -> Cell:
     return Cell(configs.fingerprint(config), config, point.axes)
 
 
-def plain_base(base: Any) -> dict[str, Any]:
+def plain_base(base: object) -> dict[str, Any]:
     """The base of a sweep or search, or the file that it names, as nested plain dictionaries."""
     return configs.plain(configs.load(base) if isinstance(base, str) else base)
 

@@ -15,11 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from scaling.parallel.sharding import PyTree
 from scaling.track import files
 from scaling.train import checkpoint_format as layout
 from scaling.train.checkpoint_format import CheckpointError, CheckpointMismatch
-
-PyTree = Any
 
 
 class Leaf(TypedDict):

@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from scaling.parallel.sharding import PyTree
 from scaling.track import files
 from scaling.train import checkpoint_format as layout
 from scaling.train import checkpoint_reading as reading
@@ -34,8 +35,6 @@ from scaling.train.checkpoint_reading import CheckpointInfo as CheckpointInfo
 from scaling.train.checkpoint_reading import load_numpy as load_numpy
 from scaling.train.checkpoint_reading import newest_whole as newest_whole
 from scaling.train.checkpoint_reading import read_info as read_info
-
-PyTree = Any
 
 # A barrier's name can be used once; all processes count alike, as they make the same calls.
 _BARRIERS = itertools.count()

@@ -17,6 +17,7 @@ from scaling import parallel
 from scaling.data import Data
 from scaling.experiment import Experiment
 from scaling.parallel.batches import Fetch
+from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Task
 from scaling.track import memory
 from scaling.train.evaluate import (
@@ -30,7 +31,6 @@ from scaling.train.evaluate import (
 from scaling.train.program import Program, timed_compile
 from scaling.train.state import TrainState
 
-PyTree = Any
 Batch = Mapping[str, jax.Array]
 
 

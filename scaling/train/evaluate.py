@@ -15,10 +15,10 @@ from scaling.configs import ConfigError
 from scaling.configs.errors import suggest
 from scaling.data.loader import EvalSet
 from scaling.experiment import Experiment
+from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Evaluation, Task
 from scaling.train.program import Program, key_data, timed_compile
 
-PyTree = Any
 # A batch's result of an evaluation, given (batch number, carry) -> (result, carry).
 RunBatch = Callable[[int, PyTree], tuple[PyTree, PyTree]]
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from scaling.experiment import InitFrom
+from scaling.parallel.sharding import PyTree
 from scaling.train.checkpoint_reading import flatten
 from scaling.train.checkpoints import CheckpointError, CheckpointInfo, agreed_source, read_info
 
-PyTree = Any
 Say = Callable[[str], None]
 
 

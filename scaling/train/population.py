@@ -39,7 +39,7 @@ def run_population(
     """Trains all members to their ends, each on from where its directory stands.
 
     Args:
-      members: configs, resolved and validated; equal but for what the module's docstring lists.
+      members: configs, resolved and validated; equal except in what the module's docstring lists.
       workdirs: a run directory for each.
       mode: how to run the members, see `train.stacked`; `auto` is `map` on CPU and `vmap` on
         accelerators.
@@ -73,9 +73,9 @@ def _check(members: Sequence[Experiment], workdirs: Sequence[pathlib.Path]) -> N
     first = keys.population_key(members[0])
     for i, other in enumerate(members):
         if keys.population_key(other) != first:
-            found = configs.diff(keys.common(members[0]), keys.common(other))
+            differences = configs.diff(keys.common(members[0]), keys.common(other))
             raise PopulationError(
                 f"members 0 and {i} differ in more than numbers of the step:\n"
-                + configs.format_differences(found, "member 0", f"member {i}")
+                + configs.format_differences(differences, "member 0", f"member {i}")
                 + "\nRun them in populations of their own."
             )

@@ -24,17 +24,17 @@ def numbers(config: Experiment) -> dict[str, float]:
 
 def _numbers(config: Experiment) -> dict[str, tuple[str, float]]:
     """{name of a run-time number: (its path in the config, its value)}."""
-    found = _floats("optim", config.optim, "")
+    values = _floats("optim", config.optim, "")
     for name, entry in (config.optim.get("groups") or {}).items():
-        found |= _floats(f"optim.groups.{name}.optimizer", entry.optimizer, f"{name}.")
+        values |= _floats(f"optim.groups.{name}.optimizer", entry.optimizer, f"{name}.")
     path, section = "task", config.task
     while section is not None:
         for key in marked(configs.component(section, "scaling.tasks:TASKS"), RuntimeNumber):
             value = section.get(key)
-            if isinstance(value, float) and value and key not in found:
-                found[key] = (f"{path}.{key}", value)
+            if isinstance(value, float) and value and key not in values:
+                values[key] = (f"{path}.{key}", value)
         path, section = f"{path}.over", section.get("over")
-    return found
+    return values
 
 
 def _floats(path: str, section: Any, prefix: str) -> dict[str, tuple[str, float]]:

@@ -20,15 +20,14 @@ from scaling import data, parallel
 from scaling.configs import ConfigError
 from scaling.data import DataInfo
 from scaling.data.loader import Spec
-from scaling.experiment import Experiment
+from scaling.experiment import Experiment, MeshConfig
 from scaling.optim.build import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
+from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Batch, Context, Evaluation, Task, abstract_key, build_task
 from scaling.train.callbacks import build_callbacks
 from scaling.train.state import TrainState, as_variables, fresh_guard
 from scaling.train.step import TrainStep, make_train_step
-
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +56,8 @@ class Program:
     abstract: TrainState
     train_batch: dict[str, jax.ShapeDtypeStruct]
     audit: tuple[parallel.Row, ...]
-    init: Any
-    step: Any
+    init: jax.stages.Wrapped
+    step: jax.stages.Wrapped
     functions: "Functions"
 
     def hparams(self, **changes: float) -> dict[str, jax.Array]:
@@ -117,14 +116,7 @@ class Program:
 
     def within_rules(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, traced inside this program's logical-axis rules."""
-        rules = parallel.rules(self.config.mesh)
-
-        def traced(*args: Any) -> Any:
-            with parallel.logical_rules(self.mesh, rules):
-                return function(*args)
-
-        traced.__name__ = function.__name__
-        return traced
+        return _within_rules(self.mesh, self.config.mesh, function)
 
     def abstract_eval_batch(self, spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a global evaluation batch."""
@@ -233,7 +225,7 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
     rows = audit(shapes, shardings, mesh, config.mesh, config.mesh.large_bytes)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
-    program = Program(
+    return Program(
         config=config,
         task=functions.task,
         optimizer=functions.optimizer,
@@ -245,16 +237,27 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
         train_batch=_abstract_batch(info.spec, config.train.batch_size, batch),
         audit=tuple(rows),
         init=jax.jit(functions.init, in_shardings=replicated, out_shardings=shardings),
-        step=None,
+        step=jax.jit(
+            _within_rules(mesh, config.mesh, functions.step),
+            in_shardings=(shardings, batch, replicated),
+            out_shardings=(shardings, replicated),
+            donate_argnums=0,
+        ),
         functions=functions,
     )
-    step = jax.jit(
-        program.within_rules(functions.step),
-        in_shardings=(shardings, batch, replicated),
-        out_shardings=(shardings, replicated),
-        donate_argnums=0,
-    )
-    return dataclasses.replace(program, step=step)
+
+
+def _within_rules(
+    mesh: jax.sharding.Mesh, config: MeshConfig, function: Callable[..., PyTree]
+) -> Callable[..., PyTree]:
+    rules = parallel.rules(config)
+
+    def traced(*args: PyTree) -> PyTree:
+        with parallel.logical_rules(mesh, rules):
+            return function(*args)
+
+    traced.__name__ = function.__name__
+    return traced
 
 
 def check_buildable(config: Experiment) -> None:

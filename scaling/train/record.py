@@ -83,8 +83,8 @@ class Record:
     def __enter__(self) -> "Record":
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.stack.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
 
     def close(self) -> None:
         """Makes everything durable and gives the lock back; may be called twice."""

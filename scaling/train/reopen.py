@@ -74,15 +74,15 @@ class OpenRun:
         Raises:
           ReopenError: there is no such checkpoint.
         """
-        found = self.state(lambda s: step in (None, s), say)
-        if found is None:
+        newest = self.state(lambda s: step in (None, s), say)
+        if newest is None:
             there = Checkpoints(self.path, read_only=True).steps()
             raise ReopenError(
                 f"{self.path} has no checkpoint"
                 + (f" of step {step}" if step is not None else "")
                 + (f"; it has {there}" if there else ": the run has not saved one yet")
             )
-        return found
+        return newest
 
     def data(self) -> data.Data:
         """The run's data, read from where the config says.

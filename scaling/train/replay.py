@@ -64,9 +64,9 @@ def replay(run_dir: pathlib.Path, step: int) -> int:
 
 
 def _state_before(run: OpenRun, step: int) -> tuple[int, TrainState]:
-    found = run.state(lambda saved: saved < step)
-    if found:
-        return found
+    saved_state = run.state(lambda saved: saved < step)
+    if saved_state:
+        return saved_state
     if run.config.train.init_from:
         raise ReplayError(
             f"no checkpoint before step {step} is left in {run.path}, and the run did not start "
@@ -99,8 +99,8 @@ def _gradient_norms(
 
     # Traced inside the same rules as the step: the same constraints, the same kernels.
     traced = jax.jit(program.within_rules(norms))
-    found = jax.device_get(traced(state, batch, program.hparams()))
-    leaves = jax.tree_util.tree_flatten_with_path(found)[0]
+    values = jax.device_get(traced(state, batch, program.hparams()))
+    leaves = jax.tree_util.tree_flatten_with_path(values)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): float(x) for path, x in leaves}
 
 

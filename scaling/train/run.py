@@ -67,10 +67,10 @@ def check_platform(wanted: str) -> None:
     Raises:
       PlatformError: it did.
     """
-    found = jax.default_backend()
-    if wanted not in ("auto", found):
+    backend = jax.default_backend()
+    if wanted not in ("auto", backend):
         raise PlatformError(
-            f"platform={wanted} but JAX came up on {found} ({jax.devices()[0].device_kind}). "
+            f"platform={wanted} but JAX came up on {backend} ({jax.devices()[0].device_kind}). "
             f"Install the extra for it (pip install 'scaling[{wanted}]'), see what "
             "`python -m scaling.doctor` says, or set --config.platform=auto"
         )
@@ -128,8 +128,8 @@ class Training:
     def __enter__(self) -> "Training":
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.stack.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
 
     def execute(self) -> list[str]:
         """Trains every run to an end of some kind and writes the summaries; how each ended."""

@@ -26,7 +26,7 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives the signals back to whoever had them."""
+        """Gives the signals back to the handlers before ours."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._previous.clear()

@@ -53,7 +53,7 @@ def _memory(devices: np.ndarray) -> dict[str, float]:
     """Resident memory of this host, and of its fullest device where the backend counts it."""
     local = [d for d in devices.flat if d.process_index == jax.process_index()]
     on_device = memory.device_bytes(local)
-    found: dict[str, float] = {"perf/host_memory_bytes": memory.host_bytes()}
+    values: dict[str, float] = {"perf/host_memory_bytes": memory.host_bytes()}
     if on_device:
-        found["perf/device_memory_peak_bytes"] = on_device["peak"]
-    return found
+        values["perf/device_memory_peak_bytes"] = on_device["peak"]
+    return values

@@ -9,7 +9,7 @@ Two ways to run a slot, `mode`: `vmap` is one batched step over all slots; `map`
 slots that are active, inside the program. On CPU small batched products thread badly (a vmapped step
 was measured at 0.6 of the speed of single steps, `map` at 0.9 to 1), and XLA makes of the body of a
 loop what it makes of the step alone, so `map` is faster there and, on one device, equal to the solo
-run bit for bit (but for the reported norm of the parameters, to its last place). On accelerators
+run bit for bit (the reported norm of the parameters to its last place). On accelerators
 `vmap` fills the device. With several devices the slots are split over an axis `population`, and no
 device waits for another.
 
@@ -33,6 +33,7 @@ from scaling.data.loader import WEIGHTS, Spec
 from scaling.experiment import Experiment, MeshConfig
 from scaling.parallel.axes import AXES
 from scaling.parallel.batches import Fetch
+from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Task
 from scaling.track import memory
 from scaling.train import population_key as keys
@@ -41,7 +42,6 @@ from scaling.train.evaluate import Scheduled, batch_key, first_carry, schedule
 from scaling.train.program import Functions, build_functions, evaluate_step, key_data
 from scaling.train.state import TrainState, as_variables
 
-PyTree = Any
 Mode = Literal["auto", "vmap", "map"]
 
 AXIS = "population"
@@ -185,7 +185,7 @@ def choose(mode: Mode, platform: str) -> str:
     return mode if mode != "auto" else "map" if platform == "cpu" else "vmap"
 
 
-def one_device(config: Experiment, device: Any) -> tuple[Any, jax.sharding.Mesh]:
+def one_device(config: Experiment, device: jax.Device) -> tuple[Experiment, jax.sharding.Mesh]:
     """A member's config and mesh: a member lives on one device, whatever section `mesh` says."""
     sizes: dict[str, Any] = dict.fromkeys(AXES, 1)
     single = dataclasses.replace(config.mesh, **sizes)
@@ -225,7 +225,7 @@ def compile_stacked(
     )
 
 
-def _compile_step(program: Stacked, sources: int) -> Any:
+def _compile_step(program: Stacked, sources: int) -> jax.stages.Compiled:
     functions = program.functions
 
     def one(
@@ -256,7 +256,7 @@ def _compile_step(program: Stacked, sources: int) -> Any:
     return _compiled(program, population_step, arguments, (True, False, True, True), donate=0)
 
 
-def _compile_evaluation(program: Stacked, job: Scheduled) -> Any:
+def _compile_evaluation(program: Stacked, job: Scheduled) -> jax.stages.Compiled:
     evaluate = evaluate_step(job.evaluation)
 
     def population_evaluate(
@@ -330,11 +330,11 @@ def _run_slots(
 
 def _compiled(
     program: Stacked,
-    function: Any,
+    function: Callable[..., PyTree],
     arguments: tuple[PyTree, ...],
     stacked: tuple[bool, ...],
     donate: int | None = None,
-) -> Any:
+) -> jax.stages.Compiled:
     """Compiled for these shapes, with the stacked arguments and all results split over devices."""
     mesh, by_slot = program.mesh, PartitionSpec(AXIS)
     specs = tuple(by_slot if one else PartitionSpec() for one in stacked)

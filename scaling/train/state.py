@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from scaling.parallel.sharding import PyTree
 
 
 class Guard(flax.struct.PyTreeNode):

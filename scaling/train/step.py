@@ -17,10 +17,10 @@ import optax
 
 from scaling.configs import ConfigError
 from scaling.optim.build import Optimizer
+from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Batch, Context, Loss, Task
 from scaling.train.state import Guard, TrainState, as_variables, combined
 
-PyTree = Any
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch, dict[str, jax.Array]], tuple[TrainState, Metrics]]
 
