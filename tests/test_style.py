@@ -9,7 +9,7 @@ from helpers import ROOT
 
 PACKAGE = ROOT / "scaling"
 # What the plain words are for: "is not a", "except", "which", the name of the thing.
-HABITS = r"(?<!there )\b(is|are) no [a-z]|\bbut for\b|\b[Ww]hoever\b|\b(found|told)(: .*)? = "
+HABITS = r"(?<![Tt]here )\b(is|are) no [a-z]|\bbut for\b|\b[Ww]hoever\b|\b(found|told)(: .*)? = "
 # Where JAX, JSON or another library leaves a type open it is Any; elsewhere there is a narrower one.
 ANY = r": Any\b|-> Any\b|\bPyTree = Any\b"
 # The lines, by package, on which nothing narrower than Any will do: a number that may only fall.
