@@ -1,0 +1,161 @@
+"""Carries out what a page shows: writes its files, runs its python and its commands, in their order.
+
+A fenced block of a page is one of
+
+    ```python title="bigram.py"    a file that the reader writes
+    ```python                      statements, run in the page's folder
+    ```sh                          commands, one a line
+    ```text                        output; not run
+
+Commands run in this process, which saves the start of JAX for each, and with `SMALL` added to the
+configs of `experiments/`. A sweep is not run: the table that it left stands in for it.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from helpers import ROOT
+from run_helpers import environment
+
+from scaling import cli
+
+FENCE = re.compile(
+    r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
+    re.MULTILINE | re.DOTALL,
+)
+LANGUAGES = ("python", "sh", "text")
+TABLE = "experiments/sweeps/isoflop_tiny.csv"
+SMALL = {
+    "train.steps": "4",
+    "optim.schedule.warmup_steps": "1",
+    "model.num_layers": "1",
+    "model.model_dim": "32",
+    "eval.batch_size": "64",
+    "data.source.max_bytes": "200000",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the file that it is, if it is one, and its text."""
+
+    language: str
+    title: str | None
+    text: str
+
+
+def blocks(page: pathlib.Path) -> list[Block]:
+    """The fenced blocks of a page."""
+    return [Block(**match.groupdict()) for match in FENCE.finditer(page.read_text("utf-8"))]
+
+
+def commands(page: pathlib.Path) -> list[str]:
+    """The command lines of a page, continued lines joined, without comments."""
+    text = "".join(block.text for block in blocks(page) if block.language == "sh")
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+class Reader:
+    """Someone who follows a page word for word, in a folder of their own."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.names: dict[str, object] = {"__name__": "page"}
+        self.background: list[subprocess.Popen[bytes]] = []
+        for name in ("experiments", "tests"):
+            (folder / name).symlink_to(ROOT / name)
+
+    def follow(self, page: pathlib.Path) -> None:
+        """Carries out every block of a page."""
+        with _inside(self.folder):
+            for block in blocks(page):
+                if block.title:
+                    (self.folder / block.title).write_text(block.text)
+                elif block.language == "python":
+                    exec(compile(block.text, page.name, "exec"), self.names)
+                elif block.language == "sh":
+                    for line in block.text.replace("\\\n", " ").splitlines():
+                        self.command(line)
+        for process in self.background:
+            assert process.wait(timeout=120) == 0
+
+    def command(self, line: str) -> None:
+        """Runs one command line; others' tests run what `ELSEWHERE` lists."""
+        words = shlex.split(line, comments=True)
+        if not words or any(line.startswith(start) for start in ELSEWHERE):
+            return
+        if words[:2] == ["python", "-m"]:
+            main, argv = importlib.import_module(words[2]).main, adapted(words[3:])
+        elif words[0] == "scaling":
+            main, argv = cli.main, [words[1], *adapted(words[2:])]
+        else:
+            raise AssertionError(f"teach this test how to run: {line}")
+        if "--process_id" in line:
+            self._process(words[:3] + [word for word in argv if word != "&"], words[-1] == "&")
+            return
+        assert main(argv) == 0, line
+
+    def _process(self, words: list[str], background: bool) -> None:
+        words = [sys.executable, *words[1:]]
+        process = subprocess.Popen(words, env=environment(), cwd=self.folder)
+        self.background.append(process)
+        if not background:
+            assert process.wait(timeout=120) == 0
+
+
+# Command lines that tests of their own run: beginning -> where.
+ELSEWHERE = {
+    "./scripts/": "tests/docs/test_readme.py",
+    "scripts/tpu/": "tests/docs/test_pages.py",
+    "pip install": "tests/docs/test_readme.py",
+    "python scripts/bench/": "tests/docs/test_pages.py",
+    "python -m scaling.doctor": "tests/docs/test_readme.py",
+    "scaling doctor": "tests/docs/test_readme.py",
+}
+
+
+def adapted(argv: list[str]) -> list[str]:
+    """A command's arguments, made small."""
+    if any(word.startswith("--sweep=") for word in argv):
+        return argv if "--dry_run" in argv else [*argv, "--dry_run"]
+    argv = [re.sub(r"^--runs=runs/isoflop$", f"--runs={TABLE}", word) for word in argv]
+    if any(word.startswith("--law=") for word in argv):
+        return [*argv, "--bootstrap=20", "--profiles=no"]
+    if "--search" in argv or any(word.startswith("--topology=v") for word in argv):
+        return [*argv, "--config.model.num_layers=1"]
+    config = next((word for word in argv if word.startswith("--config=experiments/")), None)
+    if config is None or "--dry_run" in argv:
+        return argv
+    given = {word.partition("=")[0].removeprefix("--config.") for word in argv}
+    given -= {"optim"}  # another rule keeps the schedule
+    fits = {
+        key: value
+        for key, value in SMALL.items()
+        if not any(key.startswith(f"{one}.") or key == f"{one}.name" for one in given)
+        and ("max_bytes" not in key or "quickstart" in config)
+        and ("zipf" not in config or key == "train.steps")
+    }
+    kept = [word for word in argv if word.partition("=")[0].removeprefix("--config.") not in fits]
+    return kept + [f"--config.{key}={value}" for key, value in fits.items()]
+
+
+@contextlib.contextmanager
+def _inside(folder: pathlib.Path) -> Iterator[None]:
+    """In this folder, with its modules importable; they are forgotten afterwards."""
+    sys.path.insert(0, str(folder))
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+                del sys.modules[name]
