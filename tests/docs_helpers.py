@@ -7,8 +7,8 @@ A fenced block of a page is one of
     ```sh                          commands, one a line
     ```text                        output; not run
 
-Commands run in this process, which saves the start of JAX for each, and with `SMALL` added to the
-configs of `experiments/`. A sweep is not run: the table that it left stands in for it.
+All pages are followed in one process with one device, which saves the start of JAX for each command.
+Configs of `experiments/` get `SMALL` added. A sweep is not run: the table that it left stands in for it.
 """
 
 import contextlib
@@ -20,12 +20,14 @@ import re
 import shlex
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Iterator
 
 from helpers import ROOT
 from run_helpers import environment
 
-from scaling import cli
+from scaling import cli, configs, plan
 
 FENCE = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
@@ -33,6 +35,7 @@ FENCE = re.compile(
 )
 LANGUAGES = ("python", "sh", "text")
 TABLE = "experiments/sweeps/isoflop_tiny.csv"
+OUTCOME = "outcome.txt"
 SMALL = {
     "train.steps": "4",
     "optim.schedule.warmup_steps": "1",
@@ -102,6 +105,10 @@ class Reader:
             main, argv = cli.main, [words[1], *adapted(words[2:])]
         else:
             raise AssertionError(f"teach this test how to run: {line}")
+        if "--topology=v" in line:  # minutes; see `test_plans_for_tpus`
+            flags, overrides = cli.read(argv, plan.OPTIONS)
+            configs.load_resolved(flags["config"], overrides)
+            return
         if "--process_id" in line:
             self._process(words[:3] + [word for word in argv if word != "&"], words[-1] == "&")
             return
@@ -180,3 +187,22 @@ def _inside(folder: pathlib.Path) -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
                 del sys.modules[name]
+
+
+def main(folder: str, *pages: str) -> None:
+    """Follows pages one after another, and writes OUTCOME for each: nothing, or the traceback."""
+    for number, page in enumerate(pages):
+        place = pathlib.Path(folder, str(number))
+        place.mkdir()
+        start, cpu, problem = time.monotonic(), time.process_time(), ""
+        try:
+            Reader(place).follow(pathlib.Path(page).absolute())
+        except BaseException:
+            problem = traceback.format_exc()
+        spent = f"{time.monotonic() - start:.1f} s, CPU {time.process_time() - cpu:.1f} s"
+        print(f"{spent}: {page}", flush=True)
+        (place / OUTCOME).write_text(problem)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
