@@ -1,14 +1,16 @@
-"""Carries out what a page shows: writes its files, runs its python and its commands, in their order.
+"""Follows pages word for word: writes their files, runs their python and their commands, in order.
 
 A fenced block of a page is one of
 
     ```python title="bigram.py"    a file that the reader writes
-    ```python                      statements, run in the page's folder
+    ```python                      statements, run in the reader's folder
     ```sh                          commands, one a line
     ```text                        output; not run
 
-All pages are followed in one process with one device, which saves the start of JAX for each command.
-Configs of `experiments/` get `SMALL` added. A sweep is not run: the table that it left stands in for it.
+All pages are followed in one folder and one process with one device, so that JAX starts once and a
+command that several pages show runs once. Configs of `experiments/` are made small. Runs that nothing
+on their page looks at are only built (`--dry_run`), unless everything is asked for. A sweep shows its
+cells; the table that it left stands in for it.
 """
 
 import contextlib
@@ -34,8 +36,8 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 LANGUAGES = ("python", "sh", "text")
+OUTCOME = "outcome"
 TABLE = "experiments/sweeps/isoflop_tiny.csv"
-OUTCOME = "outcome.txt"
 SMALL = {
     "train.steps": "4",
     "optim.schedule.warmup_steps": "1",
@@ -44,11 +46,13 @@ SMALL = {
     "eval.batch_size": "64",
     "data.source.max_bytes": "200000",
 }
+# Command lines that other tests run: how they begin.
+ELSEWHERE = ("./scripts/", "pip install", "python scripts/bench/", "scaling doctor")
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, the file that it is, if it is one, and its text."""
+    """A fenced block: its language, the name of the file that it is, if it is one, and its text."""
 
     language: str
     title: str | None
@@ -60,119 +64,139 @@ def blocks(page: pathlib.Path) -> list[Block]:
     return [Block(**match.groupdict()) for match in FENCE.finditer(page.read_text("utf-8"))]
 
 
+def lines(block: Block) -> list[str]:
+    """The commands of a block, continued lines joined, without comments."""
+    text = re.sub(r"\\\n\s*", "", block.text)
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
 def commands(page: pathlib.Path) -> list[str]:
-    """The command lines of a page, continued lines joined, without comments."""
-    text = "".join(block.text for block in blocks(page) if block.language == "sh")
-    lines = text.replace("\\\n", " ").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    """The commands of a page."""
+    return [line for block in blocks(page) if block.language == "sh" for line in lines(block)]
 
 
-class Reader:
-    """Someone who follows a page word for word, in a folder of their own."""
+def arguments(line: str) -> list[str]:
+    """Module and arguments of a command, however it is spelled.
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
-        self.names: dict[str, object] = {"__name__": "page"}
-        self.background: list[subprocess.Popen[bytes]] = []
-        for name in ("experiments", "tests"):
-            (folder / name).symlink_to(ROOT / name)
-
-    def follow(self, page: pathlib.Path) -> None:
-        """Carries out every block of a page."""
-        with _inside(self.folder):
-            for block in blocks(page):
-                if block.title:
-                    (self.folder / block.title).write_text(block.text)
-                elif block.language == "python":
-                    exec(compile(block.text, page.name, "exec"), self.names)
-                elif block.language == "sh":
-                    for line in block.text.replace("\\\n", " ").splitlines():
-                        self.command(line)
-        for process in self.background:
-            assert process.wait(timeout=120) == 0
-
-    def command(self, line: str) -> None:
-        """Runs one command line; others' tests run what `ELSEWHERE` lists."""
-        words = shlex.split(line, comments=True)
-        if not words or any(line.startswith(start) for start in ELSEWHERE):
-            return
-        if "scripts/tpu/" in line:
-            self._without_cloud(line)
-            return
-        if words[:2] == ["python", "-m"]:
-            main, argv = importlib.import_module(words[2]).main, adapted(words[3:])
-        elif words[0] == "scaling":
-            main, argv = cli.main, [words[1], *adapted(words[2:])]
-        else:
-            raise AssertionError(f"teach this test how to run: {line}")
-        if "--topology=v" in line:  # minutes; see `test_plans_for_tpus`
-            flags, overrides = cli.read(argv, plan.OPTIONS)
-            configs.load_resolved(flags["config"], overrides)
-            return
-        if "--process_id" in line:
-            self._process(words[:3] + [word for word in argv if word != "&"], words[-1] == "&")
-            return
-        assert main(argv) == 0, line
-
-    def _without_cloud(self, line: str) -> None:
-        """Runs a line of shell with stand-ins for the programs that would reach out."""
-        bin_ = self.folder / "bin"
-        bin_.mkdir(exist_ok=True)
-        for name in ("gcloud", "git"):
-            (bin_ / name).write_text('#!/bin/sh\necho "$(basename "$0")" "$@"\n')
-            (bin_ / name).chmod(0o755)
-        env = environment(PATH=f"{bin_}:{os.environ['PATH']}")
-        done = subprocess.run(
-            ["bash", "-c", line], env=env, cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "gcloud compute tpus" in done.stdout.replace("--project=my-project ", ""), line
-
-    def _process(self, words: list[str], background: bool) -> None:
-        words = [sys.executable, *words[1:]]
-        process = subprocess.Popen(words, env=environment(), cwd=self.folder)
-        self.background.append(process)
-        if not background:
-            assert process.wait(timeout=120) == 0
-
-
-# Command lines that tests of their own run: beginning -> where.
-ELSEWHERE = {
-    "./scripts/": "tests/docs/test_readme.py",
-    "pip install": "tests/docs/test_readme.py",
-    "python scripts/bench/": "tests/docs/test_pages.py",
-    "python -m scaling.doctor": "tests/docs/test_readme.py",
-    "scaling doctor": "tests/docs/test_readme.py",
-}
+    Raises:
+      AssertionError: it is no command of this package.
+    """
+    words = shlex.split(line)
+    if words[:2] == ["python", "-m"]:
+        return words[2:]
+    assert words[0] == "scaling", f"teach this test how to run: {line}"
+    return [cli.COMMANDS[words[1]][0], *words[2:]]
 
 
 def adapted(argv: list[str]) -> list[str]:
     """A command's arguments, made small."""
-    if any(word.startswith("--sweep=") for word in argv):
-        return argv if "--dry_run" in argv else [*argv, "--dry_run"]
+    flags = {word.partition("=")[0]: word.partition("=")[2] for word in argv}
+    if "--sweep" in flags:
+        return argv if "--dry_run" in flags else [*argv, "--dry_run"]
     argv = [re.sub(r"^--runs=runs/isoflop$", f"--runs={TABLE}", word) for word in argv]
-    if any(word.startswith("--law=") for word in argv):
-        return [*argv, "--bootstrap=20", "--profiles=no"]
-    if "--search" in argv or any(word.startswith("--topology=v") for word in argv):
+    if "--law" in flags:
+        return [*argv, "--bootstrap=20", "--profiles=no", "--starts=8"]
+    if flags.get("--topology", "").startswith("v"):
         return [*argv, "--config.model.num_layers=1"]
-    config = next((word.partition("=")[2] for word in argv if word.startswith("--config=")), None)
-    if config is None or "--dry_run" in argv:
+    path = flags.get("--config", "").partition(":")[0]
+    if not path or "--dry_run" in flags:
         return argv
-    if not config.startswith("experiments/"):  # the page's own: small as it is, or a quickstart
-        if "quickstart" not in pathlib.Path(config).read_text():
+    if not path.startswith("experiments/"):  # the page's own: small as it is, or a quickstart
+        if "quickstart" not in pathlib.Path(path).read_text():
             return argv
-        config = "experiments/quickstart.py"
-    given = {word.partition("=")[0].removeprefix("--config.") for word in argv}
+        path = "experiments/quickstart.py"
+    given = {name.removeprefix("--config.") for name in flags}
     given -= {"optim"}  # another rule keeps the schedule
-    fits = {
+    small = {
         key: value
         for key, value in SMALL.items()
-        if not any(key.startswith(f"{one}.") or key == f"{one}.name" for one in given)
-        and ("max_bytes" not in key or "quickstart" in config)
-        and ("zipf" not in config or key == "train.steps")
+        if not any(key.startswith(f"{name}.") for name in given)
+        and ("quickstart" in path or key == "train.steps")
     }
-    kept = [word for word in argv if word.partition("=")[0].removeprefix("--config.") not in fits]
-    return kept + [f"--config.{key}={value}" for key, value in fits.items()]
+    kept = [w for w in argv if w.partition("=")[0].removeprefix("--config.") not in small]
+    return kept + [f"--config.{key}={value}" for key, value in small.items()]
+
+
+class Reader:
+    """Someone who follows pages in a folder of their own."""
+
+    def __init__(self, folder: pathlib.Path, everything: bool) -> None:
+        self.folder, self.everything = folder, everything
+        self.done: set[str] = set()
+        for name in ("experiments", "tests"):
+            (folder / name).symlink_to(ROOT / name)
+
+    def follow(self, page: pathlib.Path) -> None:
+        """Carries out every block of a page that no page before has carried out."""
+        names: dict[str, object] = {"__name__": page.stem}
+        before = frozenset(self.done)
+        started: list[subprocess.Popen[bytes]] = []
+        with _inside(self.folder):
+            for block in blocks(page):
+                if block.title:
+                    pathlib.Path(block.title).write_text(block.text)
+                elif block.language == "python":
+                    exec(compile(block.text, page.name, "exec"), names)
+                elif block.language == "sh":
+                    for line in lines(block):
+                        self._command(line, page, before, started)
+        for process in started:
+            assert process.wait(timeout=120) == 0
+
+    def _command(
+        self,
+        line: str,
+        page: pathlib.Path,
+        before: frozenset[str],
+        started: list[subprocess.Popen[bytes]],
+    ) -> None:
+        if line.startswith(ELSEWHERE):
+            return
+        if "scripts/tpu/" in line:
+            self._without_cloud(line)
+            return
+        argv = arguments(line)
+        if str(argv) in before and commands(page).count(line) == 1:
+            return
+        self.done.add(str(argv))
+        module, *argv = argv
+        if any(word.startswith("--topology=v") for word in argv):  # minutes: tests of their own
+            flags, overrides = cli.read(argv, plan.OPTIONS)
+            configs.load_resolved(flags["config"], overrides)
+        elif "--process_id" in line:
+            words = [sys.executable, "-m", module, *(w for w in adapted(argv) if w != "&")]
+            started.append(subprocess.Popen(words, env=environment(), cwd=self.folder))
+        else:
+            look = [] if self.everything or module != "scaling.main" else self._dry(argv, page)
+            try:
+                code = importlib.import_module(module).main([*adapted([*argv, *look])])
+            except SystemExit as end:  # --help
+                code = end.code
+            assert code == 0, line
+
+    def _dry(self, argv: list[str], page: pathlib.Path) -> list[str]:
+        """`--dry_run` for a run that nothing on its page looks at."""
+        if not any(word.startswith("--config=") for word in argv) or "--dry_run" in argv:
+            return []
+        workdir = next((w.partition("=")[2] for w in argv if w.startswith("--workdir=")), None)
+        text = page.read_text("utf-8")
+        looked_at = workdir is not None and text.count(workdir) > 1
+        return [] if looked_at else ["--dry_run"]
+
+    def _without_cloud(self, line: str) -> None:
+        """Runs a line of shell with stand-ins for the programs that would reach out."""
+        programs = self.folder / "bin"
+        programs.mkdir(exist_ok=True)
+        for name in ("gcloud", "git"):
+            (programs / name).write_text('#!/bin/sh\necho "$(basename "$0")" "$@"\n')
+            (programs / name).chmod(0o755)
+        env = environment(PATH=f"{programs}:{os.environ['PATH']}")
+        done = subprocess.run(
+            ["bash", "-c", line], env=env, cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        asked = done.stdout.replace("--project=my-project ", "")
+        assert "gcloud compute tpus" in asked, asked
 
 
 @contextlib.contextmanager
@@ -189,19 +213,20 @@ def _inside(folder: pathlib.Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def main(folder: str, *pages: str) -> None:
-    """Follows pages one after another, and writes OUTCOME for each: nothing, or the traceback."""
+def main(folder: str, everything: str, *pages: str) -> None:
+    """Follows pages one after another; writes `outcome-N` for each: nothing, or the traceback."""
+    place = pathlib.Path(folder, "reader")
+    place.mkdir()
+    reader = Reader(place, everything == "everything")
     for number, page in enumerate(pages):
-        place = pathlib.Path(folder, str(number))
-        place.mkdir()
         start, cpu, problem = time.monotonic(), time.process_time(), ""
         try:
-            Reader(place).follow(pathlib.Path(page).absolute())
+            reader.follow(pathlib.Path(page).absolute())
         except BaseException:
             problem = traceback.format_exc()
         spent = f"{time.monotonic() - start:.1f} s, CPU {time.process_time() - cpu:.1f} s"
         print(f"{spent}: {page}", flush=True)
-        (place / OUTCOME).write_text(problem)
+        pathlib.Path(folder, f"{OUTCOME}-{number}").write_text(problem)
 
 
 if __name__ == "__main__":
