@@ -95,3 +95,13 @@ def test_config_docstrings_give_commands_that_parse(path):
     for line in lines:
         arguments = cli.parse(shlex.split(line.replace("\\\n", " ")))
         configs.load_resolved(arguments.config, arguments.overrides)
+
+
+def test_shakespeare_without_its_text_says_where_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = f"{ROOT / 'experiments' / 'shakespeare.py'}"
+    configs.load_resolved(config)
+    assert "char-rnn" in capsys.readouterr().err
+    (tmp_path / "shakespeare.txt").write_text("First Citizen")
+    configs.load_resolved(config)
+    assert not capsys.readouterr().err
