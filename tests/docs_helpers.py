@@ -20,6 +20,7 @@ import os
 import pathlib
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -123,6 +124,9 @@ class Reader:
     def __init__(self, folder: pathlib.Path, everything: bool) -> None:
         self.folder, self.everything = folder, everything
         self.done: set[str] = set()
+        with socket.socket() as free:  # so that two such tests can run at a time
+            free.bind(("127.0.0.1", 0))
+            self.port = str(free.getsockname()[1])
         for name in ("experiments", "tests"):
             (folder / name).symlink_to(ROOT / name)
 
@@ -140,8 +144,11 @@ class Reader:
                 elif block.language == "sh":
                     for line in lines(block):
                         self._command(line, page, before, started)
-        for process in started:
-            assert process.wait(timeout=120) == 0
+        try:
+            assert [process.wait(timeout=300) for process in started] == [0] * len(started)
+        finally:
+            for process in started:
+                process.kill()
 
     def _command(
         self,
@@ -163,7 +170,10 @@ class Reader:
         if any(word.startswith("--topology=v") for word in argv):  # minutes: tests of their own
             flags, overrides = cli.read(argv, plan.OPTIONS)
             configs.load_resolved(flags["config"], overrides)
+        elif "--process_id" in line and not self.everything:  # tests/faults runs such processes
+            cli.parse([word for word in argv if word != "&"])
         elif "--process_id" in line:
+            argv = [re.sub(r"(?<=127\.0\.0\.1:)\d+", self.port, word) for word in argv]
             words = [sys.executable, "-m", module, *(w for w in adapted(argv) if w != "&")]
             started.append(subprocess.Popen(words, env=environment(), cwd=self.folder))
         else:
