@@ -8,9 +8,9 @@ A fenced block of a page is one of
     ```text                        output; not run
 
 All pages are followed in one folder and one process with one device, so that JAX starts once and a
-command that several pages show runs once. Configs of `experiments/` are made small. Runs that nothing
-on their page looks at are only built (`--dry_run`), unless everything is asked for. A sweep shows its
-cells; the table that it left stands in for it.
+command that several pages show runs once. Configs of `experiments/` are made small. Of runs that nothing
+on their page looks at, only the program is built (`--dry_run`), and of such fits only the arguments are
+read, unless everything is asked for. A sweep shows its cells; the table that it left stands in for it.
 """
 
 import contextlib
@@ -31,6 +31,8 @@ from helpers import ROOT
 from run_helpers import environment
 
 from scaling import cli, configs, plan
+from scaling.laws import arguments as fit_arguments
+from scaling.laws import get_law
 
 FENCE = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
@@ -143,7 +145,9 @@ class Reader:
                     exec(compile(block.text, page.name, "exec"), names)
                 elif block.language == "sh":
                     for line in lines(block):
+                        start = time.process_time()
                         self._command(line, page, before, started)
+                        print(f"{time.process_time() - start:.1f} s of CPU: {line}", flush=True)
         try:
             assert [process.wait(timeout=300) for process in started] == [0] * len(started)
         finally:
@@ -176,22 +180,23 @@ class Reader:
             argv = [re.sub(r"(?<=127\.0\.0\.1:)\d+", self.port, word) for word in argv]
             words = [sys.executable, "-m", module, *(w for w in adapted(argv) if w != "&")]
             started.append(subprocess.Popen(words, env=environment(), cwd=self.folder))
+        elif module == "scaling.fit" and not self._wanted(argv, "--out", page):
+            get_law(fit_arguments.parse(argv).law)
         else:
-            look = [] if self.everything or module != "scaling.main" else self._dry(argv, page)
+            built = module == "scaling.main" and not self._wanted(argv, "--workdir", page)
+            extra = ["--dry_run"] if built and "--dry_run" not in argv else []
             try:
-                code = importlib.import_module(module).main([*adapted([*argv, *look])])
+                code = importlib.import_module(module).main(adapted([*argv, *extra]))
             except SystemExit as end:  # --help
                 code = end.code
             assert code == 0, line
 
-    def _dry(self, argv: list[str], page: pathlib.Path) -> list[str]:
-        """`--dry_run` for a run that nothing on its page looks at."""
-        if not any(word.startswith("--config=") for word in argv) or "--dry_run" in argv:
-            return []
-        workdir = next((w.partition("=")[2] for w in argv if w.startswith("--workdir=")), None)
+    def _wanted(self, argv: list[str], flag: str, page: pathlib.Path) -> bool:
+        """Whether something on the page looks at what a command writes, or it writes nothing."""
+        written = [w.partition("=")[2] for w in argv if w.startswith(f"{flag}=")]
         text = page.read_text("utf-8")
-        looked_at = workdir is not None and text.count(workdir) > 1
-        return [] if looked_at else ["--dry_run"]
+        reads = not any(word.startswith(("--config=", "--runs=")) for word in argv)
+        return self.everything or reads or any(text.count(path) > 1 for path in written)
 
     def _without_cloud(self, line: str) -> None:
         """Runs a line of shell with stand-ins for the programs that would reach out."""
@@ -229,13 +234,11 @@ def main(folder: str, everything: str, *pages: str) -> None:
     place.mkdir()
     reader = Reader(place, everything == "everything")
     for number, page in enumerate(pages):
-        start, cpu, problem = time.monotonic(), time.process_time(), ""
+        problem = ""
         try:
             reader.follow(pathlib.Path(page).absolute())
         except BaseException:
             problem = traceback.format_exc()
-        spent = f"{time.monotonic() - start:.1f} s, CPU {time.process_time() - cpu:.1f} s"
-        print(f"{spent}: {page}", flush=True)
         pathlib.Path(folder, f"{OUTCOME}-{number}").write_text(problem)
 
 
