@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -60,14 +61,19 @@ def test_the_extras_that_are_named_exist():
 @pytest.mark.slow
 def test_an_installed_package_is_whole(tmp_path):
     """Without the checkout on the path; the packages that it needs are those of this environment."""
-    run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"--target={tmp_path}", "."])
+    source, target = tmp_path / "source", tmp_path / "installed"
+    shutil.copytree(ROOT / "scaling", source / "scaling")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"--target={target}"]
+    run([*pip, str(source)])
     code = "import pkgutil, scaling\nfor m in pkgutil.walk_packages(scaling.__path__, 'scaling.'):"
     code += "\n    m.name.endswith('__main__') or __import__(m.name)\nprint(scaling.__file__)"
-    assert str(tmp_path) in subprocess.check_output(
+    assert str(target) in subprocess.check_output(
         [sys.executable, "-c", code],
         text=True,
         cwd=tmp_path,
-        env=environment(PYTHONPATH=str(tmp_path)),
+        env=environment(PYTHONPATH=str(target)),
     )
 
 
