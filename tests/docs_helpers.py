@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from helpers import ROOT
 from run_helpers import environment
 
-from scaling import cli, configs, plan
+from scaling import cli, configs
 from scaling.laws import arguments as fit_arguments
 from scaling.laws import get_law
 
@@ -172,8 +172,11 @@ class Reader:
         self.done.add(str(argv))
         module, *argv = argv
         if any(word.startswith("--topology=v") for word in argv):  # minutes: tests of their own
-            flags, overrides = cli.read(argv, plan.OPTIONS)
-            configs.load_resolved(flags["config"], overrides)
+            (config,) = [w.partition("=")[2] for w in argv if w.startswith("--config=")]
+            prefix = "--config."
+            configs.load_resolved(
+                config, [w.removeprefix(prefix) for w in argv if w.startswith(prefix)]
+            )
         elif "--process_id" in line and not self.everything:  # tests/faults runs such processes
             cli.parse([word for word in argv if word != "&"])
         elif "--process_id" in line:
