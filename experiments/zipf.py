@@ -3,7 +3,7 @@
     python -m scaling.main --config=experiments/zipf.py --workdir=runs/zipf
 
 It stands for the run that a group can afford once: fit a law to the sweep, forecast this run, make
-it, read the grade (README, "Plan, forecast, grade").
+it, read the grade (docs/tutorial.md).
 
 Measured 2026-11-23 with JAX 0.10.2 on 2 CPU cores: 0.8788 nats a token on held-out text, whose entropy
 rate is 0.822; 46 seconds in all (59 on one core). The law fitted to the sweep's 25 runs had said 0.847

@@ -1,4 +1,4 @@
-"""The README's table of plans: compiles large configs for TPU slices that are not here.
+"""The table of plans in docs/results.md: compiles large configs for TPU slices that are not here.
 
     python scripts/bench/plan_table.py --out=DIR [--only=NAME,...]
 

@@ -1,49 +1,23 @@
-"""Every command of the README and of the config docstrings works as it stands there.
-
-Training commands are run as written but for their size: `SMALL` is added, and run directories move
-to a temporary folder.
-"""
+"""What the README says of installing and testing, and the commands of the config docstrings."""
 
 import ast
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from docs_helpers import SMALL, commands
 from helpers import ROOT
 from run_helpers import environment
 
 from scaling import cli, configs
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
-MAIN = [line for line in COMMANDS if line.startswith("python -m scaling.main")]
-TABLE = ROOT / "experiments" / "sweeps" / "isoflop_tiny.csv"  # what the README's sweep leaves
-FIT = [line for line in COMMANDS if line.startswith("python -m scaling.fit")]
-SWEEP = [line for line in COMMANDS if line.startswith("python -m scaling.sweep ")]
-PLAN = [line for line in COMMANDS if line.startswith("python -m scaling.plan")]
-TPU = [line for line in PLAN if "--topology=v" in line]
-LOOP = [line for line in COMMANDS if "runs/zipf" in line or "--scoreboard" in line]
-SMALL = (
-    "--config.train.steps=4",
-    "--config.optim.schedule.warmup_steps=1",
-    "--config.model.num_layers=1",
-    "--config.model.model_dim=32",
-    "--config.eval.batch_size=64",
-)
-
-
-def small(line: str, folder: pathlib.Path) -> list[str]:
-    words = shlex.split(line.replace("=runs/", f"={folder}/"))
-    words[0] = sys.executable
-    if "--config=" not in line or "--dry_run" in line:
-        return words
-    keys = {one.partition("=")[0] for one in SMALL}
-    return [word for word in words if word.partition("=")[0] not in keys] + list(SMALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def run(words: list[str], **env: str) -> str:
@@ -54,12 +28,6 @@ def run(words: list[str], **env: str) -> str:
     return done.stdout
 
 
-def test_the_readme_has_commands_and_all_are_known():
-    assert COMMANDS[:2] == ["./scripts/run", "./scripts/test"]
-    rest = set(COMMANDS[2:]) - set(MAIN) - set(FIT) - set(SWEEP) - set(PLAN)
-    assert rest == {"python -m scaling.doctor"}, "teach this test how to run them"
-
-
 def made_by_the_scripts() -> bool:
     return (pathlib.Path(sys.prefix) / ".installed").exists()
 
@@ -67,7 +35,8 @@ def made_by_the_scripts() -> bool:
 @pytest.mark.skipif(not made_by_the_scripts(), reason="this environment is not of scripts/setup.sh")
 def test_the_two_scripts(tmp_path):
     env = {"VENV": sys.prefix}
-    words = ["./scripts/run", f"--workdir={tmp_path}/quickstart", *SMALL]
+    small = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    words = ["./scripts/run", f"--workdir={tmp_path}/quickstart", *small]
     assert "completed at step 4" in run(words, **env)
     again = run(words, **env)
     assert "already completed" in again
@@ -76,72 +45,48 @@ def test_the_two_scripts(tmp_path):
     assert "tests/docs/test_readme.py" in listed
 
 
-def test_main_commands_one_after_the_other(tmp_path):
-    """In the order of the text: some look at what an earlier one has made."""
-    for line in MAIN:
-        if "--process_id" not in line and line not in LOOP:
-            assert run(small(line, tmp_path)), line
+def installs() -> set[str]:
+    """Every `pip install` of the pages: what is given to pip."""
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    return set(re.findall(r"pip install '?(\.(?:\[[a-z,]+\])?)'?", text))
 
 
-def test_the_command_for_several_processes(tmp_path):
-    (line,) = [m for m in MAIN if "--process_id" in m]
-    words = small(line, tmp_path)
-    other = [word.replace("--process_id=0", "--process_id=1") for word in words]
-    batch = "--config.train.batch_size=16"
-    with subprocess.Popen(
-        [*other, batch], env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL
-    ) as second:
-        assert "completed" in run([*words, batch])
-        assert second.wait(timeout=60) == 0
+def test_the_extras_that_are_named_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {extra for one in installs() for extra in re.findall(r"[a-z]+", one)}
+    assert named
+    assert named <= set(project["optional-dependencies"])
 
 
-def test_fit_commands(tmp_path):
-    """A sweep that the text has run before stands as the table that it left."""
-    for line in FIT:
-        line = line.replace("--runs=runs/isoflop", f"--runs={TABLE}")
-        words = shlex.split(line.replace("=runs/", f"={tmp_path}/"))
-        few = ["--bootstrap=20", "--profiles=no"] if "--runs" in line else []
-        assert "chinchilla" in run([sys.executable, *words[1:], *few])
-    assert (tmp_path / "fit" / "report.html").exists()
+@pytest.mark.slow
+def test_an_installed_package_is_whole(tmp_path):
+    """Without the checkout on the path; the packages that it needs are those of this environment."""
+    source, target = tmp_path / "source", tmp_path / "installed"
+    shutil.copytree(ROOT / "scaling", source / "scaling")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"--target={target}"]
+    run([*pip, str(source)])
+    code = "import pkgutil, scaling\nfor m in pkgutil.walk_packages(scaling.__path__, 'scaling.'):"
+    code += "\n    m.name.endswith('__main__') or __import__(m.name)\nprint(scaling.__file__)"
+    assert str(target) in subprocess.check_output(
+        [sys.executable, "-c", code],
+        text=True,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(target)),
+    )
 
 
-def test_sweep_commands_show_their_cells(tmp_path):
-    """Running the sweep itself is a test of tests/sweeps."""
-    for line in SWEEP:
-        words = shlex.split(line.replace("=runs/", f"={tmp_path}/").replace(" --dry_run", ""))
-        shown = run([sys.executable, *words[1:], "--dry_run"])
-        assert "isoflop_tiny" in shown
-        assert "FLOP" in shown
-
-
-def test_plan_commands(tmp_path):
-    """One layer instead of all; the full sizes are in scripts/bench/plan_table.py."""
-    pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install 'scaling[tpu]'")
-    for line in TPU:
-        words = shlex.split(line.replace("=runs/", f"={tmp_path}/"))
-        assert "FITS" in run([sys.executable, *words[1:], "--config.model.num_layers=1"])
-
-
-def test_the_loop_of_forecast_and_grade(tmp_path):
-    """A sweep's table for the sweep itself, and a run of four steps."""
-    assert sorted(PLAN) == sorted({*TPU, *LOOP} - set(MAIN))
-    fit = ["--law=chinchilla", "--flops=exact", "--bootstrap=50", "--profiles=no"]
-    fit += [f"--runs={TABLE}", f"--out={tmp_path / 'isoflop' / 'fit'}"]
-    run([sys.executable, "-m", "scaling.fit", *fit])
-    told = []
-    for line in LOOP:
-        words = shlex.split(line.replace("=runs", f"={tmp_path}"))
-        few = ["--config.train.steps=4"] if "--config=" in line else []
-        told.append(run([sys.executable, *words[1:], *few]))
-    assert "FITS" in told[0]
-    assert "compiled for cpu-1" in told[1]
-    assert "forecast against what happened" in told[2]
-    assert "1 graded" in told[3]
+def test_benchmarks_that_are_named_exist():
+    shown = [line for page in PAGES for line in commands(page) if "scripts/bench/" in line]
+    assert shown
+    for line in shown:
+        assert (ROOT / line.split()[1]).exists(), line
 
 
 def test_doctor_command():
     done = subprocess.run(
-        [sys.executable, "-m", "scaling.doctor"], capture_output=True, text=True, cwd=ROOT,
+        [sys.executable, "-m", "scaling", "doctor"], capture_output=True, text=True, cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=120,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr  # 1 is advice about this machine
@@ -156,3 +101,13 @@ def test_config_docstrings_give_commands_that_parse(path):
     for line in lines:
         arguments = cli.parse(shlex.split(line.replace("\\\n", " ")))
         configs.load_resolved(arguments.config, arguments.overrides)
+
+
+def test_shakespeare_without_its_text_says_where_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = f"{ROOT / 'experiments' / 'shakespeare.py'}"
+    configs.load_resolved(config)
+    assert "char-rnn" in capsys.readouterr().err
+    (tmp_path / "shakespeare.txt").write_text("First Citizen")
+    configs.load_resolved(config)
+    assert not capsys.readouterr().err
