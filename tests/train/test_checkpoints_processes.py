@@ -67,7 +67,7 @@ def otherwise(saver):
     # A rollback from step 9, while process 1 does not see the newest checkpoint yet.
     record = Record.__new__(Record)
     record.config = types.SimpleNamespace(train=types.SimpleNamespace(steps=1000))
-    record.checkpoints, record._say = saver, lambda text: None
+    record.checkpoints, record.say = saver, lambda text: None
     lists("1", lambda steps: steps[:-1])
     back, state = record.newest(state_of(0), 9)
     # A start from a run that goes on: it saves between the looks of process 0 and of process 1.
