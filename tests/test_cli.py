@@ -145,3 +145,13 @@ def test_help_comes_without_jax_and_in_under_half_a_second() -> None:
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(3)]
     assert min(float(run.stderr) for run in runs) < 0.5
+
+
+def test_the_console_command_finds_components_that_lie_here(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/usr/bin", *sys.path[1:]])  # as an entry point starts
+    monkeypatch.setattr(sys, "argv", ["scaling", "--help"])
+    assert cli.main() == 0
+    assert sys.path[0] == str(tmp_path)

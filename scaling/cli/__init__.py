@@ -6,6 +6,7 @@ sys.exit(cli.run(door, sys.argv[1:]))          # door(argv) -> exit code; wrong 
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -44,6 +45,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Hands the rest of the command line to the command's own module; returns the exit code."""
+    if argv is None and os.getcwd() not in sys.path:
+        # As `python -m` does, so that "package.module:Name" finds what lies here.
+        sys.path.insert(0, os.getcwd())
     given = list(sys.argv[1:] if argv is None else argv)
     name = given[0] if given else "--help"
     if name in COMMANDS:
