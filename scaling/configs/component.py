@@ -85,7 +85,8 @@ class Component(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key not in self._keys():
             raise KeyError(key)
-        return getattr(self, key)
+        # A parameter may have the name of a method of mappings, such as `items`.
+        return self.arguments[key] if key in self.arguments else getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys())
