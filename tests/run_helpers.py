@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def command(text: pathlib.Path, workdir: pathlib.Path, *more: str) -> list[str]:
 
 def environment(devices: int = 1, **more: str) -> dict[str, str]:
     """One fake device a process unless asked otherwise; caches of the test session."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = re.sub(r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"])
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"} | more
 
 
