@@ -187,7 +187,7 @@ class Loop:
         self, members: Sequence[Member], names: Collection[str], whole: bool
     ) -> list[tuple[Member, dict[str, Any]]]:
         """The values of these evaluations, in one pass over the held-out batches."""
-        if not members:
+        if not members or not names:
             return []
         turn = self._turn(members)
         results: dict[int, dict[str, Any]] = {member.slot: {} for member in members}
@@ -196,8 +196,8 @@ class Loop:
             for job in [job for job in self.program.jobs if job.name in names]:
                 artefacts = self.data[0].artefacts
                 values = run_evaluation(self.program, job, variables, turn, whole, artefacts)
-                for slot, found in values.items():
-                    results[slot][job.name] = found
+                for slot, result in values.items():
+                    results[slot][job.name] = result
         return [(member, results[member.slot]) for member in members]
 
     def _variables(self, member: Member) -> Mapping[str, Any]:
@@ -236,7 +236,8 @@ class Loop:
         try:
             yield
         except RollbackError as rollback:
-            self._roll_back(member, rollback.step)
+            with self._alone(member):
+                self._roll_back(member, rollback.step)
         except DivergedError as error:
             member.status, member.error = "diverged", error
         except Exception as error:

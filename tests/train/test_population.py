@@ -11,6 +11,7 @@ from run_helpers import TINY, corpus, stream, summary
 from scaling import configs, parallel
 from scaling.main import main
 from scaling.train.population import PopulationError, run_population
+from scaling.train.run import Training
 from scaling.train.signals import StopRequest
 
 SHORT = ("train.steps=40", "eval.every=20", "model.num_layers=1", "track.progress=off")
@@ -120,16 +121,40 @@ def test_a_diverging_member_disturbs_nobody(text, alone, tmp_path, one_device):
     assert_same(tmp_path / "wild", tmp_path / "wild alone")
 
 
+SPIKES = (
+    *("train.spike_factor=1.2", "train.on_bad_step=rollback", "train.max_bad_steps=100"),
+    *("model.num_layers=2", "model.dropout=0"),
+)
+SPIKY = {"calm": ("optim.learning_rate=1e-5",), "spiky": ("optim.learning_rate=0.02",)}
+
+
 def test_one_member_goes_back_while_the_others_wait(text, tmp_path, one_device):
     """Rollback returns to a checkpoint; everybody ends as alone."""
-    common = ("train.spike_factor=1.2", "train.on_bad_step=rollback", "train.max_bad_steps=100")
-    common += ("model.num_layers=2", "model.dropout=0")
-    members = {"calm": ("optim.learning_rate=1e-5",), "spiky": ("optim.learning_rate=0.02",)}
-    assert population(text, tmp_path, members, *common) == ["completed"] * 2
+    assert population(text, tmp_path, SPIKY, *SPIKES) == ["completed"] * 2
     assert list((tmp_path / "spiky" / "bad_steps").glob("*.json"))
-    for name, overrides in members.items():
-        solo(text, tmp_path / "alone" / name, *common, *overrides)
+    for name, overrides in SPIKY.items():
+        solo(text, tmp_path / "alone" / name, *SPIKES, *overrides)
         assert_same(tmp_path / name, tmp_path / "alone" / name)
+
+
+def test_a_member_that_cannot_go_back_fails_alone(text, tmp_path, one_device, monkeypatch, capsys):
+    def restore(self, member, step):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Training, "_restore", restore)
+    statuses = population(text, tmp_path, SPIKY, *SPIKES, "track.progress=lines")
+    assert statuses == ["completed", "failed"]
+    assert "the disk is gone" in capsys.readouterr().out
+
+
+def test_without_held_out_data_runs_end_at_their_last_step(text, tmp_path, one_device):
+    settings = ("data.eval_fraction=0", "eval.every=0", "train.steps=6")
+    assert population(text, tmp_path, MEMBERS, *settings) == ["completed"] * 3
+    solo(text, tmp_path / "alone", *settings)
+    for name in (*MEMBERS, "alone"):
+        assert summary(tmp_path / name)["eval"] == {}
+        assert [json.loads(line)["step"] for line in stream(tmp_path / name)] == [1, 2, 3, 4, 5, 6]
+    assert_same(tmp_path / "plain", tmp_path / "alone")
 
 
 def test_stopped_and_resumed_together_or_alone(text, alone, tmp_path, one_device):
