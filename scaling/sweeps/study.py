@@ -19,7 +19,7 @@ from scaling.track import files
 if TYPE_CHECKING:
     import optuna
 
-    from scaling.train.population_loop import Watch
+    from scaling.train.loop import Watch
 
 SEARCH, JOURNAL = "search.json", "search.journal"
 

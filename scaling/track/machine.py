@@ -48,7 +48,7 @@ def holders(paths: Iterable[str]) -> list[dict[str, Any]]:
     Processes of other users can be seen by root only.
     """
     wanted = set(paths)
-    packages = []
+    holding: list[dict[str, Any]] = []
     for process in psutil.process_iter(["pid", "name", "username"]) if wanted else []:
         if process.pid == os.getpid():
             continue
@@ -61,11 +61,11 @@ def holders(paths: Iterable[str]) -> list[dict[str, Any]]:
             continue
         if held & wanted:
             info = process.info
-            packages.append({
+            holding.append({
                 "pid": info["pid"], "name": info["name"], "user": info["username"],
                 "files": sorted(held & wanted),
             })  # fmt: skip
-    return packages
+    return holding
 
 
 def requirements() -> list[str]:

@@ -25,6 +25,7 @@ from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import DivergedError, RollbackError
 from scaling.train.compiled import Batch, Compiled, Turn, run_evaluation
 from scaling.train.member import Member
+from scaling.train.record import spend
 from scaling.train.state import TrainState
 
 # (member, step) -> (step, state): the newest checkpoint before `step`, or the fresh state; the
@@ -97,9 +98,10 @@ class Loop:
                     self._read(pending)
                     self._leave(self._running(), "preempted")
                     return
-                with self._spend("data_wait", active):
+                records = [member.record for member in active]
+                with spend("data_wait", records):
                     batch = batches.get()
-                with self._spend("train", active):
+                with spend("train", records):
                     metrics = self._dispatch(batch, active)
                     step += 1
                     self._read(pending)
@@ -191,7 +193,7 @@ class Loop:
             return []
         turn = self._turn(members)
         results: dict[int, dict[str, Any]] = {member.slot: {} for member in members}
-        with self._spend("eval", members):
+        with spend("eval", [member.record for member in members]):
             variables = self.states.evaluated()
             for job in [job for job in self.program.jobs if job.name in names]:
                 artefacts = self.data[0].artefacts
@@ -251,11 +253,3 @@ class Loop:
         with jax.transfer_guard("allow"):
             self.states = self.program.replace(self.states, member.slot, restore)
         member.record.say(f"went back to step {member.step}; the batch of step {step} is left out")
-
-    @contextlib.contextmanager
-    def _spend(self, bucket: str, members: Sequence[Member]) -> Iterator[None]:
-        """Wall time, counted to the goodput of all these members."""
-        with contextlib.ExitStack() as stack:
-            for member in members:
-                stack.enter_context(member.record.goodput.spend(bucket))
-            yield

@@ -7,7 +7,7 @@ alone leaves, and either can go on from what the other left.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -272,6 +272,15 @@ class Record:
     def _last_step(self) -> int:
         records = read_metrics(self.workdir)
         return records[-1]["step"] if records else 0
+
+
+@contextlib.contextmanager
+def spend(bucket: str, records: Iterable[Record]) -> Iterator[None]:
+    """Counts the wall time inside to the goodput of each of these runs."""
+    with contextlib.ExitStack() as stack:
+        for record in records:
+            stack.enter_context(record.goodput.spend(bucket))
+        yield
 
 
 def digest(summary: Mapping[str, Any]) -> str:

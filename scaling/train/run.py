@@ -26,7 +26,7 @@ from scaling.train.compiled import Compiled, compile_sharded
 from scaling.train.loop import Loop, Watch
 from scaling.train.member import Member
 from scaling.train.program import build_program
-from scaling.train.record import Record, digest
+from scaling.train.record import Record, digest, spend
 from scaling.train.signals import EXIT_PREEMPTED, StopRequest
 from scaling.train.stacked import Mode, compile_stacked
 from scaling.train.state import TrainState
@@ -140,15 +140,16 @@ class Training:
         opened = self._open()
         if not opened:
             return self.statuses
-        with self._spend("init", opened):
+        records = [one.record for one in opened]
+        with spend("init", records):
             self._load(opened)
-        with self._spend("compile", opened):
+        with spend("compile", records):
             self.program = self._compile(opened)
         self.progress.unit = self.program.task.unit
         # Collectives give up on a partner after a while (Gloo: 30 s), and processes do not compile
         # equally fast; one that dies meanwhile is noticed by the roster.
         self.processes.decide("compiled", None, lambda _: None, timeout=MEETING_SECONDS)
-        with self._spend("init", opened):
+        with spend("init", records):
             members, states = self._members(opened)
         if members:
             self.shown = members[0].index
@@ -340,13 +341,6 @@ class Training:
     def _close(self, index: int, record: Record) -> None:
         with self._alone(index):
             record.close()
-
-    @contextlib.contextmanager
-    def _spend(self, bucket: str, opened: Sequence[Opened]) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for one in opened:
-                stack.enter_context(one.record.goodput.spend(bucket))
-            yield
 
     def _say(self, index: int, text: str) -> None:
         if self.main:
