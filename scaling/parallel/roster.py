@@ -199,7 +199,7 @@ class Roster(Processes):
             return
         import jax
 
-        # Nobody leaves while another needs it in a collective. The roster watches meanwhile (JAX's
+        # No process leaves while another needs it in a collective. The roster watches meanwhile (JAX's
         # own barrier aborts when a process is 5 minutes late).
         self.decide("end", 0, len, timeout=3600.0)
         jax.distributed.shutdown()

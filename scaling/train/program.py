@@ -36,29 +36,33 @@ class Program:
 
     Attributes:
       config: the resolved config.
-      task: the learning problem.
-      optimizer: its hyper-parameters are run-time arguments of the step.
       mesh: where it runs.
-      axis_names: logical axis names of every parameter.
+      functions: the learning problem, the optimizer, and `init` and `step` before `jit`.
       abstract: shapes, types and shardings of the state.
       train_batch: the same of a global training batch.
       audit: the large arrays of the state and where they live.
       init: jitted; uint32[2] key data -> state, sharded, the same values on every mesh.
       step: jitted; (state, batch, hparams) -> (state, metrics); the old state is donated.
-      functions: the same before `jit`.
     """
 
     config: Experiment
-    task: Task
-    optimizer: Optimizer
     mesh: jax.sharding.Mesh
-    axis_names: PyTree
+    functions: "Functions"
     abstract: TrainState
     train_batch: dict[str, jax.ShapeDtypeStruct]
     audit: tuple[parallel.Row, ...]
     init: jax.stages.Wrapped
     step: jax.stages.Wrapped
-    functions: "Functions"
+
+    @property
+    def task(self) -> Task:
+        """The learning problem."""
+        return self.functions.task
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Its hyper-parameters are run-time arguments of the step."""
+        return self.functions.optimizer
 
     def hparams(self, **changes: float) -> dict[str, jax.Array]:
         """The optimizer's and the task's run-time numbers as replicated device scalars.
@@ -66,7 +70,7 @@ class Program:
         Raises:
           KeyError: a change names no hyper-parameter.
         """
-        own = {**self.optimizer.hparams, **self.task.hparams}
+        own = self.functions.hparams
         unknown = set(changes) - set(own)
         if unknown:
             raise KeyError(f"no such hyper-parameter: {sorted(unknown)}")
@@ -81,8 +85,8 @@ class Program:
     def abstract_hparams(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and shardings of the hyper-parameters, for lowering."""
         place = parallel.replicated(self.mesh)
-        names = [*self.optimizer.hparams, *self.task.hparams]
-        return {k: jax.ShapeDtypeStruct((), jnp.float32, sharding=place) for k in names}
+        scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
+        return dict.fromkeys(self.functions.hparams, scalar)
 
     def lower_step(self) -> jax.stages.Lowered:
         """The train step lowered for this mesh from shapes alone."""
@@ -149,7 +153,6 @@ class Functions:
       task: the learning problem.
       optimizer: its hyper-parameters are run-time arguments of `step`.
       shardings: of the variables, by collection.
-      axis_names: logical axis names of the variables, likewise.
       init: uint32[2] key data -> state.
       step: (state, batch, hparams) -> (state, metrics).
     """
@@ -157,7 +160,6 @@ class Functions:
     task: Task
     optimizer: Optimizer
     shardings: PyTree
-    axis_names: PyTree
     init: Callable[[jax.Array], TrainState]
     step: TrainStep
 
@@ -205,7 +207,7 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
         ema_decay=config.train.ema_decay,
         spike_factor=config.train.spike_factor,
     )
-    return Functions(task, optimizer, shardings, axis_names, init, step)
+    return Functions(task, optimizer, shardings, init, step)
 
 
 def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
@@ -227,10 +229,8 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
 
     return Program(
         config=config,
-        task=functions.task,
-        optimizer=functions.optimizer,
         mesh=mesh,
-        axis_names=functions.axis_names["params"],
+        functions=functions,
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
@@ -243,7 +243,6 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         ),
-        functions=functions,
     )
 
 
