@@ -105,8 +105,9 @@ def _guarded(job: Callable[[], int]) -> int:
 
 
 def _explained(error: Exception) -> bool:
-    """Whether the message is written for people: an error type of ours, or the system's own."""
-    return type(error).__module__.startswith("scaling.") or isinstance(error, OSError)
+    """Whether the message is for people: an error of ours or the system's, or JAX found no backend."""
+    ours = type(error).__module__.startswith("scaling.") or isinstance(error, OSError)
+    return ours or str(error).startswith("Unable to initialize backend")
 
 
 if __name__ == "__main__":

@@ -178,8 +178,10 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
       mesh: where the run lives; decides kernels and shardings.
 
     Raises:
+      ConfigError: JAX is set to what no run works under.
       ValueError: an array does not divide its mesh axis.
     """
+    check_jax_settings()
     platform = mesh.devices.flat[0].platform
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
     boxed = jax.eval_shape(task.init, abstract_key())
@@ -259,13 +261,35 @@ def _within_rules(
     return traced
 
 
+def check_jax_settings() -> None:
+    """Refuses debugging modes of JAX that the step cannot be traced or compiled under.
+
+    Raises:
+      ConfigError: one of them is on; its key is the environment variable.
+    """
+    if jax.config.jax_disable_jit:
+        raise ConfigError(
+            "JAX_DISABLE_JIT",
+            "steps are compiled before they run, so they cannot run without jit",
+            "unset it; `--replay=RUN --step=N` looks into one step",
+        )
+    if jax.config.jax_numpy_dtype_promotion == "strict":
+        raise ConfigError(
+            "JAX_NUMPY_DTYPE_PROMOTION",
+            "models and optimizers here mix types by JAX's standard rules, which strict forbids",
+            "unset it; the types of parameters, activations and logits are keys of the model",
+        )
+
+
 def check_buildable(config: Experiment) -> None:
     """Builds task and optimizer from shapes alone; starts no backend and reads no data.
 
     Raises:
-      ConfigError: task, model, data, wrapper and optimizer do not go together.
+      ConfigError: task, model, data, wrapper and optimizer do not go together, or JAX is set to
+        what no run works under.
       DataError: the data cannot even be described.
     """
+    check_jax_settings()
     info = data.describe(config)
     try:
         task = build_task(config, info, "cpu")

@@ -49,8 +49,9 @@ class Size:
 
 
 SIZES = {
-    "small": Size(layers=4, heads=4, width=128, length=64, batch=12, vocab=65),
-    "medium": Size(layers=4, heads=4, width=256, length=256, batch=16, vocab=256),
+    "tiny": Size(layers=1, heads=2, width=16, length=16, batch=2, vocab=257),  # for a test
+    "small": Size(layers=4, heads=4, width=128, length=64, batch=12, vocab=257),
+    "medium": Size(layers=4, heads=4, width=256, length=256, batch=16, vocab=257),
 }
 # GPT-2's choices without biases (nanoGPT), and those of the small configs here.
 STYLES = ("gpt2", "modern")
@@ -123,69 +124,19 @@ def jax_step(size: Size, style: str) -> Callable[[], Any]:
 def torch_step(size: Size, style: str) -> Callable[[], Any]:
     """The same in PyTorch, eager."""
     import torch
-    from torch import nn
-    from torch.nn import functional as F
+    from torch.nn import functional
+    from torch_peer import Transformer
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    gpt2 = style == "gpt2"
-    norm = (lambda d: nn.LayerNorm(d, bias=False)) if gpt2 else nn.RMSNorm
-    width, heads = size.width, size.heads
-    half = width // heads // 2
-    angles = torch.arange(size.length)[:, None] * 10_000.0 ** (-torch.arange(half) / half)
-    cos, sin = angles.cos(), angles.sin()
-
-    def rotate(x: Any) -> Any:
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm1, self.norm2 = norm(width), norm(width)
-            self.qkv = nn.Linear(width, 3 * width, bias=False)
-            self.out = nn.Linear(width, width, bias=False)
-            self.up = nn.Linear(width, 4 * width, bias=False)
-            self.down = nn.Linear(4 * width, width, bias=False)
-            if not gpt2:
-                self.q_norm, self.k_norm = norm(width // heads), norm(width // heads)
-
-        def forward(self, x: Any) -> Any:
-            batch, length, _ = x.shape
-            q, k, v = self.qkv(self.norm1(x)).split(width, dim=-1)
-            q, k, v = (y.view(batch, length, heads, -1).transpose(1, 2) for y in (q, k, v))
-            if not gpt2:
-                q, k = rotate(self.q_norm(q)), rotate(self.k_norm(k))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
-            hidden = self.up(self.norm2(x))
-            hidden = F.gelu(hidden, approximate="tanh") if gpt2 else F.relu(hidden).square()
-            return x + self.down(hidden)
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = nn.Embedding(size.vocab, width)
-            nn.init.normal_(self.embedding.weight, std=width**-0.5)
-            self.positions = nn.Parameter(torch.randn(size.length, width) * 0.02) if gpt2 else None
-            self.blocks = nn.ModuleList(Block() for _ in range(size.layers))
-            self.norm = norm(width)
-
-        def forward(self, tokens: Any) -> Any:
-            x = self.embedding(tokens)
-            if self.positions is not None:
-                x = x + self.positions
-            for block in self.blocks:
-                x = block(x)
-            return self.norm(x) @ self.embedding.weight.T
-
-    model = Model()
+    shape = (size.layers, size.heads, size.width, size.length, size.vocab)
+    model = Transformer(*shape, gpt2=style == "gpt2")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
     tokens = torch.randint(0, size.vocab, (size.batch, size.length + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].reshape(-1)
 
     def run() -> float:
-        loss = F.cross_entropy(model(inputs).view(-1, size.vocab), targets)
+        loss = functional.cross_entropy(model(inputs).view(-1, size.vocab), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -255,7 +206,7 @@ def _answer(child: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--sizes", default="small,medium")
     parser.add_argument("--styles", default=",".join(STYLES))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2.0)

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from run_helpers import TINY, corpus, stream, summary
+from run_helpers import TINY, command, corpus, environment, run, stream, summary
 
 from scaling import configs
 from scaling.main import main
@@ -215,3 +215,17 @@ def test_what_cannot_run_says_why_without_a_traceback(
     assert words in told.err + told.out
     assert "Traceback" not in told.err
     assert not (tmp_path / "bad" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "code"),
+    [
+        ("JAX_DISABLE_JIT", "1", 2),
+        ("JAX_NUMPY_DTYPE_PROMOTION", "strict", 2),
+        ("JAX_PLATFORMS", "nonsense", 1),
+    ],
+)
+def test_settings_of_jax_that_no_run_works_under_are_named(text, tmp_path, variable, value, code):
+    told = run(command(text, tmp_path / "bad"), environment(**{variable: value}), expect=code)
+    assert variable in told
+    assert "Traceback" not in told
