@@ -60,7 +60,11 @@ def _check(config: Experiment) -> None:
 
 
 def _train(config: Experiment, workdir: pathlib.Path, arguments: cli.Args) -> int:
-    # First of all, as importing JAX takes long enough to be interrupted.
+    from scaling.track import allocator, machine
+
+    if not machine.device_files():
+        allocator.restart()
+    # First of all from here, as importing JAX takes long enough to be interrupted.
     with StopRequest() as stop:
         from scaling import parallel
         from scaling.train.program import check_buildable

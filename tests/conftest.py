@@ -7,11 +7,14 @@ LLVM's optimisation, in a third of the time. `--slow` compiles as a user's run d
 import os
 import pathlib
 
+from scaling.track.allocator import TUNABLES
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = pathlib.Path(os.environ.get("SCALING_TEST_CACHE", ROOT / ".cache" / "tests"))
 
 # These must be in place before JAX starts a backend; child processes of tests inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("GLIBC_TUNABLES", TUNABLES)  # so that no child starts itself again
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
-from scaling.track import hardware, provenance
+from scaling.track import allocator, hardware, provenance
 from scaling.track.paths import cache_root, compile_cache
 
 GiB = 2**30
@@ -210,6 +210,7 @@ def examine(timeout: float = 90.0, seconds: float = 2.0) -> dict[str, Any]:
         "lockfiles": locks,
         "holders": holders([*held, *locks]),
         "paths": paths(),
+        "allocator": allocator.describe(),
         "requirements": requirements(),
         "backend": run_probe(timeout, seconds),
     }
@@ -285,6 +286,7 @@ def render(report: dict[str, Any]) -> str:
     rows = [
         ("system", f"{report['platform']}, Python {report['python']}, {report['cpus']} CPUs"),
         ("memory", f"{memory['available'] / GiB:.1f} of {memory['total'] / GiB:.1f} GiB available"),
+        ("allocator", report["allocator"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in report["versions"].items())),
         ("accelerators", ", ".join(report["device_files"]) or "none seen by the system"),
         ("held by", ", ".join(

@@ -267,13 +267,13 @@ def check_jax_settings() -> None:
     Raises:
       ConfigError: one of them is on; its key is the environment variable.
     """
-    if jax.config.jax_disable_jit:
+    if jax.config.values["jax_disable_jit"]:
         raise ConfigError(
             "JAX_DISABLE_JIT",
             "steps are compiled before they run, so they cannot run without jit",
             "unset it; `--replay=RUN --step=N` looks into one step",
         )
-    if jax.config.jax_numpy_dtype_promotion == "strict":
+    if jax.config.values["jax_numpy_dtype_promotion"] == "strict":
         raise ConfigError(
             "JAX_NUMPY_DTYPE_PROMOTION",
             "models and optimizers here mix types by JAX's standard rules, which strict forbids",
