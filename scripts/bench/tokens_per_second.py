@@ -1,13 +1,14 @@
-"""Tokens per second of a small Transformer's train step against PyTorch eager, on CPU.
+"""Time of a small Transformer's train step against PyTorch's, on CPU.
 
     python scripts/bench/tokens_per_second.py [--sizes=small,medium] [--rounds=8] [--seconds=2]
 
-Both sides train the same architecture on the same shapes: forward, backward, clipping to global
-norm 1, AdamW, float32, all cores. On this side it is the step that `scaling.main` runs, guards and
-metrics included; PyTorch runs eagerly, with `scaled_dot_product_attention` and its fused AdamW, the
-fastest it offers without compiling. The two live in processes of their own and take turns of a few
-seconds, so that a slow spell of the machine hits both; the figure is the median over rounds of the
-ratio of their times, with its range. PyTorch is needed only here: `pip install torch`.
+All sides train the same architecture on the same shapes: forward, backward, clipping to global
+norm 1, AdamW, float32, all cores. On this side it is the step that `scaling.main` runs, guards,
+metrics and allocator settings included. PyTorch has `scaled_dot_product_attention` and its fused
+AdamW; it runs eagerly as it comes, eagerly under the same allocator settings, and compiled under
+them. Each side lives in a process of its own and they take turns of a few seconds, so that a slow
+spell of the machine hits all; the figure is the median over rounds of the ratio of a side's time to
+ours, with its range. PyTorch is needed only here: `pip install torch`.
 
 The machine must be idle: with other work on the cores PyTorch's threads wait for each other at every
 operation, and the ratio says nothing about the two programs (seen: 10 and more).
@@ -34,6 +35,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from scaling.track import allocator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +124,8 @@ def jax_step(size: Size, style: str) -> Callable[[], Any]:
     return run
 
 
-def torch_step(size: Size, style: str) -> Callable[[], Any]:
-    """The same in PyTorch, eager."""
+def torch_step(size: Size, style: str, compiled: bool) -> Callable[[], Any]:
+    """The same in PyTorch, eager or through `torch.compile`."""
     import torch
     from torch.nn import functional
     from torch_peer import Transformer
@@ -130,7 +133,9 @@ def torch_step(size: Size, style: str) -> Callable[[], Any]:
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     shape = (size.layers, size.heads, size.width, size.length, size.vocab)
-    model = Transformer(*shape, gpt2=style == "gpt2")
+    model: Any = Transformer(*shape, gpt2=style == "gpt2")
+    if compiled:
+        model = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
     tokens = torch.randint(0, size.vocab, (size.batch, size.length + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].reshape(-1)
@@ -146,9 +151,8 @@ def torch_step(size: Size, style: str) -> Callable[[], Any]:
     return run
 
 
-def worker(side: str, size: Size, style: str, seconds: float) -> None:
+def worker(run: Callable[[], Any], seconds: float) -> None:
     """Times one turn for each line on stdin; prints seconds a step as JSON."""
-    run = (jax_step if side == "jax" else torch_step)(size, style)
     for _ in range(5):
         run()
     print(json.dumps({"ready": True}), flush=True)
@@ -160,21 +164,32 @@ def worker(side: str, size: Size, style: str, seconds: float) -> None:
         print(json.dumps({"step": (time.perf_counter() - start) / steps, "loss": loss}), flush=True)
 
 
+# Who takes part: (worker, PyTorch compiled, under the allocator's settings that our runs have).
+SIDES = {
+    "jax": ("jax", False, True),
+    "torch": ("torch", False, False),
+    "torch_same_allocator": ("torch", False, True),
+    "torch_compiled": ("torch", True, True),
+}
+
+
 def compare(name: str, style: str, rounds: int, seconds: float) -> dict[str, Any]:
-    """Medians of both sides over interleaved rounds, and their ratio."""
-    size = SIZES[name]
-    children = {}
-    for side in ("jax", "torch"):
-        arguments = [f"--worker={side}", f"--sizes={name}", f"--styles={style}"]
+    """Medians of all sides over interleaved rounds, and the ratios of their times to ours."""
+    size, children = SIZES[name], {}
+    for side, (worker, compiled, tuned) in SIDES.items():
+        command = [sys.executable, __file__, f"--worker={worker}", f"--seconds={seconds}"]
+        command += [f"--sizes={name}", f"--styles={style}", *["--compiled"] * compiled]
+        # An empty setting is glibc's default: these times shall not depend on the caller's.
+        tunables = {"GLIBC_TUNABLES": allocator.TUNABLES if tuned else ""}
         children[side] = subprocess.Popen(
-            [sys.executable, __file__, *arguments, f"--seconds={seconds}"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | tunables,
         )
         _answer(children[side])
-    times: dict[str, list[float]] = {"jax": [], "torch": []}
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side, child in children.items():
             assert child.stdin is not None
@@ -183,18 +198,15 @@ def compare(name: str, style: str, rounds: int, seconds: float) -> dict[str, Any
             times[side].append(_answer(child)["step"])
     for child in children.values():
         child.communicate()
-    tokens = size.batch * size.length
-    ratios = [b / a for a, b in zip(times["jax"], times["torch"], strict=True)]
-    return {
-        "size": name,
-        "style": style,
-        "jax_tokens_per_second": round(tokens / statistics.median(times["jax"])),
-        "torch_tokens_per_second": round(tokens / statistics.median(times["torch"])),
-        "jax_step_ms": round(1e3 * statistics.median(times["jax"]), 2),
-        "torch_step_ms": round(1e3 * statistics.median(times["torch"]), 2),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-    }
+    report: dict[str, Any] = {"size": name, "style": style, "tokens": size.batch * size.length}
+    for side, each in times.items():
+        ratios = [theirs / ours for ours, theirs in zip(times["jax"], each, strict=True)]
+        report[side] = {
+            "step_ms": round(1e3 * statistics.median(each), 2),
+            "ratio": round(statistics.median(ratios), 3),
+            "range": [round(min(ratios), 3), round(max(ratios), 3)],
+        }
+    return report
 
 
 def _answer(child: Any) -> dict[str, Any]:
@@ -211,9 +223,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker, SIZES[options.sizes], options.styles, options.seconds)
+        size, style = SIZES[options.sizes], options.styles
+        ours = options.worker == "jax"
+        run = jax_step(size, style) if ours else torch_step(size, style, options.compiled)
+        worker(run, options.seconds)
         return
     for name in options.sizes.split(","):
         for style in options.styles.split(","):

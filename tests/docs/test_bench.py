@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,7 +16,7 @@ ENTRIES = {
     "forecast_calibration.py": ["--out={out}", "--families=1"],
     "laws_speed.py": ["--scipy-starts=2", "--scipy-resamples=2", "--resamples=20"],
     "plan_table.py": ["--out={out}", "--only=7b-v5e-256"],
-    "population.py": ["--steps=2", "--seeds=1", "--width=16", "--devices=1"],
+    "population.py": ["--steps=12", "--seeds=1", "--width=16", "--devices=1"],
     "tokens_per_second.py": ["--sizes=tiny", "--rounds=1", "--seconds=0.05"],
 }
 
@@ -25,7 +26,7 @@ def start(name: str, arguments: list[str], **options: object) -> str:
     done = subprocess.run(
         [sys.executable, str(BENCH / name), *arguments],
         capture_output=True, text=True, timeout=1200, cwd=ROOT,
-        env=environment(PYTHONPATH=str(ROOT)), **options,
+        env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])), **options,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
