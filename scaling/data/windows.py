@@ -164,6 +164,11 @@ class Windows:
     def __len__(self) -> int:
         return self._length
 
+    def padded(self) -> dict[int, int]:
+        """The last example, where it is short: {index: targets that it lacks}."""
+        lacking = self._length * self._seq_len - (len(self._tokens) - 1)
+        return {self._length - 1: lacking} if lacking > 0 else {}
+
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: int64[n] -> {inputs, targets: int32[n, T], weights: float32, ...}."""
         offsets = np.asarray(indices)[:, None] * self._seq_len + np.arange(self._seq_len + 1)
