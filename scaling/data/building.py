@@ -195,10 +195,12 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
 
 
 def _totals(side: str, entries: Mapping[str, cache_lib.Entry]) -> dict[str, int]:
-    return {
+    sums = {
         f"{side}_{unit}": sum(entry.meta[unit] for entry in entries.values())
-        for unit in ("tokens", "bytes", "documents")
+        for unit in ("tokens", "bytes", "documents", "blank")
     }
+    blank = sums.pop(f"{side}_blank")
+    return sums | ({f"{side}_documents_without_text_left_out": blank} if blank else {})
 
 
 def _split(section: DataConfig, source: TextSource) -> tuple[Part, Part | None]:

@@ -31,7 +31,7 @@ def to_text(info: DataInfo, artefacts: Mapping[str, Any], sizes: Mapping[str, in
 
 
 def compare(folder: pathlib.Path, text: str) -> list[str]:
-    """What is no longer as the data.json of an earlier start says.
+    """What differs from the data.json of an earlier start.
 
     Args:
       folder: the run directory; without a data.json nothing is compared.
