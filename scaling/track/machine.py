@@ -24,7 +24,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from scaling.track import hardware, provenance
-from scaling.track.paths import cache_root, compile_cache
+from scaling.track.paths import cache_root, compile_cache, tfds_root
 
 GiB = 2**30
 _LOW_SPACE = 5 * GiB
@@ -108,13 +108,20 @@ def inspect_path(name: str, path: pathlib.Path) -> dict[str, Any]:
 
 def paths() -> list[dict[str, Any]]:
     """Where runs read and write, unless told otherwise."""
-    home = pathlib.Path.home()
-    cache, compiled = cache_root(), compile_cache()
-    data = pathlib.Path(os.environ.get("TFDS_DATA_DIR") or home / "tensorflow_datasets")
+    stated = []
+    for name, folder in (
+        ("prepared data (SCALING_CACHE)", cache_root),
+        ("compiled programs", compile_cache),
+        ("data sets (TFDS_DATA_DIR)", tfds_root),
+    ):
+        try:
+            stated.append(inspect_path(name, folder()))
+        except RuntimeError as error:
+            stated.append({
+                "name": name, "path": str(error), "exists": False, "free": 0, "writable": False,
+            })  # fmt: skip
     return [
-        inspect_path("prepared data (SCALING_CACHE)", cache),
-        inspect_path("compiled programs", compiled),
-        inspect_path("data sets (TFDS_DATA_DIR)", data),
+        *stated,
         inspect_path("here", pathlib.Path.cwd()),
         inspect_path("temporary files", pathlib.Path(tempfile.gettempdir())),
     ]

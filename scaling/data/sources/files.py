@@ -220,8 +220,8 @@ class Files:
             return raw.decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{path} is not UTF-8, and no byte order mark names another encoding: byte 0x{raw[error.start]:02x} at offset "
-                f"{offset + error.start:,}. {_REMEDY}"
+                f"{path} is not UTF-8, and no byte order mark names another encoding: byte "
+                f"0x{raw[error.start]:02x} at offset {offset + error.start:,}. {_REMEDY}"
             ) from error
 
 
@@ -240,7 +240,10 @@ def _byte_order_mark(head: bytes) -> tuple[bytes, str | None]:
     return next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", None))
 
 
-_REMEDY = "Convert the file to UTF-8 (iconv -f ENCODING -t UTF-8), or set data.source.errors='replace' (or 'ignore')"
+_REMEDY = (
+    "Convert the file to UTF-8 (iconv -f ENCODING -t UTF-8), or set data.source.errors='replace' "
+    "(or 'ignore')"
+)
 
 
 def _open(path: pathlib.Path) -> io.BufferedReader:
