@@ -179,7 +179,10 @@ def matmul_rate(jax: Any, dtype: Any, seconds: float) -> float:
 def run_probe(timeout: float, seconds: float) -> dict[str, Any]:
     """`probe` in a child with a time limit; {error} when it failed, {error, hung} when it hung."""
     command = [sys.executable, "-m", "scaling.doctor", "--probe", f"--seconds={seconds}"]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+    ):
         # A group of its own: whatever the backend starts is ended with it.
         child = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
         try:

@@ -58,7 +58,7 @@ def compare(folder: pathlib.Path, text: str) -> list[str]:
     return ["the data changed since the last start: " + ", ".join(changed)] if changed else []
 
 
-def _hash(artefact: Any) -> str:
+def _hash(artefact: object) -> str:
     """12 hex digits that stand for an artefact."""
     return hashlib.sha256(json.dumps(artefact, sort_keys=True).encode()).hexdigest()[:12]
 

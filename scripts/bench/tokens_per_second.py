@@ -221,6 +221,7 @@ def compare(name: str, style: str, rounds: int, seconds: float) -> dict[str, Any
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            encoding="utf-8",
         )
         _answer(children[side])
     times: dict[str, list[float]] = {"jax": [], "torch": []}
