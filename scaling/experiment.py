@@ -224,7 +224,10 @@ class TrainConfig:
       accumulate: microbatches that one update is split into; the activations then need
         `1 / accumulate` of the memory. A loss that is a sum over rows does not depend on it;
         dropout, masks and other random draws are made for each microbatch.
-      ema_decay: also keep an exponential moving average of the parameters, and evaluate it.
+      ema_decay: also keep an exponential moving average of the parameters, and evaluate it. The
+        decay of update t (from 0) is min(ema_decay, (1 + t) / (10 + t)), so that a run shorter
+        than 1 / (1 - ema_decay) steps is not judged by its initial parameters: evaluations of short
+        and long runs then stand in one law.
       on_bad_step: what follows a step whose loss or gradient is not finite, or whose gradient
         norm is a spike. The parameters are never touched by such a step. `stop` ends the run
         (status `diverged`), `skip` goes on with the next batch, `rollback` returns to the last

@@ -12,7 +12,7 @@ import sys
 def read(path: str) -> dict[str, str]:
     """Package name -> version of one freeze."""
     pins = {}
-    for line in pathlib.Path(path).read_text().splitlines():
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
         name, separator, version = line.strip().partition("==")
         if separator and name.lower() != "scaling":
             pins[name.lower().replace("_", "-")] = version

@@ -72,3 +72,39 @@ def test_no_docstring_only_repeats_the_name() -> None:
                     if words(doc) and words(doc) <= words(name):
                         repeats.append(f"{path}:{node.lineno} {node.name}: {doc}")
     assert not repeats
+
+
+OPENERS = {"open": 1, "TemporaryFile": 0, "NamedTemporaryFile": 0}
+
+
+def _without_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in whatever encoding the machine is set to."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    owner = getattr(getattr(call.func, "value", None), "id", "")
+    keys = {word.arg: word.value for word in call.keywords}
+    if "encoding" in keys or owner in ("os", "files", "tokenize", "wave", "PIL"):
+        return False
+    if name in ("read_text", "write_text") and isinstance(call.func, ast.Attribute):
+        return True
+    if "text" in keys or "universal_newlines" in keys:
+        return name in ("run", "Popen", "check_output", "check_call")
+    if name not in OPENERS:
+        return False
+    place = 0 if isinstance(call.func, ast.Attribute) and not owner.endswith("zip") else 1
+    place = OPENERS[name] if name != "open" else place
+    mode = keys.get("mode", call.args[place] if len(call.args) > place else None)
+    if mode is None:  # tempfile's own mode is binary, and `open` methods of other classes vary
+        return name == "open" and isinstance(call.func, ast.Name)
+    return isinstance(mode, ast.Constant) and isinstance(mode.value, str) and "b" not in mode.value
+
+
+@pytest.mark.parametrize("folder", ["scaling", "scripts", "experiments"])
+def test_text_is_read_and_written_as_utf_8(folder: str) -> None:
+    """Under LC_ALL=C Python takes ASCII for text without a stated encoding."""
+    bad = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and _without_encoding(node)
+    ]
+    assert not bad

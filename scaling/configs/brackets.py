@@ -1,6 +1,7 @@
 """Sequences, mappings and quoted words as typed on a command line; nothing is evaluated."""
 
 import ast
+import os
 
 from scaling.configs.errors import RefusedError
 
@@ -19,7 +20,12 @@ def unquote(text: str) -> str:
 
 
 def split_items(text: str) -> list[str]:
-    """The items of "(a, (b, c))", which are "a" and "(b, c)"."""
+    """The items of "(a, (b, c))", which are "a" and "(b, c)".
+
+    The path of a file that is there is one item as it stands, whatever signs are in it.
+    """
+    if os.path.isfile(os.path.expanduser(text)):
+        return [text]
     pieces = _split(text, ",")
     if not text.strip():
         raise RefusedError("an empty text is not a sequence", "write () for the empty sequence")
@@ -68,5 +74,6 @@ def _split(text: str, separator: str, limit: int = -1) -> list[str]:
             pieces.append(text[start:position].strip())
             start = position + 1
     if len(open_) > 1:
-        raise RefusedError(f"{text!r} lacks a closing {open_[-1]}", "balance the brackets")
+        remedy = "close it, or put an item that holds such a sign into quotes of the other kind"
+        raise RefusedError(f"{text!r} lacks a closing {open_[-1]}", remedy)
     return [*pieces, text[start:].strip()]

@@ -17,7 +17,7 @@ from scaling.data.sources import SOURCES
 from scaling.data.tokenizers import TOKENIZERS, Fitted, Tokenizer
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
 from scaling.experiment import DataConfig, Experiment, TextConfig
-from scaling.track.paths import cache_root
+from scaling.track.paths import cache_root, expand
 
 # Keys of `data` that every source has a use for; the others a source names in `reads`.
 _COMMON = ("source", "on_end", "seed", "prefetch", "workers", "cache_dir")
@@ -79,7 +79,11 @@ def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Da
 
 def _context(config: Experiment, cache_dir: pathlib.Path | str | None) -> DataContext:
     section = config.data
-    root = pathlib.Path(section.cache_dir or cache_dir or cache_root()).expanduser()
+    try:
+        stated = section.cache_dir or cache_dir
+        root = expand(str(stated), "data.cache_dir") if stated else cache_root()
+    except RuntimeError as error:
+        raise DataError(str(error)) from error
     seed = config.seed if section.seed is None else section.seed
     return DataContext(section, seed, config.train.batch_size, root / "data")
 
@@ -195,10 +199,12 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
 
 
 def _totals(side: str, entries: Mapping[str, cache_lib.Entry]) -> dict[str, int]:
-    return {
+    sums = {
         f"{side}_{unit}": sum(entry.meta[unit] for entry in entries.values())
-        for unit in ("tokens", "bytes", "documents")
+        for unit in ("tokens", "bytes", "documents", "blank")
     }
+    blank = sums.pop(f"{side}_blank")
+    return sums | ({f"{side}_documents_without_text_left_out": blank} if blank else {})
 
 
 def _split(section: DataConfig, source: TextSource) -> tuple[Part, Part | None]:

@@ -187,7 +187,7 @@ def _writable(root: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _lock(root: pathlib.Path, name: str) -> Iterator[None]:
     """Holds this entry's lock; says so when another process is building. A kill releases it."""
-    with (root / f".{name}.lock").open("w") as file:
+    with (root / f".{name}.lock").open("w", encoding="utf-8") as file:
         announced = False
         while True:
             try:

@@ -20,7 +20,7 @@ class TextSource(Protocol):
     kind: ClassVar[str]
 
     def documents(self) -> Iterator[str]:
-        """The documents, always in the same order."""
+        """The documents, always in the same order; one without text as an empty string."""
         ...
 
     def fingerprint(self, cache: pathlib.Path) -> str:
@@ -54,7 +54,11 @@ class Part:
         return [self.source.fingerprint(cache), self.side, *split]
 
     def documents(self) -> Iterator[str]:
-        """The documents of this part.
+        """The documents of this part that hold text; see `with_blank` for errors."""
+        return filter(has_text, self.with_blank())
+
+    def with_blank(self) -> Iterator[str]:
+        """The documents of this part, those without text among them.
 
         Raises:
           DataError: `tail` is asked of a source with several documents.
@@ -62,7 +66,7 @@ class Part:
         if self.side == "all":
             yield from self.source.documents()
         elif self.is_tail():
-            (text,) = self.source.documents()
+            (text,) = filter(has_text, self.source.documents())
             cut = int(len(text) * (1.0 - self.fraction))  # as nanoGPT: the first 90 % train
             yield text[:cut] if self.side == "train" else text[cut:]
         else:
@@ -75,13 +79,18 @@ class Part:
         """Whether this is one side of a single document; such a stream has no separators."""
         if self.side == "all" or self.holdout == "documents":
             return False
-        single = len(list(itertools.islice(self.source.documents(), 2))) == 1
+        single = len(list(itertools.islice(filter(has_text, self.source.documents()), 2))) == 1
         if self.holdout == "tail" and not single:
             raise DataError(
                 "data.text.holdout=tail splits a single document, and this source has several: use "
                 "data.text.holdout=documents"
             )
         return single
+
+
+def has_text(text: str) -> bool:
+    """Whether a document counts: null, empty and all-blank ones are left out of every source."""
+    return bool(text) and not text.isspace()
 
 
 def document_hash(text: str) -> int:

@@ -19,6 +19,9 @@ Batch = dict[str, np.ndarray]
 WEIGHTS = "weights"
 
 
+_PIECE = 1 << 20  # positions that are looked through at once
+
+
 class Dataset(Protocol):
     """Random access to examples of one shape."""
 
@@ -27,6 +30,8 @@ class Dataset(Protocol):
     def __len__(self) -> int:
         """How many examples there are."""
         ...
+
+    # A dataset with examples that are padded has `padded() -> {index: units of padding}` too.
 
     def gather(self, indices: np.ndarray, positions: np.ndarray) -> Batch:
         """Examples by index: {key: [n, ...]}.
@@ -49,6 +54,14 @@ class Concat:
 
     def __len__(self) -> int:
         return int(self._offsets[-1])
+
+    def padded(self) -> dict[int, int]:
+        """The examples that are padded: {index: units of padding}."""
+        return {
+            int(offset) + index: units
+            for offset, member in zip(self._offsets, self._members, strict=False)
+            for index, units in padded(member).items()
+        }
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: int64[n] -> {key: [n, ...]}."""
@@ -87,6 +100,7 @@ class Loader:
         self.num_steps = -(-order.length // batch_size) if on_end == "stop" else None
         self._dataset = dataset
         self._order = order
+        self._padded = padded(dataset)
 
     def indices(self, step: int) -> np.ndarray:
         """The examples of a step's global batch: int64[batch_size]; -1 is padding.
@@ -107,7 +121,32 @@ class Loader:
 
     def epoch(self, step: int) -> float:
         """Passes over the training data before this step."""
-        return self._order.epoch(step * self.batch_size)
+        return self._order.epoch(self._position(step))
+
+    def units(self, step: int, per_example: int) -> int:
+        """What the batches before this step hold, padding left out: exact, whatever came between.
+
+        Args:
+          step: batches taken.
+          per_example: units (tokens) in an example without padding.
+        """
+        position = self._position(step)
+        padding = sum(n * self._visits(index, position) for index, n in self._padded.items())
+        return position * per_example - padding
+
+    def _position(self, step: int) -> int:
+        """Examples in the batches before this step."""
+        position = step * self.batch_size
+        return position if self.num_steps is None else min(position, self._order.length)
+
+    def _visits(self, index: int, position: int) -> int:
+        if hasattr(self._order, "visits"):
+            return int(self._order.visits(index, position))
+        # An order of a user's own: looked through, a piece at a time.
+        pieces = (
+            np.arange(start, min(start + _PIECE, position)) for start in range(0, position, _PIECE)
+        )
+        return sum(int((self._order(piece) == index).sum()) for piece in pieces)
 
     def _rows(self, step: int, start: int, stop: int) -> np.ndarray:
         if step < 0 or (self.num_steps is not None and step >= self.num_steps):
@@ -143,6 +182,11 @@ class EvalSet:
         rows = i * batch_size + np.arange(start, stop, dtype=np.int64)
         rows[rows >= len(self._dataset)] = -1
         return gather_padded(self._dataset, rows, rows)
+
+
+def padded(dataset: Dataset) -> dict[int, int]:
+    """The examples of a dataset that are padded: {index: units of padding}."""
+    return dataset.padded() if hasattr(dataset, "padded") else {}
 
 
 def with_weights(spec: Spec) -> Spec:

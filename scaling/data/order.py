@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from scaling.data.errors import DataError
-from scaling.data.feistel import derive_key, permute, subkeys
+from scaling.data.feistel import derive_key, permute, place_of, subkeys
 
 MAX_SLOTS = 10_000
 
@@ -51,6 +51,12 @@ class ShuffledOrder:
     def epoch(self, position: int) -> float:
         """Passes over the data before this position."""
         return position / self.length
+
+    def visits(self, index: int, position: int) -> int:
+        """How often the example was visited before this position."""
+        epochs, rest = divmod(position, self.length)
+        last = subkeys(self._key, np.array([epochs]))
+        return epochs + (rest > 0 and place_of(index, self.length, last) < rest)
 
 
 class MixtureOrder:
@@ -97,6 +103,18 @@ class MixtureOrder:
             order.epoch(1) * position * int(count) / self._block
             for order, count in zip(self._orders, counts, strict=True)
         )
+
+    def visits(self, index: int, position: int) -> int:
+        """How often the example was visited before this position."""
+        member = int(np.searchsorted(self._offsets, index, side="right")) - 1
+        low, high = int(self._bounds[member]), int(self._bounds[member + 1])
+        blocks, rest = divmod(position, self._block)
+        place = permute(np.arange(rest), self._block, subkeys(self._key, np.array([blocks])))
+        # A whole block holds each occurrence of its range once; of the last block only a part.
+        whole = blocks * (high - low)
+        part = whole + place[(place >= low) & (place < high)] - low
+        order, own = self._orders[member], index - int(self._offsets[member])
+        return order.visits(own, whole) + int((order(part) == own).sum())
 
 
 def slots(weights: Mapping[str, float]) -> dict[str, int]:

@@ -114,7 +114,11 @@ class Bpe:
     def fit(self, parts: Sequence[Part], cache: pathlib.Path) -> "FittedBpe":
         """Trains on the documents of the parts, or takes the result from the cache."""
         key = key_of(
-            {"bpe": dataclasses.asdict(self), "parts": [part.key(cache) for part in parts]}
+            {
+                "bpe": dataclasses.asdict(self),
+                "parts": [part.key(cache) for part in parts],
+                "blank": "left out",
+            }
         )
 
         def build(work: pathlib.Path) -> Mapping[str, Any]:

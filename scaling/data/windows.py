@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from scaling.data.cache import Entry, cached, key_of
-from scaling.data.documents import Part, hashes
+from scaling.data.documents import Part, has_text, hashes
 from scaling.data.errors import DataError
 from scaling.data.loader import Batch, Spec
 from scaling.data.npy import NpyWriter
 from scaling.data.tokenizers import Fitted
 
 _LOG = logging.getLogger(__name__)
+# What other tools put between documents: in a text it is rarely meant as text.
+MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "</s>", "<eos>", "[SEP]")
 _CHUNK = 1 << 20  # characters handed to the tokenizer at once
 
 
@@ -41,7 +43,8 @@ def token_stream(
 
     Returns:
       An entry with `tokens.npy` (unsigned integers), `documents.npy` (a hash of each document) and
-      notes: tokens, bytes, documents, excluded.
+      notes: tokens, bytes, documents, excluded (held-out documents), blank (documents without
+      text), and markers: those of `MARKERS` that stand in a text -> in how many documents.
 
     Raises:
       DataError: no document is left, or the cache cannot be written.
@@ -51,6 +54,7 @@ def token_stream(
             "part": part.key(cache),
             "tokenizer": tokenizer.key,
             "exclude": [entry.path.name for entry in exclude],
+            "blank": "left out",
         }
     )
 
@@ -65,21 +69,32 @@ def token_stream(
             "%d training documents are left out, because the held-out text has them too",
             entry.meta["excluded"],
         )
+    for marker, count in entry.meta["markers"].items():
+        _LOG.warning(
+            "%s stands as text in %d documents and is trained on letter by letter: if it "
+            "divides documents, set data.source.separator='%s'",
+            *(marker, count, marker),
+        )
     return entry
 
 
 def _write_stream(
     part: Part, tokenizer: Fitted, held_out: np.ndarray, work: pathlib.Path
-) -> dict[str, int]:
+) -> dict[str, Any]:
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     separator = np.array([tokenizer.vocab_size - 1], dtype)
     separate = not part.is_tail()
     seen: list[np.ndarray] = []
-    notes = {"tokens": 0, "bytes": 0, "documents": 0, "excluded": 0}
+    notes = {"tokens": 0, "bytes": 0, "documents": 0, "excluded": 0, "blank": 0}
+    markers = dict.fromkeys(MARKERS, 0)
     with NpyWriter(work / "tokens.npy", dtype) as out:
         if separate:
             out.write(separator)
-        for texts in _chunks(part.documents()):
+        for chunk in _chunks(part.with_blank()):
+            texts = [text for text in chunk if has_text(text)]
+            notes["blank"] += len(chunk) - len(texts)
+            for marker in MARKERS:
+                markers[marker] += sum(marker in text for text in texts)
             ids = hashes(texts)
             keep = ~np.isin(ids, held_out)
             texts = [text for text, kept in zip(texts, keep, strict=True) if kept]
@@ -95,7 +110,7 @@ def _write_stream(
     if not notes["documents"]:
         raise DataError(_nothing_left(part, notes["excluded"]))
     np.save(work / "documents.npy", np.concatenate(seen))
-    return notes
+    return notes | {"markers": {marker: count for marker, count in markers.items() if count}}
 
 
 def _nothing_left(part: Part, excluded: int) -> str:
@@ -163,6 +178,11 @@ class Windows:
 
     def __len__(self) -> int:
         return self._length
+
+    def padded(self) -> dict[int, int]:
+        """The last example, where it is short: {index: targets that it lacks}."""
+        lacking = self._length * self._seq_len - (len(self._tokens) - 1)
+        return {self._length - 1: lacking} if lacking > 0 else {}
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: int64[n] -> {inputs, targets: int32[n, T], weights: float32, ...}."""

@@ -202,7 +202,7 @@ def compile_plan(
         return dataclasses.replace(plan, overflow=overflow, largest=largest)
     text = compiled.as_text() or ""
     if text_path is not None:
-        text_path.write_text(text)
+        text_path.write_text(text, encoding="utf-8")
     memory = _memory(compiled.memory_analysis(), program, limit)
     module = hlo.parse(text)
     counted = count(module)

@@ -25,7 +25,8 @@ from scaling.parallel.axes import axes_with
 from scaling.parallel.sharding import PyTree
 from scaling.planning.topology import Target
 from scaling.tasks import flops
-from scaling.tasks.base import Batch, Context, abstract_key, build_task
+from scaling.tasks.base import Batch, Context, build_task
+from scaling.tasks.keys import abstract_key
 from scaling.train.program import build_functions
 
 # The compiler merges copies of what the trace keeps: without remat a 7B decoder stores 0.93 of it.

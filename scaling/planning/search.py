@@ -369,6 +369,6 @@ def _collect(one: Candidate, path: pathlib.Path, process: subprocess.Popen[bytes
     if path.is_file():
         log.unlink(missing_ok=True)
         return Tried(one, files.read_json(path))
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
     text = next((line for line in reversed(lines) if "rror" in line), (lines or ["no output"])[-1])
     return Tried(one, None, f"exit {process.returncode}: {text[:200]}")

@@ -73,8 +73,8 @@ def _rows(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]
         **{name: value for name, value in cell.axes.items() if name not in COLUMNS},
     }
 
-    def row(step: int, loss: float | None, point: str) -> dict[str, Any]:
-        units = step * cost.step_units
+    def row(step: int, loss: float | None, point: str, seen: int | None) -> dict[str, Any]:
+        units = step * cost.step_units if seen is None else seen  # None: an older version's run
         return {
             **shared,
             "tokens": units,
@@ -87,26 +87,26 @@ def _rows(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]
         }
 
     key = f"eval/{cost.objective}"
-    evals = [] if state == "pending" else _evals(sweep.cell_dir(cell.id), key)
+    unit = f"data/{cost.unit}"
+    evals = [] if state == "pending" else _evals(sweep.cell_dir(cell.id), key, unit)
     last = summary.get("step", 0)
-    for step, loss in evals:
+    for step, loss, seen in evals:
         if step < last and (kind := points.kind(config, step)):
-            yield row(step, loss, kind)
+            yield row(step, loss, kind, seen)
     if state in ENDS:
         end = sweep.loss(cell.id, summary) if state == "completed" else None
-        yield row(last, end, "final") | {
+        yield row(last, end, "final", summary.get("units")) | {
             "non_embedding": summary.get("params", {}).get("non_embedding"),
             "seconds": round(sum(summary.get("seconds", {}).values()), 2),
         }
     else:
-        newest = evals[-1] if evals else (0, None)
-        yield row(newest[0], newest[1], "partial")
+        yield row(*evals[-1][:2], "partial", evals[-1][2]) if evals else row(0, None, "partial", 0)
 
 
-def _evals(run: pathlib.Path, key: str) -> list[tuple[int, float]]:
-    """(step, value) of every line of a run's stream that has the key."""
+def _evals(run: pathlib.Path, key: str, unit: str) -> list[tuple[int, float, int | None]]:
+    """(step, value, what was seen by then) of every line of a run's stream that has the key."""
     try:
         lines = read_metrics(run)
     except (OSError, StreamError):
         return []
-    return [(line["step"], line[key]) for line in lines if key in line]
+    return [(line["step"], line[key], line.get(unit)) for line in lines if key in line]

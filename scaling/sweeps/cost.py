@@ -88,7 +88,8 @@ def _count(config: "Experiment") -> Cost:
 
     from scaling import data, parallel
     from scaling.optim.build import build_optimizer
-    from scaling.tasks.base import abstract_key, build_task
+    from scaling.tasks.base import build_task
+    from scaling.tasks.keys import abstract_key
 
     task = build_task(config, data.describe(config), "cpu")
     boxed = jax.eval_shape(task.init, abstract_key())

@@ -38,6 +38,7 @@ from scaling.models.cost import Cost
 from scaling.parallel.sharding import PyTree
 from scaling.tasks import TASKS, flops
 from scaling.tasks.flops import FlopCounts, ParamCounts
+from scaling.tasks.keys import abstract_key, pin_generator
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -324,6 +325,7 @@ def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
     Raises:
       ConfigError: task, model and data do not go together, or a stated cost is wrong.
     """
+    pin_generator()
     task = _build(config.task, TaskContext(config, info, platform))
     _check_hparams(config.task, task)
     task = dataclasses.replace(task, init=_without_sown(task.init))
@@ -374,12 +376,6 @@ def _check_hparams(section: TaskConfig, task: Task) -> None:
             f"is one of Task.hparams, but {section.name} does not mark it as a run-time number",
             f"annotate the parameter: {unmarked[0]}: scaling.configs.types.RuntimeFloat = 0.0",
         )
-
-
-def abstract_key() -> jax.ShapeDtypeStruct:
-    """A random key without a value, for `jax.eval_shape`; starts no backend."""
-    data = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    return jax.eval_shape(jax.random.wrap_key_data, data)
 
 
 def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:

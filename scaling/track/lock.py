@@ -111,7 +111,7 @@ def _start(pid: int) -> str | None:
     try:
         if pathlib.Path("/proc/self/stat").exists():
             # The second field, the program's name in brackets, may hold spaces and brackets.
-            stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+            stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
             return stat.rpartition(")")[2].split()[19]
         return str(psutil.Process(pid).create_time())
     except (OSError, TypeError, ValueError, psutil.Error):  # also of a number that is not one
@@ -120,7 +120,9 @@ def _start(pid: int) -> str | None:
 
 def _boot() -> str:
     path = pathlib.Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else str(int(psutil.boot_time()))
+    return (
+        path.read_text(encoding="utf-8").strip() if path.exists() else str(int(psutil.boot_time()))
+    )
 
 
 def _namespace() -> str:

@@ -24,7 +24,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from scaling.track import allocator, hardware, provenance
-from scaling.track.paths import cache_root, compile_cache
+from scaling.track.paths import cache_root, compile_cache, tfds_root
 
 GiB = 2**30
 _LOW_SPACE = 5 * GiB
@@ -108,13 +108,20 @@ def inspect_path(name: str, path: pathlib.Path) -> dict[str, Any]:
 
 def paths() -> list[dict[str, Any]]:
     """Where runs read and write, unless told otherwise."""
-    home = pathlib.Path.home()
-    cache, compiled = cache_root(), compile_cache()
-    data = pathlib.Path(os.environ.get("TFDS_DATA_DIR") or home / "tensorflow_datasets")
+    stated = []
+    for name, folder in (
+        ("prepared data (SCALING_CACHE)", cache_root),
+        ("compiled programs", compile_cache),
+        ("data sets (TFDS_DATA_DIR)", tfds_root),
+    ):
+        try:
+            stated.append(inspect_path(name, folder()))
+        except RuntimeError as error:
+            stated.append({
+                "name": name, "path": str(error), "exists": False, "free": 0, "writable": False,
+            })  # fmt: skip
     return [
-        inspect_path("prepared data (SCALING_CACHE)", cache),
-        inspect_path("compiled programs", compiled),
-        inspect_path("data sets (TFDS_DATA_DIR)", data),
+        *stated,
         inspect_path("here", pathlib.Path.cwd()),
         inspect_path("temporary files", pathlib.Path(tempfile.gettempdir())),
     ]
@@ -172,7 +179,10 @@ def matmul_rate(jax: Any, dtype: Any, seconds: float) -> float:
 def run_probe(timeout: float, seconds: float) -> dict[str, Any]:
     """`probe` in a child with a time limit; {error} when it failed, {error, hung} when it hung."""
     command = [sys.executable, "-m", "scaling.doctor", "--probe", f"--seconds={seconds}"]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+    ):
         # A group of its own: whatever the backend starts is ended with it.
         child = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
         try:

@@ -10,21 +10,42 @@ def cache_root() -> pathlib.Path:
     Raises:
       RuntimeError: there is no home directory to put it in.
     """
-    stated = os.environ.get("SCALING_CACHE") or "~/.cache/scaling"
+    return expand(os.environ.get("SCALING_CACHE") or "~/.cache/scaling", "SCALING_CACHE")
+
+
+def expand(stated: str, name: str) -> pathlib.Path:
+    """A folder as somebody stated it, `~` expanded.
+
+    Args:
+      stated: the path.
+      name: the variable or key that sets it, for the error.
+
+    Raises:
+      RuntimeError: it begins with `~`, and there is no home directory.
+    """
     try:
         return pathlib.Path(stated).expanduser()
     except RuntimeError as error:
         raise RuntimeError(
-            f"SCALING_CACHE: {stated} cannot be found, as this user has no home directory; set "
-            "SCALING_CACHE to a folder that can be written to"
+            f"{name}: {stated} cannot be found, as this user has no home directory; set "
+            f"{name} to a folder that can be written to"
         ) from error
 
 
+def tfds_root() -> pathlib.Path:
+    """$TFDS_DATA_DIR, or ~/tensorflow_datasets.
+
+    Raises:
+      RuntimeError: see `expand`.
+    """
+    return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
+
+
 def compile_cache() -> pathlib.Path:
-    """$JAX_COMPILATION_CACHE_DIR, or jax/ in the cache.
+    """$JAX_COMPILATION_CACHE_DIR (`~` is expanded), or jax/ in the cache.
 
     Raises:
       RuntimeError: see `cache_root`.
     """
     stated = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    return pathlib.Path(stated) if stated else cache_root() / "jax"
+    return expand(stated, "JAX_COMPILATION_CACHE_DIR") if stated else cache_root() / "jax"

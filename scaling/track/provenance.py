@@ -21,6 +21,11 @@ _ENVIRONMENT = re.compile(
     r"^(JAX_|XLA_|LIBTPU_|TPU_|CUDA_|NVIDIA_|NCCL_|SCALING_|OMP_|SLURM_(JOB|NTASKS|NODE|PROC)|"
     r"CLOUD_TPU|MEGASCALE_|TF_GPU|PYTHONHASHSEED|GLIBC_TUNABLES|LD_PRELOAD)"
 )
+# Those of them that say where a process runs and not what it computes.
+_PLACE = re.compile(
+    r"^(SLURM_|SCALING_|CLOUD_TPU|MEGASCALE_|CUDA_VISIBLE_DEVICES$|NVIDIA_VISIBLE|TPU_WORKER_|"
+    r"JAX_(COORDINATOR|NUM_PROC|PROCESS_ID|COMPILATION_CACHE|PERSISTENT_CACHE|LOG_|LOGGING|TRACE))"
+)
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 
 
@@ -53,6 +58,35 @@ def collect(argv: Sequence[str] | None = None, devices: Sequence[Any] = ()) -> d
             "cores": cores(),
         },
     }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two starts and can change the numbers of a run, one line each.
+
+    Args:
+      before: `collect` of the start before; what an older version did not record is passed over.
+      now: the same of this start.
+    """
+
+    def facts(start: Mapping[str, Any]) -> dict[str, Any]:
+        devices = start.get("devices", {})
+        variables = start.get("environment", {})
+        kinds = {f"devices of kind {kind}": n for kind, n in devices.get("kinds", {}).items()}
+        on_cpu = devices.get("platform") == "cpu"
+        return {
+            **start.get("versions", {}),
+            **({"CPU cores": devices.get("cores")} if on_cpu else {}),
+            **kinds,
+            **{name: text for name, text in variables.items() if not _PLACE.match(name)},
+        }
+
+    there, here = facts(before), facts(now)
+    names = [*there, *(name for name in here if name not in there)]
+    return [
+        f"{name}: {there.get(name, 'none')} -> {here.get(name, 'none')}"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]
 
 
 def cores() -> int | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from scaling import configs
 from scaling.experiment import Experiment
-from scaling.track import files, sealed
+from scaling.track import files, provenance, sealed
 from scaling.track.lock import Lock
 from scaling.track.stream import METRICS, read_metrics
 
@@ -254,6 +254,13 @@ class RunDir:
             record = {"fingerprint": fingerprint, "forecast": forecast, "attempts": []}
         if changes:
             self.notes.append("settings changed since the last start:\n" + "\n".join(changes))
+        earlier = record.get("attempts", [])
+        other = provenance.changes(earlier[-1], start) if earlier else []
+        if other:
+            self.notes.append(
+                "not bit for bit what the earlier start would have gone on with, as these have "
+                "changed since:\n  " + "\n  ".join(other)
+            )
         record["attempts"] = [*record.get("attempts", []), {**start, "config_changes": changes}]
         self.provenance, self.attempt = record, len(record["attempts"])
         # config.json first: a directory with provenance is one that has its config.

@@ -3,6 +3,7 @@
 `data.json` lies in the run directory and in every checkpoint.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -19,13 +20,47 @@ class DataRecordError(RuntimeError):
     """A run directory without a usable data.json."""
 
 
-def to_text(info: DataInfo, artefacts: Mapping[str, Any]) -> str:
+def to_text(info: DataInfo, artefacts: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     """The content of data.json."""
     kept = {
         name: {"type": f"{type(a).__module__}:{type(a).__qualname__}", "text": a.to_text()}
         for name, a in artefacts.items()
     }
-    return files.to_json({"info": info.to_json(), "artefacts": kept}) + "\n"
+    content = {"info": info.to_json(), "artefacts": kept, "sizes": dict(sizes)}
+    return files.to_json(content) + "\n"
+
+
+def compare(folder: pathlib.Path, text: str) -> list[str]:
+    """What differs from the data.json of an earlier start.
+
+    Args:
+      folder: the run directory; without a data.json nothing is compared.
+      text: `to_text` of this start.
+
+    Raises:
+      DataRecordError: an artefact differs: a model that goes on would read other tokens than it
+        was trained on.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return []
+    before, now = files.read_json(path), json.loads(text)
+    for name, kept in before["artefacts"].items():
+        if kept != now["artefacts"].get(name):
+            raise DataRecordError(
+                f"{path}: this run was started with another {name} than the data give now "
+                f"({_hash(kept)}, now {_hash(now['artefacts'].get(name))}), and would go on with "
+                "other tokens than it was trained on. Put the data and the cache back as they were "
+                "(a damaged cache is made anew when its folder is deleted), or use another --workdir"
+            )
+    there, here = before.get("sizes", now["sizes"]), now["sizes"]
+    changed = [f"{k}: {there.get(k)} -> {here.get(k)}" for k in here if there.get(k) != here[k]]
+    return ["the data changed since the last start: " + ", ".join(changed)] if changed else []
+
+
+def _hash(artefact: object) -> str:
+    """12 hex digits that stand for an artefact."""
+    return hashlib.sha256(json.dumps(artefact, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read(folder: pathlib.Path) -> tuple[DataInfo, dict[str, Any]]:

@@ -56,7 +56,8 @@ class Member:
         self.status: str | None = None
         self.error: Exception | None = None
         self.evals: dict[str, Any] = {}
-        self.speed = Speed(program.task, program.devices, config.train.batch_size, record.goodput)
+        self.task = program.task
+        self.speed = Speed(program.task, program.devices, self.units, record.goodput)
         self.callbacks = build_callbacks(config.track)
         self.bad_steps = BadSteps(
             record.workdir / "bad_steps",
@@ -86,6 +87,17 @@ class Member:
     def uses_batch(self, step: int) -> bool:
         """False when the batch of this (1-based) step is left out on purpose."""
         return step not in self.bad_steps.left_out
+
+    def units(self, step: int) -> int:
+        """Tokens (or examples) that the updates up to this step were made from.
+
+        Counted from the data: neither padding nor a batch that was left out is in it.
+        """
+        each = self.task.units_per_example
+        skipped = [s for s in self.bad_steps.left_out if s <= step]
+        return self.loader.units(step, each) - sum(
+            self.loader.units(s, each) - self.loader.units(s - 1, each) for s in skipped
+        )
 
     def due(self, step: int) -> list[str]:
         """Names of the evaluations that follow this step."""
@@ -121,6 +133,7 @@ class Member:
             ids = np.ascontiguousarray(self.loader.indices(step - 1), np.int64)
             values |= {
                 "data/epoch": self.loader.epoch(step),
+                f"data/{self.task.unit}": self.units(step),
                 "data/ids_crc32": zlib.crc32(ids.tobytes()),
             }
             self.log(step, values | self.speed.measure(step))
@@ -142,7 +155,7 @@ class Member:
         for name, result in kept.items():
             values |= numbers(result, name)
         self._scores = (self.step, values)
-        self.log(self.step, values)
+        self.log(self.step, values | {f"data/{self.task.unit}": self.units(self.step)})
         self.call(Event("evaluation", self.step, values, self.record.workdir, variables))
         watched = self.stopping.metric.split("/")[0]
         if watched not in results and watched in {job.name for job in self.jobs}:

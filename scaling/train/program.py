@@ -24,7 +24,8 @@ from scaling.experiment import Experiment, MeshConfig
 from scaling.optim.build import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
 from scaling.parallel.sharding import PyTree
-from scaling.tasks.base import Batch, Context, Evaluation, Task, abstract_key, build_task
+from scaling.tasks.base import Batch, Context, Evaluation, Task, build_task
+from scaling.tasks.keys import abstract_key, wrap_key
 from scaling.train.callbacks import build_callbacks
 from scaling.train.state import TrainState, as_variables, fresh_guard
 from scaling.train.step import TrainStep, make_train_step
@@ -134,7 +135,7 @@ def evaluate_step(evaluation: Evaluation) -> Callable[..., Any]:
     def evaluate(
         variables: PyTree, batch: Batch, key: jax.Array, step: jax.Array, carry: PyTree
     ) -> Any:
-        context = Context(jax.random.wrap_key_data(key), step, False)
+        context = Context(wrap_key(key), step, False)
         return evaluation.run(variables, batch, context, carry)
 
     return evaluate
@@ -189,11 +190,11 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
     optimizer = build_optimizer(config.optim, config.train.steps, axis_names["params"])
 
     def init(key: jax.Array) -> TrainState:
-        variables = dict(parallel.unbox(task.init(jax.random.wrap_key_data(key))))
+        variables = dict(parallel.unbox(task.init(wrap_key(key))))
         params = variables.pop("params")
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            rng=jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), 1)),
+            rng=jax.random.key_data(jax.random.fold_in(wrap_key(key), 1)),
             params=params,
             opt_state=optimizer.init(optimizer.trained(params)),
             ema=optimizer.trained(params) if config.train.ema_decay is not None else None,

@@ -154,8 +154,14 @@ class Record:
         )
 
     def keep_data(self, data: Data) -> None:
-        """Writes data.json: what a finished run needs of its data where the data is not."""
-        self.data_text = data_record.to_text(data.info, data.artefacts)
+        """Writes data.json: what a finished run needs of its data where the data is not.
+
+        Raises:
+          DataRecordError: the run was started with other artefacts, such as another tokenizer.
+        """
+        self.data_text = data_record.to_text(data.info, data.artefacts, data.sizes)
+        for note in data_record.compare(self.workdir, self.data_text):
+            self.say(note)
         if self.main:
             files.write_text(self.workdir / data_record.NAME, self.data_text)
 
@@ -218,6 +224,7 @@ class Record:
         self,
         status: str,
         step: int | None,
+        units: Callable[[int], int],
         evals: Mapping[str, Any],
         task: Task,
         info: DataInfo,
@@ -229,6 +236,7 @@ class Record:
         Args:
           status: how the run ended.
           step: updates done; None takes the last step of the stream.
+          units: tokens (or examples) seen by a step.
           evals: evaluator name -> its newest values.
           task: the learning problem.
           info: what the data says of itself.
@@ -236,18 +244,18 @@ class Record:
           more: further entries.
         """
         step = self._last_step() if step is None else step
-        units = step * self.config.train.batch_size * task.units_per_example
+        seen = units(step)
         evals = dict(evals)
         summary = {
             "status": status,
             "step": step,
-            task.unit: units,
+            task.unit: seen,
             "unit": task.unit,
-            "units": units,
+            "units": seen,
             "objective": task.objective,
             "params": dataclasses.asdict(task.params),
             "flops": {
-                name: per_unit * units for name, per_unit in dataclasses.asdict(task.flops).items()
+                name: per_unit * seen for name, per_unit in dataclasses.asdict(task.flops).items()
             },
             "eval": evals.pop("eval", {}),
             **({"evals": evals} if evals else {}),

@@ -289,7 +289,7 @@ class Training:
                 self.progress.update(step, loss, rate)
             return
         if self.mode is None:
-            for name in dict.fromkeys(key.split("/")[0] for key in values):
+            for name in dict.fromkeys(k.split("/")[0] for k in values if k[:5] != "data/"):
                 mine = {k: v for k, v in values.items() if k.startswith(f"{name}/")}
                 shown = ", ".join(f"{k.removeprefix(f'{name}/')} {v:.4g}" for k, v in mine.items())
                 self._say(index, f"step {step} {name}: {shown}")
@@ -309,6 +309,7 @@ class Training:
         summary = member.record.write_summary(
             status,
             member.step if ended else None,
+            member.units,
             member.evals if ended else {},
             self.program.task,
             self.data[member.source].info,

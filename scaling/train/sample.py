@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from scaling.configs import ConfigError
+from scaling.tasks.keys import GENERATOR
 from scaling.train.reopen import open_run
 
 
@@ -56,7 +57,7 @@ def text(path: pathlib.Path, options: SampleOptions) -> str:
     separator = tokenizer.vocab_size - 1
     prompt = np.concatenate([[separator], *tokenizer.encode([options.prompt])]).astype(np.int32)
     generate = jax.jit(make(new=options.tokens, top_k=options.top_k))
-    rng = jax.random.key(options.seed)
+    rng = jax.random.key(options.seed, impl=GENERATOR)
     temperature = np.float32(options.temperature)
     new = np.asarray(generate(run.variables(options.step), prompt[None], rng, temperature)[0])
     ends = np.flatnonzero(new == separator)

@@ -1,6 +1,7 @@
 """Throughput between two lines of the metrics stream, evaluation and saving left out."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -14,8 +15,11 @@ from scaling.track.hardware import mfu
 class Speed:
     """The rates of one run, or of a population as a whole."""
 
-    def __init__(self, task: Task, devices: np.ndarray, batch_size: int, ledger: Goodput) -> None:
-        self.task, self.devices, self.batch_size = task, devices, batch_size
+    def __init__(
+        self, task: Task, devices: np.ndarray, units: Callable[[int], int], ledger: Goodput
+    ) -> None:
+        """Measures on these devices; `units(step)` says what the run has seen by a step."""
+        self.task, self.devices, self.units = task, devices, units
         self.ledger = ledger
         self.restart(0)
 
@@ -29,10 +33,11 @@ class Speed:
         seconds = time.perf_counter() - self.start - (self._pauses() - self.paused)
         waited = self.ledger.seconds["data_wait"] - self.waited
         steps, task = step - self.step, self.task
+        seen = self.units(step) - self.units(self.step)
         self.restart(step)
         if steps <= 0 or seconds <= 0:
             return {}
-        units = steps * self.batch_size / seconds * task.units_per_example
+        units = seen / seconds
         devices, flops = self.devices, task.flops
         kind, count = devices.flat[0].device_kind, devices.size
         return {

@@ -19,6 +19,7 @@ from scaling.configs import ConfigError
 from scaling.optim.build import Optimizer
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Batch, Context, Loss, Task
+from scaling.tasks.keys import wrap_key
 from scaling.train.state import Guard, TrainState, as_variables, combined
 
 Metrics = dict[str, jax.Array]
@@ -42,7 +43,7 @@ def make_train_step(
       task: gives the loss.
       optimizer: turns mean gradients into updates.
       accumulate: microbatches per step; must divide the batch.
-      ema_decay: decay of the parameter average, or None for no average.
+      ema_decay: decay of the parameter average, warmed up (see `warm_decay`); None for no average.
       spike_factor: multiple of the usual gradient norm that makes a step bad, or None.
 
     Returns:
@@ -66,7 +67,8 @@ def make_train_step(
         ok = (total.weight > 0) & _is_good(objective, norm, state.guard, spike_factor)
         ema = state.ema
         if ema_decay is not None:
-            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, new)
+            decay = warm_decay(ema_decay, state.step)
+            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, new)
         kept, model_state, opt_state, ema = _where(
             ok,
             (new, total.state, opt_state, ema),
@@ -95,6 +97,17 @@ def make_train_step(
     return step
 
 
+def warm_decay(decay: float, step: jax.Array) -> jax.Array:
+    """min(decay, (1 + step) / (10 + step)): float32[].
+
+    The average then reaches back over about a tenth of the run until 1 / (1 - decay) steps are less
+    than that, as `num_updates` of TensorFlow's ExponentialMovingAverage has it. Without it an
+    average that is longer than the run is mostly the initial parameters.
+    """
+    done = step.astype(jnp.float32)
+    return jnp.minimum(jnp.float32(decay), (1.0 + done) / (10.0 + done))
+
+
 def sum_gradients(
     task: Task,
     optimizer: Optimizer,
@@ -109,7 +122,7 @@ def sum_gradients(
     device then cuts its own rows, and no row moves. Besides the gradient of the microbatch at
     hand there is one more gradient-sized buffer, the running sum.
     """
-    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    rng = jax.random.fold_in(wrap_key(state.rng), state.step)
     numbers = {name: hparams[name] for name in task.hparams}
 
     def objective(trained: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> Any:

@@ -81,7 +81,7 @@ def train(workdir: pathlib.Path, arg: str) -> None:
     from scaling.main import main
 
     done = workdir / "summary.json"
-    if done.exists() and json.loads(done.read_text())["status"] == "completed":
+    if done.exists() and json.loads(done.read_text(encoding="utf-8"))["status"] == "completed":
         return
     if main([f"--config={HERE}:{arg}", f"--workdir={workdir}"]) != 0:
         raise SystemExit(f"the run in {workdir} failed")

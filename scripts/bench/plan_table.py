@@ -118,19 +118,19 @@ def compile_case(case: Case, path: pathlib.Path) -> None:
     ]
     command += [f"--slices={case.slices}"] if case.slices > 1 else []
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with open(path.with_suffix(".log"), "w") as log:
+    with open(path.with_suffix(".log"), "w", encoding="utf-8") as log:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if not path.exists():
         print(f"{case.name}: exit {code}, see {path.with_suffix('.log')}", file=sys.stderr)
         return
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     report["process"] = {
         "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "largest_so_far_gb": after.ru_maxrss * 1024 / 1e9,
     }
-    path.write_text(json.dumps(report, indent=2))
+    path.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
 def table(folder: pathlib.Path) -> str:
@@ -143,7 +143,7 @@ def table(folder: pathlib.Path) -> str:
     for case in CASES:
         path = folder / f"{case.name}.json"
         if path.exists():
-            lines.append(row(case, json.loads(path.read_text())))
+            lines.append(row(case, json.loads(path.read_text(encoding="utf-8"))))
     return "\n".join(lines)
 
 

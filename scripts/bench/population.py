@@ -80,7 +80,9 @@ def environment(folder: pathlib.Path, devices: int) -> dict[str, str]:
 
 
 def call(arguments: list[str], env: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, encoding="utf-8"
+    )
     if done.returncode:
         raise SystemExit(f"{arguments}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
 
@@ -119,7 +121,10 @@ def together(
 
 
 def read(run: pathlib.Path, key: str) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [line[key] for line in lines if key in line]
 
 
@@ -135,7 +140,8 @@ def difference(
 
 def spent(folder: pathlib.Path, members: dict[str, list[str]], bucket: str) -> list[float]:
     return [
-        json.loads((folder / m / "summary.json").read_text())["seconds"][bucket] for m in members
+        json.loads((folder / m / "summary.json").read_text(encoding="utf-8"))["seconds"][bucket]
+        for m in members
     ]
 
 
@@ -148,7 +154,7 @@ def main() -> None:
     parser.add_argument("--mode", default="auto")
     options = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="population-"))
-    (folder / "small.py").write_text(CONFIG.replace("WIDTH", str(options.width)))
+    (folder / "small.py").write_text(CONFIG.replace("WIDTH", str(options.width)), encoding="utf-8")
     spec = str(folder / "small.py")
     members = {
         f"rate{rate}-seed{seed}": [
@@ -159,7 +165,7 @@ def main() -> None:
     }  # fmt: skip
     alone, processor = one_by_one(spec, folder / "alone", members)
     first = folder / "alone" / next(iter(members)) / "summary.json"
-    params = json.loads(first.read_text())["params"]["total"]
+    params = json.loads(first.read_text(encoding="utf-8"))["params"]["total"]
     train = sum(spent(folder / "alone", members, "train"))
     print(f"{len(members)} members of {params:,} parameters, {options.steps} steps each")
     print(

@@ -43,3 +43,14 @@ def test_unquote() -> None:
     for text in ("'None", "'a' + 'b", '"'):
         with pytest.raises(RefusedError):
             unquote(text)
+
+
+def test_the_path_of_a_file_that_is_there_is_one_item(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "O'Brien data, v2" / "(a b.jsonl"
+    path.parent.mkdir()
+    with pytest.raises(RefusedError, match="lacks a closing"):
+        split_items(str(path))
+    path.touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert split_items(str(path)) == [str(path)]
+    assert split_items("~/O'Brien data, v2/(a b.jsonl") == ["~/O'Brien data, v2/(a b.jsonl"]

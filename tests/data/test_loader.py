@@ -118,3 +118,37 @@ def test_concat_is_its_members_in_a_row():
     assert len(both) == 7
     batch = both.gather(np.array([6, 0, 3, 2, 6]))
     np.testing.assert_array_equal(batch["x"], [103, 0, 100, 2, 103])
+
+
+@pytest.mark.parametrize("on_end", ["repeat", "stop"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_units_are_the_weights_of_the_batches_before(tmp_path, on_end, mixed):
+    sources = {}
+    for i in range(2):
+        path = write_documents(tmp_path / f"{i}.jsonl", some_texts(20, seed=i))
+        sources[f"m{i}"] = {"source": {"name": "files", "paths": (str(path),)}, "weight": 1.0 + i}
+    read = {"mixture": sources} if mixed else {"source": sources["m0"]["source"]}
+    config = data_config(batch_size=12, seq_len=16, eval_fraction=0.0, on_end=on_end, **read)
+    train = data.build(config, tmp_path / "cache").train
+    steps = train.num_steps or 40
+    weights = [train.batch(step, 0, 12)["weights"].sum() for step in range(steps)]
+    assert any(weight < 12 * 16 for weight in weights), "the last example of the data is short"
+    seen = [train.units(step, 16) for step in range(steps + 1)]
+    assert seen == [0, *np.cumsum(weights).astype(int)]
+    if not mixed and on_end == "stop":
+        assert train.epoch(steps) == 1.0
+
+
+def test_units_of_an_order_of_a_users_own_are_counted_too():
+    class Backwards:
+        length = 5
+
+        def __call__(self, positions):
+            return 4 - np.asarray(positions) % 5
+
+    class Short(Numbers):
+        def padded(self):
+            return {4: 3}
+
+    loader = Loader(Short(5), Backwards(), 2)
+    assert [loader.units(step, 10) for step in range(4)] == [0, 17, 37, 54]

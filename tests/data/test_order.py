@@ -99,3 +99,18 @@ def test_slots_of_other_weights_are_the_nearest():
 def test_refuses_a_weight_that_never_comes(weight):
     with pytest.raises(DataError, match=r"data\.mixture\.b\.weight"):
         slots({"a": 1.0, "b": weight})
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ShuffledOrder(1, 3),
+        ShuffledOrder(37, 3),
+        MixtureOrder({"a": 13, "b": 5}, {"a": 0.7, "b": 0.3}, 3),
+    ],
+)
+def test_visits_are_those_of_the_positions_before(order):
+    size = 1 if order.length == 1 else 37 if order.length == 37 else 18
+    for position in (0, 1, 9, 10, 36, 37, 38, 95, 200):
+        seen = np.bincount(order(np.arange(position)), minlength=size)
+        assert [order.visits(index, position) for index in range(size)] == seen.tolist()

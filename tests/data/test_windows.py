@@ -24,7 +24,14 @@ def stream(part, tmp_path, **keywords):
 def test_the_stream_is_documents_between_separators(tmp_path):
     entry = stream(Part(documents(tmp_path, ["ab", "é", ""])), tmp_path)
     assert open_tokens(entry).tolist() == [S, 97, 98, S, 0xC3, 0xA9, S]
-    assert entry.meta == {"tokens": 7, "bytes": 4, "documents": 2, "excluded": 0}
+    assert entry.meta == {
+        "tokens": 7,
+        "bytes": 4,
+        "documents": 2,
+        "excluded": 0,
+        "blank": 1,
+        "markers": {},
+    }
     assert np.load(entry.path / "documents.npy").tolist() == [
         document_hash("ab"),
         document_hash("é"),
@@ -152,3 +159,22 @@ def test_the_key_follows_everything_that_matters(tmp_path):
     assert len({base} | {stream(part, tmp_path).path for part in others}) == 6
     moved = documents(tmp_path, some_texts(20), "moved.jsonl")  # the contents count, not the name
     assert stream(Part(moved, "train", "documents", 0.2), tmp_path).path == base
+
+
+def test_documents_without_text_are_left_out_and_counted(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "blank.txt").write_text(" \n")
+    write_documents(tmp_path / "a.jsonl", ["aa", "", "b", "\t"])
+    notes = token_stream(Part(Files((f"{tmp_path}/*.*",))), Bytes(), tmp_path / "cache").meta
+    assert (notes["documents"], notes["blank"], notes["bytes"]) == (2, 4, 3)
+
+
+def test_a_marker_in_the_text_is_told_with_the_key_that_splits_at_it(tmp_path, caplog):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n<|endoftext|>\ntwo")
+    token_stream(Part(Files((str(path),))), Bytes(), tmp_path / "cache")
+    assert "data.source.separator='<|endoftext|>'" in caplog.text
+    caplog.clear()
+    split = Files((str(path),), separator="<|endoftext|>")
+    entry = token_stream(Part(split), Bytes(), tmp_path / "cache")
+    assert (entry.meta["documents"], caplog.text) == (2, "")

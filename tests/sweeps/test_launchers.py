@@ -14,8 +14,9 @@ from jobset_schema import problems
 from sweep_helpers import claimed
 
 from scaling import configs
+from scaling.configs import ConfigError
 from scaling.sweeps import axis, schedule
-from scaling.sweeps.launchers import Request, jobset, skypilot, slurm
+from scaling.sweeps.launchers import Request, jobset, parse_resources, skypilot, slurm
 
 SKY = "accelerators=tpu-v6e-8,infra=gcp,runtime_version=v2-alpha-tpuv6e,disk_size=100"
 GKE = "tpu=v6e,topology=4x4,slices=2,image=example.io/scaling:1,claim=sweeps"
@@ -176,3 +177,11 @@ def test_tpu_scripts_say_to_gcloud_what_they_promise(tmp_path, script, words, sa
     wrong = subprocess.run([str(path), "fly"], env=env, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert f"scripts/tpu/{script} delete" in wrong.stdout
+
+
+def test_a_resource_with_a_comma_stands_in_quotes_or_brackets():
+    known = {"image": "an image", "nodes": "names"}
+    asked = parse_resources("image='a,b',nodes=node[01-04,07]", known)
+    assert asked == {"image": "a,b", "nodes": "node[01-04,07]"}
+    with pytest.raises(ConfigError, match=r"--resources: .*lacks a closing '"):
+        parse_resources("image='a", known)

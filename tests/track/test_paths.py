@@ -5,7 +5,7 @@ import pwd
 
 import pytest
 
-from scaling.track import compile_cache, paths
+from scaling.track import compile_cache, machine, paths
 
 
 def test_the_variable_then_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,10 +33,28 @@ def test_no_home_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyError(uid)
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    for name in ("HOME", "SCALING_CACHE", "JAX_COMPILATION_CACHE_DIR"):
+    for name in ("HOME", "SCALING_CACHE", "JAX_COMPILATION_CACHE_DIR", "TFDS_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RuntimeError, match=r"SCALING_CACHE: .*no home directory; set SCALING_CAC"):
         paths.cache_root()
     told = compile_cache.enable()
     assert told is not None
     assert told.startswith("no compile cache: SCALING_CACHE")
+    found = {path["name"]: path for path in machine.paths()}
+    for name in ("SCALING_CACHE", "TFDS_DATA_DIR"):
+        (path,) = [path for key, path in found.items() if name in key]
+        assert not path["writable"]
+        assert "no home directory" in path["path"]
+    with pytest.raises(RuntimeError, match=r"data\.cache_dir: ~/x cannot be found"):
+        paths.expand("~/x", "data.cache_dir")
+
+
+def test_every_variable_of_a_folder_follows_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    for name, folder in (
+        ("SCALING_CACHE", paths.cache_root),
+        ("JAX_COMPILATION_CACHE_DIR", paths.compile_cache),
+        ("TFDS_DATA_DIR", paths.tfds_root),
+    ):
+        monkeypatch.setenv(name, "~/x")
+        assert folder() == pathlib.Path("/home/someone/x")

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 from helpers import ROOT
+from ml_collections import ConfigDict
 
+from scaling import configs
 from scaling.track import files, provenance
+from scaling.track.run_dir import RunDir
 
 
 def test_provenance_of_a_dirty_checkout(tmp_path: pathlib.Path) -> None:
@@ -54,3 +57,38 @@ def test_the_code_digest_follows_every_file(
         files.write_text(tmp_path / name, "mended = True\n")
         seen.add(provenance.code_digest())
     assert len(seen) == 4
+
+
+def test_changes_are_of_what_can_change_the_numbers() -> None:
+    cpu = {"platform": "cpu", "kinds": {"cpu": 1}, "cores": 2}
+    before = {
+        "versions": {"jax": "0.9"},
+        "devices": cpu,
+        "environment": {"XLA_FLAGS": "--a", "SLURM_JOB_ID": "1"},
+    }
+    now = {
+        "versions": {"jax": "0.10"},
+        "devices": {**cpu, "cores": 4},
+        "environment": {"SLURM_JOB_ID": "2", "JAX_ENABLE_X64": "1"},
+    }
+    assert provenance.changes(before, before) == []
+    assert provenance.changes(before, now) == [
+        "jax: 0.9 -> 0.10",
+        "CPU cores: 2 -> 4",
+        "XLA_FLAGS: --a -> none",
+        "JAX_ENABLE_X64: none -> 1",
+    ]
+    gpus = {"platform": "gpu", "kinds": {"H100": 8}, "cores": 4}
+    found = provenance.changes({"devices": gpus}, {"devices": {**gpus, "cores": 16}})
+    assert found == [], "cores decide nothing on an accelerator"
+
+
+def test_a_start_on_other_cores_is_told(tmp_path: pathlib.Path) -> None:
+    start = provenance.collect(["prog"])
+    start["devices"] = {"platform": "cpu", "kinds": {"cpu": 1}, "cores": 2}
+    other = {**start, "devices": {**start["devices"], "cores": 1}}
+    text = configs.to_json(ConfigDict({"name": "x"}))
+    for now, words in ((start, ()), (start, ()), (other, ("bit for bit", "CPU cores: 2 -> 1"))):
+        with RunDir(tmp_path / "run", text, "f", now) as run:
+            assert bool(run.notes) == bool(words)
+            assert all(word in run.notes[0] for word in words)

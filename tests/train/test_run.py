@@ -189,9 +189,15 @@ def test_too_many_bad_steps_end_it_under_any_policy(text, tmp_path):
     assert summary(tmp_path / "many")["status"] == "diverged"
 
 
-def test_data_that_ends_ends_the_run(text, tmp_path):
+def test_data_that_ends_ends_the_run(text, plain, tmp_path):
     launch(text, tmp_path / "end", "data.on_end=stop", "data.limit=1000", "train.steps=100")
-    assert summary(tmp_path / "end")["step"] == 8  # 62 windows, 8 a step
+    found = summary(tmp_path / "end")
+    assert found["step"] == 8  # 62 windows, 8 a step: the last batch is padded with two
+    assert found["tokens"] == found["units"] == 62 * 16
+    per_token = summary(plain)["flops"]["exact"] / summary(plain)["tokens"]
+    assert found["flops"]["exact"] == per_token * 62 * 16
+    last = json.loads(stream(tmp_path / "end")[-2])
+    assert (last["data/epoch"], last["data/tokens"]) == (1.0, 62 * 16)
     launch(text, tmp_path / "end", "data.on_end=stop", "data.limit=1000", "train.steps=100")
 
 

@@ -30,12 +30,12 @@ def test_speed_leaves_pauses_out_and_counts_exact_flops(monkeypatch):
     # those that the mask leaves make 0.75 of it.
     flops = dict.fromkeys(FlopCounts.__dataclass_fields__, PEAK)
     flops |= {"exact": 1.25 * 2 * PEAK / 64, "exact_causal": 0.75 * 2 * PEAK / 64}
-    task = SimpleNamespace(unit="tokens", units_per_example=16, flops=FlopCounts(**flops))
+    task = SimpleNamespace(unit="tokens", flops=FlopCounts(**flops))
     place = {"platform": "cpu", "process_index": jax.process_index()}
     device = SimpleNamespace(device_kind="NVIDIA H200", **place)
 
     spend(train=5, eval=7, checkpoint=2, data_wait=1)  # before the interval
-    speed = Speed(task, np.array([device, device]), 8, ledger)
+    speed = Speed(task, np.array([device, device]), lambda step: step * 8 * 16, ledger)
     speed.restart(10)
     spend(train=4, eval=3, data_wait=2, checkpoint=1, other=2)
     expected = {

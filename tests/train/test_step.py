@@ -22,9 +22,10 @@ from scaling import parallel
 from scaling.configs import ConfigError
 from scaling.optim.build import build_optimizer
 from scaling.tasks.base import Loss, Task
+from scaling.tasks.keys import pin_generator
 from scaling.train.program import Program, build_program
 from scaling.train.state import TrainState, fresh_guard
-from scaling.train.step import SPIKE_MEMORY, make_train_step, sum_gradients
+from scaling.train.step import SPIKE_MEMORY, make_train_step, sum_gradients, warm_decay
 
 
 def one_device() -> jax.sharding.Mesh:
@@ -241,8 +242,31 @@ def test_ema_follows_the_parameters():
     for i in range(3):
         state, _ = program.step(state, jax.device_put(text_batch(i)), program.hparams())
         new = jax.device_get(state.params)
-        expected = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * p, expected, new)
+        decay = min(0.5, (1 + i) / (10 + i))
+        expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, new)
     assert largest_difference(jax.device_get(state.ema), expected) < 1e-6
+
+
+def test_an_average_that_is_longer_than_the_run_forgets_its_start():
+    steps = np.array([0, 10, 99, 89_980, 89_981, 10**6], np.int32)
+    decays = [float(warm_decay(0.9999, jnp.int32(step))) for step in steps]
+    assert decays == pytest.approx([0.1, 11 / 20, 100 / 109, 0.9999, 0.9999, 0.9999], abs=1e-6)
+    weights = [float(1 - warm_decay(0.9999, jnp.int32(step))) for step in range(100)]
+    assert np.prod(1 - np.array(weights)) < 1e-9, "what is left of the initial parameters"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("jax_default_prng_impl", "rbg"), ("jax_threefry_partitionable", False)],
+)
+def test_draws_are_of_one_generator_whatever_the_environment_says(name, value):
+    expected = jax.device_get(text_program().fresh_state())
+    try:
+        jax.config.update(name, value)
+        found = jax.device_get(text_program().fresh_state())
+    finally:
+        pin_generator()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_one_executable_serves_every_learning_rate_and_the_rate_matters():

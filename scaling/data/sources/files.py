@@ -1,5 +1,6 @@
 """Your own text: .txt files, and .jsonl files, plain or compressed with gzip, xz or zstandard."""
 
+import codecs
 import dataclasses
 import glob
 import gzip
@@ -9,13 +10,15 @@ import json
 import lzma
 import os
 import pathlib
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import zstandard
 
 from scaling.data.cache import file_hash
+from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,12 +33,18 @@ Errors = Literal["strict", "replace", "ignore"]
 class Files:
     """Text files by path or glob. A .txt file is one document; so is each line of a .jsonl file.
 
+    Text is UTF-8, or UTF-16 or UTF-32 where a file begins with their byte order mark; the mark is no
+    text. A document without text (an empty file; a line where the key is missing, null, empty or
+    blank) is left out, and the data line of a run counts them.
+
     Attributes:
       paths: files or globs (`**` goes into folders, `~` is your home), read in sorted order.
       eval_paths: the same for held-out text. Empty means that `data.text.holdout` chooses.
       field: the key of the text in a line of .jsonl.
       errors: what to do with bytes that are not UTF-8: stop, put U+FFFD in their place, or leave
         them out.
+      separator: what stands between the documents inside one text, such as "<|endoftext|>": each
+        piece is a document, without the line breaks around the separator. Empty splits nothing.
     """
 
     kind: ClassVar[str] = "text"
@@ -44,21 +53,30 @@ class Files:
     eval_paths: tuple[str, ...] = ()
     field: str = "text"
     errors: Errors = "strict"
+    separator: str = ""
 
     def documents(self) -> Iterator[str]:
-        """The documents, file by file. Documents without text are left out.
+        """The documents, file by file; one without text as an empty string.
 
         Raises:
-          DataError: a file is missing, unreadable, damaged, empty, not UTF-8, or not such lines.
+          DataError: a file is missing, unreadable, damaged, not UTF-8, or not such lines; no line
+            of it has the key; or there is no text in any of them.
         """
+        empty = True
+        for text in self._texts():
+            empty &= not has_text(text)
+            yield text
+        if empty:
+            raise DataError(f"{self._key} hold no text: {', '.join(map(str, self._files()))}")
+
+    def _texts(self) -> Iterator[str]:
+        between = re.compile(rf"[\r\n]*{re.escape(self.separator)}[\r\n]*")
         for path in self._files():
-            empty = True
             for text in self._read(path):
-                if text:
-                    empty = False
+                if not self.separator or self.separator not in text:
                     yield text
-            if empty:
-                raise DataError(f"{path} is empty: remove it from {self._key}, or put text into it")
+                else:  # a separator at the very start or end divides nothing
+                    yield from filter(None, between.split(text))
 
     def fingerprint(self, cache: pathlib.Path) -> str:
         """A hash of the files' contents (in their order) and of how they are read."""
@@ -66,7 +84,8 @@ class Files:
             hashes = [file_hash(path, cache) for path in self._files()]
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-        text = json.dumps([hashes, self.field, self.errors])
+        split = [self.separator] if self.separator else []
+        text = json.dumps([hashes, self.field, self.errors, *split])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def held_out(self) -> "Files | None":
@@ -111,10 +130,14 @@ class Files:
     def _read(self, path: pathlib.Path) -> Iterator[str]:
         try:
             with _open(path) as file:
-                if path.suffix == ".txt":
-                    yield self._decode(file.read(), path, 0)
+                mark, encoding = _byte_order_mark(file.peek(4))
+                file.read(len(mark))
+                if encoding is not None:
+                    yield from self._marked(file, path, encoding)
+                elif path.suffix == ".txt":
+                    yield self._decode(file.read(), path, len(mark))
                 else:
-                    yield from self._lines(file, path)
+                    yield from self._lines(self._utf8(file, path, len(mark)), path)
         except _DAMAGE as error:
             raise DataError(
                 f"{path} is damaged or cut short: {error}. Fetch or compress it again"
@@ -125,26 +148,62 @@ class Files:
                 "and the disk"
             ) from error
 
-    def _lines(self, file: IO[bytes], path: pathlib.Path) -> Iterator[str]:
-        offset = 0
-        for number, raw in enumerate(file, 1):
-            line = self._decode(raw, path, offset)
-            offset += len(raw)
-            if line.strip():
-                yield self._text(line, f"{path}, line {number}")
+    def _marked(self, file: IO[bytes], path: pathlib.Path, encoding: str) -> Iterator[str]:
+        """The texts of a file that is in the encoding of its byte order mark."""
+        with io.TextIOWrapper(file, encoding, self.errors, newline="") as text:
+            try:
+                if path.suffix == ".txt":
+                    yield text.read()
+                else:
+                    yield from self._lines(text, path)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path} begins with the byte order mark of {encoding} and is not {encoding}: "
+                    f"{error.reason}. {_REMEDY}"
+                ) from error
 
-    def _text(self, line: str, where: str) -> str:
+    def _utf8(self, file: IO[bytes], path: pathlib.Path, offset: int) -> Iterator[str]:
+        for raw in file:
+            yield self._decode(raw, path, offset)
+            offset += len(raw)
+
+    def _lines(self, lines: Iterable[str], path: pathlib.Path) -> Iterator[str]:
+        without: str | None = None  # the first line without the key, while none has had it
+        keyed = False
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            record = self._record(line, where)
+            keyed |= self.field in record
+            if not keyed and without is None:
+                without = f"{where} has no text under {self.field!r}, but keys {sorted(record)}"
+            yield self._text(record.get(self.field), where)
+        if without is not None and not keyed:
+            raise DataError(
+                f"{without}, and no line of the file has one: name the key with data.source.field"
+            )
+
+    def _record(self, line: str, where: str) -> dict[str, Any]:
         try:
             record: Any = json.loads(line)
         except ValueError as error:
             raise DataError(f"{where} is not JSON: {error}") from error
-        if not isinstance(record, dict) or not isinstance(record.get(self.field), str):
-            holds = f"keys {sorted(record)}" if isinstance(record, dict) else type(record).__name__
+        if not isinstance(record, dict):
             raise DataError(
-                f"{where} has no text under {self.field!r}, but {holds}: name the key with "
-                "data.source.field"
+                f"{where} is {type(record).__name__}, not an object with the text under "
+                f"{self.field!r}: write each line as {{{json.dumps(self.field)}: ...}}"
             )
-        text: str = record[self.field]
+        return record
+
+    def _text(self, text: object, where: str) -> str:
+        if text is None:
+            return ""
+        if not isinstance(text, str):
+            raise DataError(
+                f"{where} has {type(text).__name__} under {self.field!r}, not text: name the key of "
+                "the text with data.source.field"
+            )
         try:
             text.encode()
         except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
@@ -161,22 +220,45 @@ class Files:
             return raw.decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at offset "
-                f"{offset + error.start:,}. {_REMEDY}"
+                f"{path} is not UTF-8, and no byte order mark names another encoding: byte "
+                f"0x{raw[error.start]:02x} at offset {offset + error.start:,}. {_REMEDY}"
             ) from error
 
 
-_REMEDY = "Convert the file, or set data.source.errors='replace' (or 'ignore')"
+# The longer ones first: that of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, None),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
-def _open(path: pathlib.Path) -> IO[bytes]:
+def _byte_order_mark(head: bytes) -> tuple[bytes, str | None]:
+    """The mark that a file begins with, and the encoding it stands for; (b"", None) for none."""
+    return next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", None))
+
+
+_REMEDY = (
+    "Convert the file to UTF-8 (iconv -f ENCODING -t UTF-8), or set data.source.errors='replace' "
+    "(or 'ignore')"
+)
+
+
+def _open(path: pathlib.Path) -> io.BufferedReader:
     if path.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
+        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), 1 << 20)
     if path.suffix == ".xz":
-        return lzma.open(path, "rb")
+        return io.BufferedReader(cast(io.RawIOBase, lzma.open(path, "rb")), 1 << 20)
     if path.suffix == ".zst":
-        return cast(IO[bytes], io.BufferedReader(_Zstd(path), 1 << 20))
+        return io.BufferedReader(_Zstd(path), 1 << 20)
     return path.open("rb")
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Takes windows up to what `zstd --long=31` writes, at the price of their memory."""
+    return zstandard.ZstdDecompressor(max_window_size=1 << 31)
 
 
 class _Zstd(io.RawIOBase):
@@ -184,7 +266,7 @@ class _Zstd(io.RawIOBase):
 
     def __init__(self, path: pathlib.Path) -> None:
         self._file = path.open("rb")
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._frame = _decompressor().decompressobj()
         self._begun = False
         self._rest = b""  # compressed bytes behind the end of a frame
         self._ready = memoryview(b"")
@@ -200,7 +282,7 @@ class _Zstd(io.RawIOBase):
                     raise EOFError("the compressed data ends in the middle")
                 return 0
             if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._frame = _decompressor().decompressobj()
             self._begun = True
             self._ready = memoryview(self._frame.decompress(packed))
             self._rest = self._frame.unused_data if self._frame.eof else b""

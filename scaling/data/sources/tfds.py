@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from scaling.data.cache import file_hash
 from scaling.data.errors import DataError
 from scaling.data.images import image_spec
 from scaling.data.info import DataInfo
+from scaling.track.paths import expand, tfds_root
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -75,7 +75,7 @@ class Tfds:
         )
 
     def documents(self) -> Iterator[str]:
-        """The texts in the order of the records; empty ones are left out.
+        """The texts in the order of the records.
 
         Raises:
           DataError: the set cannot be read, or a text is not UTF-8.
@@ -91,8 +91,7 @@ class Tfds:
                         f"{self._folder}: {key!r} of record {number} of split {self.split!r} is "
                         f"not UTF-8: {error}"
                     ) from error
-            if text:
-                yield text
+            yield text
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(uint8[n, H, W, C], int32[n]) blocks in the order of the records.
@@ -243,9 +242,10 @@ class Tfds:
 
     @functools.cached_property
     def _folder(self) -> pathlib.Path:
-        root = pathlib.Path(
-            self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-        ).expanduser()
+        try:
+            root = expand(self.data_dir, "data.source.data_dir") if self.data_dir else tfds_root()
+        except RuntimeError as error:
+            raise DataError(str(error)) from error
         folder = _prepared(root, self.dataset)
         if folder is None and self.download:
             _download(self.dataset, root)

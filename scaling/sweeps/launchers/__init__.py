@@ -17,7 +17,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from scaling.configs import ConfigError
-from scaling.configs.errors import suggest
+from scaling.configs.brackets import split_items, unquote
+from scaling.configs.errors import RefusedError, suggest
 from scaling.sweeps.sweep_dir import SweepDir
 from scaling.sweeps.worker import TRIES
 
@@ -68,7 +69,7 @@ def parse_resources(
     """Keys and values of `--resources`; whole numbers and true/false become such.
 
     Args:
-      text: "KEY=VALUE,..."; a value may hold no comma.
+      text: "KEY=VALUE,..."; a value that holds a comma stands in quotes: KEY='a,b'.
       known: key -> what it means.
       required: keys that must be there.
       prefix: keys that begin so are passed on unchecked; "" for none.
@@ -77,10 +78,15 @@ def parse_resources(
       ConfigError: a part is not KEY=VALUE; a key is unknown, given twice or missing.
     """
     asked: Resources = {}
-    for part in filter(None, text.split(",")):
-        key, _, value = part.partition("=")
+    try:
+        pairs = [part.partition("=")[::2] for part in split_items(text)] if text.strip() else []
+        pairs = [(key, unquote(v) if v[:1] in ("'", '"') else v) for key, v in pairs]
+    except RefusedError as error:
+        raise refused(error.reason, error.remedy) from None
+    for key, value in pairs:
         if not key or not value:
-            raise refused(f"{part!r} is not KEY=VALUE", "write KEY=VALUE,...")
+            what = f"{key or value!r} is not KEY=VALUE"
+            raise refused(what, "write KEY=VALUE,...; a value with a comma: KEY='a,b'")
         if key not in known and not (prefix and key.startswith(prefix)):
             raise refused(f"there is no {key!r}", suggest(key, list(known)))
         if key in asked:

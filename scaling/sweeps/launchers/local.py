@@ -57,7 +57,7 @@ def visible_gpus() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
-            query, capture_output=True, text=True, timeout=20, check=True
+            query, capture_output=True, text=True, timeout=20, check=True, encoding="utf-8"
         ).stdout.split()
     return []
 

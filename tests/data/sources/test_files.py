@@ -1,3 +1,4 @@
+import codecs
 import gzip
 import json
 import lzma
@@ -58,17 +59,18 @@ def test_globs_are_sorted_and_taken_once(tmp_path, monkeypatch):
 def test_another_key_and_documents_without_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "x"}\n\n{"body": ""}\n{"body": "y"}')
-    assert list(Files(paths=(str(path),), field="body").documents()) == ["x", "y"]
+    assert list(Files(paths=(str(path),), field="body").documents()) == ["x", "", "y"]
 
 
 BAD = {
-    "not UTF-8 (.txt)": ("a.txt", b"abc\xe9def", r"a\.txt is not UTF-8: byte 0xe9 at offset 3"),
+    "not UTF-8 (.txt)": ("a.txt", b"abc\xe9def", r"a\.txt is not UTF-8, .*: byte 0xe9 at offset 3"),
     "not UTF-8 (.jsonl)": ("a.jsonl", lines(["a"]) + b'{"text": "\xff"}', r"0xff at offset 24"),
-    "empty .txt": ("a.txt", b"", r"a\.txt is empty"),
-    "empty .jsonl": ("a.jsonl", b"\n\n", r"a\.jsonl is empty"),
+    "empty .txt": ("a.txt", b"", r"hold no text: .*a\.txt"),
+    "empty .jsonl": ("a.jsonl", b"\n\n", r"hold no text: .*a\.jsonl"),
     "no JSON": ("a.jsonl", lines(["a"]) + b"{oops\n", r"a\.jsonl, line 2 is not JSON"),
     "no such key": ("a.jsonl", b'{"body": "x"}\n', r"line 1 has no text under 'text'.*\['body'\]"),
-    "no object": ("a.jsonl", b"[1]\n", r"line 1 has no text under 'text', but list"),
+    "no object": ("a.jsonl", b"[1]\n", r"line 1 is list, not an object"),
+    "a number": ("a.jsonl", b'{"text": 3}\n', "line 1 has int under 'text', not text"),
     "lone surrogate": ("a.jsonl", b'{"text": "a\\ud800"}\n', "lone surrogate at character 1"),
     "unknown format": ("a.csv", b"x", r"cannot tell its format; known are \.txt"),
     "cut short .gz": ("a.jsonl.gz", gzip.compress(lines(TEXTS))[:-20], "damaged or cut short"),
@@ -156,3 +158,56 @@ def test_reads_real_books():
     texts = list(source.documents())
     assert len(texts) == 8
     assert min(map(len, texts)) > 10_000
+
+
+def read(path, **keys):
+    return list(Files(paths=(str(path),), **keys).documents())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+def test_the_byte_order_mark_names_the_encoding_and_is_no_text(tmp_path, encoding):
+    mark = "" if encoding in ("utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    (tmp_path / "a.txt").write_bytes(f"{mark}Größe\r\nzwei".encode(encoding))
+    assert read(tmp_path / "a.txt") == ["Größe\r\nzwei"]
+    rows = '{"text": "Ä\u010a"}\n{"text": "b"}\n'
+    for name, pack in (("a.jsonl", bytes), ("a.jsonl.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(f"{mark}{rows}".encode(encoding)))
+        assert read(tmp_path / name) == ["Ä\u010a", "b"]
+
+
+def test_a_mark_of_an_encoding_that_the_rest_is_not_in_is_an_error(tmp_path):
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF16_LE + b"abc")
+    with pytest.raises(DataError, match=r"mark of utf-16-le and is not utf-16-le"):
+        read(tmp_path / "a.txt")
+
+
+def test_lines_without_text_are_empty_and_a_key_that_no_line_has_is_an_error(tmp_path):
+    rows = [{"text": "a"}, {"text": None}, {"id": 3}, {"text": ""}, {"text": " \n"}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert read(path) == ["a", "", "", "", " \n"]
+    with pytest.raises(DataError, match=r"line 1 has no text under 'body'.*no line of the file"):
+        read(path, field="body")
+
+
+def test_a_separator_divides_a_text_into_documents(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n<|endoftext|>\ntwo\n\nmore<|endoftext|>three\n<|endoftext|>\n")
+    assert read(path, separator="<|endoftext|>") == ["one", "two\n\nmore", "three"]
+    plain, split = (Files(paths=(str(path),), separator=s) for s in ("", "<|endoftext|>"))
+    assert plain.fingerprint(tmp_path) != split.fingerprint(tmp_path)
+
+
+def test_reads_zst_with_a_long_window(tmp_path):
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(packer.compress(lines(TEXTS)) + packer.flush())
+    assert read(path) == TEXTS
+
+
+def test_an_existing_file_is_taken_as_it_stands(tmp_path):
+    path = tmp_path / "O'Brien data, v2 [a]" / "a b.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(lines(["x"]))
+    assert read(path) == ["x"]
