@@ -65,7 +65,12 @@ def log_likelihood(result: Result) -> float:
 
 
 def criteria(result: Result) -> dict[str, float]:
-    """AIC, AICc (inf when n is too small for it) and BIC."""
+    """AIC, AICc (inf when n is too small for it) and BIC; NaN of a combination.
+
+    No likelihood is maximised by a median of laws, so nothing is known of what its fit cost.
+    """
+    if result.members:
+        return dict.fromkeys(("aic", "aicc", "bic"), float("nan"))
     k, n = result.problem.freedom + 1, len(np.unique(result.problem.clusters))
     value = -2 * log_likelihood(result)
     spare = n - k - 1
