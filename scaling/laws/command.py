@@ -21,6 +21,7 @@ from scaling.laws.arguments import FitOptions
 from scaling.laws.backend import use_device
 from scaling.laws.catalogue import LAWS, get_law
 from scaling.laws.comparison import Score, compare, fold_masks, score, seed_noise, seed_weights
+from scaling.laws.discrepancy import told
 from scaling.laws.fitting import Result, fit, fit_problem
 from scaling.laws.forecasting import forecast
 from scaling.laws.isoflop import approaches
@@ -382,6 +383,7 @@ def summary(record: dict[str, Any], out: str) -> str:
     for s in record["comparison"]:
         left_out = s["extrapolation"]
         far = "" if left_out is None else f", {left_out:.4g} on the largest budget left out"
+        far += f", {s['rolling']:.4g} beyond rolling budgets" if s["rolling"] is not None else ""
         lines.append(f"error on runs held out, {s['law']}: {s['held_out']:.4g}{far}")
     for way in record["approaches"]:
         low, high = (f"{v:.4g}" if v is not None else "open" for v in way["interval"])
@@ -392,6 +394,7 @@ def summary(record: dict[str, Any], out: str) -> str:
     for f in record["forecasts"]:
         low, high = f["run_interval"]
         lines.append(f"predicted {f['value']:.5g} [{low:.5g}, {high:.5g}] at {f['variables']}")
+        lines += [f"  {text}" for text in told(f["form"], f["public"], record["law"])]
     lines += [f"warning: {w}" for w in record["warnings"]]
     lines.append(f"wrote {out}/report.html, {out}/fit.json and {out}/figures/")
     return "\n".join(lines)

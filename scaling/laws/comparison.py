@@ -1,4 +1,4 @@
-"""Which law? Held-out error, extrapolation to the largest budget, information criteria."""
+"""Which law? Extrapolation from small runs to large, held-out error, information criteria."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from scaling.laws.problem import Array
 from scaling.laws.resample import refit
 from scaling.laws.table import Table
 
+# Rolling origin: the largest scale over these is where fits end; what lies above is predicted.
+ORIGINS = (2.0, 4.0, 8.0, 16.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
     """One law on one table. Errors are root mean squares of residuals in the space of the loss.
 
-    `held_out` comes from folds of whole runs, `extrapolation` from leaving out the largest
-    budget; criteria count the noise scale as a parameter and are comparable between spaces.
+    `rolling` comes from fits below a budget judged above it, over several budgets; `held_out` from
+    folds of whole runs, `extrapolation` from leaving out the largest budget. Criteria count the
+    noise scale as a parameter and are comparable between spaces.
     """
 
     law: str
@@ -31,6 +35,7 @@ class Score:
     aic: float
     aicc: float
     bic: float
+    rolling: float | None
     held_out: float
     extrapolation: float | None
     extrapolation_bias: float | None
@@ -65,7 +70,12 @@ def log_likelihood(result: Result) -> float:
 
 
 def criteria(result: Result) -> dict[str, float]:
-    """AIC, AICc (inf when n is too small for it) and BIC."""
+    """AIC, AICc (inf when n is too small for it) and BIC; NaN of a combination.
+
+    No likelihood is maximised by a median of laws, so nothing is known of what its fit cost.
+    """
+    if result.members:
+        return dict.fromkeys(("aic", "aicc", "bic"), float("nan"))
     k, n = result.problem.freedom + 1, len(np.unique(result.problem.clusters))
     value = -2 * log_likelihood(result)
     spare = n - k - 1
@@ -117,6 +127,23 @@ def leave_largest_out(result: Result) -> Array | None:
     return held_out(result, mask[None])[0][mask]
 
 
+def rolling_origin(result: Result) -> float | None:
+    """Error of fits below 1/2, 1/4, 1/8 and 1/16 of the largest compute, judged on what lies above.
+
+    Root mean square over the origins that leave a fit at least two points more than parameters (of
+    each, so that the many points above a low origin weigh no more); None if there is none.
+    """
+    scale = budgets(result)
+    if scale is None:
+        return None
+    above = scale[None] > scale.max() / np.array(ORIGINS)[:, None] * (1 + 1e-9)
+    enough = (~above).sum(axis=1) >= result.problem.freedom + 2
+    masks = np.unique(above[enough & above.any(axis=1)], axis=0)
+    if not len(masks):
+        return None
+    return float(np.sqrt(np.mean(np.nanmean(held_out(result, masks) ** 2, axis=1))))
+
+
 def score(result: Result, folds: int = 10, seed: int = 0) -> Score:
     """Judge one fitted law."""
     masks = fold_masks(result.problem.clusters, folds, seed)
@@ -131,6 +158,7 @@ def score(result: Result, folds: int = 10, seed: int = 0) -> Score:
         parameters=result.problem.freedom,
         objective=result.objective,
         **criteria(result),
+        rolling=rolling_origin(result),
         held_out=rms(residuals),
         extrapolation=None if outside is None else rms(outside),
         extrapolation_bias=None if outside is None else float(np.mean(outside)),
@@ -146,8 +174,10 @@ def compare(
     folds: int = 10,
     seed: int = 0,
 ) -> list[Score]:
-    """Fit each law to the same table and rank by held-out error. Targets must agree.
+    """Fit each law to the same table and rank by extrapolation. Targets must agree.
 
+    Random folds choose the law with the most parameters; what a forecast needs is judged by fits
+    below a budget and runs above it (`rolling`), by held-out error only where a law has no origin.
     A fit is judged as it stands (what was fixed, tied, bounded or weighted stays so).
     """
     results = [w if isinstance(w, Result) else fit(table, w, loss, seed=seed) for w in laws]
@@ -159,7 +189,9 @@ def compare(
         raise LawError(
             f"laws use different numbers of rows {sorted(sizes)}: fill or drop those rows"
         )
-    return sorted((score(r, folds, seed) for r in results), key=lambda s: s.held_out)
+    scores = [score(r, folds, seed) for r in results]
+    known = all(s.rolling is not None for s in scores)
+    return sorted(scores, key=lambda s: s.rolling if known and s.rolling else s.held_out)
 
 
 def _repeats(result: Result) -> tuple[Array, Array, Array]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.laws.catalogue import get_law
+from scaling.laws.combined import joined, parts
 from scaling.laws.law import Law, LawError, Namespace
 from scaling.laws.losses import Loss, objective, unlink
 from scaling.laws.problem import LOG_LIMIT, Array, Problem, build_problem
@@ -59,6 +60,7 @@ class Result:
     excluded: tuple[tuple[int, str], ...] = ()
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
+    members: tuple[Result, ...] = ()
 
     @property
     def points(self) -> int:
@@ -131,6 +133,8 @@ def fit(
 
 def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Result:
     """Fit a prepared problem: screen, polish, and describe every minimum found."""
+    if problem.law.members:
+        return _fit_members(problem, starts, seed)
     if problem.freedom == 0:
         vectors, random = problem.base[None, :].copy(), np.array([True])
     else:
@@ -149,6 +153,37 @@ def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Res
         vectors, solution = np.concatenate([vectors, more]), _joined([solution, further])
         random = np.append(random, np.zeros(len(more), bool))
     return _described(problem, vectors, random, solution)
+
+
+def _fit_members(problem: Problem, starts: int, seed: int) -> Result:
+    """Each law of a combination fitted by itself; what is said of the search is of the worst."""
+    members = tuple(fit_problem(part, starts=starts, seed=seed) for part, _ in parts(problem))
+    vector = joined(problem, [member.vector for member in members])
+    parameters = {k: float(v) for k, v in problem.natural(vector).items()}
+
+    def named(attribute: str, join: str) -> tuple[str, ...]:
+        return tuple(f"{m.law.name}{join}{t}" for m in members for t in getattr(m, attribute))
+
+    residuals = problem.residuals(vector)
+    value = objective(residuals, problem.weights, problem.loss)
+    return Result(
+        law=problem.law,
+        problem=problem,
+        vector=vector,
+        parameters=parameters,
+        derived=derive(problem.law, parameters),
+        objective=value,
+        gradient_norm=max(m.gradient_norm for m in members),
+        converged=all(m.converged for m in members),
+        starts=sum(m.starts for m in members),
+        reached=min(m.reached for m in members),
+        minima=(LocalMinimum(value, parameters, 1),),
+        at_bound=named("at_bound", "_"),
+        at_start=named("at_start", "_"),
+        ranges=members[0].ranges,
+        warnings=named("warnings", ": "),
+        members=members,
+    )
 
 
 def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.discrepancy import Form, constants, covered, decades, misfit
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
-from scaling.laws.losses import link, unlink
+from scaling.laws.losses import link, slope, unlink
 from scaling.laws.problem import Array
 from scaling.laws.resample import Draws
 
 Interval = tuple[float, float]
+TARGET = "loss"  # what the public tables are about; of other targets nothing is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,10 @@ class Forecast:
     """Predicted target of one run.
 
     `mean_interval` is for the law's curve, `run_interval` for a single new run (curve and noise).
-    `outside` says by what factor each variable leaves the range of the data (empty: inside).
+    Both carry the law's form where the run is outside the data (`form`; None for a target of which
+    no public forecasts are known). `outside` says by what factor each variable leaves the range of
+    the data (empty: inside); `public` is the coverage of such intervals at that distance on public
+    tables: inside95, inside50, points (None inside the data).
     """
 
     variables: dict[str, float]
@@ -31,6 +36,8 @@ class Forecast:
     run_interval: Interval
     outside: dict[str, float]
     warnings: tuple[str, ...]
+    form: Form | None
+    public: dict[str, float] | None
 
 
 def forecast(
@@ -38,21 +45,31 @@ def forecast(
 ) -> Forecast:
     """Predict one run from the fit and the draws of a bootstrap.
 
-    The interval carries the uncertainty of the parameters and of the noise, not that the form of
-    the law may fail outside the data; that is what `outside` and the warnings are for.
+    The interval carries the uncertainty of the parameters, of the noise and, outside the data, of
+    the form of the law; see `discrepancy`.
     """
     simulated = simulate(result, variables, draws)
-    outside = distance(result, simulated.variables)
+    outside, form = simulated.outside, simulated.form
+    mean, run = (draws.interval(v, level) for v in (simulated.curves, simulated.runs))
+    # A run scatters about the curve: where noise is little, the luck of the draws may say otherwise.
+    run = (min(run[0], mean[0]), max(run[1], mean[1]))
     warnings = tuple(
         f"{name} is {factor:.3g} times outside the data" for name, factor in outside.items()
     )
+    if outside and form is None:
+        warnings += (
+            f"the interval trusts the form of the law: nothing is known of how laws of "
+            f"{result.law.target.name} fail outside their data",
+        )
     return Forecast(
         variables=simulated.variables,
         value=simulated.value,
-        mean_interval=draws.interval(simulated.curves, level),
-        run_interval=draws.interval(simulated.runs, level),
+        mean_interval=mean,
+        run_interval=run,
         outside=outside,
         warnings=warnings,
+        form=form,
+        public=None if form is None else covered(form.decades),
     )
 
 
@@ -60,18 +77,26 @@ def forecast(
 class Simulated:
     """What a bootstrap says of one run: `curves` and `runs` are arrays over its draws, [R].
 
-    `curves` is the law under each draw's parameters. `runs` adds to each a residual of the fit,
-    drawn with replacement: what a new run may show, and not only where the mean of many would lie.
+    `curves` is the law under each draw's parameters, and its form's error outside the data. `runs`
+    adds to each a residual of the fit, drawn with replacement: what a new run may show, and not only
+    where the mean of many would lie.
     """
 
     variables: dict[str, float]
     value: float
     curves: Array
     runs: Array
+    outside: dict[str, float]
+    form: Form | None
 
 
-def simulate(result: Result, variables: Mapping[str, float], draws: Draws) -> Simulated:
+def simulate(
+    result: Result, variables: Mapping[str, float], draws: Draws, graded: float = 1.0
+) -> Simulated:
     """Possible outcomes of one run, in the units of the target.
+
+    `graded` is the factor that a user's own graded forecasts put on the form's error, see
+    `discrepancy.graded_factor`.
 
     Residuals are centred, and inflated by sqrt(n / (n - p)) for the p parameters that were fitted
     to the n points. Raises LawError unless `variables` are exactly the law's.
@@ -95,13 +120,54 @@ def simulate(result: Result, variables: Mapping[str, float], draws: Draws) -> Si
     residuals = residuals - np.average(residuals, weights=result.problem.weights)
     inflate = np.sqrt(result.points / max(result.points - result.problem.freedom, 1))
     noise = np.random.default_rng(draws.seed + 1).choice(residuals, len(linked)) * inflate
+    outside = distance(result, values)
+    form = form_at(result, values, outside, graded)
+    if form is not None and form.scale > 0:
+        errors = form.draws(len(linked), draws.seed + 2)
+        linked = moved(result.loss.space, linked, curves, errors)
+        curves = unlink(result.loss.space, linked)
     runs = unlink(result.loss.space, linked - noise)
-    return Simulated(values, float(result.predict(**values)), curves, runs)
+    return Simulated(values, float(result.predict(**values)), curves, runs, outside, form)
+
+
+def form_at(
+    result: Result, values: Mapping[str, float], outside: Mapping[str, float], graded: float = 1.0
+) -> Form | None:
+    """The form's part of a forecast at `values`; None for a target of which nothing is known."""
+    if result.law.target.name != TARGET:
+        return None
+    far = decades(outside)
+    size = misfit(result.residuals, result.problem.freedom) * _to_log(result)
+    rivals = {m.law.name: float(m.predict(**values)) for m in result.members}
+    apart = 0.0
+    if rivals:
+        logs = np.log(np.array(list(rivals.values()))) - np.log(float(result.predict(**values)))
+        apart = float(np.sqrt(np.mean(logs**2)))
+    of = constants(bool(rivals))
+    scale = graded * float(of.scale(np.array(far), np.array(size), np.array(apart)))
+    return Form(scale, of.freedom, far, size, apart, rivals, graded)
+
+
+def _to_log(result: Result) -> float:
+    """What turns residuals in the space of the loss into ones of ln, at the typical target."""
+    typical = np.median(result.problem.target, keepdims=True)
+    return float(1.0 / (typical * slope(result.loss.space, typical))[0])
+
+
+def moved(space: str, linked: Array, values: Array, errors: Array) -> Array:
+    """Draws in the space of a loss, [R], with an error in ln added to each; `values` are unlinked."""
+    with np.errstate(all="ignore"):
+        return linked + errors if space == "log" else link(space, values * np.exp(errors))
 
 
 def distance(result: Result, values: Mapping[str, float]) -> dict[str, float]:
     """Factors above 1 by which variables (and compute, and tokens per parameter) leave the data."""
-    columns, wanted = (_extended(v) for v in (result.problem.variables, values))
+    return factors(result.problem.variables, values)
+
+
+def factors(data: Mapping[str, Array], values: Mapping[str, float]) -> dict[str, float]:
+    """`distance` of one run from columns [n] of the same variables."""
+    columns, wanted = (_extended(v) for v in (data, values))
     outside = {}
     for name, column in columns.items():
         low, high, value = float(column.min()), float(column.max()), wanted[name]

@@ -150,6 +150,7 @@ class Law:
     published: tuple[Published, ...] = ()
     source: str = ""
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    members: tuple[Law, ...] = ()  # of a combination (`combined.py`), whose formula is their median
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parameters]

@@ -57,8 +57,13 @@ class Problem:
 
     @property
     def freedom(self) -> int:
-        """Number of free parameters."""
-        return int(self.free.sum())
+        """Number of free parameters; of a combination, that of its richest member."""
+        counts, start = [], 0
+        for law in self.law.members or (self.law,):
+            end = start + len(law.parameters)
+            counts.append(int(self.free[list(set(self.slots[start:end]))].sum()))
+            start = end
+        return max(counts)
 
     def natural(self, vector: Array) -> dict[str, Array]:
         """Parameters by name from vectors of shape [..., p]; values have shape [...]."""

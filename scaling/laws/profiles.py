@@ -93,6 +93,12 @@ def sandwich(result: Result) -> Array:
 
 def standard_errors(result: Result) -> dict[str, float]:
     """Sandwich standard errors of the parameters (delta method for logarithmic ones)."""
+    if result.members:
+        return {
+            f"{member.law.name}_{name}": error
+            for member in result.members
+            for name, error in standard_errors(member).items()
+        }
     sigma = np.sqrt(np.diag(sandwich(result)))
     errors = {}
     for name, slot in zip(result.law.names, result.problem.slots, strict=True):
@@ -106,6 +112,10 @@ def profile(result: Result, name: str, level: float = 0.95) -> Profile:
     problem = result.problem
     if name not in result.law.names:
         raise LawError(f"law {result.law.name} has no parameter {name!r}")
+    for member in result.members:  # a parameter of a combination is profiled in its own law's fit
+        own = name.removeprefix(f"{member.law.name}_")
+        if own != name and own in member.law.names:
+            return dataclasses.replace(profile(member, own, level), name=name)
     slot = problem.slots[result.law.names.index(name)]
     if not problem.free[slot]:
         raise LawError(f"{name} is fixed or tied: profile the parameter it follows")

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scaling.laws.discrepancy import told
+
 PIXELS = 1.89  # of a page 60rem wide to the point, the same for all figures so that their text is
 STYLE = """
 :root{--ink:#1c1c1c;--soft:#5c5c5c;--line:#d9d9d9;--back:#fff;--warn:#fff4e0;--edge:#d55e00}
@@ -166,24 +168,29 @@ def _forecasts(record: Mapping[str, Any]) -> str:
         spans = [span(f["mean_interval"]), span(f["run_interval"])]
         rows.append([run, number(f["value"]), *spans, far or "inside"])
     header = ["run", "predicted", "the law", "one run", "outside the data"]
-    note = (
-        "<p class='soft'>Intervals for the law's curve and for one new run (with noise). Neither "
-        "covers a law whose form fails outside the data.</p>"
-    )
-    return "<h2>Predictions</h2>" + table(header, rows) + note if rows else ""
+    note = "<p class='soft'>Intervals for the law's curve and for one new run (with noise).</p>"
+    facts = [
+        html.escape(text)
+        for f in record["forecasts"]
+        for text in told(f["form"], f["public"], record["law"])
+    ]
+    listed = "".join(f"<li>{text}</li>" for text in dict.fromkeys(facts))
+    return f"<h2>Predictions</h2>{table(header, rows)}{note}<ul>{listed}</ul>" if rows else ""
 
 
 def _comparison(record: Mapping[str, Any]) -> str:
-    keys = ("law", "parameters", "held_out", "extrapolation", "aicc", "bic")
-    digits = (5, 5, 5, 5, 6, 6)
+    keys = ("law", "parameters", "rolling", "held_out", "extrapolation", "aicc", "bic")
+    digits = (5, 5, 5, 5, 5, 6, 6)
     rows = [
         [number(s[k], d) for k, d in zip(keys, digits, strict=True)] for s in record["comparison"]
     ]
-    header = ["law", "parameters", "held-out error", "largest budget left out", "AICc", "BIC"]
+    header = ["law", "parameters", "rolling origin", "held-out error", "largest budget left out"]
+    header += ["AICc", "BIC"]
     title = "Other laws on the same data" if len(rows) > 1 else "Error on runs left out"
     note = (
-        "<p class='soft'>Root mean squares of residuals, smaller is better: of runs held out in "
-        "turn, and of the largest budget under a fit to the others.</p>"
+        "<p class='soft'>Root mean squares of residuals, smaller is better: of runs above 1/2, 1/4, "
+        "1/8 and 1/16 of the largest compute under fits to those below (laws are ranked by this), "
+        "of runs held out in turn, and of the largest budget under a fit to the others.</p>"
     )
     return f"<h2>{title}</h2>" + table(header, rows) + note if rows else ""
 
@@ -241,11 +248,12 @@ def render(record: Mapping[str, Any], figures: Sequence[tuple[pathlib.Path, str]
 <h1>{html.escape(title)}</h1>
 <p class="eq">{html.escape(record["equation"])}</p>
 <p class="soft">{html.escape(record["law_source"])}</p>
+{_forecasts(record)}
 {_warnings(record["warnings"])}
 <h2>Parameters</h2>{_parameters(record)}
 <p class="soft">{html.escape(record["interval_note"])}</p>
 {_approaches(record)}
-{_optima(record)}{_forecasts(record)}{_comparison(record)}
+{_optima(record)}{_comparison(record)}
 <h2>Figures</h2>{"".join(_figure(*drawn) for drawn in figures)}
 <h2>Fit</h2>{_search(record)}
 <h2>Data</h2>{_data(record)}

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from scaling.laws.combined import joined
 from scaling.laws.fitting import Result, derive
 from scaling.laws.law import LawError
 from scaling.laws.problem import Array, Problem
@@ -152,6 +153,9 @@ def refit(
 
     Each is the best of: from the full-data fit, from its other minima, from its own screen.
     """
+    if result.members:
+        ends = [refit(member, weights, search, seed) for member in result.members]
+        return joined(result.problem, [v for v, _ in ends]), min(share for _, share in ends)
     problem = result.problem
     others = [problem.vector(minimum.parameters) for minimum in result.minima[1:3]]
     starts = [np.tile(vector, (len(weights), 1)) for vector in (result.vector, *others)]
@@ -198,4 +202,10 @@ def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, float
     fitted = result.residuals + problem.linked_target()
     spread = noise_scale(result) / np.sqrt(problem.weights / problem.weights.mean())
     observed = fitted + spread * generator.standard_normal((resamples, problem.points))
-    return _best(problem, [np.tile(result.vector, (resamples, 1))], observed=observed)
+    ends = [
+        _best(one.problem, [np.tile(one.vector, (resamples, 1))], observed=observed)
+        for one in result.members or (result,)
+    ]
+    if not result.members:
+        return ends[0]
+    return joined(problem, [v for v, _ in ends]), min(share for _, share in ends)

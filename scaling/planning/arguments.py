@@ -64,7 +64,7 @@ OPTIONS = (
         "KEY=VALUE,...", hardware,
     ),
     Option("forecast", "Write RUN/forecast.json from a fit.json, a run table or a sweep.", "FROM"),
-    Option("law", "The law to fit where --forecast is not a fit.json.", "NAME"),
+    Option("law", "The law to fit where --forecast is not a fit.json (combined).", "NAME"),
     Option(
         "at", "Variables of the law that the config does not tell.", "NAME=VALUE,...", numbers
     ),
@@ -76,6 +76,9 @@ OPTIONS = (
         "flops", "Which FLOPs the table counts, for laws of them: six_nd, exact.", "COUNT",
         Literal["six_nd", "exact"],
     ),
+    Option(
+        "graded", "Runs whose graded forecasts scale the error of the law's form.", "DIR"
+    ),
     Option("plan", "Memory and step time from a plan of this config.", "PLAN_JSON"),
     Option("price", "Dollars of a chip-hour.", "USD", PositiveFloat),
     Option("grade", "Grade a run that has ended against its forecast, again.", "RUN"),
@@ -84,7 +87,7 @@ OPTIONS = (
 
 # The flag that asks for a job, and the flags that the job understands beside its own.
 JOBS = {
-    "forecast": ("config", "workdir", "law", "at", "count", "flops", "plan", "price"),
+    "forecast": ("config", "workdir", "law", "at", "count", "flops", "graded", "plan", "price"),
     "grade": (),
     "scoreboard": (),
     "sweep": ("topology", "slices", "jobs", "hardware"),

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling.configs import ConfigError
-from scaling.laws.forecasting import distance, simulate
+from scaling.laws.discrepancy import covered, told
+from scaling.laws.forecasting import Simulated, distance, simulate
 from scaling.laws.law import LawError
 from scaling.planning import smaller_runs
 from scaling.planning.law_fit import LawFit
@@ -48,6 +49,7 @@ def build(
     at: Mapping[str, float] | None = None,
     plan: PlanRecord | None = None,
     price: float | None = None,
+    graded: float = 1.0,
 ) -> dict[str, Any]:
     """The content of a forecast, not sealed yet.
 
@@ -57,6 +59,7 @@ def build(
       at: values of variables of the law that a config does not tell.
       plan: what `python -m scaling.plan --json` found for the same config.
       price: money per chip-hour; overrides the plan's.
+      graded: factor of earlier graded forecasts on the form's error, `discrepancy.graded_factor`.
 
     Raises:
       ConfigError: the law needs a variable that neither the config nor `at` gives, is not about
@@ -65,7 +68,8 @@ def build(
     values = _variables(target, law, dict(at or {}))
     runs = smaller_runs.find(law.runs)
     absent: dict[str, str] = {}
-    quantities = {"loss": _loss(target, law, values)}
+    simulated = _simulated(law, values, graded)
+    quantities = {"loss": _loss(target, law, simulated)}
     measured, machine = _machine(target, runs, plan, price, absent)
     quantities |= measured
     return {
@@ -80,6 +84,8 @@ def build(
         "unit": target.unit,
         "steps": target.steps,
         "outside": _outside(law, values),
+        "form": None if simulated.form is None else dataclasses.asdict(simulated.form),
+        "public": None if simulated.form is None else covered(simulated.form.decades),
         "differs": smaller_runs.differences(runs, target),
         "warnings": list(law.result.warnings),
         "machine": dataclasses.asdict(machine),
@@ -140,11 +146,14 @@ def _variables(target: PlannedRun, law: LawFit, at: dict[str, float]) -> dict[st
     return {name: known[name] for name in names}
 
 
-def _loss(target: PlannedRun, law: LawFit, values: dict[str, float]) -> Quantity:
+def _simulated(law: LawFit, values: dict[str, float], graded: float) -> Simulated:
     try:
-        simulated = simulate(law.result, values, law.draws)
+        return simulate(law.result, values, law.draws, graded)
     except LawError as error:
         raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
+
+
+def _loss(target: PlannedRun, law: LawFit, simulated: Simulated) -> Quantity:
     origin = f"law {law.result.law.name} fitted to {law.result.points} points of {law.runs}"
     unit = target.objective
     if unit == "loss":
@@ -220,6 +229,11 @@ def _from_step_time(
 def describe(content: Mapping[str, Any]) -> str:
     """A forecast in lines for the terminal."""
     lines = [f"forecast of {content['name']} (run {content['fingerprint']})"]
+    low, high = content["quantities"]["loss"]["interval95"]
+    lines.append(f"  loss in [{low:.5g}, {high:.5g}] at 95 %")
+    lines += [
+        f"  {text}" for text in told(content["form"], content["public"], content["law"]["name"])
+    ]
     for name, one in content["quantities"].items():
         line = f"  {name:18s} {one['value']:<10.5g} {one['unit']:16s}"
         for level in ("50", "95"):
@@ -232,7 +246,7 @@ def describe(content: Mapping[str, Any]) -> str:
     lines.append("  the law's " + "; ".join(f"{k}: {v}" for k, v in conventions.items()))
     where = ", ".join(f"{name} x{factor:.3g}" for name, factor in content["outside"].items())
     lines.append(
-        f"  extrapolates: {where} beyond the data; the intervals trust the law there"
+        f"  extrapolates: {where} beyond the data"
         if where
         else "  inside the range of the data in every variable"
     )

@@ -28,7 +28,13 @@ def forecast(values: Values, overrides: Sequence[str]) -> int:
         run = target.describe(config, *counts)
     except DataError as error:
         raise ConfigError("data", str(error)) from error
-    content = forecasting.build(run, law, values.get("at", {}), given, values.get("price"))
+    factor = 1.0
+    if "graded" in values:
+        try:
+            factor = scoring.score(_folder(values, "graded"))["form"]["factor"]
+        except scoring.ScoreboardError as error:
+            raise ConfigError("--graded", str(error)) from error
+    content = forecasting.build(run, law, values.get("at", {}), given, values.get("price"), factor)
     path = forecasting.write(workdir, content)
     print(forecasting.describe(content))
     print(f"wrote {path}; start the run there and it grades itself")

@@ -22,6 +22,7 @@ from scaling.laws.resample import Draws, bootstrap
 from scaling.track import files
 
 RESAMPLES = 1000
+DEFAULT_LAW = "combined"  # nearest on public tables, see docs/reference/forecasts.md
 SAME_FIT = 1e-3  # relative difference of objectives that another version of a library may make
 
 
@@ -82,8 +83,8 @@ class LawFit:
                 "of the bootstrap's refits predicts, a residual of the fit (centred, inflated by "
                 "sqrt(n / (n - p))) drawn with replacement is added, and percentiles are taken, "
                 "expanded for n - p degrees of freedom (Hesterberg 2015). They carry the "
-                "uncertainty of the parameters and the spread of runs, not that the form of the "
-                "law may fail beyond its data: see `outside`."
+                "uncertainty of the parameters, the spread of runs and, beyond the data, the error "
+                "of the law's form: see `form`, and `public` for how such intervals fared."
             ),
         }
 
@@ -93,7 +94,7 @@ def load(source: str, law: str | None) -> LawFit:
 
     Args:
       source: a fit.json or the folder of one; or a run table or directory of runs, with `law`.
-      law: a law of the catalogue, or package.module:LAW; None (or the same) with a fit.json.
+      law: a law as `get_law` takes it; None for `DEFAULT_LAW`, or that of a fit.json.
 
     Raises:
       ConfigError: there is no such thing, its data or law cannot be used, or the table changed.
@@ -110,11 +111,7 @@ def load(source: str, law: str | None) -> LawFit:
     try:
         if path.name == "fit.json":
             return _repeat(path, law)
-        if law is None:
-            raise ConfigError(
-                "--law", f"is required, as {source} is not a fit.json", "write --law=chinchilla"
-            )
-        return _fit(["--runs", str(path), "--law", law, "--out", "."], None)
+        return _fit(["--runs", str(path), "--law", law or DEFAULT_LAW, "--out", "."], None)
     except LawError as error:
         raise ConfigError(
             "--forecast", f"{source}: {error}", "try the fit alone: python -m scaling.fit --help"

@@ -5,6 +5,7 @@ binomial interval (Clopper-Pearson), as if forecasts were independent: those tha
 not, and the number of distinct fits stands beside it.
 """
 
+import math
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from scaling.laws.discrepancy import graded_factor
 from scaling.track import provenance
 from scaling.track.run_dir import RunDirError, find_runs
 
@@ -47,6 +49,7 @@ def score(folder: pathlib.Path) -> dict[str, Any]:
             continue
         tables.add(grade["table_sha256"])
         about = {"run": str(run.path.relative_to(folder)), "created": grade["forecast_created"]}
+        about |= {"table": grade["table_sha256"], "form": grade.get("form")}
         rows += [
             {**about, "quantity": name, "outside": grade["outside"], **one}
             for name, one in grade["quantities"].items()
@@ -59,6 +62,7 @@ def score(folder: pathlib.Path) -> dict[str, Any]:
             "--config=... --forecast=FIT --workdir=RUN; the run then grades itself"
         )
     rows.sort(key=lambda row: (row["created"], row["run"]))
+    factor, fits = graded_factor(form_errors(rows))
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["quantity"], []).append(row)
@@ -67,10 +71,31 @@ def score(folder: pathlib.Path) -> dict[str, Any]:
         "folder": str(folder),
         "runs": dict(statuses),
         "fits": len(tables),
+        "form": {"factor": factor, "fits": fits},
         "refused": refused,
         "quantities": {name: _score(of_name) for name, of_name in by_name.items()},
         "rows": rows,
     }
+
+
+def form_errors(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """(table, error, expected deviation) in ln(loss) of graded losses outside their data.
+
+    The deviation is what the forecast would have said without a factor of earlier grades: that of
+    its 95 % interval (two normal deviations each way), the form's share set back to its own scale.
+    """
+    errors = []
+    for row in rows:
+        form, happened = row["form"], row["happened"]
+        if row["quantity"] != "loss" or not form or not form["decades"] > 0 or not happened:
+            continue
+        low, high = row["interval95"]
+        total = (math.log(high) - math.log(low)) / (2 * 1.96)
+        spread = form["scale"] ** 2 * form["freedom"] / (form["freedom"] - 2)
+        rest = max(total**2 - spread, 0.0)
+        expected = math.sqrt(rest + spread / form["graded"] ** 2)
+        errors.append((row["table"], math.log(row["predicted"] / happened), expected))
+    return errors
 
 
 def _score(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -149,6 +174,12 @@ def describe(record: dict[str, Any]) -> str:
             f"{name:20s} {one['measured']:4d}  {shares[0]:22s} {shares[1]:22s} "
             f"{_percent(one['mean_half_width95']):>10s} {_percent(one['mean_absolute_error']):>12s} "
             f"{_bias(one):>16s}  {_drift(one['drift'])}"
+        )
+    form = record["form"]
+    if form["fits"]:
+        lines.append(
+            f"the error of the law's form, from forecasts of {form['fits']} fits: {form['factor']:.3g} "
+            f"times that on public tables; --graded={record['folder']} takes it into the next forecast"
         )
     lines += [f"not graded: {text}" for text in record["refused"][:10]]
     return "\n".join(lines)

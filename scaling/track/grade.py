@@ -98,6 +98,7 @@ def _graded(
         "law": forecast["law"]["name"],
         "table_sha256": forecast["law"]["table_sha256"],
         "outside": forecast["outside"],
+        "form": forecast.get("form"),  # forecasts of before it was known have none
         "memory_by": _memory(summary)[1],
         "quantities": {
             name: _compare(one, happened.get(name), reasons.get(name), diverged and name == "loss")

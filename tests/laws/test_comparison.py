@@ -5,7 +5,13 @@ import pytest
 from laws.law_data import surface
 
 from scaling.laws import LawError, Loss, compare, fit
-from scaling.laws.comparison import leave_largest_out, score, seed_noise, seed_weights
+from scaling.laws.comparison import (
+    leave_largest_out,
+    rolling_origin,
+    score,
+    seed_noise,
+    seed_weights,
+)
 from scaling.laws.table import Table
 
 
@@ -27,6 +33,28 @@ def test_a_fit_is_compared_as_it_stands():
     assert ranked["chinchilla"].held_out == score(fixed).held_out
     free = compare(table, ["chinchilla"], Loss("lsq"))[0].held_out
     assert ranked["chinchilla"].held_out > 1.05 * free
+
+
+def test_laws_are_ranked_by_extrapolation_and_not_by_random_folds():
+    rng = np.random.default_rng(1)
+    x = np.geomspace(1e3, 1e6, 40)
+    loss = (1.5 + 40 * x**-0.4) * np.exp(0.02 * rng.standard_normal(40))
+    table = Table.from_columns({"examples": x, "loss": loss})
+    scores = compare(table, ["m1", "m2", "bnsl"], Loss("lsq"))
+    assert scores[0].law == "m2"
+    assert [s.rolling for s in scores] == sorted(s.rolling for s in scores)
+
+
+def test_rolling_origin_by_hand():
+    x = np.geomspace(1, 32, 11)  # half-octaves: 1/2, 1/4, 1/8 and 1/16 leave 9, 7, 5 and 3 below
+    loss = 2 * x**-0.3 * np.exp(0.01 * np.random.default_rng(0).standard_normal(11))
+    errors = []
+    for last in (9, 7, 5):
+        below = fit({"examples": x[:last], "loss": loss[:last]}, "m1", Loss("lsq"))
+        beyond = np.log(below.predict(examples=x[last:]) / loss[last:])
+        errors.append(np.mean(beyond**2))
+    three = fit({"examples": x, "loss": loss}, "m1", Loss("lsq"))
+    assert rolling_origin(three) == pytest.approx(np.sqrt(np.mean(errors)), rel=1e-5)
 
 
 def test_seed_noise_and_weights():

@@ -8,24 +8,27 @@ from __future__ import annotations
 import difflib
 import importlib
 
-from scaling.laws.catalogue import broken, data, language, recipe, sparse, tasks
+from scaling.laws.catalogue import broken, combined, data, language, recipe, sparse, tasks
+from scaling.laws.combined import JOIN, combine
 from scaling.laws.law import Law, LawError
 
 LAWS: dict[str, Law] = {
     law.name: law
-    for family in (language, data, tasks, broken, sparse, recipe)
+    for family in (language, data, tasks, broken, sparse, recipe, combined)
     for law in vars(family).values()
     if isinstance(law, Law)
 }
 
 
 def get_law(name: str) -> Law:
-    """A law of the catalogue by name, or any `package.module:ATTRIBUTE` that holds a `Law`.
+    """A law by name: of the catalogue, `package.module:ATTRIBUTE`, or `LAW+LAW`, their median.
 
     Raises LawError naming the nearest law.
     """
     if name in LAWS:
         return LAWS[name]
+    if JOIN in name:
+        return combine(name, *(get_law(part) for part in name.split(JOIN)))
     module, colon, attribute = name.partition(":")
     if not colon:
         near = difflib.get_close_matches(name, list(LAWS), 1, 0.4)

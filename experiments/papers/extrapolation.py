@@ -1,0 +1,436 @@
+"""Forecasts outside the data, on public tables: tunes the form's part of the intervals and judges it.
+
+`python experiments/papers/extrapolation.py [--cache=DIR]` writes scaling/laws/discrepancy.json and
+docs/reference/forecasts.md. Each table is fitted below 1/3, 1/10 and 1/30 of its largest compute
+and asked for the rest. Constants that judge a family are tuned on the other families alone. About
+40 minutes on 2 CPU cores the first time; fits are kept under --cache (runs/extrapolation).
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import glob
+import gzip
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import stats
+from tables import ROOT, SHARED
+
+from scaling.laws import Loss, bootstrap, fit, get_law
+from scaling.laws.discrepancy import Constants, decades, misfit
+from scaling.laws.forecasting import factors
+from scaling.laws.resample import expanded_percentiles
+
+CUTS, RESAMPLES, STARTS, POINTS, MOST = (10, 30, 3), 100, 8, 25, 250
+SURFACE, CURVE = ("chinchilla", "kaplan_nd", "over_training"), ("m2", "m1")
+QUANTILES = (np.arange(40) + 0.5) / 40
+GRID = {
+    "per_decade": (0.0, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03),
+    "misfit": (0.0, 0.5, 1.0, 1.5, 2.0),
+    "disagreement": (0.0, 0.15, 0.3, 0.45, 0.6, 0.8),
+    "freedom": (3.0, 5.0, 30.0),
+}
+BANDS = (3.0, 10.0, 30.0, 100.0)
+Array = np.ndarray
+Columns = dict[str, Array]
+Rows = list[dict[str, str]]
+
+
+def read(name: str) -> Rows:
+    """Rows of a public table."""
+    path = SHARED / name
+    with gzip.open(path, "rt") if name.endswith("gz") else open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def columns(rows: Rows, **names: str) -> Columns:
+    """Columns of numbers, renamed."""
+    return {k: np.array([float(row[v]) for row in rows]) for k, v in names.items()}
+
+
+def groups(rows: Rows, *keys: str) -> dict[tuple[str, ...], Rows]:
+    """Rows by the values of `keys`, sorted."""
+    split: dict[tuple[str, ...], Rows] = {}
+    for row in rows:
+        split.setdefault(tuple(row[k] for k in keys), []).append(row)
+    return dict(sorted(split.items()))
+
+
+Set = tuple[str, str, tuple[str, ...], Columns]
+
+
+def surfaces() -> Iterator[Set]:
+    """(family, table, laws, columns) of tables over parameters and tokens."""
+    rows = read("chinchilla_epoch/svg_extracted_data.csv")
+    data = columns(rows, params="Model Size", flops="Training FLOP", loss="loss")
+    keep = data["loss"] < np.sort(data["loss"])[-5]
+    tokens = data.pop("flops") / 6 / data["params"]
+    yield (
+        "chinchilla",
+        "epoch",
+        SURFACE,
+        {k: v[keep] for k, v in (data | {"tokens": tokens}).items()},
+    )
+    rows = read("extrapolation/isoflops_llama3_scalefit.csv")
+    kept = [row for row in rows if row["outlier"] == "False"]
+    for (name,), some in groups(kept, "experiment").items():
+        family = "chinchilla" if "scalefit" in name else "llama3"
+        yield family, name, SURFACE, columns(some, params="params", tokens="tokens", loss="loss")
+    for (name,), some in groups(read("porian/isoflop_points.csv"), "config").items():
+        if name in ("rw, tuned", "owt2, tuned", "rw, warm-up corrected", "owt2, head counted"):
+            yield "porian", name, SURFACE, columns(some, params="n", tokens="t", loss="loss")
+    data = columns(
+        read("datablations/points_fit182.csv"),
+        **{k: k for k in ("params", "tokens", "unique_tokens", "loss")},
+    )
+    once = data["tokens"] <= 1.01 * data["unique_tokens"]
+    unique = {k: data[k][once] for k in ("params", "tokens", "loss")}
+    yield "datablations", "once", SURFACE, unique
+    yield "datablations", "repeated", ("data_constrained",), data
+    yield from gadre()
+    rows = read("extrapolation/steplaw_dense_lr_bs_loss.csv")
+    best = [
+        min(some, key=lambda row: float(row["smooth loss"]))
+        for some in groups(rows, "N", "D").values()
+    ]
+    yield "steplaw", "best", SURFACE, columns(best, params="N", tokens="D", loss="smooth loss")
+
+
+def gadre() -> Iterator[Set]:
+    """Two validation sets of each of three training sets."""
+    split: dict[str, list[tuple[float, ...]]] = {}
+    for path in sorted(glob.glob(str(SHARED / "gadre_overtraining/models/*.json"))):
+        model = json.loads(pathlib.Path(path).read_text())
+        size = model["hyperparameters"]["params"], model["hyperparameters"]["tokens"]
+        for result in model["results"]:
+            for key in ("openlm", "c4_val"):
+                if key in str(result["val_data"]):
+                    name = f"{model['dataset_name']} {key}"
+                    split.setdefault(name, []).append((*size, result["loss"]))
+    for name, points in sorted(split.items()):
+        values = np.array(points, float).T
+        yield "gadre", name, SURFACE, dict(zip(("params", "tokens", "loss"), values, strict=True))
+
+
+def others() -> Iterator[Set]:
+    """Tables over parameters alone, parameters and experts, or examples."""
+    last: dict[str, dict[str, str]] = {}
+    for row in read("clark_routed/curves.csv.gz"):
+        known = last.get(row["hyper_id"])
+        if known is None or float(row["step"]) > float(known["step"]):
+            last[row["hyper_id"]] = row
+    fixed = [
+        r
+        for r in last.values()
+        if (r["routing_frequency"], r["k"], r["seed"]) == ("0.5", "1", "42")
+    ]
+    names = {"params": "dense_parameter_count", "loss": "loss_validation"}
+    for router in ("Dense", "S-Base"):
+        some = [row for row in fixed if row["router_type"] == router]
+        if router == "Dense":
+            yield "clark", "dense", ("henighan_n", "kaplan_n"), columns(some, **names)
+        else:
+            yield "clark", router, ("routed",), columns(some, **names, experts="num_experts")
+    rows = read("bnsl/four_digit_addition.csv")
+    yield "bnsl", "addition", CURVE, columns(rows, examples="train_size", loss="test_ce")
+    rows = read("extrapolation/alabdulmohsin_lang.csv")
+    for (domain, *names_), some in groups(rows, "Domain", "Task", "Model").items():
+        data = columns(some, examples="Seen Examples", loss="Loss")
+        if domain == "LM":  # several evaluations at one place: their mean
+            seen, where = np.unique(data["examples"], return_inverse=True)
+            mean = np.bincount(where, data["loss"]) / np.bincount(where)
+            data = {"examples": seen, "loss": mean}
+        yield f"curves {domain}", " ".join((domain, *names_)), CURVE, data
+
+
+def scale(data: Columns) -> Array:
+    """What a table is cut by: compute, or its only size."""
+    if "tokens" in data:
+        return 6 * data["params"] * data["tokens"]
+    return data["examples"] if "examples" in data else data["params"]
+
+
+def made(cut: int, laws: tuple[str, ...], data: Columns) -> dict[str, Array] | None:
+    """The fits below 1/cut of the largest run, and what they say of the rest; None if too few."""
+    size, generator = scale(data), np.random.default_rng(0)
+    inside = np.flatnonzero(size <= size.max() / cut * (1 + 1e-9))
+    outside = np.setdiff1d(np.arange(len(size)), inside)
+    if len(inside) < 8:
+        return None
+    if len(inside) > MOST:
+        inside = np.sort(generator.permutation(inside)[:MOST])
+    outside = generator.permutation(outside)[:POINTS]
+    fitted = {k: v[inside] for k, v in data.items()}
+    wanted = {k: v[outside] for k, v in data.items() if k != "loss"}
+    known = {k: v for k, v in fitted.items() if k != "loss"}
+    each = [{k: float(v[i]) for k, v in wanted.items()} for i in range(len(outside))]
+    record = {
+        "far": np.array([decades(factors(known, one)) for one in each]),
+        "came": np.log(data["loss"][outside]),
+        "cut": np.array(cut),
+    }
+    for name in laws:
+        result = fit(fitted, get_law(name), Loss(space="log"), starts=STARTS)
+        draws = bootstrap(result, RESAMPLES)
+        law = result.law
+        with np.errstate(all="ignore"):
+            curves = np.stack([np.log(law.evaluate_draws(draws.parameters, one)) for one in each])
+            record[f"{name}/value"] = np.log(result.predict(**wanted))
+        record[f"{name}/curves"] = curves
+        record[f"{name}/residuals"] = result.residuals
+        record[f"{name}/counts"] = np.array([draws.units, draws.freedom, draws.squared])
+    return record
+
+
+def records(cache: pathlib.Path) -> Iterator[tuple[str, str, tuple[str, ...], dict[str, Array]]]:
+    """(family, table, laws, record) of all, from the cache where they are there."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for cut in CUTS:
+        for family, name, laws, data in itertools.chain(surfaces(), others()):
+            path = cache / f"{family}~{name.replace('/', '_').replace(' ', '_')}~{cut}.npz"
+            if not path.exists():
+                record = made(cut, laws, data)
+                np.savez(path, **(record or {}))
+                print(f"{path.name}", flush=True)
+            record = dict(np.load(path))
+            if record:
+                yield family, f"{name} / {cut}", laws, record
+
+
+class Points:
+    """Forecasts of many points: arrays over points, [n], and quantiles of their draws, [n, q]."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, float, float, float, float, float, float, float]] = []
+        self.quantiles: list[Array] = []
+
+    def add(self, family: str, table: str, laws: tuple[str, ...], record: dict[str, Array]) -> None:
+        """What a law, or the median of several, says of the points of one record."""
+        value = np.median([record[f"{law}/value"] for law in laws], axis=0)
+        apart = [record[f"{law}/value"] - value for law in laws]
+        curves = np.median([record[f"{law}/curves"] for law in laws], axis=0)
+        residuals = np.median([record[f"{law}/residuals"] for law in laws], axis=0)
+        counts = np.max([record[f"{law}/counts"] for law in laws], axis=0)
+        size = misfit(residuals, int(counts[1]))
+        inflate = np.sqrt(len(residuals) / max(len(residuals) - int(counts[1]), 1))
+        noise = (
+            np.random.default_rng(1).choice(residuals - residuals.mean(), curves.shape) * inflate
+        )
+        runs = np.where(np.isfinite(curves), curves, value[:, None]) - noise
+        levels = [(0.025, 0.25), (0.025, 0.25)]
+        if counts[2]:
+            pair = [
+                expanded_percentiles(level, int(counts[0]), int(counts[1]))[0]
+                for level in (0.95, 0.5)
+            ]
+            levels[0] = (pair[0], pair[1])
+        for i, far in enumerate(record["far"]):
+            spread = float(np.sqrt(np.mean([a[i] ** 2 for a in apart])))
+            numbers = (far, record["came"][i], value[i], size, spread, *levels[0])
+            self.rows.append((family, table, *(float(x) for x in numbers)))
+            self.quantiles.append(np.quantile(runs[i], QUANTILES))
+
+    def stacked(self) -> tuple[Array, Array, Array, Array]:
+        """(families [n], tables [n], numbers [7, n], quantiles [n, q])."""
+        numbers = np.array([row[2:] for row in self.rows]).T
+        names = [np.array([row[i] for row in self.rows]) for i in (0, 1)]
+        return names[0], names[1], numbers, np.stack(self.quantiles)
+
+
+Judged = Array  # [4, n]: inside 95, inside 50, half-width in %, interval score in %
+
+
+def judge(points: Points, of: Constants | None) -> Judged:
+    """Coverage, half-width and interval score of each point; `of` None leaves the form out."""
+    _, _, (far, came, value, size, apart, tail, quarter), quantiles = points.stacked()
+    if of is not None:
+        spread = of.scale(far, size, apart)[:, None, None]
+        t = stats.t.ppf(QUANTILES, of.freedom)
+        quantiles = (quantiles[:, :, None] + spread * t).reshape(len(far), -1)
+    quantiles = np.sort(quantiles, axis=1)
+
+    def ends(level: Array) -> tuple[Array, Array]:
+        at = level * (quantiles.shape[1] - 1)
+        rows = np.arange(len(at))
+        low, high = (
+            quantiles[rows, np.rint(x).astype(int)] for x in (at, quantiles.shape[1] - 1 - at)
+        )
+        return np.minimum(low, value), np.maximum(high, value)
+
+    (low, high), (low50, high50) = ends(tail), ends(quarter)
+    missed = np.maximum(low - came, 0) + np.maximum(came - high, 0)
+    return np.stack(
+        [
+            (low <= came) & (came <= high),
+            (low50 <= came) & (came <= high50),
+            50 * (high - low),
+            100 * (high - low + 40 * missed),
+        ]
+    ).astype(float)
+
+
+def averaged(points: Points, judged: Judged, keep: Array | None = None) -> dict[str, Array]:
+    """By family: the mean over its tables of their means, [4], of the points in `keep`."""
+    families, names, _, _ = points.stacked()
+    keep = np.ones(len(families), bool) if keep is None else keep
+    means: dict[str, Array] = {}
+    for family in np.unique(families[keep]):
+        own = keep & (families == family)
+        each = [judged[:, own & (names == name)].mean(axis=1) for name in np.unique(names[own])]
+        means[str(family)] = np.mean(each, axis=0)
+    return means
+
+
+def tuned(by_constants: dict[Constants, dict[str, Array]], without: str) -> Constants:
+    """The constants with the best interval score among the calibrated, on all but one family."""
+
+    def cost(means: dict[str, Array]) -> float:
+        rows = np.array([row for family, row in means.items() if family != without])
+        # A family that is covered too often does not pay for one that is missed.
+        short = np.maximum(0.95 - rows[:, 0], 0).mean() + np.maximum(0.5 - rows[:, 1], 0).mean() / 4
+        return float(np.mean(np.log(rows[:, 3])) + 4 * short)
+
+    return min(by_constants, key=lambda of: cost(by_constants[of]))
+
+
+def searched(points: Points, rivals: bool) -> tuple[Constants, Judged, dict[str, Constants]]:
+    """(constants from all families, each family judged by those from the others, and those)."""
+    grid = GRID if rivals else GRID | {"disagreement": (0.0,)}
+    tries = [Constants(*values) for values in itertools.product(*grid.values())]
+    results = {of: averaged(points, judge(points, of)) for of in tries}
+    families = points.stacked()[0]
+    nested, judged = {}, np.full((4, len(families)), np.nan)
+    for family in np.unique(families):
+        nested[str(family)] = tuned(results, str(family))
+        own = families == family
+        judged[:, own] = judge(points, nested[str(family)])[:, own]
+    return tuned(results, ""), judged, nested
+
+
+def line(name: str, before: Array, after: Array, points: int) -> str:
+    """One row of the table."""
+    cells = [
+        f"{100 * m[0]:.0f} / {100 * m[1]:.0f} | {m[2]:.1f} % | {m[3]:.1f}" for m in (before, after)
+    ]
+    return f"| {name} | {points} | {' | '.join(cells)} |"
+
+
+HEAD = """# Forecasts outside the data
+
+Generated by `python experiments/papers/extrapolation.py` (DATE, 2-core CPU machine); do not edit.
+
+A forecast's interval contains three uncertainties: of the **parameters** (bootstrap), of the **run**
+(residuals of the fit), and, outside the data, of the law's **form**: a Student t in ln(loss) whose scale
+grows with the decades outside the data, with the misfit inside them and, for a combination of laws, with
+their disagreement; see `scaling.laws.discrepancy`. Inside the data the form adds nothing.
+
+Below, each public table is fitted on its runs below 1/3, 1/10 and 1/30 of the largest compute and
+asked for the rest. *Before*: one law (`chinchilla`, `m2`, or the table's own) without the form's part.
+*After*: the median of LAWS (of other variables: the same
+law), with constants tuned on the **other** families. Coverage is of 95 / 50 % intervals; the score is
+the interval score at 95 % (width plus 40 times the miss) in % of the loss, lower is better. Tables weigh
+the same within a family, families the same in the mean.
+
+"""
+
+
+def page(
+    before: Points, after: Points, judged: Judged, single: Judged
+) -> tuple[str, list[dict[str, float]]]:
+    """(the page's tables, coverage by distance)."""
+    head = (
+        "| | points | before: 95 / 50 | half-width | score | after: 95 / 50 | half-width | score |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    plain = judge(before, None)
+    families = after.stacked()[0]
+    first, last = averaged(before, plain), averaged(after, judged)
+    text = HEAD.replace("LAWS", ", ".join(f"`{x}`" for x in SURFACE))
+    text = text.replace("DATE", datetime.date.today().isoformat())
+    lines = ["## By left-out family", "", head]
+    lines += [line(f, first[f], last[f], int(np.sum(families == f))) for f in first]
+
+    def mean(of: dict[str, Array]) -> Array:
+        return np.asarray(np.mean(list(of.values()), axis=0))
+
+    lines.append(line("**mean of families**", mean(first), mean(last), len(families)))
+    ratio = np.exp(np.mean([np.log(last[f][3] / first[f][3]) for f in first]))
+    lines += ["", f"Geometric mean over families of score after / score before: {ratio:.2f}."]
+    lines += ["", "## By distance", "", head]
+    bands, low = [], 1.0
+    for high in BANDS:
+        pair = []
+        for points, each in ((before, plain), (after, judged)):
+            far = points.stacked()[2][0]
+            keep = (far > np.log10(low) + 1e-12) & (far <= np.log10(high))
+            pair.append(mean(averaged(points, each, keep)))
+        lines.append(line(f"{low:g} to {high:g} times", *pair, int(keep.sum())))
+        inside95, inside50 = (float(share) for share in pair[1][:2])
+        bands.append(
+            {"to": high, "inside95": inside95, "inside50": inside50, "points": float(keep.sum())}
+        )
+        low = high
+    lines += ["", "## One law that stands alone", "", "No combination anywhere.", "", head]
+    lines.append(
+        line("**mean of families**", mean(first), mean(averaged(before, single)), len(before.rows))
+    )
+    return text + "\n".join(lines) + "\n", bands
+
+
+def main(arguments: list[str]) -> None:
+    """Fit or load everything, tune, judge, write."""
+    cache = ROOT / "runs" / "extrapolation"
+    for argument in arguments:
+        cache = pathlib.Path(argument.removeprefix("--cache="))
+    before, after, with_rivals = Points(), Points(), Points()
+    own: list[tuple[str, str, tuple[str, ...], dict[str, Array]]] = []
+    for family, name, laws, record in records(cache):
+        before.add(family, name, laws[:1], record)
+        if laws == SURFACE:
+            with_rivals.add(family, name, laws, record)
+        else:
+            own.append((family, name, laws[:1], record))
+    constants, judged, nested = searched(with_rivals, rivals=True)
+    single, single_judged, single_nested = searched(before, rivals=False)
+    # No combination earns it on other tables (of m2 and m1 it does not): theirs are of one law.
+    after.rows, after.quantiles = list(with_rivals.rows), list(with_rivals.quantiles)
+    for family, name, laws, record in own:
+        extra = Points()
+        extra.add(family, name, laws, record)
+        after.rows += extra.rows
+        after.quantiles += extra.quantiles
+        judged = np.concatenate([judged, judge(extra, single_nested[family])], axis=1)
+    text, bands = page(before, after, judged, single_judged)
+    record_ = {
+        "source": "python experiments/papers/extrapolation.py",
+        "families": len(set(after.stacked()[0])),
+        "constants": {"combined": vars(constants), "alone": vars(single)},
+        "coverage": bands,
+    }
+    (ROOT / "scaling/laws/discrepancy.json").write_text(json.dumps(record_, indent=1) + "\n")
+    rows = [f"| {k} | {v} |" for k, v in (("combination", constants), ("one law", single))]
+    names = ["per_decade", "misfit", "disagreement", "freedom"]
+    rows = [
+        f"| {label} | " + " | ".join(f"{getattr(of, n):g}" for n in names) + " |"
+        for label, of in (("combination", constants), ("one law", single))
+    ]
+    rows += [
+        f"| without {family} | " + " | ".join(f"{getattr(of, n):g}" for n in names) + " |"
+        for family, of in nested.items()
+    ]
+    table = "\n".join(
+        ["| tuned on all | " + " | ".join(names) + " |", "|---|---|---|---|---|", *rows]
+    )
+    text += f"\n## Constants\n\n{table}\n"
+    (ROOT / "docs/reference/forecasts.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
