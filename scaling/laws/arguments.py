@@ -129,7 +129,7 @@ class FitOptions:
     curves: bool = False
     max_rows: int = 1_000_000
     loss: Literal["huber", "lsq", "l1"] = "huber"
-    delta: float = 1e-3
+    delta: float | None = None
     space: Literal["log", "raw", "log1p"] | None = None
     reduction: Literal["sum", "mean"] = "sum"
     over: float = 1.0
@@ -173,7 +173,7 @@ OPTIONS = (
     cli.Option("curves", "Every evaluation of a run, not only the last."),
     cli.Option("max_rows", "Where reading stops (1e6).", "N", count),
     _choice("loss", "What is minimised (huber).", "huber", "lsq", "l1"),
-    cli.Option("delta", "Huber's delta, in units of the residual (1e-3).", "X", positive),
+    cli.Option("delta", "Huber's delta (from the residuals; papers: 1e-3).", "X", positive),
     _choice("space", "Of the residuals (the law's).", "log", "raw", "log1p"),
     _choice("reduction", "Of the reported objective (sum).", "sum", "mean"),
     cli.Option("over", "Weight of over-estimates (1).", "X", positive),

@@ -106,7 +106,11 @@ def fitted(options: FitOptions) -> tuple[Table, Result]:
     """The table and the law fitted to it, as the flags of `scaling.fit` say. Raises LawError."""
     law = get_law(options.law)
     loss = Loss(
-        options.loss, options.delta, options.space or law.space, options.reduction, options.over
+        options.loss,
+        options.delta or 1e-3,
+        options.space or law.space,
+        options.reduction,
+        options.over,
     )
     table = load(options)
     if options.weights and options.weights != "seeds":
@@ -120,6 +124,7 @@ def fitted(options: FitOptions) -> tuple[Table, Result]:
         bounds=options.bounds,
         starts=options.starts,
         seed=options.seed,
+        adapt=options.delta is None,
     )
     if options.weights == "seeds":
         result = _reweighted(result, options)
@@ -282,8 +287,11 @@ def _doubts(analysis: Analysis) -> list[str]:
     """What the intervals assume that does not hold."""
     result, draws = analysis.result, analysis.draws
     warnings = [w for p in analysis.profiles for w in p.warnings]
-    if draws and draws.converged < 0.99:
-        warnings.append(f"{100 * (1 - draws.converged):.1f} % of the resamples did not converge")
+    if draws and draws.dropped:
+        warnings.append(
+            f"{draws.dropped} of {len(draws) + draws.dropped} resamples did not converge when "
+            f"refitted, and are left out of the intervals"
+        )
     runs = len(np.unique(result.problem.clusters))
     if draws and draws.kind == "points" and runs < result.points:
         warnings.append(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,18 +83,20 @@ class Problem:
 
     def residuals(self, vector: Array) -> Array:
         """Residuals g(prediction) - g(target), shape [n], of one vector, shape [p]."""
-        return self._apply(lambda function: function, vector)
+        return self._apply(vector, derivatives=False)
 
     def jacobian(self, vector: Array) -> Array:
         """Derivatives of the residuals by slot, shape [n, p]."""
-        return self._apply(jax.jacfwd, vector)
+        return self._apply(vector, derivatives=True)
 
-    def _apply(self, transform: Callable[[Any], Any], vector: Array) -> Array:
-        function = residual_function(self.law, self.slots, self.kinds, self.loss.space)
+    def _apply(self, vector: Array, derivatives: bool) -> Array:
+        """Compiled once for each padded number of points, as the solver is."""
+        program = _program(self.law, self.slots, self.kinds, self.loss.space, derivatives)
+        size = bucket(self.points)
+        arrays = {k: padded(v, size) for k, v in self.variables.items()}
         with x64():
-            arrays = {k: jnp.asarray(v) for k, v in self.variables.items()}
-            observed = jnp.asarray(self.linked_target())
-            return np.asarray(transform(function)(jnp.asarray(vector), arrays, observed))
+            end = program(np.asarray(vector), arrays, padded(self.linked_target(), size))
+        return np.asarray(end)[: self.points]
 
     def linked_target(self) -> Array:
         """g(target), shape [n]."""
@@ -123,6 +124,15 @@ def residual_function(
         return link(space, predicted) + jnp.zeros_like(observed) - observed
 
     return residuals
+
+
+@functools.lru_cache(maxsize=64)
+def _program(
+    law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], space: str, derivatives: bool
+) -> Callable[[Array, Mapping[str, Array], Array], jax.Array]:
+    """Jitted residuals [n], or their derivatives by slot [n, p]."""
+    function = residual_function(law, slots, kinds, space)
+    return jax.jit(jax.jacfwd(function) if derivatives else function)
 
 
 def bucket(count: int) -> int:

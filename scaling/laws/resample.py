@@ -18,7 +18,10 @@ from scaling.laws.fitting import Result, derive
 from scaling.laws.law import LawError
 from scaling.laws.problem import Array, Problem
 from scaling.laws.screen import screen_resamples
-from scaling.laws.solver import solve
+from scaling.laws.solver import Solution, solve
+
+FIRST_STEPS, MORE_STEPS = 60, (300, 2000)  # of all starts; of the best of each lane
+FLAT = 1e-5  # scaled gradient of a resample that counts as converged
 
 Kind = Literal["points", "runs", "parametric"]
 
@@ -27,6 +30,7 @@ Kind = Literal["points", "runs", "parametric"]
 class Draws:
     """Fits of resamples: `vectors` [R, p], parameters and derived quantities as arrays [R].
 
+    Resamples that did not converge, however often refitted, are left out: `dropped` counts them.
     `units` independent observations were resampled, `freedom` parameters fitted; `squared` says
     that the loss is squared error for most residuals.
     """
@@ -35,7 +39,7 @@ class Draws:
     vectors: Array
     parameters: dict[str, Array]
     derived: dict[str, Array]
-    converged: float
+    dropped: int
     units: int
     freedom: int
     seed: int
@@ -43,6 +47,11 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def converged(self) -> float:
+        """Share of the resamples that converged, and so are here."""
+        return len(self) / (len(self) + self.dropped)
 
     @property
     def values(self) -> dict[str, Array]:
@@ -124,6 +133,14 @@ def bootstrap(
             owners = problem.clusters if kind == "runs" else np.arange(problem.points)
             counts = resample_counts(owners, resamples, seed)
         vectors, converged = refit(result, counts * problem.weights, search, seed)
+    dropped = int(np.sum(~converged))
+    if 2 * dropped > len(vectors):
+        raise LawError(
+            f"{dropped} of {len(vectors)} resamples of law {problem.law.name} did not converge: "
+            f"take a law with fewer parameters, fix one (--fix=NAME=VALUE), or do without "
+            f"(--bootstrap=0)"
+        )
+    vectors = vectors[converged]
     parameters = problem.natural(vectors)
     derived = {
         k: np.broadcast_to(v, len(vectors)) for k, v in derive(problem.law, parameters).items()
@@ -133,7 +150,7 @@ def bootstrap(
         vectors,
         parameters,
         derived,
-        converged,
+        dropped,
         units,
         problem.freedom,
         seed,
@@ -148,8 +165,8 @@ def _mostly_squared(result: Result) -> bool:
 
 def refit(
     result: Result, weights: Array, search: bool = True, seed: int = 0
-) -> tuple[Array, float]:
-    """Fits under other weights, [R, n]: (vectors [R, p], share that converged).
+) -> tuple[Array, Array]:
+    """Fits under other weights, [R, n]: (vectors [R, p], which converged [R]).
 
     Each is the best of: from the full-data fit, from its other minima, from its own screen.
     """
@@ -170,21 +187,37 @@ def _best(
     *,
     weights: Array | None = None,
     observed: Array | None = None,
-) -> tuple[Array, float]:
-    """The lowest end of each lane over several starts, [R, p], and the share that converged."""
-    count, times = len(starts[0]), (len(starts), 1)
-    solution = solve(
-        problem,
-        np.concatenate(starts),
-        weights=None if weights is None else np.tile(weights, times),
-        observed=None if observed is None else np.tile(observed, times),
-        warm=True,
-    )
-    values = solution.values.reshape(len(starts), count)
-    best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=0)
-    rows = best * count + np.arange(count)
-    good = solution.converged[rows] | (solution.gradients[rows] < 1e-5)
-    return solution.vectors[rows], float(np.mean(good))
+) -> tuple[Array, Array]:
+    """The lowest end of each lane over several starts, [R, p], and which of them converged, [R].
+
+    All starts take a few steps, the best of each lane goes on, and longer where that fails.
+    """
+    count = len(starts[0])
+
+    def ends(vectors: Array, lanes: Array, max_steps: int) -> Solution:
+        return solve(
+            problem,
+            vectors,
+            weights=None if weights is None else weights[lanes],
+            observed=None if observed is None else observed[lanes],
+            warm=True,
+            max_steps=max_steps,
+        )
+
+    every = ends(np.concatenate(starts), np.tile(np.arange(count), len(starts)), FIRST_STEPS)
+    values = np.where(np.isfinite(every.values), every.values, np.inf).reshape(-1, count)
+    rows = np.argmin(values, axis=0) * count + np.arange(count)
+    vectors, reached = every.vectors[rows].copy(), values.min(axis=0)
+    good = every.converged[rows] | (every.gradients[rows] < FLAT)
+    for max_steps in MORE_STEPS:
+        left = np.flatnonzero(~good)
+        if not len(left):
+            break
+        more = ends(vectors[left], left, max_steps)
+        better = more.values <= reached[left] * (1 + 1e-12)
+        vectors[left[better]], reached[left[better]] = more.vectors[better], more.values[better]
+        good[left] = better & (more.converged | (more.gradients < FLAT))
+    return vectors, good
 
 
 def noise_scale(result: Result) -> float:
@@ -196,7 +229,7 @@ def noise_scale(result: Result) -> float:
     return float(1.4826 * np.median(np.abs(r)) * inflate)
 
 
-def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, float]:
+def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, Array]:
     problem = result.problem
     generator = np.random.default_rng(seed)
     fitted = result.residuals + problem.linked_target()

@@ -74,7 +74,8 @@ class _Objective:
         def residuals(v: jax.Array) -> jax.Array:
             return self.residuals(v, data["variables"], lane["observed"])
 
-        r, jacobian = residuals(vector), jax.jacfwd(residuals)(vector)
+        r, tangent = jax.linearize(residuals, vector)
+        jacobian = jax.vmap(tangent, out_axes=1)(jnp.eye(len(vector)))
         psi, curvature, irls = derivatives(r, delta, data["over"], self.smooth)
         pull = jax.lax.stop_gradient(weights * psi)
         second = jax.hessian(lambda v: jnp.sum(pull * residuals(v)))(vector)

@@ -30,7 +30,7 @@ TRUTH = {
         "a_S": 30.0, "c_S": 10.0, "K_D": 400.0, "c": 1.2, "b_S": 0.7, "b_N": 0.25, "b_D": 0.3
     },
     "m1": {"b": 5.0, "c": 0.3}, "m2": {"e_inf": 0.1, "b": 5.0, "c": 0.3},
-    "m4": {"e_inf": 0.1, "gap": 0.9, "b": 3.0, "c": 0.5, "alpha": 0.7},
+    "m4": {"e_inf": 0.1, "a": 2.8, "c": 0.5, "alpha": 0.7, "x0": 10.0},
     "repetition_decay": {
         "E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37, "tau": 4.0
     },
@@ -52,7 +52,7 @@ TRUTH = {
 }  # fmt: skip
 
 # What must come back, law by law; laws absent from here are over-parametrised on any small design
-# (farseer, joint_moe, distillation, m3, bnsl_2, bnsl_3, moe_sparsity, repetition_penalty).
+# (farseer, joint_moe, distillation, m3_offset, bnsl_2, bnsl_3, moe_sparsity, repetition_penalty).
 CASES = {
     "kaplan_n": ("alpha_N", "Nc"), "kaplan_d": ("alpha_D",), "kaplan_c": ("alpha_C",),
     "kaplan_nd": ("alpha_N", "alpha_D", "Nc", "Dc"), "kaplan_ns": ("alpha_N", "alpha_S"),
@@ -65,7 +65,7 @@ CASES = {
     "task_error": ("epsilon", "k", "gamma"), "ladder_loss": ("alpha", "beta"),
     "ladder_accuracy": ("k", "L0"), "llama_answer_loss": ("s",), "llama_tokens": ("alpha", "A"),
     "scale_rl": ("C_mid", "B"), "repeated_sampling": ("a", "b"), "bnsl_0": ("c0",),
-    "bnsl": ("c0", "c1", "d1", "f1"), "m1": ("c",), "m2": ("c", "e_inf"),
+    "bnsl": ("c0", "c1", "d1", "f1"), "m1": ("c",), "m2": ("c", "e_inf"), "m3": ("c",),
     "m4": ("c", "alpha", "e_inf"), "zhai": ("b", "c"), "routed": ("a", "b", "c", "d"),
     "fine_grained_moe": ("alpha", "beta", "gamma"), "weight_sparsity": ("b_S", "b_N", "b_D"),
     "lr_compute": ("gamma",), "batch_compute": ("gamma",), "model_compute": ("gamma",),

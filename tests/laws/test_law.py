@@ -8,6 +8,7 @@ import pytest
 from laws.catalogue_designs import CASES, design, truth
 
 from scaling.laws import LAWS, Law, LawError, Parameter, coefficient, exponent, fit, get_law, power
+from scaling.laws.fitting import derive
 from scaling.laws.law import PARAMS
 
 
@@ -49,11 +50,24 @@ def test_kaplan_compute_exponent_is_implied():
 
 def test_m4_solves_its_equation():
     law = get_law("m4")
-    p = {"e_inf": 0.1, "gap": 0.9, "b": 3.0, "c": 0.4, "alpha": 0.7}
     x = np.geomspace(1, 1e8, 40)
-    e = law.evaluate(p, {"examples": x})
-    left = (e - 0.1) / (1.0 - e) ** 0.7
-    np.testing.assert_allclose(left, 3.0 * x**-0.4, rtol=1e-9)
+    for alpha in (0.01, 0.7, 1.0, 3.0):
+        p = {"e_inf": 0.1, "a": 1.5, "c": 0.4, "alpha": alpha, "x0": 50.0}
+        e = law.evaluate(p, {"examples": x})
+        found = derive(law, p)
+        left = (e - 0.1) / (found["e0"] - e) ** alpha
+        some = found["e0"] - e > 1e-5  # nearer to e0 the subtraction has lost its digits
+        right = found["b"] * x**-0.4
+        np.testing.assert_allclose(left[some], right[some], rtol=1e-8)
+
+
+def test_m3_is_the_authors():
+    """Alabdulmohsin et al. 2022: no irreducible loss beside b gamma^c."""
+    p, x = {"b": 3.0, "c": 0.4, "gamma": 1e-4}, np.geomspace(1, 1e8, 9)
+    found = get_law("m3").evaluate(p, {"examples": x})
+    np.testing.assert_allclose(found, 3.0 * (1 / x + 1e-4) ** 0.4, rtol=1e-12)
+    more = get_law("m3_offset").evaluate({**p, "e_inf": 0.2}, {"examples": x})
+    np.testing.assert_allclose(more, found + 0.2, rtol=1e-12)
 
 
 def test_bnsl_sharp_break_does_not_overflow():

@@ -83,61 +83,77 @@ M2 = Law(
 )
 M3 = Law(
     name="m3",
+    equation="e = b (1/x + gamma)^c",
+    variables=(X,),
+    parameters=(coefficient("b"), exponent("c", (0.02, 2.0)), shape("gamma", (1e-14, 1e-1))),
+    formula=lambda p, v: p.b * power(1.0 / v.examples + p.gamma, p.c),
+    linear=("b",),
+    source=ALABDULMOHSIN,
+)
+# Not in the paper, whose M3 levels off at b gamma^c alone.
+M3_OFFSET = Law(
+    name="m3_offset",
     equation="e = e_inf + b (1/x + gamma)^c",
     variables=(X,),
-    parameters=(
-        offset("e_inf"),
-        coefficient("b"),
-        exponent("c", (0.02, 2.0)),
-        shape("gamma", (1e-14, 1e-1)),
-    ),
-    formula=lambda p, v: p.e_inf + p.b * power(1.0 / v.examples + p.gamma, p.c),
+    parameters=(offset("e_inf"), *M3.parameters),
+    formula=lambda p, v: p.e_inf + M3.formula(p, v),
     linear=("e_inf", "b"),
-    source=ALABDULMOHSIN,
+    source=f"m3 of {ALABDULMOHSIN}, with an irreducible loss",
 )
 
 
 def _m4_formula(p: Namespace, v: Namespace) -> jax.Array:
     """Solve (e - e_inf)/(e0 - e)^alpha = b x^-c for e between e_inf and e0.
 
-    With u = (e - e_inf)/(e0 - e_inf) the equation is ln u - alpha ln(1 - u) = ln h, monotone in
-    u; in t = logit(u) it is nearly linear in both tails. Bisection finds t; two Newton steps on
-    top carry exact first and second derivatives.
+    With u = (e - e_inf)/(e0 - e_inf) and x0 the x at which u/(1 - u)^alpha is 1, the law reads
+    e = e_inf + a x^-c (1 - u)^alpha: affine in e_inf and a, and a plain power law as x0 falls to 0.
+
+    In t = logit(u) the equation for u is monotone and nearly linear in both tails. Newton's
+    method from the line of the nearer tail never overshoots, for the curve is concave below
+    alpha = 1 and convex above; two more steps carry exact first and second derivatives.
     """
-    span = p.gap
-    target = jnp.log(p.b) - p.c * jnp.log(v.examples) - (1.0 - p.alpha) * jnp.log(span)
+    log_x = jnp.log(v.examples)
+    target = p.c * (jnp.log(p.x0) - log_x)
 
-    def left(t: jax.Array) -> jax.Array:
-        return -jnp.logaddexp(0.0, -t) + p.alpha * jnp.logaddexp(0.0, t) - target
+    def step(t: jax.Array, target: jax.Array, alpha: jax.Array) -> jax.Array:
+        slope = jax.nn.sigmoid(-t) + alpha * jax.nn.sigmoid(t)
+        return t - (jax.nn.log_sigmoid(t) - alpha * jax.nn.log_sigmoid(-t) - target) / slope
 
-    def bisect(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = ends
-        middle = 0.5 * (low + high)
-        below = jax.lax.stop_gradient(left(middle)) < 0
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-    ends = (jnp.full_like(target, -800.0), jnp.full_like(target, 800.0))
-    low, high = jax.lax.fori_loop(0, 60, bisect, jax.lax.stop_gradient(ends))
-    t = jax.lax.stop_gradient(0.5 * (low + high))
+    fixed, alpha = jax.lax.stop_gradient((target, p.alpha))
+    t = jnp.minimum(fixed, 0.0) + jnp.minimum(jnp.maximum(fixed, 0.0) / alpha, 700.0)
+    t = jax.lax.fori_loop(0, M4_STEPS, lambda _, t: step(t, fixed, alpha), t)
+    t = jax.lax.stop_gradient(t)
     for _ in range(2):
-        slope = jax.nn.sigmoid(-t) + p.alpha * jax.nn.sigmoid(t)
-        t = t - left(t) / slope
-    return p.e_inf + span * jax.nn.sigmoid(t)
+        t = step(t, target, p.alpha)
+    return p.e_inf + p.a * jnp.exp(p.alpha * jax.nn.log_sigmoid(-t) - p.c * log_x)
+
+
+M4_STEPS = 8  # and two more are enough for alpha >= M4_ALPHA at any x
+M4_ALPHA = 0.01
+
+
+def _m4_gap(p: Namespace) -> float:
+    """e0 - e_inf."""
+    return p.a * p.x0**-p.c
 
 
 M4 = Law(
     name="m4",
-    equation="(e - e_inf)/(e0 - e)^alpha = b x^-c, e0 = e_inf + gap",
+    equation="(e - e_inf)/(e0 - e)^alpha = b x^-c, a = b (e0 - e_inf)^alpha, x0^c = a/(e0 - e_inf)",
     variables=(X,),
     parameters=(
-        offset("e_inf", (0.0, 1.0)),
-        offset("gap", (0.05, 10.0)),
-        coefficient("b", (1e-2, 1e8)),
+        offset("e_inf"),
+        coefficient("a"),
         exponent("c", (0.05, 2.0)),
-        exponent("alpha", (0.0, 3.0)),
+        exponent("alpha", (0.02, 3.0), low=M4_ALPHA),
+        shape("x0", (1e0, 1e10)),
     ),
     formula=_m4_formula,
-    derived={"e0": lambda p: p.e_inf + p.gap},
+    linear=("e_inf", "a"),
+    derived={
+        "b": lambda p: p.a * _m4_gap(p) ** -p.alpha,
+        "e0": lambda p: p.e_inf + _m4_gap(p),
+    },
     source=ALABDULMOHSIN,
 )
 
