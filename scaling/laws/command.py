@@ -24,7 +24,7 @@ from scaling.laws.comparison import Score, compare, fold_masks, score, seed_nois
 from scaling.laws.discrepancy import told
 from scaling.laws.fitting import Result, fit, fit_problem
 from scaling.laws.forecasting import forecast
-from scaling.laws.isoflop import approaches
+from scaling.laws.isoflop import approaches, disagreement
 from scaling.laws.law import LawError
 from scaling.laws.losses import Loss
 from scaling.laws.profiles import Profile, profile, standard_errors
@@ -268,7 +268,9 @@ def _uses(analysis: Analysis) -> dict[str, Any]:
         forecasts = [forecast(result, point, draws, options.level) for point in options.predict]
     ways, doubts = approaches(result, analysis.cost, options.seed)
     noise = seed_noise(result)
-    warnings = [*analysis.cost.warnings, *result.warnings, *_doubts(analysis)]
+    boot = draws.intervals(options.level) if draws else {}
+    apart = disagreement(ways, result.derived.get("a"), boot.get("a"))
+    warnings = [*apart, *analysis.cost.warnings, *result.warnings, *_doubts(analysis)]
     warnings += [w for o in optima for w in o.warnings]
     for f in forecasts:
         point = ", ".join(f"{k} {v:.4g}" for k, v in f.variables.items())

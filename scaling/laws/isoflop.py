@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from scaling.laws.law import LawError
 from scaling.laws.problem import Array
 
 WIDTH = 0.35  # runs of one budget spread over less than this in ln C
+ROUNDING = 0.02  # in ln C: nominal budgets are met to this at best, smaller gaps say nothing
+CLEAR = 2.0  # times as wide as the gaps inside budgets are the gaps between them
+FAR = 10.0  # times outside the sampled sizes where a fitted minimum says nothing
 OFF_CENTRE = 0.5
 SIZES = 4  # model sizes that make a group of runs a budget of an isoFLOP design
 WINDOWS = {"all": None, "2.0": 2.0, "1.4": 1.4, "1.0": 1.0, "0.7": 0.7}  # half widths in ln N
@@ -59,14 +63,31 @@ class PowerLaw:
 def group_budgets(flops: Array) -> Array:
     """Budget number of each point, [n], ascending.
 
-    Budgets are the fullest windows of WIDTH in ln C, taken one after another, so that runs
-    whose compute only scatters around a nominal budget stay together and stray runs stay apart.
+    Budgets end at the gaps in ln C, where these fall into narrow and wide ones. Runs that no gap
+    divides are cut into the fullest windows of WIDTH, taken one after another, so that runs whose
+    compute only scatters around a nominal budget stay together and stray runs stay apart.
     """
-    log_c = np.log(flops)
-    left, owner = np.ones(len(flops), bool), np.full(len(flops), -1)
+    order = np.argsort(flops, kind="stable")
+    log_c = np.log(flops)[order]
+    gaps = np.diff(log_c)
+    steps = np.sort(np.clip([ROUNDING, *gaps, WIDTH], ROUNDING, WIDTH))
+    jump = int(np.argmax(steps[1:] / steps[:-1]))
+    clear = steps[jump + 1] >= CLEAR * steps[jump]
+    widest = math.sqrt(steps[jump] * steps[jump + 1]) if clear else WIDTH
+    codes, found = np.empty(len(flops), int), 0
+    for rows in np.split(np.arange(len(flops)), np.flatnonzero(gaps > widest) + 1):
+        inside = _windows(log_c[rows])
+        codes[order[rows]] = found + inside
+        found += int(inside.max(initial=-1)) + 1
+    return codes
+
+
+def _windows(log_c: Array) -> Array:
+    """Numbers, [n], ascending, of the fullest windows of WIDTH in sorted `log_c`."""
+    left, owner = np.ones(len(log_c), bool), np.full(len(log_c), -1)
     centres: list[float] = []
     while left.any():
-        values = np.sort(log_c[left])
+        values = log_c[left]
         counts = np.searchsorted(values, values + WIDTH, "right") - np.arange(len(values))
         start = values[int(np.argmax(counts))]
         rows = left & (log_c >= start) & (log_c <= start + WIDTH)
@@ -161,7 +182,9 @@ def approach2(
     warnings = [f"budget {m.flops:.3g} FLOP: {w}" for m in every for w in m.warnings]
     if thin := len(params) - sum(m.points for m in every):
         warnings.append(f"{thin} runs belong to no budget with 3 model sizes and were not used")
-    usable = [m for m in every if np.isfinite(m.params)]
+    usable = _near(every)
+    if far := len(every) - len(usable):
+        warnings.append(f"{far} budgets have no minimum near the sampled sizes and were not used")
     if len(usable) < 2:
         raise LawError(
             f"{len(usable)} budgets have a minimum; an exponent needs at least 2. Reasons: "
@@ -172,6 +195,8 @@ def approach2(
     draws = [_exponent(minima(window, rng)) for _ in range(resamples)]
     good = [d for d in draws if d is not None]
     interval = tuple(np.quantile(good, (0.025, 0.975)).tolist()) if len(good) > 20 else UNKNOWN
+    if len(good) < 0.95 * resamples:
+        warnings.append(f"{resamples - len(good)} of {resamples} resamples gave no exponent")
     windows = {label: _exponent(minima(width)) for label, width in WINDOWS.items()}
     known = {label: value for label, value in windows.items() if value is not None}
     low, high = min(known.values(), default=0.0), max(known.values(), default=0.0)
@@ -183,9 +208,14 @@ def approach2(
 
 
 def _exponent(minima: Sequence[IsoflopMinimum]) -> float | None:
-    """Through the minima that are not far from the sizes sampled; None with fewer than 2."""
-    near = [m for m in minima if m.sizes[0] / 10 < m.params < m.sizes[1] * 10]
+    """Through the minima near the sampled sizes; None with fewer than 2."""
+    near = _near(minima)
     return _line(near)[0] if len(near) >= 2 else None
+
+
+def _near(minima: Sequence[IsoflopMinimum]) -> list[IsoflopMinimum]:
+    """The one rule for estimate, windows and resamples: within FAR of the sampled sizes."""
+    return [m for m in minima if m.sizes[0] / FAR < m.params < m.sizes[1] * FAR]
 
 
 def _line(minima: Sequence[IsoflopMinimum]) -> tuple[float, float]:
@@ -282,6 +312,25 @@ def approaches(
         records.append({"approach": name, "coefficient": coefficient, **record})
         doubts += [f"{name}: {text}" for text in _doubts(line)]
     return records, doubts
+
+
+def disagreement(
+    ways: Sequence[Mapping[str, Any]], exponent: float | None, interval: Sequence[float] | None
+) -> list[str]:
+    """A warning when the intervals of two approaches do not meet; `exponent` is approach 3's."""
+    known = [(w["approach"], w["exponent"], w["interval"]) for w in ways]
+    if exponent is not None and interval is not None:
+        known.append(("the fitted law (approach 3)", exponent, interval))
+    apart = any(
+        a[0] > b[1] or b[0] > a[1] for (_, _, a), (_, _, b) in itertools.combinations(known, 2)
+    )
+    if not apart:
+        return []
+    told = "; ".join(f"{name} {e:.3f} [{low:.3f}, {high:.3f}]" for name, e, (low, high) in known)
+    return [
+        f"the approaches disagree on N* ~ C^a beyond their intervals: {told}; no allocation is "
+        f"safe until it is known why (see the doubts of each)"
+    ]
 
 
 def _doubts(line: PowerLaw) -> list[str]:

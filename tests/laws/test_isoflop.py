@@ -6,7 +6,7 @@ from laws.law_data import TRUTH, surface
 
 from scaling.laws import LawError, Loss, fit
 from scaling.laws.allocation import SIX_ND
-from scaling.laws.isoflop import approach1, approach2, approaches, group_budgets
+from scaling.laws.isoflop import approach1, approach2, approaches, disagreement, group_budgets
 
 
 def test_budgets_are_grouped_despite_scatter():
@@ -70,3 +70,37 @@ def test_the_other_approaches_stand_beside_the_law():
     envelope = [f for f in found if f["approach"].startswith("envelope")]
     assert envelope[0]["exponent"] == pytest.approx(truth, abs=0.05)
     assert approaches(fit(steps, "henighan_n", Loss("lsq")), SIX_ND) == ([], [])
+
+
+def test_close_budgets_are_split_at_gaps():
+    """26 budgets 24 % apart were merged into 14 by the width of a window."""
+    budgets = 1e18 * 1.24 ** np.arange(26)
+    rng = np.random.default_rng(0)
+    flops = np.repeat(budgets, 6) * np.exp(rng.uniform(-0.01, 0.01, 156))
+    shuffled = rng.permutation(156)
+    expected = np.repeat(np.arange(26), 6)[shuffled]
+    assert np.array_equal(group_budgets(flops[shuffled]), expected)
+
+
+def test_estimate_and_resamples_share_the_rule_for_far_minima():
+    """One budget whose parabola has its vertex far outside bent the estimate alone."""
+    sizes = np.geomspace(1e8, 1e10, 7)
+    params, flops, loss = [], [], []
+    for k, budget in enumerate(np.geomspace(1e19, 1e22, 6)):
+        best = 0.3 * budget**0.5 if k < 5 else 1e14
+        params.append(sizes)
+        flops.append(np.full(7, budget))
+        loss.append(2.0 * np.exp(0.01 * np.log(sizes / best) ** 2))
+    found = approach2(*(np.concatenate(v) for v in (params, loss, flops)), resamples=60)
+    assert found.exponent == pytest.approx(0.5, abs=1e-6)
+    assert found.interval[0] - 1e-6 <= found.exponent <= found.interval[1] + 1e-6
+    assert any("1 budgets have no minimum near the sampled sizes" in w for w in found.warnings)
+
+
+def test_approaches_that_disagree_say_so():
+    way = {"approach": "envelope", "exponent": 0.65, "interval": (0.6, 0.7)}
+    assert disagreement([way], 0.62, (0.55, 0.66)) == []
+    assert disagreement([way], None, None) == []
+    (told,) = disagreement([way], 0.5, (0.45, 0.55))
+    assert "envelope 0.650 [0.600, 0.700]" in told
+    assert "approach 3) 0.500 [0.450, 0.550]" in told
