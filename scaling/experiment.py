@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from scaling.configs.component import Component, Family, import_from
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import (
+    LocalPath,
     NonNegativeFloat,
     NonNegativeInt,
     NotInFingerprint,
@@ -111,7 +112,7 @@ class DataConfig:
     seed: Annotated[NonNegativeInt | None, PerMember()] = None
     prefetch: Annotated[PositiveInt, NotInFingerprint(), PerMember()] = 2
     workers: Annotated[PositiveInt, NotInFingerprint(), PerMember()] = 1
-    cache_dir: Annotated[str | None, NotInFingerprint()] = None
+    cache_dir: Annotated[LocalPath | None, NotInFingerprint()] = None
 
     def check(self) -> None:
         """`source` or `mixture`, not both and not neither."""
@@ -206,7 +207,7 @@ class InitFrom:
       into: prefix of the paths here, such as "teacher".
     """
 
-    run: str
+    run: LocalPath
     step: NonNegativeInt | None = None
     weights: Literal["evaluated", "params", "ema"] = "evaluated"
     collections: tuple[str, ...] | None = None

@@ -1,6 +1,7 @@
 """The one error that a wrong config or a wrong command line ends in."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -27,6 +28,21 @@ class RefusedError(ValueError):
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason, remedy)
         self.reason, self.remedy = reason, remedy
+
+
+def local_path(text: str) -> str:
+    """The text, unless it is a URL, of which a folder of that name would be made here.
+
+    Raises:
+      RefusedError: it is one.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise RefusedError(
+            f"{text} is a URL, and everything here reads and writes the file system of this machine",
+            "mount the bucket (gcsfuse, s3fs, a volume of the cluster) and give the path there, or "
+            "use a folder here and copy it",
+        )
+    return text
 
 
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:

@@ -19,6 +19,9 @@ import dataclasses
 from typing import Annotated
 
 import annotated_types
+import pydantic
+
+from scaling.configs.errors import local_path
 
 
 def Range(  # read as a type beside other types
@@ -58,4 +61,5 @@ NonNegativeInt = Annotated[int, Range(low=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(low=0)]
 Probability = Annotated[float, Range(0, 1)]
+LocalPath = Annotated[str, pydantic.AfterValidator(local_path)]
 RuntimeFloat = Annotated[float, Range(low=0), RuntimeNumber()]

@@ -3,12 +3,18 @@
 import os
 import pathlib
 
+from scaling.configs.errors import RefusedError, local_path
+
+
+class PathError(RuntimeError):
+    """A variable or key names a place that cannot be used."""
+
 
 def cache_root() -> pathlib.Path:
     """$SCALING_CACHE (`~` is expanded, an empty variable counts as none), or ~/.cache/scaling.
 
     Raises:
-      RuntimeError: there is no home directory to put it in.
+      PathError: see `expand`.
     """
     return expand(os.environ.get("SCALING_CACHE") or "~/.cache/scaling", "SCALING_CACHE")
 
@@ -21,12 +27,14 @@ def expand(stated: str, name: str) -> pathlib.Path:
       name: the variable or key that sets it, for the error.
 
     Raises:
-      RuntimeError: it begins with `~`, and there is no home directory.
+      PathError: it is a URL, or begins with `~` where there is no home directory.
     """
     try:
-        return pathlib.Path(stated).expanduser()
+        return pathlib.Path(local_path(stated)).expanduser()
+    except RefusedError as error:
+        raise PathError(f"{name}: {error.reason}; {error.remedy}") from None
     except RuntimeError as error:
-        raise RuntimeError(
+        raise PathError(
             f"{name}: {stated} cannot be found, as this user has no home directory; set "
             f"{name} to a folder that can be written to"
         ) from error
@@ -36,7 +44,7 @@ def tfds_root() -> pathlib.Path:
     """$TFDS_DATA_DIR, or ~/tensorflow_datasets.
 
     Raises:
-      RuntimeError: see `expand`.
+      PathError: see `expand`.
     """
     return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
@@ -45,7 +53,7 @@ def compile_cache() -> pathlib.Path:
     """$JAX_COMPILATION_CACHE_DIR (`~` is expanded), or jax/ in the cache.
 
     Raises:
-      RuntimeError: see `cache_root`.
+      PathError: see `expand`.
     """
     stated = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return expand(stated, "JAX_COMPILATION_CACHE_DIR") if stated else cache_root() / "jax"

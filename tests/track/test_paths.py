@@ -58,3 +58,14 @@ def test_every_variable_of_a_folder_follows_the_home(monkeypatch: pytest.MonkeyP
     ):
         monkeypatch.setenv(name, "~/x")
         assert folder() == pathlib.Path("/home/someone/x")
+
+
+@pytest.mark.parametrize(
+    "variable", ["SCALING_CACHE", "JAX_COMPILATION_CACHE_DIR", "TFDS_DATA_DIR"]
+)
+def test_a_url_is_no_place_here(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "gs://bucket/folder")
+    told = [place["path"] for place in machine.paths() if not place["writable"]]
+    assert any(text.startswith(f"{variable}: gs://bucket/folder is a URL") for text in told)
+    with pytest.raises(paths.PathError, match="is a URL.*mount the bucket"):
+        paths.expand("s3://b/x", "data.cache_dir")

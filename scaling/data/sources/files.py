@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import zstandard
 
+from scaling.configs.types import LocalPath
 from scaling.data.cache import file_hash
 from scaling.data.documents import has_text
 from scaling.data.errors import DataError
@@ -49,8 +50,8 @@ class Files:
 
     kind: ClassVar[str] = "text"
 
-    paths: tuple[str, ...]
-    eval_paths: tuple[str, ...] = ()
+    paths: tuple[LocalPath, ...]
+    eval_paths: tuple[LocalPath, ...] = ()
     field: str = "text"
     errors: Errors = "strict"
     separator: str = ""

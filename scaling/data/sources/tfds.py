@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaling.configs.types import LocalPath
 from scaling.data.cache import file_hash
 from scaling.data.errors import DataError
 from scaling.data.images import image_spec
@@ -44,7 +45,7 @@ class Tfds:
     dataset: str
     split: str = "train"
     eval_split: str | None = None
-    data_dir: str | None = None
+    data_dir: LocalPath | None = None
     download: bool = False
     feature: str | None = None
     label: str | None = None
