@@ -67,5 +67,5 @@ def test_a_url_is_no_place_here(monkeypatch: pytest.MonkeyPatch, variable: str) 
     monkeypatch.setenv(variable, "gs://bucket/folder")
     told = [place["path"] for place in machine.paths() if not place["writable"]]
     assert any(text.startswith(f"{variable}: gs://bucket/folder is a URL") for text in told)
-    with pytest.raises(paths.PathError, match="is a URL.*mount the bucket"):
+    with pytest.raises(paths.PathError, match=r"is a URL.*mount the bucket"):
         paths.expand("s3://b/x", "data.cache_dir")
