@@ -45,7 +45,8 @@ Rows = list[dict[str, str]]
 def read(name: str) -> Rows:
     """Rows of a public table."""
     path = SHARED / name
-    with gzip.open(path, "rt") if name.endswith("gz") else open(path, newline="") as file:
+    opener = gzip.open if name.endswith("gz") else open
+    with opener(path, "rt", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -106,7 +107,7 @@ def gadre() -> Iterator[Set]:
     """Two validation sets of each of three training sets."""
     split: dict[str, list[tuple[float, ...]]] = {}
     for path in sorted(glob.glob(str(SHARED / "gadre_overtraining/models/*.json"))):
-        model = json.loads(pathlib.Path(path).read_text())
+        model = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         size = model["hyperparameters"]["params"], model["hyperparameters"]["tokens"]
         for result in model["results"]:
             for key in ("openlm", "c4_val"):
@@ -413,7 +414,9 @@ def main(arguments: list[str]) -> None:
         "constants": {"combined": vars(constants), "alone": vars(single)},
         "coverage": bands,
     }
-    (ROOT / "scaling/laws/discrepancy.json").write_text(json.dumps(record_, indent=1) + "\n")
+    (ROOT / "scaling/laws/discrepancy.json").write_text(
+        json.dumps(record_, indent=1) + "\n", encoding="utf-8"
+    )
     rows = [f"| {k} | {v} |" for k, v in (("combination", constants), ("one law", single))]
     names = ["per_decade", "misfit", "disagreement", "freedom"]
     rows = [
@@ -428,7 +431,7 @@ def main(arguments: list[str]) -> None:
         ["| tuned on all | " + " | ".join(names) + " |", "|---|---|---|---|---|", *rows]
     )
     text += f"\n## Constants\n\n{table}\n"
-    (ROOT / "docs/reference/forecasts.md").write_text(text)
+    (ROOT / "docs/reference/forecasts.md").write_text(text, encoding="utf-8")
     print(text)
 
 

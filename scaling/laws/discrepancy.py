@@ -73,7 +73,11 @@ class Form:
 @functools.cache
 def published() -> dict[str, Any]:
     """`discrepancy.json`: constants, and coverage on public tables by distance."""
-    text = importlib.resources.files("scaling.laws").joinpath("discrepancy.json").read_text()
+    text = (
+        importlib.resources.files("scaling.laws")
+        .joinpath("discrepancy.json")
+        .read_text(encoding="utf-8")
+    )
     return dict(json.loads(text))
 
 

@@ -186,6 +186,7 @@ def compare(name: str, style: str, rounds: int, seconds: float) -> dict[str, Any
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
             env=os.environ | {"JAX_PLATFORMS": "cpu"} | tunables,
         )
         _answer(children[side])

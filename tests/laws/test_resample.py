@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from laws.law_data import TRUTH, besiroglu, surface
 
-from scaling.laws import LawError, Loss, bootstrap, fit
+from scaling.laws import LawError, Loss, bootstrap, fit, resample
 from scaling.laws.command import _interval_note
 from scaling.laws.resample import expanded_percentiles, resample_counts
 
@@ -87,3 +87,31 @@ def test_percentiles_are_widened_where_errors_are_squared(loss, kind, widened):
     assert draws.interval(values) == pytest.approx(tails, abs=1e-4)
     assert draws.interval(values)[0] < (0.01 if widened else 0.026)
     assert ("plain percentiles" in _interval_note(draws, result)) != widened
+
+
+def test_resamples_that_do_not_converge_are_left_out_and_counted(monkeypatch):
+    x = np.geomspace(1e3, 1e6, 30)
+    y = 5 * x**-0.3 * np.exp(0.01 * np.random.default_rng(0).standard_normal(30))
+    result = fit({"examples": x, "loss": y}, "m1", Loss("lsq"))
+    found = resample.refit
+
+    def failing(*arguments):
+        vectors, converged = found(*arguments)
+        return vectors, converged & (np.arange(len(vectors)) >= 3)
+
+    monkeypatch.setattr(resample, "refit", failing)
+    draws = bootstrap(result, 20)
+    assert (len(draws), draws.dropped) == (17, 3)
+    assert len(draws.parameters["c"]) == 17
+    with pytest.raises(LawError, match="3 of 5"):
+        bootstrap(result, 5)
+
+
+def test_delta_follows_the_noise_only_where_asked():
+    x = np.geomspace(1e3, 1e6, 40)
+    y = 5 * x**-0.3 * np.exp(0.05 * np.random.default_rng(0).standard_normal(40))
+    columns = {"examples": x, "loss": y}
+    assert fit(columns, "m1").loss.delta == 1e-3
+    adapted = fit(columns, "m1", adapt=True)
+    assert 0.04 < adapted.loss.delta < 0.1  # 1.345 * 0.05 = 0.067
+    assert "residuals" in adapted.conventions["delta"]
