@@ -85,6 +85,11 @@ def command(argv: Sequence[str]) -> int:
     """
     values, _ = cli.read(argv, OPTIONS, USAGE)
     job = _check(values)
+    if job != "table" and not values.get("dry_run"):
+        from scaling.track import allocator, machine
+
+        if not machine.device_files():
+            allocator.restart()  # workers that this process starts have its settings
     from scaling.sweeps.launchers import LaunchError
     from scaling.sweeps.ledger import LedgerError
     from scaling.sweeps.study import SearchError

@@ -13,13 +13,7 @@ ours, with its range. PyTorch is needed only here: `pip install torch`.
 The machine must be idle: with other work on the cores PyTorch's threads wait for each other at every
 operation, and the ratio says nothing about the two programs (seen: 10 and more).
 
-Measured 2026-11-23 on 2 cores of an AMD EPYC, JAX 0.10.2, PyTorch 2.13.0, 8 rounds of 2 seconds: ratio
-of PyTorch's step time to ours, median (range over rounds):
-
-    small   gpt2    0.75 (0.57 to 0.79)    55.2 ms
-    small   modern  0.90 (0.80 to 0.97)    59.5 ms
-    medium  gpt2    0.78 (0.62 to 0.95)    952 ms
-    medium  modern  0.95 (0.72 to 1.28)    961 ms
+docs/results.md has what was measured, and when.
 
 About half of our step is matrix products; about 7 % copies the optimizer's moments, which the guard
 keeps in case the step is bad, and 7 % transposes keys and values for XLA's batched products.
