@@ -2,8 +2,9 @@
 
 `python experiments/papers/extrapolation.py [--cache=DIR]` writes scaling/laws/discrepancy.json and
 docs/reference/forecasts.md. Each table is fitted below 1/3, 1/10 and 1/30 of its largest compute
-and asked for the rest. Constants that judge a family are tuned on the other families alone. About
-40 minutes on 2 CPU cores the first time; fits are kept under --cache (runs/extrapolation).
+and asked for the rest. Constants that judge a family are tuned on the other families alone.
+Fits are kept under --cache (runs/extrapolation): the first time takes many minutes, then 34 s on 2
+CPU cores.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Measured 2026-11-22 with JAX 0.10.2 on 2 CPU cores, two workers, empty caches: 1
 for the fit. The table lies beside this file, the figure in docs/images. The lowest loss of every budget
 is inside its sizes. Fitted to all 25 runs (2026-11-23), E is 0.795 [0.588, 0.852] nats per token, and
 the text's entropy rate, known exactly, is 0.822; at 2.4e11 FLOPs N* is 20.0k [13.4k, 25.4k] and D* 1.87M
-[1.48M, 2.74M]. Fitted without the largest budget, the law gives 0.871 [0.831, 0.901] for the run that
-was best there, which came to 0.902, just above it.
+[1.48M, 2.74M]. Fitted without the largest budget, the law gives 0.871 [0.832, 0.905] for the run that
+was best there, which came to 0.902, inside it.
 
 `isoflop_tiny.py:6` in the same directory adds a sixth budget of five runs, twice as long.
 """

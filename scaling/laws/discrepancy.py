@@ -11,7 +11,7 @@ the fit, D: root mean square distance of the members of a combination from their
 factor of 3, from which on D counts in full. This is the discrepancy of Kennedy and O'Hagan (2001)
 with a scale that grows; a law that stands alone cannot tell D and has constants of its own.
 
-`CONSTANTS` and the coverage below are in `discrepancy.json`, fitted on public tables by
+The constants and the coverage by distance are in `discrepancy.json`, fitted on public tables by
 `python experiments/papers/extrapolation.py`; docs/reference/forecasts.md shows them family by family.
 """
 

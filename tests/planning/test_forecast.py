@@ -54,6 +54,20 @@ def test_a_forecast_of_the_loss_is_near_and_says_how_far_out_it_is(law, big, tmp
     assert sealed.read(path)["law"]["table_sha256"] == law.table_sha256
 
 
+def test_a_table_alone_is_forecast_by_the_combination_and_its_rivals_are_told(table, big):
+    content = forecast.build(big, law_fit.load(str(table), None), graded=2.0)
+    assert content["law"]["name"] == "combined"
+    form = content["form"]
+    assert form["rivals"].keys() == {"chinchilla", "kaplan_nd", "over_training"}
+    told = forecast.describe(content)
+    top = told.splitlines()[1:5]
+    assert "at 95 %" in top[0]
+    assert "the form's error" in top[1]
+    assert "scaled by 2 for your graded forecasts" in top[1]
+    assert "on public tables" in top[2]
+    assert f"kaplan_nd {form['rivals']['kaplan_nd']:.5g}" in top[3]
+
+
 def test_what_nothing_speaks_for_is_absent(law, big):
     content = forecast.build(big, law, price=3.0)
     assert content["quantities"].keys() == {"loss"}
@@ -117,7 +131,6 @@ def test_a_run_that_has_started_is_not_forecast(table, tmp_path, capsys):
     ("flags", "words"),
     [
         (["--forecast=nowhere.csv"], ["--forecast", "nowhere.csv", "does not exist"]),
-        (["--forecast=TABLE"], ["--law", "required", "--law=chinchilla"]),
         (["--forecast=TABLE", "--law=chincilla"], ["chinchilla"]),
         (["--forecast=TABLE", "--law=data_constrained"], ["unique_tokens"]),
         (["--forecast=TABLE", "--law=chinchilla", "--at=x"], ["--at", "NAME=VALUE"]),

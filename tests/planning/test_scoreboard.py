@@ -1,6 +1,7 @@
 """The scoreboard over fabricated runs: coverage, bias, drift, the picture, and having none."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -68,3 +69,17 @@ def test_having_none_says_what_there_was(tmp_path, capsys):
     assert "--forecast" in told
     assert main([f"--scoreboard={tmp_path / 'nowhere'}"]) == 2
     assert "not a directory" in capsys.readouterr().err
+
+
+def test_graded_losses_outside_their_data_speak_for_the_form():
+    """At a factor of 2 the form's share is set back to its own scale; inside the data none is."""
+    form = {"decades": 1.0, "scale": 0.02, "freedom": 4.0, "graded": 2.0}
+    ends = [math.exp(-1.96 * 0.05), math.exp(1.96 * 0.05)]
+    row = {"quantity": "loss", "table": "t", "form": form, "interval95": ends}
+    row |= {"predicted": 1.0, "happened": math.exp(0.1)}
+    inside = {**row, "form": {**form, "decades": 0.0}}
+    others = [inside, {**row, "quantity": "cost"}, {**row, "form": None}, {**row, "happened": None}]
+    ((name, error, expected),) = scoreboard.form_errors([row, *others])
+    assert (name, error) == ("t", pytest.approx(-0.1))
+    # Of 0.05^2 the form had 2 x 0.02^2; a quarter of that stays.
+    assert expected == pytest.approx(math.sqrt(0.05**2 - 0.0008 + 0.0002))
