@@ -39,9 +39,12 @@ def test_fit_json_holds_the_contract(out):
     wanted = {"law", "parameters", "intervals", "objective", "gradient_norm", "points"}
     wanted |= {"excluded", "warnings", "loss"}
     assert wanted <= set(record)
-    assert record["loss"] == {
-        "kind": "huber", "delta": 1e-3, "space": "log", "reduction": "sum", "over": 1.0
-    }  # fmt: skip
+    delta = record["loss"].pop("delta")
+    assert record["loss"] == {"kind": "huber", "space": "log", "reduction": "sum", "over": 1.0}
+    assert 2e-3 < delta < 2e-2, "1.345 deviations of noise of about 5e-3"
+    assert (
+        record["conventions"]["delta"] == f"{delta:.3g}, from the residuals of a least-squares fit"
+    )
     assert record["points"] == 240
     assert [e["reason"] for e in record["excluded"]] == ["--exclude=loss>=3.44"] * 5
     for name, value in record["parameters"].items():

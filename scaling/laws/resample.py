@@ -172,7 +172,7 @@ def refit(
     """
     if result.members:
         ends = [refit(member, weights, search, seed) for member in result.members]
-        return joined(result.problem, [v for v, _ in ends]), min(share for _, share in ends)
+        return _together(result.problem, ends)
     problem = result.problem
     others = [problem.vector(minimum.parameters) for minimum in result.minima[1:3]]
     starts = [np.tile(vector, (len(weights), 1)) for vector in (result.vector, *others)]
@@ -241,4 +241,9 @@ def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, Array
     ]
     if not result.members:
         return ends[0]
-    return joined(problem, [v for v, _ in ends]), min(share for _, share in ends)
+    return _together(problem, ends)
+
+
+def _together(problem: Problem, ends: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Of the members of a combination: vectors of all, and where every member converged."""
+    return joined(problem, [v for v, _ in ends]), np.all([good for _, good in ends], axis=0)
