@@ -11,7 +11,6 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-SHARED = pathlib.Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "scaling_data"
 FIXTURES = ROOT / "tests" / "fixtures" / "scaling_data"
 
 
@@ -46,17 +45,3 @@ def markdown(title: str, source: str, rows: list[Row]) -> str:
 def fixture(name: str) -> pathlib.Path:
     """A data file that comes with the repository; see tests/fixtures/scaling_data/README.md."""
     return FIXTURES / name
-
-
-def external(name: str, remedy: str) -> pathlib.Path:
-    """A data file that does not come with the repository.
-
-    Looked for beside the others and in `$SCALING_SHARED/scaling_data` (`../shared` unless set);
-    FileNotFoundError names both places and how to get the file.
-    """
-    places = (FIXTURES / name, SHARED / name)
-    for path in places:
-        if path.exists():
-            return path
-    looked = " or ".join(str(p.parent) for p in places)
-    raise FileNotFoundError(f"{name} is not in {looked}: {remedy}")

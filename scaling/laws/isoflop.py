@@ -74,11 +74,11 @@ def group_budgets(flops: Array) -> Array:
     jump = int(np.argmax(steps[1:] / steps[:-1]))
     clear = steps[jump + 1] >= CLEAR * steps[jump]
     widest = math.sqrt(steps[jump] * steps[jump + 1]) if clear else WIDTH
-    codes, budget = np.empty(len(flops), int), 0
+    codes, groups = np.empty(len(flops), int), 0
     for rows in np.split(np.arange(len(flops)), np.flatnonzero(gaps > widest) + 1):
         inside = _windows(log_c[rows])
-        codes[order[rows]] = budget + inside
-        budget += int(inside.max(initial=-1)) + 1
+        codes[order[rows]] = groups + inside
+        groups += int(inside.max(initial=-1)) + 1
     return codes
 
 
@@ -326,9 +326,9 @@ def disagreement(
     )
     if not apart:
         return []
-    listed = "; ".join(f"{name} {e:.3f} [{low:.3f}, {high:.3f}]" for name, e, (low, high) in known)
+    answers = "; ".join(f"{name} {e:.3f} [{low:.3f}, {high:.3f}]" for name, e, (low, high) in known)
     return [
-        f"the approaches disagree on N* ~ C^a beyond their intervals: {listed}; no allocation is "
+        f"the approaches disagree on N* ~ C^a beyond their intervals: {answers}; no allocation is "
         f"safe until it is known why (see the doubts of each)"
     ]
 
