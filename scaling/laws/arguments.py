@@ -20,13 +20,18 @@ Fit a scaling law to a table of runs; writes DIR/fit.json, DIR/report.html and D
 
 
 def pairs(text: str) -> dict[str, str]:
-    """`a=x,b=y` as a dictionary; commas inside values need a second flag."""
+    """`a=x,b=y` as a dictionary. A part without = goes on with the value before, comma and all."""
     values: dict[str, str] = {}
+    last = ""
     for part in text.split(","):
         name, sign, value = part.partition("=")
-        if not sign or not name.strip() or not value.strip():
+        if not sign and last and part.strip():
+            values[last] = f"{values[last]},{part}".rstrip()
+            continue
+        last = name.strip()
+        if not sign or not last or not value.strip():
             raise ValueError(f"{part!r} is not NAME=VALUE")
-        values[name.strip()] = value.strip()
+        values[last] = value.strip()
     return values
 
 

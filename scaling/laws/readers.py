@@ -74,11 +74,15 @@ def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter="\t" if suffix == ".tsv" else ",")
             names = [n.strip() for n in next(reader, [])]
+            spare = len(names) - len("\0".join(names).rstrip("\0").split("\0"))
+            names = names[: len(names) - spare]  # a spreadsheet's empty columns at the right
             _check_names(path, names)
             _check_separator(path, names)
             for row in reader:
-                if not row:
+                if not any(cell.strip() for cell in row):
                     continue
+                while spare and len(row) > len(names) and not row[-1].strip():
+                    row.pop()
                 if len(row) != len(names):
                     raise LawError(
                         f"{path}, line {reader.line_num}: {len(row)} cells under {len(names)} "
@@ -92,9 +96,13 @@ def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
 
 
 def _check_names(path: pathlib.Path, names: list[str]) -> None:
-    repeated = sorted({n for n in names if names.count(n) > 1})
+    repeated = sorted({n for n in names if n and names.count(n) > 1})
     if repeated:
         raise LawError(f"{path}: the header repeats {repeated}; rename one of them")
+    if "" in names:
+        raise LawError(
+            f"{path}: column {names.index('') + 1} has no name in the header; give it one"
+        )
     if names and all(_is_number(n) for n in names):
         raise LawError(f"{path}: the first line holds numbers; it must hold the column names")
 

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ from scaling.laws.law import Law, LawError
 from scaling.laws.losses import Loss
 
 Array = np.ndarray
+UNIT = 300.0  # flops / (6 params tokens) beyond which a column is in another unit
+_POWERS = (1.0, 1e3, 1e6, 1e9, 1e12)
+_FACTORS = {"K": "1e3", "T": "1e12", "M": "1e6", "B": "1e9", "G": "1e9"}
+# What a column's name says of its unit: "params (M)", "tokens_B", "tokens in billions".
+_UNIT = re.compile(r"\((?:[KMBGT]|thousands|millions|billions)\)|_[KMB]$|\b(?:m|b)illions\b", re.I)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +98,13 @@ class Table:
 
     def _origin(self, origin: str, name: str) -> tuple[str, float]:
         if origin in self.columns:
+            unit = _UNIT.search(origin)
+            if unit and name in ("params", "tokens", "flops"):
+                factor = _FACTORS[unit[0].strip("()_ ")[0].upper()]
+                raise LawError(
+                    f"{self.source}: column {origin!r} seems to be in {unit[0].strip('()_ ')}: write "
+                    f"--columns={name}='{origin}*{factor}', or *1 if it is in units"
+                )
             return origin, 1.0
         column, star, factor = origin.rpartition("*")
         if star and column in self.columns and math.isfinite(_number(factor)):
@@ -140,6 +153,7 @@ class Table:
         if not len(table):
             raise LawError(f"{self.source} has no rows")
         # ln needs a positive target; so do loss laws in raw space, where <= 0 is a broken run.
+        _check_units(table, {v.name for v in wanted})
         for variable in wanted:
             positive = variable.positive or (variable is law.target and loss.space == "log")
             table = _exclude_invalid(table, variable.name, positive)
@@ -207,6 +221,14 @@ def _codes(labels: Sequence[str]) -> Array:
 def _exclude_invalid(table: Table, name: str, positive: bool) -> Table:
     values, text = table.columns[name], table.text[name]
 
+    odd = [i for i in np.flatnonzero(np.isnan(values)) if re.search(r"\d", text[i])]
+    if odd:
+        raise LawError(
+            f"{table.source}: {name} holds {text[odd[0]].strip()!r} in row {table.numbers[odd[0]]}"
+            f"{f' and {len(odd) - 1} more such cells' if odd[1:] else ''}, which is not a number: write "
+            f"1018 for 1,018 and 12e9 for 12B, or leave the rows out with --exclude"
+        )
+
     def unreadable(i: int) -> str:
         cell = text[i].strip()
         return f"{name} is {cell!r}, not a finite number" if cell else f"{name} is empty"
@@ -216,6 +238,37 @@ def _exclude_invalid(table: Table, name: str, positive: bool) -> Table:
     if positive:
         table = table.without(values > 0, lambda i: f"{name} = {values[i]:g} is not above 0")
     return table
+
+
+def _check_units(table: Table, wanted: set[str]) -> None:
+    """Refuses params, tokens and flops of which one must be in another unit than it says.
+
+    The two factors that are proposed give a sensible number of tokens per parameter.
+    """
+    if not {"params", "tokens"} <= wanted or not {"params", "tokens", "flops"} <= set(
+        table.columns
+    ):
+        return
+    n, d, c = (table.columns[k] for k in ("params", "tokens", "flops"))
+    good = np.isfinite(n * d * c) & (n > 0) & (d > 0) & (c > 0)
+    if not good.any():
+        return
+    n, d, c = n[good], d[good], c[good]
+    ratio = float(np.median(c / (6 * n * d)))
+    if 1 / UNIT < ratio < UNIT:
+        return
+    pairs = [(p, t) for p in _POWERS for t in _POWERS if 1 / UNIT < ratio / (p * t) < UNIT]
+    fitting = [(p, t) for p, t in pairs if 0.1 < np.median(d * t / (n * p)) < 1e5]
+    typed = "--columns=flops='flops*FACTOR' (FLOP)"
+    if fitting:
+        p, t = fitting[0]
+        factors = {"params": p, "tokens": t}
+        typed = "--columns=" + ",".join(f"{k}='{k}*{v:g}'" for k, v in factors.items() if v != 1)
+        typed += ", or a factor for flops"
+    raise LawError(
+        f"{table.source}: flops is {ratio:.3g} times 6 params tokens, so one of the three is not in "
+        f"FLOP, parameters or tokens: write {typed}"
+    )
 
 
 def _duplicates(table: Table, names: list[str]) -> list[str]:

@@ -19,6 +19,8 @@ from scaling.laws import LawError, read_table
         ("", "is empty"),
         ("params,loss\n1,2,3\n", "line 2: 3 cells under 2"),
         ("params,params\n1,2\n", "repeats"),
+        ("params,,loss\n1,2,3\n", "column 2 has no name"),
+        ("params,loss,,\n1,2,,7\n", "4 cells under 2"),
         ("1,2\n3,4\n", "must hold the column names"),
         ("params;loss\n1;2\n", "separated by semicolons; save it as .csv with commas"),
     ],
@@ -198,3 +200,11 @@ def _empty(folder):
     path = folder / "empty"
     path.mkdir()
     return path
+
+
+def test_empty_columns_at_the_right_are_left_out(tmp_path):
+    path = tmp_path / "sheet.csv"
+    path.write_text("params,loss,,\n1,2,,\n,,,\n3,4,, \n")
+    table = read_table(path)
+    assert list(table.columns) == ["params", "loss"]
+    np.testing.assert_array_equal(table.columns["loss"], [2, 4])

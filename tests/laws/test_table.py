@@ -1,10 +1,13 @@
 """Bad tables: a clear error, or a warning and a recorded exclusion; never silence."""
 
+import re
+
 import numpy as np
 import pytest
 from laws.law_data import surface
 
 from scaling.laws import LawError, Loss, get_law, read_table
+from scaling.laws.arguments import pairs
 from scaling.laws.table import Table
 
 
@@ -77,3 +80,44 @@ def test_columns_of_different_length_are_refused():
     data["loss"] = data["loss"][:-1]
     with pytest.raises(LawError, match="different lengths"):
         Table.from_columns(data)
+
+
+@pytest.mark.parametrize("cell", ["1,018", "12B", "1.5e9 params", "3.1*"])
+def test_a_cell_with_digits_that_is_no_number_is_refused_not_dropped(cell):
+    table = Table.from_columns({**surface(), "params": [cell, *surface()["params"][1:]]})
+    with pytest.raises(
+        LawError, match=r"row 1, which is not a number: write 1018 for 1,018"
+    ) as caught:
+        table.prepare(get_law("chinchilla"), Loss())
+    assert repr(cell) in str(caught.value)
+
+
+@pytest.mark.parametrize(("params", "tokens"), [(1e6, 1e9), (1.0, 1e9), (1e9, 1e12), (1e6, 1.0)])
+def test_flops_tell_that_a_column_is_in_another_unit(params, tokens):
+    columns = surface()
+    columns["flops"] = 6 * columns["params"] * columns["tokens"]
+    table = Table.from_columns(
+        {**columns, "params": columns["params"] / params, "tokens": columns["tokens"] / tokens}
+    )
+    with pytest.raises(LawError, match="one of the three is not in FLOP") as caught:
+        table.prepare(get_law("chinchilla"), Loss())
+    typed = re.search(r"--columns=(.*), or", str(caught.value))[1].replace("'", "")
+    mapped = table.mapped(pairs(typed)).prepare(get_law("chinchilla"), Loss())
+    np.testing.assert_allclose(mapped.variables["params"], columns["params"])
+    np.testing.assert_allclose(mapped.variables["tokens"], columns["tokens"])
+
+
+@pytest.mark.parametrize("name", ["size (M)", "size_M", "size in millions"])
+def test_a_name_that_says_the_unit_wants_a_factor(name):
+    table = Table.from_columns({name: [1.0, 2.0]})
+    with pytest.raises(LawError, match=r"\*1e6', or \*1 if it is in units"):
+        table.mapped({"params": name})
+    assert table.mapped({"params": f"{name}*1e6"}).columns["params"][1] == 2e6
+
+
+def test_a_comma_in_a_columns_name_goes_through_the_flag():
+    assert pairs("params=Model size, params*1e6,tokens=T, total") == {
+        "params": "Model size, params*1e6", "tokens": "T, total",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="is not NAME=VALUE"):
+        pairs("params")
