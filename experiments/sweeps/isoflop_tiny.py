@@ -6,9 +6,9 @@
 
 Measured 2026-11-22 with JAX 0.10.2 on 2 CPU cores, two workers, empty caches: 181 s for the sweep, 18 s
 for the fit. The table lies beside this file, the figure in docs/images. The lowest loss of every budget
-is inside its sizes. Fitted to all 25 runs (2026-11-23), E is 0.795 [0.588, 0.852] nats per token, and
-the text's entropy rate, known exactly, is 0.822; at 2.4e11 FLOPs N* is 20.0k [13.4k, 25.4k] and D* 1.87M
-[1.48M, 2.74M]. Fitted without the largest budget, the law gives 0.871 [0.832, 0.905] for the run that
+is inside its sizes. Fitted to all 25 runs (2026-11-25), E is 0.781 [0.578, 0.840] nats per token, and
+the text's entropy rate, known exactly, is 0.822; at 2.4e11 FLOPs N* is 19.3k [13.6k, 24.4k] and D* 1.93M
+[1.54M, 2.69M]. Fitted without the largest budget, the law gives 0.869 [0.822, 0.906] for the run that
 was best there, which came to 0.902, inside it.
 
 `isoflop_tiny.py:6` in the same directory adds a sixth budget of five runs, twice as long.
