@@ -97,11 +97,11 @@ def _number(env: Mapping[str, str], name: str) -> int:
 
 
 def _first_host(nodes: str) -> str:
-    """The first host of a Slurm list such as `rack[1-2]n[007-015,020]-ib,login`."""
-    match = re.match(r"(?:[^,\[\]]|\[\w[^\[\]]*\])+(?=,|$)", nodes)
+    """The first host of a Slurm list such as `login,node[007-015,020]`."""
+    match = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
     if match is None:
         raise RosterError(f"SLURM_STEP_NODELIST={nodes!r} names no host")
-    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match[0])
+    return match[1] + (match[2] or "")
 
 
 def start_processes(config: Any, arguments: Any) -> Processes:

@@ -146,14 +146,10 @@ def run(
       ConfigError: a proposed config cannot run.
       SearchError: see `open_study`.
     """
-
-    def ended_of(study: "optuna.Study") -> int:
-        return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-
     while True:
         tell(folder, search)
         study = open_study(folder, search)
-        ended = ended_of(study)
+        ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         chosen = propose(folder, search, min(batch, trials - ended)) if ended < trials else []
         if not chosen:
             return _report_best(folder, search)
@@ -172,7 +168,7 @@ def run(
             if states.get(trial.user_attrs.get("cell", "")) == "failed":
                 _end(study, trial.number, "FAIL")
         completed = len(_trials(study, "COMPLETE"))
-        print(f"{ended_of(study)} of {trials} trials ended, {completed} completed", flush=True)
+        print(f"{ended} of {trials} trials ended, {completed} completed", flush=True)
 
 
 def _report_best(folder: pathlib.Path, search: Search) -> int:

@@ -228,24 +228,6 @@ def test_automatic_start_where_jax_finds_the_others() -> None:
     check_rows(job)
 
 
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("localhost", "localhost"), ("login,node3", "login"), ("gpu[07-09,12],login", "gpu07"),
-        ("node[01-04]-ib", "node01-ib"), ("rack[2-3]n[5,7-9].hall", "rack2n5.hall"),
-        ("a[1],b[2-3]", "a1"), ("n[0012]", "n0012"),
-    ],
-)  # fmt: skip
-def test_the_first_host_of_a_slurm_list(nodes: str, first: str) -> None:
-    assert processes._first_host(nodes) == first
-
-
-@pytest.mark.parametrize("nodes", ["", "node[01-04", "[]", "node[]", ",a"])
-def test_a_slurm_list_without_a_host_is_refused(nodes: str) -> None:
-    with pytest.raises(RosterError, match="names no host"):
-        processes._first_host(nodes)
-
-
 ADDRESS = {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
 
 

@@ -166,9 +166,7 @@ def test_a_config_that_cannot_run_names_the_trial(base, tmp_path):
 def test_a_search_runs_prunes_and_goes_on(base, tmp_path, capsys):
     search = Search(base, RATE, pruner="asha", rung=10, startup=100)
     assert lib.run(tmp_path, search, trials=4, batch=4, name="tiny") == 0
-    shown = capsys.readouterr().out
-    assert "best: trial" in shown
-    assert "4 of 4 trials ended, 2 completed" in shown
+    assert "best: trial" in capsys.readouterr().out
     found = trials(tmp_path, search)
     assert sorted(trial.state.name for trial in found) == ["COMPLETE"] * 2 + ["PRUNED"] * 2
     for trial in found:

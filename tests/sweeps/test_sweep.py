@@ -195,21 +195,6 @@ def wait_for_metrics(workdir, process):
     raise TimeoutError("no metrics within 180 s")
 
 
-@pytest.mark.parametrize(
-    ("value", "names"),
-    [
-        ("0,3", ["0", "3"]), (" 1 , 0", ["1", "0"]), ("GPU-8c,MIG-1/2", ["GPU-8c", "MIG-1/2"]),
-        ("0,-1", ["0"]), ("2,none,1", ["2"]), ("-1", []), ("NoDevFiles", []), ("void", []), ("", []),
-    ],
-)  # fmt: skip
-def test_the_list_of_gpus_ends_where_cuda_ends_it(monkeypatch, value, names):
-    monkeypatch.setenv("JAX_PLATFORMS", "")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert local.visible_gpus() == names
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
-    assert len(local.slots(None, 10)) == (len(names) or 5)
-
-
 def test_workers_share_out_cores_and_devices(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
     monkeypatch.setattr(local, "visible_gpus", list)
