@@ -38,7 +38,7 @@ LAUNCHERS = {
 }
 # What a command line asks for, and the other flags that go with it.
 JOBS = {
-    "sweep": ("workdir", "dry_run", "yes", "launcher", *LAUNCHERS["slurm"], "submit"),
+    "sweep": ("workdir", "dry_run", "yes", "retry", "launcher", *LAUNCHERS["slurm"], "submit"),
     "search": ("workdir", "trials", "batch"),
     "table": ("workdir", "tries"),
     "worker": ("workdir", "cells", "tries", "group", "cores", "parent"),
@@ -51,6 +51,7 @@ OPTIONS = (
     cli.Option("workdir", "Where it lives. Default: runs/NAME of the file.", "DIR"),
     cli.Option("dry_run", "Show the cells, what they cost and what exists, and stop."),
     cli.Option("yes", "Also a design of more than 1,000 cells."),
+    cli.Option("retry", "Give cells that have failed for good all their attempts again."),
     cli.Option("launcher", f"One of {NAMES}; default local.", "NAME"),
     cli.Option(
         "workers", "How many workers; default: one for each device or core.", "N", "integer"
@@ -131,6 +132,7 @@ def _check(values: Values) -> str:
 def _sweep(values: Values) -> int:
     """Cells, table, launch, table."""
     from scaling.sweeps import collect, design, display, launchers, sweep_dir, trunks
+    from scaling.sweeps.ledger import Ledger
 
     started = time.perf_counter()
     launcher = values.get("launcher", "local")
@@ -148,6 +150,8 @@ def _sweep(values: Values) -> int:
     if values.get("dry_run"):
         return 0
     sweep = sweep_dir.claim(workdir, declared.name, cells)
+    if values.get("retry"):
+        print(f"{len(Ledger(sweep).reset(request.tries))} failed cells get their attempts again")
     code = launchers.launch(launcher, sweep, request)
     if launcher in ("local", "slurm"):
         path = collect.write(sweep.path, request.tries)

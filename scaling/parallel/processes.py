@@ -97,11 +97,17 @@ def _number(env: Mapping[str, str], name: str) -> int:
 
 
 def _first_host(nodes: str) -> str:
-    """The first host of a Slurm list such as `login,node[007-015,020]`."""
-    match = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
+    """The first host of a Slurm list such as `rack[1-2]n[07-15,20]-ib,login`.
+
+    Brackets may stand anywhere in a name, and several in one; a comma inside them ends no name.
+    """
+    match = re.match(r"(?:[^,\[\]\s]|\[\w[\w,-]*\])+(?=,|$)", nodes)
     if match is None:
-        raise RosterError(f"SLURM_STEP_NODELIST={nodes!r} names no host")
-    return match[1] + (match[2] or "")
+        raise RosterError(
+            f"SLURM_STEP_NODELIST={nodes!r} is not a list of hosts; give JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID instead"
+        )
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match[0])
 
 
 def start_processes(config: Any, arguments: Any) -> Processes:

@@ -190,7 +190,7 @@ class Display:
         if record.get("reason"):
             text += f": {record['reason']}"
         self.say(text)
-        if event == "failed":
+        if event in ("failed", "lost"):
             log = self.sweep.log(cell, record["attempt"])
             self.say("\n".join(f"    {line}" for line in tail(log, 6).splitlines()))
             self.say(f"    all of it: {log}")

@@ -7,7 +7,7 @@ The state of a cell comes from three things on disk, in this order:
     completed, diverged, pruned   its summary.json says so: the run itself is the witness, not this
                                   file
     running      a live process holds its lease
-    failed       no attempts left: errors count, and processes that vanished
+    failed       no attempts left: errors count, and processes that vanished; "reset" gives them back
     preempted    it stopped on request, or its process was lost: it goes on from its checkpoint
     pending      it never began, or failed and has an attempt left
 
@@ -96,7 +96,11 @@ class Ledger:
         """How the attempts ended, by cell; an empty tally for a cell without any."""
         tallies: dict[str, Tally] = collections.defaultdict(Tally)
         for record in self.read():
-            tally, event = tallies[record["cell"]], record["event"]
+            event = record["event"]
+            if event == "reset":
+                tallies[record["cell"]] = Tally()
+                continue
+            tally = tallies[record["cell"]]
             tally.failed += event == "failed"
             tally.lost += event == "lost"
             tally.last = event
@@ -119,11 +123,18 @@ class Ledger:
             return end
         if lease.holder(self.sweep.leases, cell):
             return "running"
-        if tally.failed >= tries or tally.lost >= LOST_LIMIT:
+        if tally.failed >= tries or tally.lost >= max(LOST_LIMIT, tries):
             return "failed"
         if tally.last in ("preempted", "lost", "running"):
             return "preempted"
         return "pending"
+
+    def reset(self, tries: int) -> list[str]:
+        """Gives every cell that has failed all its attempts back; returns those cells."""
+        failed = [cell for cell, state in self.states(tries).items() if state == "failed"]
+        for cell in failed:
+            self.append(cell, 0, "reset", reason="on request")
+        return failed
 
     def settle(self) -> None:
         """Writes the missing line of every cell that ended just before its process was killed."""

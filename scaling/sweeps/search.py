@@ -167,8 +167,15 @@ def run(
         for trial in _trials(study, "RUNNING"):
             if states.get(trial.user_attrs.get("cell", "")) == "failed":
                 _end(study, trial.number, "FAIL")
-        completed = len(_trials(study, "COMPLETE"))
-        print(f"{ended} of {trials} trials ended, {completed} completed", flush=True)
+        print(progress(study, trials), flush=True)
+
+
+def progress(study: "optuna.Study", trials: int) -> str:
+    """How many trials have ended and completed, now: "12 of 12 trials ended, 11 completed"."""
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    ended = sum(state.is_finished() for state in states)
+    completed = sum(state.name == "COMPLETE" for state in states)
+    return f"{ended} of {trials} trials ended, {completed} completed"
 
 
 def _report_best(folder: pathlib.Path, search: Search) -> int:

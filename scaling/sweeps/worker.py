@@ -62,6 +62,8 @@ class Worker:
     def run(self) -> int:
         """Runs to the end; returns the exit code."""
         while self.stop.reason is None:
+            if not self.units_run and self.schedule.ready(self.tries):
+                start_backend()
             leases = next(self._takeable(), None)
             if leases is None and not self.in_use and not self.schedule.waiting(self.tries):
                 break
@@ -185,6 +187,19 @@ class Worker:
         if self.stop.reason is not None:
             return "preempted", {"reason": self.stop.reason}
         return "failed", {"reason": "went wrong, see its log"}
+
+
+def start_backend() -> None:
+    """Starts JAX, before a cell is taken: where that ends the process, no attempt is used up.
+
+    Not in a process of several, whose start comes first (`parallel.start_processes`).
+    """
+    from scaling.parallel.processes import discover
+
+    if discover() is None:
+        import jax
+
+        jax.devices()
 
 
 def max_members(config: "Experiment", memory_bytes: int) -> int:

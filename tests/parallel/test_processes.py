@@ -21,6 +21,7 @@ from scaling.parallel.link import RosterError
 from scaling.parallel.processes import (
     Place,
     Processes,
+    _first_host,
     compare_configs,
     differences,
     discover,
@@ -263,6 +264,27 @@ ADDRESS = {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROC
 )  # fmt: skip
 def test_discover(env: dict[str, str], place: Place | None) -> None:
     assert discover(env=env) == place
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node[01-04]-ib", "node01-ib"),
+        ("node[01,03]-ib,login", "node01-ib"),
+        ("rack[1-2]n[07-15,20]", "rack1n07"),
+        ("a-b.c", "a-b.c"),
+        ("login,node[1-2]", "login"),
+        ("[07-09]x", "07x"),
+    ],
+)
+def test_the_first_host_of_a_slurm_list(nodes: str, first: str) -> None:
+    assert _first_host(nodes) == first
+
+
+@pytest.mark.parametrize("nodes", ["", "node[01-04", "node]", ",a", "node[-4]"])
+def test_what_is_no_slurm_list_is_refused(nodes: str) -> None:
+    with pytest.raises(RosterError, match="give JAX_COORDINATOR_ADDRESS"):
+        _first_host(nodes)
 
 
 def test_flags_come_first_and_half_an_environment_is_refused() -> None:

@@ -55,6 +55,8 @@ def test_a_batch_fills_a_population_and_is_told_once(base, tmp_path):
     assert lib.tell(tmp_path, search) == {}
     states = [trial.state.name for trial in trials(tmp_path, search)]
     assert states == ["COMPLETE", "COMPLETE", "PRUNED", "RUNNING"]
+    said = lib.progress(study.open_study(tmp_path, search), 4)
+    assert said == "3 of 4 trials ended, 2 completed"
     found = lib.best(tmp_path, search)
     assert (found["trial"], found["value"], found["cell"]) == (0, 2.0, cells[0].id)
 

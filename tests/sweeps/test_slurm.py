@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+import types
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ from run_helpers import stream
 from sweep_helpers import check_once, claimed, ends, ledger, sweep_file
 
 from scaling import sweep as door
-from scaling.sweeps import axis
+from scaling.sweeps import axis, launchers
 from scaling.sweeps.launchers import slurm
 
 STEPS = 400
@@ -73,6 +74,44 @@ def test_the_front_door_runs_a_sweep_through_submitit(tmp_path, monkeypatch):
     assert door.main([*words, "--resources=cluster=local,timeout_min=10", "--group=1"]) == 0
     check_once(workdir, 4)
     assert (workdir / "table.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("", 1000), ("max_num_timeout=7,", 7), ("slurm_max_num_timeout=9,", 9)],
+)
+def test_a_job_may_reach_its_time_limit_often(tmp_path, monkeypatch, text, limit):
+    import submitit
+
+    made = []
+
+    class Executor(submitit.LocalExecutor):
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more)
+            made.append(self)
+
+        @classmethod
+        def name(cls):
+            return "local"
+
+        def _submit_command(self, command):
+            raise RuntimeError("far enough")
+
+    monkeypatch.setattr(
+        "submitit.core.plugins.get_executors", lambda: {"local": Executor, "slurm": Executor}
+    )
+    sweep = claimed(tmp_path / "out", axis("train.steps", (STEPS,)))
+    with pytest.raises(launchers.LaunchError, match="far enough"):
+        slurm.start_jobs(sweep, slurm.parse(f"{text}cluster=local,timeout_min=10"), 1, 3, 1)
+    assert made[0].max_num_timeout == limit
+
+
+def test_why_a_job_was_not_requeued_is_shown(tmp_path):
+    errors = tmp_path / "7_0_log.err"
+    errors.write_text("much\n" * 20 + "Job not requeued because: timed-out too many times.\n")
+    job = types.SimpleNamespace(job_id="7", paths=types.SimpleNamespace(stderr=errors))
+    assert slurm.last_words(job).startswith("job 7 ended")
+    assert slurm.last_words(job).endswith("timed-out too many times.")
 
 
 def test_a_machine_without_slurm_says_so(tmp_path, capsys):

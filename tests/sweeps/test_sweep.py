@@ -208,6 +208,50 @@ def test_workers_share_out_cores_and_devices(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("stated", "names"),
+    [
+        ("-1", []), ("NoDevFiles", []), ("none", []), ("void", []), ("", []),
+        ("0,-1", ["0"]), ("0,-1,1", ["0"]), ("1,0", ["1", "0"]), ("0,7,1", ["0"]), ("0,,1", ["0"]),
+        (" 1, 0", ["1", "0"]), ("GPU-8e1f,MIG-3a,x,0", ["GPU-8e1f", "MIG-3a"]),
+    ],
+)  # fmt: skip
+def test_visible_devices_end_at_the_first_invalid_entry(monkeypatch, stated, names):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", stated)
+    monkeypatch.setattr(local, "_gpus", lambda: ["0", "1"])
+    assert local.visible_gpus() == names
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert len(local.slots(None, 9)) == (len(names) or 3)
+
+
+def test_a_death_while_jax_starts_takes_no_attempt_and_shows_the_log(tmp_path):
+    file, workdir = sweep_file(tmp_path, "axis('model.model_dim', (8, 16))"), tmp_path / "out"
+    words, log = command(file, workdir, "--workers=1"), tmp_path / "log"
+    assert start(words, log, XLA_FLAGS="--no_such_flag=1").wait(120) == 1
+    assert "ran no cell" in log.read_text()
+    assert "no_such_flag" in log.read_text()
+    assert not (workdir / "ledger.jsonl").exists()
+
+
+def test_cells_that_failed_for_good_can_be_given_back(tmp_path, monkeypatch, capsys):
+    file, workdir = sweep_file(tmp_path, "seeds(2)"), tmp_path / "out"
+    words = [f"--sweep={file}", f"--workdir={workdir}"]
+    monkeypatch.setattr(launchers, "launch", lambda name, sweep, request: 0)
+    assert door.main(words) == 0
+    book = ledger_lib.Ledger(open_sweep(workdir))
+    one, two = book.sweep.ids
+    for attempt in range(ledger_lib.LOST_LIMIT):
+        book.append(one, attempt, "lost")
+    for attempt in range(3):
+        book.append(two, attempt, "failed")
+    assert list(book.states(3).values()) == ["failed", "failed"]
+    assert book.states(50)[one] == "preempted"  # --tries=50 counts for lost workers too
+    assert door.main([*words, "--retry"]) == 0
+    assert "2 failed cells get their attempts again" in capsys.readouterr().out
+    assert list(book.states(3).values()) == ["pending", "pending"]
+
+
 def test_workers_that_die_at_once_end_the_launcher(tmp_path, monkeypatch):
     file = sweep_file(tmp_path, "seeds(1)")
     monkeypatch.setattr(

@@ -1,6 +1,7 @@
 """Launcher `local`: a pool of workers on this machine, each on cores or a device of its own."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
@@ -19,7 +20,7 @@ from scaling.train.signals import EXIT_PREEMPTED, StopRequest
 
 TICK = 0.25  # seconds between two looks at the workers
 LOOK = 2.0  # seconds between two looks at the cells
-STILLBORN = 3  # workers that end at once before the launcher gives up
+STILLBORN = 3  # workers, or all there are, that end at once before the launcher gives up
 
 
 class Slot(NamedTuple):
@@ -49,11 +50,29 @@ def slots(workers: int | None, cells: int) -> list[Slot]:
 
 
 def visible_gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process may use; none under CPU."""
+    """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process may use; none under CPU.
+
+    A list in that variable ends before its first invalid entry, as CUDA reads it (CUDA C++
+    Programming Guide, "CUDA Environment Variables"): `0,-1,1` shows one device, `-1` none.
+    """
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
         return []
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is None:
+        return _gpus()
+    names = [name.strip() for name in stated.split(",")]
+    indices = _gpus() if any(map(str.isdecimal, names)) else []
+
+    def valid(name: str) -> bool:
+        if name.isdecimal():  # without an answer of nvidia-smi, any index may be one
+            return not indices or str(int(name)) in indices
+        return name.startswith(("GPU-", "MIG-"))
+
+    return list(itertools.takewhile(valid, names))
+
+
+def _gpus() -> list[str]:
+    """The index of every GPU of this machine by nvidia-smi; empty where that does not answer."""
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
@@ -108,9 +127,10 @@ class Pool:
             # Its lines may have been read at an earlier look: look for them in the whole ledger.
             if code not in (0, EXIT_PREEMPTED) and not events and not self._ran_a_cell(process.pid):
                 self.stillborn += 1
-            if self.stillborn >= STILLBORN:
+            if self.stillborn >= min(STILLBORN, len(self.places)):
+                many = "workers in a row" if self.stillborn > 1 else "worker"
                 raise LaunchError(
-                    f"{self.stillborn} workers in a row ended with code {code} and ran no cell:\n"
+                    f"{self.stillborn} {many} ended with code {code} and ran no cell:\n"
                     f"{tail(self.log(index))}\nCorrect that; {self.log(index)} has all of it"
                 )
 

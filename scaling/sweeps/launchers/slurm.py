@@ -17,7 +17,7 @@ import subprocess
 import time
 from typing import Any
 
-from scaling.sweeps.display import Display
+from scaling.sweeps.display import Display, tail
 from scaling.sweeps.launchers import LaunchError, Request, Resources, parse_resources, refused
 from scaling.sweeps.ledger import Ledger, counts
 from scaling.sweeps.schedule import GROUP, Schedule
@@ -34,7 +34,9 @@ KEYS = {
     "mem_gb": "memory of a worker",
     "nodes": "machines of a worker: 1",
     "signal_delay_s": "seconds of warning before a job's time is up",
+    "max_num_timeout": "how often a job may reach its time limit and come back",
 }
+MAX_TIMEOUTS = 1000  # submitit's own 3 would end a job that gets on well
 WORKERS = 4
 POLL_SECONDS = 2.0
 
@@ -47,6 +49,8 @@ def parse(text: str) -> Resources:
     """
     asked: Resources = {"cluster": "slurm", "timeout_min": 240}
     asked |= parse_resources(text, KEYS, prefix="slurm_")
+    for name in ("max_num_timeout", "slurm_max_num_timeout"):  # the second is submitit's spelling
+        asked["max_num_timeout"] = asked.pop(name, asked.get("max_num_timeout", MAX_TIMEOUTS))
     if asked["cluster"] not in ("slurm", "local"):
         what = f"cluster={asked['cluster']} is not supported"
         raise refused(what, "write cluster=slurm or cluster=local")
@@ -106,8 +110,11 @@ def start_jobs(
         raise LaunchError(f"{error}: pip install 'scaling[sweep]'") from error
     refusals = (RuntimeError, NameError, TypeError, ValueError)
     try:
-        executor = submitit.AutoExecutor(sweep.path / "slurm", cluster=str(asked["cluster"]))
-        parameters = {key: value for key, value in asked.items() if key != "cluster"}
+        cluster, timeouts = str(asked["cluster"]), asked["max_num_timeout"]
+        limit = {f"{cluster}_max_num_timeout": timeouts}
+        executor = submitit.AutoExecutor(sweep.path / "slurm", cluster=cluster, **limit)
+        ours = ("cluster", "max_num_timeout")
+        parameters = {key: value for key, value in asked.items() if key not in ours}
         executor.update_parameters(name=sweep.name, **parameters)
         with executor.batch():
             return [executor.submit(Job(str(sweep.path), tries, group)) for _ in range(workers)]
@@ -146,7 +153,16 @@ def launch(sweep: SweepDir, request: Request) -> int:
         display.say(f"{counts(states)} after {duration(time.monotonic() - started)}")
         if set(states.values()) <= set(ENDS):
             return 0
+        for job in jobs:
+            display.say(last_words(job))
         display.say(
             f"see {sweep.path / 'slurm'} for the jobs' output; the same command starts more"
         )
         return 1
+
+
+def last_words(job: Any) -> str:
+    """The end of what a job of submitit wrote, in which it says why it was not requeued."""
+    errors = pathlib.Path(job.paths.stderr)
+    lines = "\n".join(f"    {line}" for line in tail(errors, 6).splitlines())
+    return f"job {job.job_id} ended, the last lines of {errors}:\n{lines}"
