@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import time
-import types
 
 import psutil
 import pytest
@@ -109,9 +108,8 @@ def test_a_job_may_reach_its_time_limit_often(tmp_path, monkeypatch, text, limit
 def test_why_a_job_was_not_requeued_is_shown(tmp_path):
     errors = tmp_path / "7_0_log.err"
     errors.write_text("much\n" * 20 + "Job not requeued because: timed-out too many times.\n")
-    job = types.SimpleNamespace(job_id="7", paths=types.SimpleNamespace(stderr=errors))
-    assert slurm.last_words(job).startswith("job 7 ended")
-    assert slurm.last_words(job).endswith("timed-out too many times.")
+    assert slurm.last_words("7", errors).startswith("job 7 ended")
+    assert slurm.last_words("7", errors).endswith("timed-out too many times.")
 
 
 def test_a_machine_without_slurm_says_so(tmp_path, capsys):

@@ -5,7 +5,8 @@
 
 DIR must be on a file system that all nodes share. Slurm warns a job before it preempts it or its time
 is up (SIGUSR2); the worker then saves and ends, submitit requeues the job, and the cell goes on from
-its checkpoint. `cluster=local` runs the same jobs on this machine, without Slurm.
+its checkpoint. `cluster=local` runs the same jobs on this machine, without Slurm; submitit starts
+each of those six times at most, after which the same command goes on.
 
 submitit itself pickles the small `Job` below into DIR/slurm; no run reads a pickle.
 """
@@ -154,15 +155,14 @@ def launch(sweep: SweepDir, request: Request) -> int:
         if set(states.values()) <= set(ENDS):
             return 0
         for job in jobs:
-            display.say(last_words(job))
+            display.say(last_words(job.job_id, pathlib.Path(job.paths.stderr)))
         display.say(
             f"see {sweep.path / 'slurm'} for the jobs' output; the same command starts more"
         )
         return 1
 
 
-def last_words(job: Any) -> str:
-    """The end of what a job of submitit wrote, in which it says why it was not requeued."""
-    errors = pathlib.Path(job.paths.stderr)
+def last_words(job_id: str, errors: pathlib.Path) -> str:
+    """The end of what a job wrote to `errors`, in which submitit says why it was not requeued."""
     lines = "\n".join(f"    {line}" for line in tail(errors, 6).splitlines())
-    return f"job {job.job_id} ended, the last lines of {errors}:\n{lines}"
+    return f"job {job_id} ended, the last lines of {errors}:\n{lines}"
