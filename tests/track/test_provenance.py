@@ -69,7 +69,7 @@ def test_changes_are_of_what_can_change_the_numbers() -> None:
     now = {
         "versions": {"jax": "0.10"},
         "devices": {**cpu, "cores": 4},
-        "environment": {"SLURM_JOB_ID": "2", "JAX_ENABLE_X64": "1"},
+        "environment": {"SLURM_JOB_ID": "2", "JAX_ENABLE_X64": "1", "GLIBC_TUNABLES": "glibc.a=1"},
     }
     assert provenance.changes(before, before) == []
     assert provenance.changes(before, now) == [
