@@ -15,13 +15,14 @@ import glob
 import gzip
 import itertools
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
 
 import numpy as np
 from scipy import stats
-from tables import ROOT, SHARED
+from tables import ROOT
 
 from scaling.laws import Loss, bootstrap, fit, get_law
 from scaling.laws.discrepancy import Constants, decades, misfit
@@ -37,6 +38,8 @@ GRID = {
     "disagreement": (0.0, 0.15, 0.3, 0.45, 0.6, 0.8),
     "freedom": (3.0, 5.0, 30.0),
 }
+# Public tables that are not in the repository.
+SHARED = pathlib.Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "scaling_data"
 BANDS = (3.0, 10.0, 30.0, 100.0)
 Array = np.ndarray
 Columns = dict[str, Array]

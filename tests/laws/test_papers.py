@@ -25,6 +25,11 @@ def paper(monkeypatch):
     return load
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in PAPERS.glob("*.py")))
+def test_every_script_has_what_it_imports(paper, name):
+    assert paper(name).__doc__
+
+
 def test_muennighoff(paper):
     rows = {r.quantity: r for r in paper("muennighoff").rows()}
     for name in paper("muennighoff").POINTS:
