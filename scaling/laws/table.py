@@ -23,9 +23,19 @@ from scaling.laws.losses import Loss
 Array = np.ndarray
 UNIT = 300.0  # flops / (6 params tokens) beyond which a column is in another unit
 _POWERS = (1.0, 1e3, 1e6, 1e9, 1e12)
-_FACTORS = {"K": "1e3", "T": "1e12", "M": "1e6", "B": "1e9", "G": "1e9"}
+_FACTORS = {
+    "k": "1e3",
+    "m": "1e6",
+    "b": "1e9",
+    "g": "1e9",
+    "t": "1e12",
+    "thousands": "1e3",
+    "millions": "1e6",
+    "billions": "1e9",
+    "trillions": "1e12",
+}
 # What a column's name says of its unit: "params (M)", "tokens_B", "tokens in billions".
-_UNIT = re.compile(r"\((?:[KMBGT]|thousands|millions|billions)\)|_[KMB]$|\b(?:m|b)illions\b", re.I)
+_UNIT = re.compile(r"\(([kmbgt])\)|_([kmb])$|\b(thousands|(?:m|b|tr)illions)\b", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +110,10 @@ class Table:
         if origin in self.columns:
             unit = _UNIT.search(origin)
             if unit and name in ("params", "tokens", "flops"):
-                factor = _FACTORS[unit[0].strip("()_ ")[0].upper()]
+                said = next(filter(None, unit.groups()))
+                factor = _FACTORS[said.lower()]
                 raise LawError(
-                    f"{self.source}: column {origin!r} seems to be in {unit[0].strip('()_ ')}: write "
+                    f"{self.source}: column {origin!r} seems to be in {said}: write "
                     f"--columns={name}='{origin}*{factor}', or *1 if it is in units"
                 )
             return origin, 1.0

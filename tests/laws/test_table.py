@@ -107,10 +107,14 @@ def test_flops_tell_that_a_column_is_in_another_unit(params, tokens):
     np.testing.assert_allclose(mapped.variables["tokens"], columns["tokens"])
 
 
-@pytest.mark.parametrize("name", ["size (M)", "size_M", "size in millions"])
-def test_a_name_that_says_the_unit_wants_a_factor(name):
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [("size (M)", "1e6"), ("size_M", "1e6"), ("size in millions", "1e6"), ("D (Billions)", "1e9"),
+     ("D (thousands)", "1e3"), ("D in trillions", "1e12"), ("D (T)", "1e12")],
+)  # fmt: skip
+def test_a_name_that_says_the_unit_wants_a_factor(name, factor):
     table = Table.from_columns({name: [1.0, 2.0]})
-    with pytest.raises(LawError, match=r"\*1e6', or \*1 if it is in units"):
+    with pytest.raises(LawError, match=rf"\*{factor}', or \*1 if it is in units"):
         table.mapped({"params": name})
     assert table.mapped({"params": f"{name}*1e6"}).columns["params"][1] == 2e6
 
