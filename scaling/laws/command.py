@@ -107,7 +107,7 @@ def fitted(options: FitOptions) -> tuple[Table, Result]:
     law = get_law(options.law)
     loss = Loss(
         options.loss,
-        options.delta or 1e-3,
+        options.delta or Loss.delta,
         options.space or law.space,
         options.reduction,
         options.over,
