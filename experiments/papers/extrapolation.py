@@ -18,19 +18,18 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import stats
 from tables import ROOT
 
 from scaling.laws import Loss, bootstrap, fit, get_law
-from scaling.laws.discrepancy import Constants, decades, misfit
-from scaling.laws.forecasting import factors
-from scaling.laws.resample import expanded_percentiles
+from scaling.laws.discrepancy import Constants
+from scaling.laws.forecasting import simulate
 
 CUTS, RESAMPLES, STARTS, POINTS, MOST = (10, 30, 3), 100, 8, 25, 250
-SURFACE, CURVE = ("chinchilla", "kaplan_nd", "over_training"), ("m2", "m1")
+SURFACE, CURVE = ("chinchilla", "combined"), ("m2",)
 QUANTILES = (np.arange(40) + 0.5) / 40
 GRID = {
     "per_decade": (0.0, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03),
@@ -43,6 +42,7 @@ SHARED = pathlib.Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) 
 BANDS = (3.0, 10.0, 30.0, 100.0)
 Array = np.ndarray
 Columns = dict[str, Array]
+Record = dict[str, Array]
 Rows = list[dict[str, str]]
 
 
@@ -139,7 +139,7 @@ def others() -> Iterator[Set]:
     for router in ("Dense", "S-Base"):
         some = [row for row in fixed if row["router_type"] == router]
         if router == "Dense":
-            yield "clark", "dense", ("henighan_n", "kaplan_n"), columns(some, **names)
+            yield "clark", "dense", ("henighan_n",), columns(some, **names)
         else:
             yield "clark", router, ("routed",), columns(some, **names, experts="num_experts")
     rows = read("bnsl/four_digit_addition.csv")
@@ -161,42 +161,50 @@ def scale(data: Columns) -> Array:
     return data["examples"] if "examples" in data else data["params"]
 
 
-def made(cut: int, laws: tuple[str, ...], data: Columns) -> dict[str, Array] | None:
-    """The fits below 1/cut of the largest run, and what they say of the rest; None if too few."""
+def split(cut: int, data: Columns) -> tuple[Array, Array]:
+    """(rows to fit, rows to ask for): below 1/cut of the largest run; of cut 1 a random fifth."""
     size, generator = scale(data), np.random.default_rng(0)
     inside = np.flatnonzero(size <= size.max() / cut * (1 + 1e-9))
+    if cut == 1:
+        inside = np.sort(generator.permutation(len(size))[: 4 * len(size) // 5])
     outside = np.setdiff1d(np.arange(len(size)), inside)
-    if len(inside) < 8:
-        return None
     if len(inside) > MOST:
         inside = np.sort(generator.permutation(inside)[:MOST])
-    outside = generator.permutation(outside)[:POINTS]
+    return inside, generator.permutation(outside)[:POINTS]
+
+
+def made(cut: int, laws: tuple[str, ...], data: Columns) -> Record | None:
+    """The fits of one split, and what they say of the rest; None if too few."""
+    inside, outside = split(cut, data)
+    if len(inside) < 8:
+        return None
     fitted = {k: v[inside] for k, v in data.items()}
-    wanted = {k: v[outside] for k, v in data.items() if k != "loss"}
-    known = {k: v for k, v in fitted.items() if k != "loss"}
-    each = [{k: float(v[i]) for k, v in wanted.items()} for i in range(len(outside))]
-    record = {
-        "far": np.array([decades(factors(known, one)) for one in each]),
-        "came": np.log(data["loss"][outside]),
-        "cut": np.array(cut),
-    }
-    for name in laws:
+    record = {"came": np.log(data["loss"][outside])}
+    for use, name in zip(("alone", "combined"), laws, strict=False):
         result = fit(fitted, get_law(name), Loss(space="log"), starts=STARTS)
         draws = bootstrap(result, RESAMPLES)
-        law = result.law
-        with np.errstate(all="ignore"):
-            curves = np.stack([np.log(law.evaluate_draws(draws.parameters, one)) for one in each])
-            record[f"{name}/value"] = np.log(result.predict(**wanted))
-        record[f"{name}/curves"] = curves
-        record[f"{name}/residuals"] = result.residuals
-        record[f"{name}/counts"] = np.array([draws.units, draws.freedom, draws.squared])
+        tails = [draws.levels(level)[0] for level in (0.95, 0.5)]
+        numbers, quantiles = [], []
+        for i in outside:
+            wanted = {k: float(v[i]) for k, v in data.items() if k != "loss"}
+            # Without the form's part (factor 0): that is what is tuned here.
+            one = simulate(result, wanted, draws, graded=0.0)
+            assert one.form is not None
+            form = one.form
+            numbers.append(
+                (form.decades, np.log(one.value), form.misfit, form.disagreement, *tails)
+            )
+            runs = one.runs[np.isfinite(one.runs)]
+            quantiles.append(np.log(np.quantile(runs, QUANTILES)))
+        record[f"{use}/numbers"] = np.array(numbers)
+        record[f"{use}/quantiles"] = np.array(quantiles)
     return record
 
 
-def records(cache: pathlib.Path) -> Iterator[tuple[str, str, tuple[str, ...], dict[str, Array]]]:
-    """(family, table, laws, record) of all, from the cache where they are there."""
+def records(cache: pathlib.Path, cuts: Sequence[int]) -> Iterator[tuple[str, str, Record]]:
+    """(family, table, record) of all, from the cache where they are there."""
     cache.mkdir(parents=True, exist_ok=True)
-    for cut in CUTS:
+    for cut in cuts:
         for family, name, laws, data in itertools.chain(surfaces(), others()):
             path = cache / f"{family}~{name.replace('/', '_').replace(' ', '_')}~{cut}.npz"
             if not path.exists():
@@ -205,47 +213,28 @@ def records(cache: pathlib.Path) -> Iterator[tuple[str, str, tuple[str, ...], di
                 print(f"{path.name}", flush=True)
             record = dict(np.load(path))
             if record:
-                yield family, f"{name} / {cut}", laws, record
+                yield family, f"{name} / {cut}", record
 
 
 class Points:
     """Forecasts of many points: arrays over points, [n], and quantiles of their draws, [n, q]."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, str, float, float, float, float, float, float, float]] = []
+        self.names: list[tuple[str, str]] = []
+        self.numbers: list[Array] = []
         self.quantiles: list[Array] = []
 
-    def add(self, family: str, table: str, laws: tuple[str, ...], record: dict[str, Array]) -> None:
-        """What a law, or the median of several, says of the points of one record."""
-        value = np.median([record[f"{law}/value"] for law in laws], axis=0)
-        apart = [record[f"{law}/value"] - value for law in laws]
-        curves = np.median([record[f"{law}/curves"] for law in laws], axis=0)
-        residuals = np.median([record[f"{law}/residuals"] for law in laws], axis=0)
-        counts = np.max([record[f"{law}/counts"] for law in laws], axis=0)
-        size = misfit(residuals, int(counts[1]))
-        inflate = np.sqrt(len(residuals) / max(len(residuals) - int(counts[1]), 1))
-        noise = (
-            np.random.default_rng(1).choice(residuals - residuals.mean(), curves.shape) * inflate
-        )
-        runs = np.where(np.isfinite(curves), curves, value[:, None]) - noise
-        levels = [(0.025, 0.25), (0.025, 0.25)]
-        if counts[2]:
-            pair = [
-                expanded_percentiles(level, int(counts[0]), int(counts[1]))[0]
-                for level in (0.95, 0.5)
-            ]
-            levels[0] = (pair[0], pair[1])
-        for i, far in enumerate(record["far"]):
-            spread = float(np.sqrt(np.mean([a[i] ** 2 for a in apart])))
-            numbers = (far, record["came"][i], value[i], size, spread, *levels[0])
-            self.rows.append((family, table, *(float(x) for x in numbers)))
-            self.quantiles.append(np.quantile(runs[i], QUANTILES))
+    def add(self, family: str, table: str, record: Record, use: str) -> None:
+        """What a law (`use` alone) or a combination says of the points of one record."""
+        numbers = np.column_stack([record["came"], record[f"{use}/numbers"]])
+        self.names += [(family, table)] * len(numbers)
+        self.numbers.append(numbers)
+        self.quantiles.append(record[f"{use}/quantiles"])
 
     def stacked(self) -> tuple[Array, Array, Array, Array]:
         """(families [n], tables [n], numbers [7, n], quantiles [n, q])."""
-        numbers = np.array([row[2:] for row in self.rows]).T
-        names = [np.array([row[i] for row in self.rows]) for i in (0, 1)]
-        return names[0], names[1], numbers, np.stack(self.quantiles)
+        families, tables = (np.array([name[i] for name in self.names]) for i in (0, 1))
+        return families, tables, np.concatenate(self.numbers).T, np.concatenate(self.quantiles)
 
 
 Judged = Array  # [4, n]: inside 95, inside 50, half-width in %, interval score in %
@@ -253,7 +242,7 @@ Judged = Array  # [4, n]: inside 95, inside 50, half-width in %, interval score 
 
 def judge(points: Points, of: Constants | None) -> Judged:
     """Coverage, half-width and interval score of each point; `of` None leaves the form out."""
-    _, _, (far, came, value, size, apart, tail, quarter), quantiles = points.stacked()
+    _, _, (came, far, value, size, apart, tail, quarter), quantiles = points.stacked()
     if of is not None:
         spread = of.scale(far, size, apart)[:, None, None]
         t = stats.t.ppf(QUANTILES, of.freedom)
@@ -337,7 +326,7 @@ their disagreement; see `scaling.laws.discrepancy`. Inside the data the form add
 
 Below, each public table is fitted on its runs below 1/3, 1/10 and 1/30 of the largest compute and
 asked for the rest. *Before*: one law (`chinchilla`, `m2`, or the table's own) without the form's part.
-*After*: the median of LAWS (of other variables: the same
+*After*: the LAWS, leaning on the large runs (of other variables: the same
 law), with constants tuned on the **other** families. Coverage is of 95 / 50 % intervals; the score is
 the interval score at 95 % (width plus 40 times the miss) in % of the loss, lower is better. Tables weigh
 the same within a family, families the same in the mean.
@@ -345,34 +334,37 @@ the same within a family, families the same in the mean.
 """
 
 
-def page(
-    before: Points, after: Points, judged: Judged, single: Judged
-) -> tuple[str, list[dict[str, float]]]:
-    """(the page's tables, coverage by distance)."""
-    head = (
-        "| | points | before: 95 / 50 | half-width | score | after: 95 / 50 | half-width | score |\n"
-        "|---|---|---|---|---|---|---|---|"
-    )
-    plain = judge(before, None)
+HEADER = (
+    "| | points | before: 95 / 50 | half-width | score | after: 95 / 50 | half-width | score |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def mean(of: dict[str, Array]) -> Array:
+    """Of families."""
+    return np.asarray(np.mean(list(of.values()), axis=0))
+
+
+def by_family(before: Points, after: Points, judged: Judged) -> list[str]:
+    """The table by left-out family."""
     families = after.stacked()[0]
-    first, last = averaged(before, plain), averaged(after, judged)
-    text = HEAD.replace("LAWS", ", ".join(f"`{x}`" for x in SURFACE))
-    text = text.replace("DATE", datetime.date.today().isoformat())
-    lines = ["## By left-out family", "", head]
+    first, last = averaged(before, judge(before, None)), averaged(after, judged)
+    lines = ["## By left-out family", "", HEADER]
     lines += [line(f, first[f], last[f], int(np.sum(families == f))) for f in first]
-
-    def mean(of: dict[str, Array]) -> Array:
-        return np.asarray(np.mean(list(of.values()), axis=0))
-
     lines.append(line("**mean of families**", mean(first), mean(last), len(families)))
     ratio = np.exp(np.mean([np.log(last[f][3] / first[f][3]) for f in first]))
-    lines += ["", f"Geometric mean over families of score after / score before: {ratio:.2f}."]
-    lines += ["", "## By distance", "", head]
-    bands, low = [], 1.0
+    return [*lines, "", f"Geometric mean over families of score after / score before: {ratio:.2f}."]
+
+
+def by_distance(
+    before: Points, after: Points, judged: Judged
+) -> tuple[list[str], list[dict[str, float]]]:
+    """(the table by distance, coverage by distance)."""
+    lines, bands, low = ["", "## By distance", "", HEADER], [], 1.0
     for high in BANDS:
         pair = []
-        for points, each in ((before, plain), (after, judged)):
-            far = points.stacked()[2][0]
+        for points, each in ((before, judge(before, None)), (after, judged)):
+            far = points.stacked()[2][1]
             keep = (far > np.log10(low) + 1e-12) & (far <= np.log10(high))
             pair.append(mean(averaged(points, each, keep)))
         lines.append(line(f"{low:g} to {high:g} times", *pair, int(keep.sum())))
@@ -381,11 +373,46 @@ def page(
             {"to": high, "inside95": inside95, "inside50": inside50, "points": float(keep.sum())}
         )
         low = high
-    lines += ["", "## One law that stands alone", "", "No combination anywhere.", "", head]
-    lines.append(
-        line("**mean of families**", mean(first), mean(averaged(before, single)), len(before.rows))
-    )
-    return text + "\n".join(lines) + "\n", bands
+    return lines, bands
+
+
+def inside_the_data(cache: pathlib.Path) -> list[str]:
+    """The table of random fifths of each table, predicted from the rest: points inside alone."""
+    pair = Points(), Points()
+    for family, name, record in records(cache, (1,)):
+        best = "combined" if "combined/numbers" in record else "alone"
+        for points, use in zip(pair, ("alone", best), strict=True):
+            points.add(family, name, record, use)
+    means, count = [], 0
+    for points in pair:
+        keep = points.stacked()[2][1] <= 0
+        means.append(mean(averaged(points, judge(points, None), keep)))
+        count = int(keep.sum())
+    text = "A random fifth of each table, asked of the rest; the points inside it."
+    return [
+        "",
+        "## Inside the data",
+        "",
+        text,
+        "",
+        HEADER,
+        line("**mean of families**", *means, count),
+    ]
+
+
+def constants_table(tuned_on: dict[str, Constants]) -> list[str]:
+    """One row for each set of constants."""
+    names = ["per_decade", "misfit", "disagreement", "freedom"]
+    lines = [
+        "",
+        "## Constants",
+        "",
+        "| tuned on | " + " | ".join(names) + " |",
+        "|---|---|---|---|---|",
+    ]
+    for label, of in tuned_on.items():
+        lines.append(f"| {label} | " + " | ".join(f"{getattr(of, n):g}" for n in names) + " |")
+    return lines
 
 
 def main(arguments: list[str]) -> None:
@@ -393,48 +420,42 @@ def main(arguments: list[str]) -> None:
     cache = ROOT / "runs" / "extrapolation"
     for argument in arguments:
         cache = pathlib.Path(argument.removeprefix("--cache="))
-    before, after, with_rivals = Points(), Points(), Points()
-    own: list[tuple[str, str, tuple[str, ...], dict[str, Array]]] = []
-    for family, name, laws, record in records(cache):
-        before.add(family, name, laws[:1], record)
-        if laws == SURFACE:
-            with_rivals.add(family, name, laws, record)
-        else:
-            own.append((family, name, laws[:1], record))
-    constants, judged, nested = searched(with_rivals, rivals=True)
-    single, single_judged, single_nested = searched(before, rivals=False)
-    # No combination earns it on other tables (of m2 and m1 it does not): theirs are of one law.
-    after.rows, after.quantiles = list(with_rivals.rows), list(with_rivals.quantiles)
-    for family, name, laws, record in own:
-        extra = Points()
-        extra.add(family, name, laws, record)
-        after.rows += extra.rows
-        after.quantiles += extra.quantiles
-        judged = np.concatenate([judged, judge(extra, single_nested[family])], axis=1)
-    text, bands = page(before, after, judged, single_judged)
-    record_ = {
+    alone, combined, rest = Points(), Points(), Points()
+    for family, name, record in records(cache, CUTS):
+        alone.add(family, name, record, "alone")
+        if "combined/numbers" in record:
+            combined.add(family, name, record, "combined")
+        else:  # a combination is of laws over parameters and tokens; other tables have one law
+            rest.add(family, name, record, "alone")
+    both, judged, nested = searched(combined, rivals=True)
+    single, single_judged, single_nested = searched(alone, rivals=False)
+    families, after = rest.stacked()[0], Points()
+    judged_rest = np.full((4, len(families)), np.nan)
+    for family in np.unique(families):
+        mine = families == family
+        judged_rest[:, mine] = judge(rest, single_nested[str(family)])[:, mine]
+    judged = np.concatenate([judged, judged_rest], axis=1)
+    for name in ("names", "numbers", "quantiles"):
+        setattr(after, name, getattr(combined, name) + getattr(rest, name))
+    middle, bands = by_distance(alone, after, judged)
+    lines = [*by_family(alone, after, judged), *middle, *inside_the_data(cache)]
+    lines += ["", "## One law that stands alone", "", "No combination anywhere.", "", HEADER]
+    pair = (averaged(alone, judge(alone, None)), averaged(alone, single_judged))
+    lines.append(line("**mean of families**", *map(mean, pair), len(alone.names)))
+    lines += constants_table(
+        {"all, a combination": both, "all, one law": single}
+        | {f"all but {family}, a combination": of for family, of in nested.items()}
+    )
+    content = {
         "source": "python experiments/papers/extrapolation.py",
         "families": len(set(after.stacked()[0])),
-        "constants": {"combined": vars(constants), "alone": vars(single)},
+        "constants": {"combined": vars(both), "alone": vars(single)},
         "coverage": bands,
     }
-    (ROOT / "scaling/laws/discrepancy.json").write_text(
-        json.dumps(record_, indent=1) + "\n", encoding="utf-8"
-    )
-    rows = [f"| {k} | {v} |" for k, v in (("combination", constants), ("one law", single))]
-    names = ["per_decade", "misfit", "disagreement", "freedom"]
-    rows = [
-        f"| {label} | " + " | ".join(f"{getattr(of, n):g}" for n in names) + " |"
-        for label, of in (("combination", constants), ("one law", single))
-    ]
-    rows += [
-        f"| without {family} | " + " | ".join(f"{getattr(of, n):g}" for n in names) + " |"
-        for family, of in nested.items()
-    ]
-    table = "\n".join(
-        ["| tuned on all | " + " | ".join(names) + " |", "|---|---|---|---|---|", *rows]
-    )
-    text += f"\n## Constants\n\n{table}\n"
+    path = ROOT / "scaling/laws/discrepancy.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = HEAD.replace("LAWS", get_law("combined").equation)
+    text = text.replace("DATE", datetime.date.today().isoformat()) + "\n".join(lines) + "\n"
     (ROOT / "docs/reference/forecasts.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -51,6 +51,13 @@ def number(text: str) -> float:
     return value
 
 
+def power(text: str) -> float:
+    """A finite number, at least 0."""
+    if number(text) < 0:
+        raise ValueError(f"{text} is below 0")
+    return number(text)
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     if number(text) <= 0:
@@ -139,6 +146,7 @@ class FitOptions:
     reduction: Literal["sum", "mean"] = "sum"
     over: float = 1.0
     weights: str | None = None
+    lean: float | None = None
     fix: dict[str, float] = dataclasses.field(default_factory=dict)
     tie: dict[str, str] = dataclasses.field(default_factory=dict)
     bounds: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -183,6 +191,7 @@ OPTIONS = (
     _choice("reduction", "Of the reported objective (sum).", "sum", "mean"),
     cli.Option("over", "Weight of over-estimates (1).", "X", positive),
     cli.Option("weights", "A column; seeds: from the noise between repeats.", "COLUMN|seeds"),
+    cli.Option("lean", "Weights grow as compute^X (0; combinations: chosen).", "X", power),
     _repeated("fix", "Parameters that are not fitted; repeat.", "NAME=VALUE,...", numbers),
     _repeated("tie", "Parameters that are equal; repeat.", "NAME=OTHER,...", pairs),
     _repeated("bounds", "Ranges of parameters; repeat.", "NAME=LOW:HIGH,...", bounds),

@@ -27,6 +27,7 @@ from scaling.laws.forecasting import forecast
 from scaling.laws.isoflop import approaches, disagreement
 from scaling.laws.law import LawError
 from scaling.laws.losses import Loss
+from scaling.laws.problem import Problem
 from scaling.laws.profiles import Profile, profile, standard_errors
 from scaling.laws.readers import read_table
 from scaling.laws.report import render
@@ -124,7 +125,9 @@ def fitted(options: FitOptions) -> tuple[Table, Result]:
         bounds=options.bounds,
         starts=options.starts,
         seed=options.seed,
-        adapt=options.delta is None,
+        # A combination is for forecasts, and those are nearer with the delta of the papers.
+        adapt=options.delta is None and not law.members,
+        lean=options.lean,
     )
     if options.weights == "seeds":
         result = _reweighted(result, options)
@@ -196,7 +199,7 @@ def _matches(table: Table, rule: str) -> np.ndarray:
 
 
 def _reweighted(result: Result, options: FitOptions) -> Result:
-    problem = dataclasses.replace(result.problem, weights=seed_weights(result))
+    problem = _seeds_weighed(result)
     again = fit_problem(problem, starts=options.starts, seed=options.seed)
     return dataclasses.replace(
         again,
@@ -205,6 +208,12 @@ def _reweighted(result: Result, options: FitOptions) -> Result:
         source=result.source,
         warnings=tuple(dict.fromkeys((*result.warnings, *again.warnings))),
     )
+
+
+def _seeds_weighed(result: Result) -> Problem:
+    problem = result.problem
+    plain = dataclasses.replace(problem, weights=seed_weights(result), lean=0.0)
+    return plain.leaning(problem.lean)
 
 
 def make_record(analysis: Analysis) -> dict[str, Any]:
@@ -336,7 +345,14 @@ def _scores(analysis: Analysis) -> list[Score]:
         enough = result.problem.freedom and spare > result.problem.freedom
         return [score(result, seed=options.seed)] if enough else []
     others = [
-        fit(analysis.table, name, result.loss, starts=options.starts, seed=options.seed)
+        fit(
+            analysis.table,
+            name,
+            result.loss,
+            starts=options.starts,
+            seed=options.seed,
+            lean=options.lean,
+        )
         for name in options.compare
         if name != result.law.name
     ]

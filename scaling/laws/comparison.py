@@ -102,20 +102,9 @@ def held_out(result: Result, masks: Array) -> Array:
     return np.where(masks, residuals, np.nan)
 
 
-def budgets(result: Result) -> Array | None:
-    """Compute of each point, by which budgets are ranked; None if the law knows no scale."""
-    columns = result.problem.variables
-    if {"params", "tokens"} <= set(columns):
-        return 6 * columns["params"] * columns["tokens"]
-    for name in ("flops", "pf_days", "tokens", "params", "examples", "steps"):
-        if name in columns:
-            return columns[name]
-    return None
-
-
 def leave_largest_out(result: Result) -> Array | None:
     """Residuals of the points of the largest budget under a fit to the others; None if too few."""
-    scale = budgets(result)
+    scale = result.problem.compute
     if scale is None:
         return None
     codes = group_budgets(scale)
@@ -133,7 +122,7 @@ def rolling_origin(result: Result) -> float | None:
     Root mean square over the origins that leave a fit at least two points more than parameters (of
     each, so that the many points above a low origin weigh no more); None if there is none.
     """
-    scale = budgets(result)
+    scale = result.problem.compute
     if scale is None:
         return None
     above = scale[None] > scale.max() / np.array(ORIGINS)[:, None] * (1 + 1e-9)

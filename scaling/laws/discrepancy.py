@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from scaling.laws.leaning import effective
+
 Array = np.ndarray
 FULL = float(np.log10(3.0))  # decades from which on the disagreement of rivals counts in full
 
@@ -95,10 +97,18 @@ def decades(outside: Mapping[str, float]) -> float:
     return float(np.log10(max(factors, default=1.0)))
 
 
-def misfit(residuals: Array, freedom: int) -> float:
-    """Root mean square of the residuals of a fit with `freedom` parameters, [n]."""
-    spare = max(len(residuals) - freedom, 1)
-    return float(np.sqrt(np.sum(np.square(residuals)) / spare))
+def misfit(residuals: Array, freedom: int, emphasis: Array | None = None) -> float:
+    """Root mean square of the residuals, [n], of a fit with `freedom` parameters.
+
+    `emphasis` are the weights with which it leans on the large runs, see `leaning`.
+    """
+    mean = np.average(np.square(residuals), weights=emphasis)
+    return float(np.sqrt(mean) * inflation(effective(emphasis, len(residuals)), freedom))
+
+
+def inflation(points: float, freedom: int) -> float:
+    """sqrt(n / (n - p)): what residuals about a fit of p parameters to n points are too small by."""
+    return float(np.sqrt(points / max(points - freedom, 1.0)))
 
 
 def covered(far: float) -> dict[str, float] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scaling.laws import leaning
 from scaling.laws.catalogue import get_law
 from scaling.laws.combined import joined, parts
 from scaling.laws.law import Law, LawError, Namespace
@@ -100,12 +101,15 @@ def fit(
     starts: int = STARTS,
     seed: int = 0,
     adapt: bool = False,
+    lean: float | None = None,
 ) -> Result:
     """Fit a law to a table (or a mapping of columns).
 
     The default loss is Huber with delta 1e-3 in the law's own space (log for loss laws), summed:
     the convention of the papers. `adapt` chooses delta from the residuals instead, see
-    `noise_delta`; `conventions["delta"]` says which it was.
+    `noise_delta`; `conventions["delta"]` says which it was. `lean` is the power of compute in the
+    weights, see `leaning`: None chooses it for a combination of laws, which is there for
+    forecasts, and is 0 for one law.
     `weights` are per row of the table and override its `weight` column. Raises LawError for tables
     that cannot be fitted: missing columns, fewer points than free parameters, no valid row.
     """
@@ -125,7 +129,15 @@ def fit(
             f"{list(problem.free_names)} of law {law.name}: add runs, or fix some "
             f"(--fix=NAME=VALUE) or tie some (--tie=NAME=NAME)"
         )
+    if lean is None:
+        lean = leaning.power_for(problem.compute, problem.freedom) if law.members else 0.0
+    problem = problem.leaning(lean)
     conventions = dict(prepared.conventions)
+    if lean:
+        conventions["lean"] = (
+            f"weights grow as compute^{lean:.3g}: {problem.effective:.3g} effective points of "
+            f"{problem.points}"
+        )
     if loss.kind == "huber":
         conventions["delta"] = f"{loss.delta:g}, as given"
         if adapt and problem.freedom:

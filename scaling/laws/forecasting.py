@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.discrepancy import Form, constants, covered, decades, misfit
+from scaling.laws.discrepancy import Form, constants, covered, decades, inflation, misfit
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
+from scaling.laws.leaning import alike, compute_of
 from scaling.laws.losses import link, slope, unlink
 from scaling.laws.problem import Array
 from scaling.laws.resample import Draws
@@ -99,7 +100,8 @@ def simulate(
     `discrepancy.graded_factor`.
 
     Residuals are centred, and inflated by sqrt(n / (n - p)) for the p parameters that were fitted
-    to the n points. Raises LawError unless `variables` are exactly the law's.
+    to the n points; where the fit leans on the large runs, those of like compute are drawn. Raises
+    LawError unless `variables` are exactly the law's.
     """
     names = [v.name for v in result.law.variables]
     wrong = set(names) ^ set(variables)
@@ -118,8 +120,10 @@ def simulate(
         linked = link(result.loss.space, curves)
     residuals = result.residuals
     residuals = residuals - np.average(residuals, weights=result.problem.weights)
-    inflate = np.sqrt(result.points / max(result.points - result.problem.freedom, 1))
-    noise = np.random.default_rng(draws.seed + 1).choice(residuals, len(linked)) * inflate
+    inflate = inflation(result.problem.effective, result.problem.freedom)
+    shares = alike(result.problem.compute, _compute(values), result.problem.lean)
+    generator = np.random.default_rng(draws.seed + 1)
+    noise = generator.choice(residuals, len(linked), p=shares) * inflate
     outside = distance(result, values)
     form = form_at(result, values, outside, graded)
     if form is not None and form.scale > 0:
@@ -137,7 +141,8 @@ def form_at(
     if result.law.target.name != TARGET:
         return None
     far = decades(outside)
-    size = misfit(result.residuals, result.problem.freedom) * _to_log(result)
+    problem = result.problem
+    size = misfit(result.residuals, problem.freedom, problem.emphasis) * _to_log(result)
     rivals = {m.law.name: float(m.predict(**values)) for m in result.members}
     apart = 0.0
     if rivals:
@@ -146,6 +151,11 @@ def form_at(
     of = constants(bool(rivals))
     scale = graded * float(of.scale(np.array(far), np.array(size), np.array(apart)))
     return Form(scale, of.freedom, far, size, apart, rivals, graded)
+
+
+def _compute(values: Mapping[str, float]) -> float | None:
+    compute = compute_of({name: np.array([value]) for name, value in values.items()})
+    return None if compute is None else float(compute[0])
 
 
 def _to_log(result: Result) -> float:

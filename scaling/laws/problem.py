@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling.laws import leaning
 from scaling.laws.backend import x64
 from scaling.laws.law import Law, LawError, Namespace, Parameter
 from scaling.laws.losses import Loss, link
@@ -27,7 +28,10 @@ LOG_LIMIT = 230.0  # |ln value| that still leaves room for products in float64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """Points and search vector: arrays are float64, [n] over points and [p] over slots."""
+    """Points and search vector: arrays are float64, [n] over points and [p] over slots.
+
+    `weights` hold those that lean on the large runs, compute^lean, see `leaning`.
+    """
 
     law: Law
     loss: Loss
@@ -43,6 +47,34 @@ class Problem:
     start: Array
     free: Array
     base: Array
+    lean: float = 0.0
+
+    @property
+    def compute(self) -> Array | None:
+        """Compute of each point, [n], or the size that stands for it."""
+        return leaning.compute_of(self.variables)
+
+    @property
+    def emphasis(self) -> Array | None:
+        """The part of `weights` that leans on the large runs, [n]; None without."""
+        return leaning.emphasis(self.compute, self.lean)
+
+    @property
+    def effective(self) -> float:
+        """How many points of equal weight the leaning leaves; all of them without."""
+        return leaning.effective(self.emphasis, self.points)
+
+    def leaning(self, power: float) -> Problem:
+        """The same with weights that lean on the large runs instead of as they do now."""
+        emphasis = leaning.emphasis(self.compute, power)
+        if power and emphasis is None:
+            raise LawError(
+                f"law {self.law.name} has no variable that tells large runs from small ones "
+                f"(it has {sorted(self.variables)}): leave --lean out"
+            )
+        plain = self.weights if self.emphasis is None else self.weights / self.emphasis
+        weights = plain if emphasis is None else plain * emphasis
+        return dataclasses.replace(self, weights=weights, lean=power)
 
     @property
     def points(self) -> int:

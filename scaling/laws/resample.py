@@ -32,7 +32,8 @@ class Draws:
 
     Resamples that did not converge, however often refitted, are left out: `dropped` counts them.
     `units` independent observations were resampled, `freedom` parameters fitted; `squared` says
-    that the loss is squared error for most residuals.
+    that the loss is squared error for most residuals, `lean` what share of the points weights that
+    lean on large runs leave in effect.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Draws:
     freedom: int
     seed: int
     squared: bool = True
+    lean: float = 1.0
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -66,6 +68,12 @@ class Draws:
         """Percentile intervals of every parameter and derived quantity; see `interval`."""
         return {k: self.interval(v, level) for k, v in self.values.items()}
 
+    def levels(self, level: float) -> tuple[float, float]:
+        """The quantiles between which an interval lies; see `interval`."""
+        if self.squared:
+            return expanded_percentiles(level, self.lean * self.units, self.freedom)
+        return (1 - level) / 2, (1 + level) / 2
+
     def interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
         """Percentiles of `values` [R], widened for small samples where errors are squared.
 
@@ -75,16 +83,14 @@ class Draws:
         resampling pairs overstates their spread (by 1.1 at 90 points, 1.4 at 25, five parameters),
         so their percentiles are left alone.
         """
-        low, high = (1 - level) / 2, (1 + level) / 2
-        if self.squared:
-            low, high = expanded_percentiles(level, self.units, self.freedom)
+        low, high = self.levels(level)
         finite = values[np.isfinite(values)]
         if not len(finite):
             return (float("nan"), float("nan"))
         return (float(np.quantile(finite, low)), float(np.quantile(finite, high)))
 
 
-def expanded_percentiles(level: float, units: int, freedom: int) -> tuple[float, float]:
+def expanded_percentiles(level: float, units: float, freedom: int) -> tuple[float, float]:
     """The two quantile levels for `units` independent observations and `freedom` parameters."""
     spare = max(units - freedom, 1)
     reach = np.sqrt(units / spare) * stats.t.ppf(0.5 + level / 2, spare)
@@ -155,6 +161,7 @@ def bootstrap(
         problem.freedom,
         seed,
         squared=_mostly_squared(result) or kind == "parametric",
+        lean=problem.effective / problem.points,
     )
 
 
