@@ -66,6 +66,7 @@ class LawFit:
             "parameters": result.parameters,
             "points": result.points,
             "excluded": len(result.excluded),
+            "lean": result.problem.lean,
             "loss": {k: v for k, v in dataclasses.asdict(result.loss).items() if v != np.inf},
             "runs": str(self.runs),
             "table_sha256": self.table_sha256,
@@ -81,7 +82,8 @@ class LawFit:
             "method": (
                 "value: the fitted curve. Intervals are for one new run, not for the curve: each "
                 "of the bootstrap's refits predicts, a residual of the fit (centred, inflated by "
-                "sqrt(n / (n - p))) drawn with replacement is added, and percentiles are taken, "
+                "sqrt(n / (n - p)); of runs of like compute where `lean`, the power of compute in "
+                "the weights, is above 0) drawn with replacement is added, and percentiles are taken, "
                 "expanded for n - p degrees of freedom (Hesterberg 2015). They carry the "
                 "uncertainty of the parameters, the spread of runs and, beyond the data, the error "
                 "of the law's form: see `form`, and `public` for how such intervals fared."
