@@ -143,7 +143,7 @@ def check_rows(table: Table, law: Law) -> None:
         ]
         raise LawError(
             f"{table.source}: {len(table)} rows are {designs(table, law).max() + 1} points "
-            f"({variables}) at which {' and '.join(names)} were swept; write one of{typed(*lines)}"
+            f"({variables}) at which {' and '.join(names)} {'were' if names[1:] else 'was'} swept; write one of{typed(*lines)}"
         )
 
 
@@ -169,7 +169,9 @@ def _logged_runs(table: Table, law: Law) -> tuple[str, int] | None:
 def _swept(table: Table, law: Law) -> list[str]:
     """Columns of the recipe that take several values at one point, if that is so of many rows."""
     variables = {v.name for v in law.variables}
-    recipe = [k for k in table.text if plain(k) in RECIPE and k not in variables]
+    named = [k for k in table.text if plain(k) in RECIPE and k not in variables]
+    # Words there, as "long" under warmup, name experiments: not settings of which to take the best.
+    recipe = [k for k in named if np.isfinite(table.columns[k]).any()]
     points, names, many = designs(table, law), [], np.zeros(len(table), bool)
     for name in recipe:
         settings = np.unique(np.array(table.text[name]), return_inverse=True)[1]

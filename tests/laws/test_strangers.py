@@ -137,6 +137,13 @@ def test_a_sweep_inside_is_noticed_and_its_best_taken(tmp_path, names):
     assert follow(path, pick=1)[0].points == 288
 
 
+def test_words_under_the_name_of_a_recipe_are_experiments(tmp_path):
+    """Porian's table has long and short under `warmup`: not settings of which to take the best."""
+    n, d, loss = (np.repeat(x, 2) for x in grid())
+    path = write(tmp_path / "t.csv", params=n, tokens=d, loss=loss, warmup=["long", "short"] * 48)
+    assert len(follow(path)[0].excluded) == 0
+
+
 def test_seeds_of_the_best_setting_stay_together(tmp_path):
     """A lucky seed of a bad setting is not the best; a setting that diverged is not either."""
     n, d, loss = (np.repeat(x, 6) for x in grid())
