@@ -24,7 +24,7 @@ def door(argv: Sequence[str]) -> int:
     if options.device == "cpu":
         # Before JAX is imported: a fit must not grab an accelerator's memory.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from scaling.laws import command
+    from scaling.laws import command, progress
     from scaling.laws.law import LawError
     from scaling.track import compile_cache
 
@@ -35,7 +35,9 @@ def door(argv: Sequence[str]) -> int:
     if uncached := compile_cache.enable():
         print(uncached, file=sys.stderr)
     try:
-        print(command.run(options, argv))
+        with progress.shown(sys.stderr):
+            text = command.run(options, argv)
+        print(text)
     except LawError as error:
         print(f"error: {error}", file=sys.stderr)
         return cli.EXIT_USAGE

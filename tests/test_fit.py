@@ -94,7 +94,10 @@ def test_report_is_one_file_with_warnings_first(out):
         ([*REFIT, "--out=o", "--columns=params=Size"], "give --columns=params=COLUMN"),
         ([*REFIT, "--out=o", "--fix=alpha"], "'alpha' is not NAME=VALUE"),
         (["--runs=absent.csv", "--law=chinchilla", "--out=o"], "absent.csv does not exist"),
-        ([REFIT[0], REFIT[2], "--out=o"], "no column 'params'"),
+        (
+            [REFIT[0], REFIT[2], "--out=o"],
+            "write\n  '--columns=params=Model Size,flops=Training FLOP'\n",
+        ),
         ([*REFIT, "--out=o", "--fix=gamma=1"], "no parameter 'gamma'"),
         ([*REFIT, "--out=o", "--exclude=los>3"], "did you mean 'loss'"),
         ([*REFIT, "--out=o", "--exclude=loss!3"], "is not COLUMN>VALUE"),

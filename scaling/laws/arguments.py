@@ -135,7 +135,12 @@ class FitOptions:
     out: str = ""
     list: bool = False
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    spelled: bool = False
     exclude: Sequence[str] = ()
+    last_of: str | None = None
+    best_of: Sequence[str] = ()
+    all_rows: bool = False
+    by: str | None = None
     count: str = "total"
     flops: str = "six_nd"
     curves: bool = False
@@ -175,12 +180,17 @@ def _repeated(flag: str, help_: str, metavar: str, kind: Callable[[str], object]
 
 
 OPTIONS = (
-    cli.Option("runs", "Table (.csv, .tsv, .jsonl) or directory of runs.", "TABLE"),
+    cli.Option("runs", "Table (.csv, .tsv, .jsonl), folder of them, or of runs.", "TABLE"),
     cli.Option("law", "A law of the catalogue, or package.module:LAW.", "NAME"),
     cli.Option("out", "Where fit.json, report.html and figures/ go.", "DIR"),
     cli.Option("list", "List the laws and stop."),
     _repeated("columns", "Where columns come from; repeat.", "NAME=COLUMN[*FACTOR],...", pairs),
     _repeated("exclude", "Rows to leave out (> >= < <= == !=); repeat.", "COLUMN>VALUE", str),
+    cli.Option("spelled", "Read 1,018 as 1018, 12B as 12e9, 45% as 0.45."),
+    cli.Option("last_of", "Of each run that COLUMN names, the last row.", "COLUMN"),
+    cli.Option("best_of", "At each point, the best of the settings swept.", "COLUMN,...", names),
+    cli.Option("all_rows", "Logged runs and sweeps: every row counts."),
+    cli.Option("by", "Fit each value of COLUMN by itself, in a sub-folder.", "COLUMN"),
     _choice("count", "Parameters of a run (total).", "total", "non_embedding", "active"),
     _choice("flops", "FLOP of a run (six_nd).", "six_nd", "exact"),
     cli.Option("curves", "Every evaluation of a run, not only the last."),

@@ -2,74 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import operator
 import pathlib
-import re
 import shlex
 import time
 from collections.abc import Sequence
-from platform import python_version
 from typing import Any
 
-import numpy as np
-from scipy import __version__ as scipy_version
-
-from scaling.laws.allocation import SIX_ND, FlopsPerToken, optimum, other_variables
+from scaling.laws.allocation import SIX_ND, FlopsPerToken, other_variables
 from scaling.laws.arguments import FitOptions
 from scaling.laws.backend import use_device
 from scaling.laws.catalogue import LAWS, get_law
-from scaling.laws.comparison import Score, compare, fold_masks, score, seed_noise, seed_weights
+from scaling.laws.checks import check_rows
 from scaling.laws.discrepancy import told
-from scaling.laws.fitting import Result, fit, fit_problem
-from scaling.laws.forecasting import forecast
-from scaling.laws.isoflop import approaches, disagreement
+from scaling.laws.fitting import Result, fit
+from scaling.laws.grouped import fit_groups
 from scaling.laws.law import LawError
 from scaling.laws.losses import Loss
-from scaling.laws.problem import Problem
-from scaling.laws.profiles import Profile, profile, standard_errors
+from scaling.laws.profiles import Profile, profile
+from scaling.laws.progress import step
 from scaling.laws.readers import read_table
+from scaling.laws.record import Analysis, clean, make_record, reweighted
 from scaling.laws.report import render
-from scaling.laws.resample import Draws, bootstrap
-from scaling.laws.table import Table, missing_column
-from scaling.track import files, provenance
-
-OPERATORS = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Analysis:
-    """A fit and what was made from it: `draws` and `profiles` are None and () if not asked for."""
-
-    options: FitOptions
-    table: Table
-    result: Result
-    draws: Draws | None
-    profiles: Sequence[Profile]
-    cost: FlopsPerToken
-
-    @property
-    def fixed(self) -> list[str]:
-        """Parameters that were not fitted."""
-        problem = self.result.problem
-        slots = zip(self.result.law.names, problem.slots, strict=True)
-        return [name for name, slot in slots if not problem.free[slot]]
-
-    @property
-    def swept(self) -> dict[str, list[float | None]]:
-        """Profile intervals by parameter; tied parameters share that of the one that leads."""
-        swept = {p.name: [p.low, p.high] for p in self.profiles}
-        names, law = self.result.problem.names, self.result.law
-        leaders = {n: names[i] for n, i in zip(law.names, self.result.problem.slots, strict=True)}
-        return {name: swept[leader] for name, leader in leaders.items() if leader in swept}
+from scaling.laws.resample import bootstrap
+from scaling.laws.rows import best_of, last_of, matching
+from scaling.laws.table import Table
+from scaling.track import files
 
 
 def list_laws() -> str:
@@ -83,28 +40,64 @@ def list_laws() -> str:
 
 def run(options: FitOptions, arguments: Sequence[str]) -> str:
     """Fit and write; returns the text for the terminal. Raises LawError for bad data or options."""
-    began = time.perf_counter()
     if options.device != "cpu":
         _device(options.device)
     _check_uses(options)
-    table, result = fitted(options)
+    if options.by is None:
+        return summary(_analysed(options, arguments, read(options)), options.out)
+
+    def one(inside: FitOptions, table: Table) -> dict[str, Any]:
+        # The command in a group's fit.json fits that group alone.
+        words = [*_without(arguments, "by", "out"), f"--exclude={inside.exclude[-1]}"]
+        words.append(f"--out={inside.out}")
+        return clean(_analysed(inside, words, table))
+
+    return fit_groups(read(options), options, one)
+
+
+def _without(arguments: Sequence[str], *flags: str) -> list[str]:
+    """A command line without some flags and their values."""
+    kept, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in (f"--{flag}" for flag in flags):
+            rest.pop(0)
+        elif not any(word.startswith(f"--{flag}=") for flag in flags):
+            kept.append(word)
+    return kept
+
+
+def _analysed(options: FitOptions, arguments: Sequence[str], table: Table) -> dict[str, Any]:
+    """Fits a table that is read, writes all files, and returns what is in fit.json."""
+    began = time.perf_counter()
+    with step(f"fit of {options.law}"):
+        table, result = fitted(options, table)
     draws, profiles = None, list[Profile]()
     if options.bootstrap and result.problem.freedom:
-        draws = bootstrap(result, options.bootstrap, options.resample, seed=options.seed)
+        with step(f"bootstrap of {options.bootstrap:,} resamples"):
+            draws = bootstrap(result, options.bootstrap, options.resample, seed=options.seed)
     if options.profiles == "yes" and result.points > result.problem.freedom:
-        names = result.problem.free_names
-        profiles = [profile(result, name, options.level) for name in names]
+        for name in result.problem.free_names:
+            with step(f"profile of {name}"):
+                profiles.append(profile(result, name, options.level))
     cost = SIX_ND if options.cost == "6nd" else FlopsPerToken.from_table(table)
     analysis = Analysis(options, table, result, draws, profiles, cost)
-    record = make_record(analysis)
+    with step("fits with runs left out"):
+        record = make_record(analysis)
     record["command"] = shlex.join(["python", "-m", "scaling.fit", *arguments])
     record["seconds"] = round(time.perf_counter() - began, 3)
-    write(record, analysis)
-    return summary(record, options.out)
+    with step("figures"):
+        write(record, analysis)
+    return record
 
 
-def fitted(options: FitOptions) -> tuple[Table, Result]:
-    """The table and the law fitted to it, as the flags of `scaling.fit` say. Raises LawError."""
+def fitted(options: FitOptions, table: Table | None = None) -> tuple[Table, Result]:
+    """The table and the law fitted to it, as the flags of `scaling.fit` say. Raises LawError.
+
+    `table` is what `read` gave, or a part of it.
+    """
+    if options.by and table is None:
+        raise LawError(f"--by={options.by} fits several laws; name one group's fit.json")
     law = get_law(options.law)
     loss = Loss(
         options.loss,
@@ -113,7 +106,7 @@ def fitted(options: FitOptions) -> tuple[Table, Result]:
         options.reduction,
         options.over,
     )
-    table = load(options)
+    table = chosen(read(options) if table is None else table, options)
     if options.weights and options.weights != "seeds":
         table = table.mapped({"weight": options.weights})
     result = fit(
@@ -130,7 +123,7 @@ def fitted(options: FitOptions) -> tuple[Table, Result]:
         lean=options.lean,
     )
     if options.weights == "seeds":
-        result = _reweighted(result, options)
+        result = reweighted(result, options)
     return table, result
 
 
@@ -163,6 +156,11 @@ def _device(name: str) -> None:
 
 
 def load(options: FitOptions) -> Table:
+    """The rows that are fitted, with columns mapped, as the flags say."""
+    return chosen(read(options), options)
+
+
+def read(options: FitOptions) -> Table:
     """The table with columns mapped and rows excluded as the flags say."""
     table = read_table(
         options.runs,
@@ -171,205 +169,23 @@ def load(options: FitOptions) -> Table:
         flops=options.flops,
         curves=options.curves,
     )
-    table = table.mapped(options.columns)
+    table = (table.spelled_out() if options.spelled else table).mapped(options.columns)
     for rule in options.exclude:
-        table = table.without(~_matches(table, rule), f"--exclude={rule}")
+        table = table.without(~matching(table, rule), f"--exclude={rule}")
     return table
 
 
-def _matches(table: Table, rule: str) -> np.ndarray:
-    """Rows, [n], of which a rule such as `loss>=3.4` or `router==Hash` is true."""
-    match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", rule)
-    if not match:
-        raise LawError(f"--exclude={rule!r} is not COLUMN>VALUE (or >=, <, <=, ==, !=)")
-    name, sign, value = match.groups()
-    if name not in table.columns:
-        raise LawError(missing_column(name, table.columns, table.source))
-    try:
-        return np.asarray(OPERATORS[sign](table.columns[name], float(value)))
-    except ValueError:
-        pass
-    if sign not in ("==", "!="):
-        raise LawError(f"--exclude={rule!r}: {value!r} is not a number")
-    same = np.array([cell.strip() == value for cell in table.text[name]])
-    if not same.any():
-        known = sorted({cell.strip() for cell in table.text[name]})[:8]
-        raise LawError(f"--exclude={rule!r}: no row holds {value!r}; {name} holds {known}")
-    return same if sign == "==" else ~same
-
-
-def _reweighted(result: Result, options: FitOptions) -> Result:
-    problem = _seeds_weighed(result)
-    again = fit_problem(problem, starts=options.starts, seed=options.seed)
-    return dataclasses.replace(
-        again,
-        excluded=result.excluded,
-        conventions={**result.conventions, "weights": "seed noise"},
-        source=result.source,
-        warnings=tuple(dict.fromkeys((*result.warnings, *again.warnings))),
-    )
-
-
-def _seeds_weighed(result: Result) -> Problem:
-    problem = result.problem
-    plain = dataclasses.replace(problem, weights=seed_weights(result), lean=0.0)
-    return plain.leaning(problem.lean)
-
-
-def make_record(analysis: Analysis) -> dict[str, Any]:
-    """Everything that goes into fit.json and the report."""
-    result, draws, options = analysis.result, analysis.draws, analysis.options
-    boot = draws.intervals(options.level) if draws else {}
-    fixed, swept = analysis.fixed, analysis.swept
-    known = {**swept, **{name: list(interval) for name, interval in boot.items()}}
-    loss = dataclasses.asdict(result.loss)
-    return {
-        "law": result.law.name,
-        "equation": result.law.equation,
-        "law_source": result.law.source,
-        "parameters": result.parameters,
-        "fixed": fixed,
-        "intervals": {n: known[n] for n in result.parameters if n in known and n not in fixed},
-        "level": options.level,
-        "interval_note": _interval_note(draws, result),
-        "standard_errors": standard_errors(result),
-        "profile_intervals": swept,
-        "derived": result.derived,
-        "derived_intervals": {k: list(boot[k]) for k in result.derived if k in boot},
-        "published": {p.label: dict(p.values) for p in result.law.published},
-        "objective": result.objective,
-        "gradient_norm": result.gradient_norm,
-        "converged": result.converged,
-        "points": result.points,
-        "starts": result.starts,
-        "reached": result.reached,
-        "minima": [dataclasses.asdict(m) for m in result.minima],
-        "at_bound": list(result.at_bound),
-        "at_start": list(result.at_start),
-        "excluded": [{"row": n, "reason": r} for n, r in result.excluded],
-        "loss": loss if result.loss.kind == "huber" else {**loss, "delta": None},
-        "conventions": result.conventions,
-        "ranges": {k: list(v) for k, v in result.ranges.items()},
-        "source": result.source,
-        "cost": analysis.cost.name,
-        **_uses(analysis),
-        "seed": options.seed,
-        "versions": {"python": python_version(), "scipy": scipy_version, **provenance.versions()},
-    }
-
-
-def _uses(analysis: Analysis) -> dict[str, Any]:
-    """What the fit is good for: allocation, predictions, comparison; and all warnings."""
-    result, draws, options = analysis.result, analysis.draws, analysis.options
-    optima = []
-    if options.budgets:
-        optima = optimum(
-            result,
-            options.budgets,
-            draws,
-            cost=analysis.cost,
-            inference_tokens=options.inference_tokens,
-            at=options.at,
-            level=options.level,
-        )
-    forecasts = []
-    if options.predict and draws is not None:
-        forecasts = [forecast(result, point, draws, options.level) for point in options.predict]
-    ways, doubts = approaches(result, analysis.cost, options.seed)
-    noise = seed_noise(result)
-    boot = draws.intervals(options.level) if draws else {}
-    apart = disagreement(ways, result.derived.get("a"), boot.get("a"))
-    warnings = [*apart, *analysis.cost.warnings, *result.warnings, *_doubts(analysis)]
-    warnings += [w for o in optima for w in o.warnings]
-    for f in forecasts:
-        point = ", ".join(f"{k} {v:.4g}" for k, v in f.variables.items())
-        warnings += [f"prediction at {point}: {w}" for w in f.warnings]
-    return {
-        "warnings": list(dict.fromkeys([*warnings, *doubts])),
-        "seed_noise": None if noise is None else {"deviation": noise[0], "freedom": noise[1]},
-        "approaches": ways,
-        "optimum": [{**dataclasses.asdict(o), "intervals": o.intervals or {}} for o in optima],
-        "forecasts": [dataclasses.asdict(f) for f in forecasts],
-        "comparison": [dataclasses.asdict(s) for s in _scores(analysis)],
-    }
-
-
-def _doubts(analysis: Analysis) -> list[str]:
-    """What the intervals assume that does not hold."""
-    result, draws = analysis.result, analysis.draws
-    warnings = [w for p in analysis.profiles for w in p.warnings]
-    if draws and draws.dropped:
-        warnings.append(
-            f"{draws.dropped} of {len(draws) + draws.dropped} resamples did not converge when "
-            f"refitted, and are left out of the intervals"
-        )
-    runs = len(np.unique(result.problem.clusters))
-    if draws and draws.kind == "points" and runs < result.points:
-        warnings.append(
-            f"{result.points} points of {runs} runs were resampled as if independent: intervals are "
-            f"too narrow, use --resample=runs"
-        )
-    if draws and draws.kind == "runs" and draws.units < 2 * result.problem.freedom:
-        warnings.append(
-            f"only {draws.units} runs for {result.problem.freedom} free parameters: intervals from "
-            f"resampled runs are rough"
-        )
-    if not draws and analysis.profiles:
-        warnings.append(
-            "no bootstrap was run: intervals are profiles and assume independent points"
-        )
-    elif not draws and result.problem.freedom:
-        warnings.append(
-            "neither a bootstrap nor profiles were run: the parameters have no intervals"
-        )
-    return warnings
-
-
-def _interval_note(draws: Draws | None, result: Result) -> str:
-    if draws is None:
-        return "Intervals are profile likelihood; they assume independent points of equal noise."
-    what = {"points": "points", "runs": "whole runs", "parametric": "Gaussian noise"}[draws.kind]
-    percentiles = "expanded percentiles" if draws.squared else "plain percentiles (absolute errors)"
-    return (
-        f"Bootstrap: {len(draws)} resamples of {what} ({draws.units} units), each searched globally; "
-        f"{percentiles}. Profiles assume independent points of equal noise: where the two "
-        f"disagree, trust the bootstrap."
-    )
-
-
-def _scores(analysis: Analysis) -> list[Score]:
-    """Errors on runs left out: of the law, and of those that --compare names."""
-    result, options = analysis.result, analysis.options
-    if not options.compare:
-        spare = result.points - fold_masks(result.problem.clusters, 10).sum(axis=1).max()
-        enough = result.problem.freedom and spare > result.problem.freedom
-        return [score(result, seed=options.seed)] if enough else []
-    others = [
-        fit(
-            analysis.table,
-            name,
-            result.loss,
-            starts=options.starts,
-            seed=options.seed,
-            lean=options.lean,
-        )
-        for name in options.compare
-        if name != result.law.name
-    ]
-    if options.weights == "seeds":
-        others = [_reweighted(other, options) for other in others]
-    return compare(analysis.table, [result, *others], result.loss, seed=options.seed)
-
-
-def clean(value: object) -> Any:
-    """A value that strict JSON can hold: no NaN or infinity, no numpy types."""
-    if isinstance(value, dict):
-        return {str(k): clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+def chosen(table: Table, options: FitOptions) -> Table:
+    """The last rows of runs and the best of sweeps. Raises LawError where neither was asked for."""
+    law = get_law(options.law)
+    if options.last_of:
+        table = table.without(last_of(table, options.last_of), f"--last_of={options.last_of}")
+    if options.best_of:
+        reason = f"--best_of={','.join(options.best_of)}"
+        table = table.without(best_of(table, law, options.best_of), reason)
+    if not options.all_rows:
+        check_rows(table, law)
+    return table
 
 
 def write(record: dict[str, Any], analysis: Analysis) -> None:

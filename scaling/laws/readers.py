@@ -18,6 +18,7 @@ from scaling.track.stream import StreamError
 MAX_ROWS = 1_000_000
 MOST_ROWS = 10_000_000  # some 70 bytes per cell: three columns of these take 2 GB
 COUNTS = ("total", "non_embedding", "active")
+FILE = "file"  # the column that says which file of a folder a row is from
 FLOP_COUNTS = ("six_nd", "exact")
 RESERVED = ("params", "tokens", "loss", "flops", "run_id", "seed", "status", "step")
 
@@ -32,8 +33,10 @@ def read_table(
 ) -> Table:
     """Read a run table: `.csv`/`.tsv`, `.jsonl`/`.json` lines, or a directory of runs.
 
-    Files are streamed and reading stops at `max_rows`. For a directory, `params` and `flops`
-    choose the convention and `curves` takes every evaluation of every run, not only the last.
+    A folder without runs but with tables is read as one table, with the column `file` (the name
+    without suffix); columns that a file lacks are empty in its rows. Files are streamed and reading
+    stops at `max_rows`. For a directory of runs, `params` and `flops` choose the convention and
+    `curves` takes every evaluation of every run, not only the last.
     Raises LawError with the file, the row and the remedy.
     """
     path = pathlib.Path(path)
@@ -44,21 +47,16 @@ def read_table(
             f"--max-rows={max_rows} is above {MOST_ROWS:,}, which is as much as memory is planned "
             f"for; aggregate or thin the table first"
         )
-    if path.is_dir():
+    if path.is_dir() and (find_runs(path) or not _tables(path)):
         return read_runs(path, params=params, flops=flops, curves=curves)
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
-        raise LawError(
-            f"{path}: {suffix or 'no suffix'} is not one of .csv, .tsv, .jsonl, or a folder"
-        )
-    rows = _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path)
     cells: dict[str, list[Any]] = {}
-    for count, row in enumerate(rows):
+    for count, (stem, row) in enumerate(_file_rows(path)):
         if count >= max_rows:
             raise LawError(
                 f"{path} has more than {max_rows:,} rows; a law is fitted to one row per run (or a "
                 f"few checkpoints of each): aggregate or thin it, or raise --max-rows"
             )
+        row = {**row, FILE: stem} if path.is_dir() else row
         for name in row:
             if name not in cells:
                 cells[name] = [None] * count
@@ -67,6 +65,31 @@ def read_table(
     if not cells:
         raise LawError(f"{path} is empty: expected a header and one row per run")
     return Table._from_cells(cells, str(path))
+
+
+def _tables(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The tables that lie in a folder itself, by name; `.json` there may be anything."""
+    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".csv", ".tsv", ".jsonl")]
+
+
+def _file_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(stem of the file, row) of a table, or of all tables of a folder."""
+    if path.is_dir():
+        for inside in _tables(path):
+            for stem, row in _file_rows(inside):
+                if FILE in row:
+                    raise LawError(
+                        f"{inside} has a column {FILE!r}, which names the file; rename it"
+                    )
+                yield stem, row
+        return
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+        raise LawError(
+            f"{path}: {suffix or 'no suffix'} is not one of .csv, .tsv, .jsonl, or a folder"
+        )
+    for row in _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path):
+        yield path.stem, row
 
 
 def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
@@ -166,7 +189,7 @@ def read_runs(
     sweep = _read_sweep(folder)
     runs = find_runs(folder)
     if not runs:
-        raise LawError(f"{folder} holds no run (no summary.json below it)")
+        raise LawError(f"{folder} holds no run (no summary.json below it) and no table")
     rows: list[dict[str, Any]] = []
     excluded: list[tuple[int, str]] = []
     for number, run in enumerate(runs, 1):

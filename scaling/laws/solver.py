@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling.laws import progress
 from scaling.laws.backend import parallel, platform
 from scaling.laws.law import Law
 from scaling.laws.losses import derivatives, rho
@@ -245,8 +246,11 @@ def solve(
         rows = np.arange(first, min(first + size, len(starts)))
         filled = np.resize(rows, size)
         end = program({k: v[filled] for k, v in lanes.items()}, data, np.int32(max_steps))
-        return {k: np.asarray(v)[: len(rows)] for k, v in end.items()}
+        arrays = {k: np.asarray(v)[: len(rows)] for k, v in end.items()}  # waits for the device
+        progress.tick()
+        return arrays
 
+    progress.expect(-(-len(starts) // size))
     chunks = parallel(run, range(0, len(starts), size))
     end = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
     # Objectives in the units of `losses.objective` before reduction.

@@ -8,34 +8,20 @@ into the result. Columns are `params`, `tokens`, `loss` (other names map), optio
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from scaling.laws.checks import budget_warnings, check_units, duplicate_warnings
+from scaling.laws.columns import missing_column, missing_columns, spelled, typed, unit_refusal
 from scaling.laws.law import Law, LawError
 from scaling.laws.losses import Loss
 
 Array = np.ndarray
-UNIT = 300.0  # flops / (6 params tokens) beyond which a column is in another unit
-_POWERS = (1.0, 1e3, 1e6, 1e9, 1e12)
-_FACTORS = {
-    "k": "1e3",
-    "m": "1e6",
-    "b": "1e9",
-    "g": "1e9",
-    "t": "1e12",
-    "thousands": "1e3",
-    "millions": "1e6",
-    "billions": "1e9",
-    "trillions": "1e12",
-}
-# What a column's name says of its unit: "params (M)", "tokens_B", "tokens in billions".
-_UNIT = re.compile(r"\(([kmbgt])\)|_([kmb])$|\b(thousands|(?:m|b|tr)illions)\b", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +94,8 @@ class Table:
 
     def _origin(self, origin: str, name: str) -> tuple[str, float]:
         if origin in self.columns:
-            unit = _UNIT.search(origin)
-            if unit and name in ("params", "tokens", "flops"):
-                said = next(filter(None, unit.groups()))
-                factor = _FACTORS[said.lower()]
-                raise LawError(
-                    f"{self.source}: column {origin!r} seems to be in {said}: write "
-                    f"--columns={name}='{origin}*{factor}', or *1 if it is in units"
-                )
+            if refusal := unit_refusal(origin, name, self.source):
+                raise LawError(refusal)
             return origin, 1.0
         column, star, factor = origin.rpartition("*")
         if star and column in self.columns and math.isfinite(_number(factor)):
@@ -130,13 +110,38 @@ class Table:
             (int(self.numbers[i]), reason if isinstance(reason, str) else reason(int(i)))
             for i in np.flatnonzero(~keep)
         )
+        return dataclasses.replace(self.part(keep), excluded=(*self.excluded, *gone))
+
+    def part(self, keep: Array) -> Table:
+        """Rows where `keep` is true, when the others are not excluded but in another part."""
         return dataclasses.replace(
             self,
             columns={k: v[keep] for k, v in self.columns.items()},
             text={k: list(itertools.compress(v, keep)) for k, v in self.text.items()},
             numbers=self.numbers[keep],
-            excluded=(*self.excluded, *gone),
         )
+
+    def spelled_out(self) -> Table:
+        """Cells such as 1,018 and 12B and 45 % as numbers, see `columns.spelled`."""
+        text = {
+            k: [
+                (spelled(c) or c) if math.isnan(v) else c
+                for c, v in zip(cells, self.columns[k], strict=True)
+            ]
+            for k, cells in self.text.items()
+        }
+        columns = {k: np.array([_number(c) for c in v], np.float64) for k, v in text.items()}
+        return dataclasses.replace(self, columns=columns, text=text)
+
+    def complete_for(self, law: Law) -> tuple[Table, list[str]]:
+        """`completed`, with every column that `law` needs. Raises LawError naming all that lack."""
+        table, notes = self.completed()
+        missing = [v.name for v in (*law.variables, law.target) if v.name not in table.columns]
+        if missing:
+            raise LawError(missing_columns(missing, self.columns, self.source))
+        if not len(table):
+            raise LawError(f"{self.source} has no rows")
+        return table, notes
 
     def completed(self) -> tuple[Table, list[str]]:
         """Fill params, tokens and flops from each other by C = 6 N D where one is absent."""
@@ -156,15 +161,10 @@ class Table:
 
     def prepare(self, law: Law, loss: Loss) -> Prepared:
         """Check and select what `law` needs. Raises LawError when nothing usable is left."""
-        table, notes = self.completed()
+        table, notes = self.complete_for(law)
         wanted = [*law.variables, law.target]
-        for variable in wanted:
-            if variable.name not in table.columns:
-                raise LawError(missing_column(variable.name, self.columns, self.source))
-        if not len(table):
-            raise LawError(f"{self.source} has no rows")
         # ln needs a positive target; so do loss laws in raw space, where <= 0 is a broken run.
-        _check_units(table, {v.name for v in wanted})
+        check_units(table, law)
         for variable in wanted:
             positive = variable.positive or (variable is law.target and loss.space == "log")
             table = _exclude_invalid(table, variable.name, positive)
@@ -181,8 +181,8 @@ class Table:
         if fresh:
             reasons = sorted({r for _, r in table.excluded[len(self.excluded) :]})
             warnings.append(f"{fresh} of {len(self)} rows excluded: {'; '.join(reasons[:4])}")
-        warnings += _duplicates(table, [v.name for v in wanted])
-        warnings += _budgets(table, law)
+        warnings += duplicate_warnings(table, [v.name for v in wanted])
+        warnings += budget_warnings(table, law)
         variables = {v.name: table.columns[v.name] for v in law.variables}
         weights = table.columns.get("weight", np.ones(len(table)))
         clusters = None
@@ -207,17 +207,6 @@ class Table:
         )
 
 
-def missing_column(name: str, columns: Iterable[str], source: str, remedy: str = "") -> str:
-    """The message for an absent column, with the nearest one that exists."""
-    names = list(columns)
-    near = difflib.get_close_matches(name, names, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}" if near else ""
-    return (
-        f"{source} has no column {name!r}{hint} (it has {names}); "
-        f"{'give' if remedy else 'map it with'} {remedy or f'--columns={name}=COLUMN'}"
-    )
-
-
 def _number(cell: Any) -> float:
     try:
         return float(cell)
@@ -234,10 +223,15 @@ def _exclude_invalid(table: Table, name: str, positive: bool) -> Table:
 
     odd = [i for i in np.flatnonzero(np.isnan(values)) if re.search(r"\d", text[i])]
     if odd:
+        cells = list(dict.fromkeys(text[i].strip() for i in odd))
+        lines = [(f"--exclude={name}=={cell}", "leaves such rows out") for cell in cells[:3]]
+        if all(spelled(cell) for cell in cells):
+            read = f"reads {cells[0]} as {float(spelled(cells[0]) or 0):.12g}"
+            lines = [("--spelled", read)]
         raise LawError(
-            f"{table.source}: {name} holds {text[odd[0]].strip()!r} in row {table.numbers[odd[0]]}"
-            f"{f' and {len(odd) - 1} more such cells' if odd[1:] else ''}, which is not a number: write "
-            f"1018 for 1,018 and 12e9 for 12B, or leave the rows out with --exclude"
+            f"{table.source}: {name} holds {cells[0]!r} in row {table.numbers[odd[0]]}"
+            f"{f' and {len(odd) - 1} more such cells' if odd[1:] else ''}, which is not a number: write"
+            f"{typed(*lines)}"
         )
 
     def unreadable(i: int) -> str:
@@ -249,71 +243,3 @@ def _exclude_invalid(table: Table, name: str, positive: bool) -> Table:
     if positive:
         table = table.without(values > 0, lambda i: f"{name} = {values[i]:g} is not above 0")
     return table
-
-
-def _check_units(table: Table, wanted: set[str]) -> None:
-    """Refuses params, tokens and flops of which one must be in another unit than it says.
-
-    The two factors that are proposed give a sensible number of tokens per parameter.
-    """
-    if not {"params", "tokens"} <= wanted or not {"params", "tokens", "flops"} <= set(
-        table.columns
-    ):
-        return
-    n, d, c = (table.columns[k] for k in ("params", "tokens", "flops"))
-    good = np.isfinite(n * d * c) & (n > 0) & (d > 0) & (c > 0)
-    if not good.any():
-        return
-    n, d, c = n[good], d[good], c[good]
-    ratio = float(np.median(c / (6 * n * d)))
-    if 1 / UNIT < ratio < UNIT:
-        return
-    pairs = [(p, t) for p in _POWERS for t in _POWERS if 1 / UNIT < ratio / (p * t) < UNIT]
-    fitting = [(p, t) for p, t in pairs if 0.1 < np.median(d * t / (n * p)) < 1e5]
-    typed = "--columns=flops='flops*FACTOR' (FLOP)"
-    if fitting:
-        p, t = fitting[0]
-        factors = {"params": p, "tokens": t}
-        typed = "--columns=" + ",".join(f"{k}='{k}*{v:g}'" for k, v in factors.items() if v != 1)
-        typed += ", or a factor for flops"
-    raise LawError(
-        f"{table.source}: flops is {ratio:.3g} times 6 params tokens, so one of the three is not in "
-        f"FLOP, parameters or tokens: write {typed}"
-    )
-
-
-def _duplicates(table: Table, names: list[str]) -> list[str]:
-    """Rows that the law sees twice: copies, or runs that differ in what the law leaves out."""
-    labels = [table.text[k] for k in ("run_id", "seed") if k in table.text]
-    rows = list(zip(*(table.columns[n] for n in names), *labels, strict=True))
-    extra = len(rows) - len(set(rows))
-    if not extra:
-        return []
-    first: dict[tuple[Any, ...], int] = {}
-    differing: set[str] = set()
-    for n, row in enumerate(rows):
-        m = first.setdefault(row, n)
-        if m != n:
-            differing |= {k for k, cells in table.text.items() if cells[m] != cells[n]}
-    if not differing:
-        return [
-            f"{extra} rows repeat another row exactly and count twice: remove copies, or give "
-            f"run_id or seed if they are repeats"
-        ]
-    return [
-        f"{extra} rows equal another in all that the law sees ({', '.join(names)}), though not in "
-        f"{', '.join(sorted(differing)[:3])}: each counts; give run_id or seed if they are repeats"
-    ]
-
-
-def _budgets(table: Table, law: Law) -> list[str]:
-    names = {v.name for v in law.variables}
-    if not {"params", "tokens"} <= names or len(table) < 2:
-        return []
-    flops = table.columns["params"] * table.columns["tokens"]
-    if flops.max() < 1.5 * flops.min():
-        return [
-            "all points share one compute budget: exponents of params and tokens and every "
-            "extrapolation in compute rest on the form of the law alone"
-        ]
-    return []

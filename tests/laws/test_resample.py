@@ -5,7 +5,7 @@ import pytest
 from laws.law_data import TRUTH, besiroglu, surface
 
 from scaling.laws import LawError, Loss, bootstrap, fit, resample
-from scaling.laws.command import _interval_note
+from scaling.laws.record import _interval_note
 from scaling.laws.resample import expanded_percentiles, resample_counts
 
 
