@@ -278,7 +278,12 @@ class EvalConfig:
     Attributes:
       every: steps between evaluations; 0 means only after the last step.
       batches: evaluate on this many batches, spread evenly over the held-out split; None means
-        the whole split. The evaluation after the last step always uses the whole split.
+        the whole split. The evaluation after the last step does not follow it.
+      final_units: tokens (of other tasks: examples) that the evaluation after the last step takes,
+        in whole batches spread evenly over each held-out split; None takes the whole split. The
+        summary holds the loss with its standard error, which says whether they were enough: four
+        times the tokens halve it. `python -m scaling.sweep --sweep=FILE --dry_run` shows what the
+        whole split would cost; `python -m scaling.main --evaluate=RUN` takes all of it later.
       batch_size: examples in a batch; None means `train.batch_size`.
       also: further evaluations, by the name under which their values are reported.
       stop_metric: key of the metric that early stopping and `checkpoint.keep_best` watch; None is
@@ -290,6 +295,7 @@ class EvalConfig:
 
     every: NonNegativeInt = 0
     batches: PositiveInt | None = None
+    final_units: PositiveInt | None = None
     batch_size: PositiveInt | None = None
     also: Mapping[str, EvaluationEntry] | None = None
     stop_metric: str | None = None

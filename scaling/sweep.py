@@ -49,7 +49,11 @@ OPTIONS = (
     cli.Option("sweep", "The sweep, and the argument of its get_sweep.", "FILE[:ARG]"),
     cli.Option("search", "Or a search, and the argument of its get_search.", "FILE[:ARG]"),
     cli.Option("workdir", "Where it lives. Default: runs/NAME of the file.", "DIR"),
-    cli.Option("dry_run", "Show the cells, what they cost and what exists, and stop."),
+    cli.Option(
+        "dry_run",
+        "Show the cells, what they cost and what exists, and stop. Before anything ran, the time is "
+        "that of steps timed on this machine (local), for which the data are prepared.",
+    ),
     cli.Option("yes", "Also a design of more than 1,000 cells."),
     cli.Option("retry", "Give cells that have failed for good all their attempts again."),
     cli.Option("launcher", f"One of {NAMES}; default local.", "NAME"),
@@ -131,7 +135,8 @@ def _check(values: Values) -> str:
 
 def _sweep(values: Values) -> int:
     """Cells, table, launch, table."""
-    from scaling.sweeps import collect, design, display, launchers, sweep_dir, trunks
+    from scaling.sweeps import collect, design, display, launchers, sweep_dir, timing, trunks
+    from scaling.sweeps.launchers import local
     from scaling.sweeps.ledger import Ledger
 
     started = time.perf_counter()
@@ -143,13 +148,18 @@ def _sweep(values: Values) -> int:
     cells, notes = design.cells(declared, many=None if values.get("yes") else design.MANY)
     notes += sweep_dir.check_claim(workdir, cells) + trunks.notes(cells)
     print(f"sweep {declared.name} in {workdir}")
-    preview = sweep_dir.preview(workdir, declared.name, cells)
-    print(display.overview(preview, declared, request.tries))
+
+    def place() -> timing.Place:
+        return local.slots(request.workers, len(cells))[0]
+
+    here = place if launcher == "local" else None
+    preview, speeds, basis = timing.look(workdir, declared.name, cells, here)
+    print(display.overview(preview, declared, request.tries, speeds, basis))
     for note in notes:
         print(f"note: {note}")
     if values.get("dry_run"):
         return 0
-    sweep = sweep_dir.claim(workdir, declared.name, cells)
+    sweep = sweep_dir.claim(workdir, declared.name, cells, preview.held_out)
     if values.get("retry"):
         print(f"{len(Ledger(sweep).reset(request.tries))} failed cells get their attempts again")
     code = launchers.launch(launcher, sweep, request)

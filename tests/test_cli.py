@@ -17,6 +17,15 @@ def test_a_full_command_line() -> None:
     )
 
 
+def test_a_home_is_expanded_where_a_flag_names_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves the `~` of `--workdir=~/x` as it is, and a folder of that name would be made."""
+    monkeypatch.setenv("HOME", "/home/me")
+    given = cli.parse(["--config=~/a.py:~/b.txt", "--workdir=~/runs"])
+    assert (given.config, given.workdir) == ("/home/me/a.py:~/b.txt", "/home/me/runs")
+    assert cli.parse(["--diff", "~/a", "~/b"]).diff == ("/home/me/a", "/home/me/b")
+    assert cli.parse(["--sample=r", "--prompt=~/a"]).prompt == "~/a"
+
+
 def test_several_processes() -> None:
     found = cli.parse(
         ["--config=a.py", "--coordinator=host:80", "--num_processes=2", "--process_id=0"]

@@ -33,6 +33,7 @@ WRONG = [
     (("sweep", "--sweep=a.py", "--workdir=gs://b/r"), "gs://b/r is a URL", "mount the bucket"),
     ((*PLAN, "--json=s3://b/plan.json"), "s3://b/plan.json is a URL", "mount the bucket"),
     (("fit", "--runs=s3://b/t.csv", "--law=chinchilla", "--out=x"), "is a URL", "mount the bucket"),
+    (("run", CONFIG, "--workdir=~nobody_here/r"), "~nobody_here/r cannot be found", "./~nobody_here"),
     (("sweep", "--no_such_flag=3"), "--no_such_flag", "the flags are"),
     (("sweep", "--sweep=experiments/sweeps/isoflop.py"), "isoflop.py", "mean experiments/sweeps/iso"),
     (("sweep", "--sweep=a.py", "--workers=many"), "'many'", "give an integer >= 0"),

@@ -93,6 +93,9 @@ def test_advice() -> None:
     assert "a dead one left it" in advise(backend=hung, lockfiles=["/tmp/libtpu_lockfile"])
     holder = {"pid": 5, "name": "python", "user": "a", "files": gpu}
     assert "held by python (process 5)" in advise(backend=hung, holders=[holder])
+    flags = {"error": "exit code 1: Unknown flag in XLA_FLAGS: --no_such_flag=1", "hung": False}
+    assert "take it out" in advise(backend=flags, holders=[holder])
+    assert "held by" not in advise(backend=flags, holders=[holder])
     slow = {"platform": "gpu", "devices": {"NVIDIA H200": 1}, "matmul": {"bfloat16": 1e14}}
     assert "reaches 100 of 989 TFLOP/s" in advise(backend=slow)
     full = {"name": "prepared data", "path": "/x", "exists": True, "free": 2**30, "writable": True}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling.configs import values as config_values
-from scaling.configs.errors import ConfigError, RefusedError, local_path, nearest
+from scaling.configs.errors import ConfigError, RefusedError, nearest, place
 from scaling.configs.overrides import RULES
 from scaling.configs.types import NonNegativeFloat, NonNegativeInt
 from scaling.experiment import Experiment
@@ -30,8 +30,8 @@ class Option:
     Attributes:
       flag: without dashes.
       help: one line or more; "" hides the flag from `--help`.
-      metavar: shown for the value; "" for a switch, two words for a flag that takes two values. URLs
-        are refused where it is one of `PLACES`.
+      metavar: shown for the value; "" for a switch, two words for a flag that takes two values. `~`
+        is expanded and URLs are refused where it is one of `PLACES`.
       kind: what the value is: "text" as it stands; "integer" or "number", at least 0; an annotation
         as in a config; or a function of the text that raises ValueError saying what is wrong.
       repeat: the flag may be given several times, and its value is a list.
@@ -138,7 +138,7 @@ def _value(option: Option, given: list[str]) -> Any:
         raise ConfigError(name, "is empty", remedy)
     if option.metavar in PLACES:
         try:
-            given = [local_path(text) for text in given]
+            given = [place(text) for text in given]
         except RefusedError as error:
             raise ConfigError(name, error.reason, error.remedy) from None
     if option.kind in ("text", str):

@@ -1,6 +1,7 @@
 """The one error that a wrong config or a wrong command line ends in."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 
@@ -43,6 +44,21 @@ def local_path(text: str) -> str:
             "use a folder here and copy it",
         )
     return text
+
+
+def place(text: str) -> str:
+    """A path of this machine as somebody typed it, `~` expanded: shells leave that of `--flag=~/x`.
+
+    Raises:
+      RefusedError: it is a URL, or begins with `~` where there is no home directory.
+    """
+    expanded = os.path.expanduser(local_path(text))
+    if expanded.startswith("~"):
+        raise RefusedError(
+            f"{text} cannot be found, as there is no such home directory",
+            f"give the whole path, or ./{text} for a folder of that name",
+        )
+    return expanded
 
 
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:

@@ -15,7 +15,7 @@ from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import MixtureOrder, Order, ShuffledOrder
 from scaling.data.sources import SOURCES
 from scaling.data.tokenizers import TOKENIZERS, Fitted, Tokenizer
-from scaling.data.windows import Windows, open_tokens, text_spec, token_stream
+from scaling.data.windows import Windows, open_tokens, text_spec, token_stream, warn_of_markers
 from scaling.experiment import DataConfig, Experiment, TextConfig
 from scaling.track.paths import cache_root, expand
 
@@ -184,6 +184,7 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
     eval_entries = {name: token_stream(part, tokenizer, cache) for name, part in held_out.items()}
     exclude = list(eval_entries.values())
     entries = {name: token_stream(part, tokenizer, cache, exclude) for name, part in train.items()}
+    warn_of_markers([*entries.values(), *exclude])
     separator = tokenizer.vocab_size - 1 if section.text.mask_documents else None
 
     def windows(entry: cache_lib.Entry, limit: int | None) -> Windows:

@@ -87,13 +87,15 @@ def cached(
 
 
 def file_hash(path: pathlib.Path, root: pathlib.Path) -> str:
-    """sha256 of a file's bytes, remembered in the cache under its path, size and time of change.
+    """sha256 of a file's bytes, remembered in the cache under its path, size and times of change.
 
-    A file changed within the last two seconds is not remembered: it could change again without
-    its time showing it. Where the cache cannot be written the hash is computed every time.
+    Of the two times a program may set one (`cp -p`, `rsync -t`, `touch -r`), and the kernel keeps
+    the other. A file changed within the last two seconds is not remembered: it could change again
+    without its time showing it. Where the cache cannot be written the hash is computed every time.
     """
     stat = path.stat()
-    stamp = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    times = [stat.st_mtime_ns, stat.st_ctime_ns]
+    stamp = [str(path.resolve()), stat.st_size, *times, stat.st_ino]
     memo = root / "hashes" / f"{key_of({'path': stamp[0]})}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):
         known = files.read_json(memo)
@@ -101,7 +103,7 @@ def file_hash(path: pathlib.Path, root: pathlib.Path) -> str:
             return known["sha256"]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if time.time() - stat.st_mtime > 2:
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > 2:
         with contextlib.suppress(OSError):
             files.write_json(memo, {"stamp": stamp, "sha256": digest})
     return digest

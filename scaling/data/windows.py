@@ -12,7 +12,7 @@ The stream does not depend on T: other lengths of example share it.
 
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,13 +69,19 @@ def token_stream(
             "%d training documents are left out, because the held-out text has them too",
             entry.meta["excluded"],
         )
-    for marker, count in entry.meta["markers"].items():
-        _LOG.warning(
-            "%s stands as text in %d documents and is trained on letter by letter: if it "
-            "divides documents, set data.source.separator='%s'",
-            *(marker, count, marker),
-        )
     return entry
+
+
+def warn_of_markers(entries: Collection[Entry]) -> None:
+    """Says once of all streams which well-known markers stand in their texts."""
+    for marker in MARKERS:
+        count = sum(entry.meta["markers"].get(marker, 0) for entry in entries)
+        if count:
+            _LOG.warning(
+                "%s stands as text in %d documents and is trained on letter by letter: if it "
+                "divides documents, set data.source.separator='%s'",
+                *(marker, count, marker),
+            )
 
 
 def _write_stream(

@@ -6,13 +6,20 @@ Everything is counted on abstract arrays: no parameters are made and no backend 
 import dataclasses
 import json
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from scaling import configs
 from scaling.configs import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from scaling.data.loader import Batch, Spec
     from scaling.experiment import Experiment
+    from scaling.tasks.base import Task
+
+HeldOut: TypeAlias = Mapping[str, int]  # held-out examples by split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +35,9 @@ class Cost:
       flops: exact FLOPs of the run.
       kept_bytes: of the checkpoints that stay, about.
       objective: the metric that stands for the run, column `loss` of the table.
+      eval_flops: of all its evaluations (forward, each counted as a pass of the model); None where
+        nobody has counted the held-out examples yet.
+      whole_flops: the same of one pass over all held-out examples.
     """
 
     params: int
@@ -38,25 +48,74 @@ class Cost:
     flops: float
     kept_bytes: int
     objective: str = "loss"
+    eval_flops: float | None = None
+    whole_flops: float | None = None
 
 
-_counted: dict[str, Cost] = {}
+_counted: dict[str, tuple[Cost, "Task"]] = {}
 
 
-def measure(config: "Experiment") -> Cost:
+def measure(config: "Experiment", held_out: HeldOut | None = None) -> Cost:
     """The cost of a resolved config.
+
+    Args:
+      config: the resolved config.
+      held_out: how many examples of its data are held out; None where that is not known.
 
     Raises:
       ConfigError: data, task and model do not go together, or the optimizer does not fit them.
     """
     step, keep, steps = of_one_step(config), config.checkpoint, config.train.steps
     saved = math.ceil(steps / keep.every) if keep.every else 1
+    eval_flops = whole_flops = None
+    if held_out is not None:
+        task = _count(config)[1]
+        each = task.flops.forward * task.units_per_example
+        eval_flops = each * _evaluated(config, task, held_out)
+        whole_flops = each * sum(held_out.values())
     return dataclasses.replace(
         step,
         units=steps * step.step_units,
         flops=step.unit_flops * steps * step.step_units,
         kept_bytes=step.kept_bytes * min(saved, keep.keep_last + keep.keep_best),
+        eval_flops=eval_flops,
+        whole_flops=whole_flops,
     )
+
+
+def data_key(config: "Experiment") -> str:
+    """Configs that share it hold out the same number of examples."""
+    section = configs.plain(config)["data"]
+    idle = ("limit", "on_end", "seed", "prefetch", "workers")
+    return json.dumps({k: v for k, v in section.items() if k not in idle}, sort_keys=True)
+
+
+class _Counted:
+    """Examples of which only the number is known."""
+
+    def __init__(self, count: int) -> None:
+        self.spec: Spec = {}
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def gather(self, indices: "np.ndarray", positions: "np.ndarray") -> "Batch":
+        raise NotImplementedError("only their number is known")
+
+
+def _evaluated(config: "Experiment", task: "Task", held_out: HeldOut) -> int:
+    """Examples that all evaluations of a run take, padding and repeats included."""
+    from scaling.data.loader import EvalSet
+    from scaling.train.evaluate import schedule
+
+    sets = {split: EvalSet(_Counted(count)) for split, count in held_out.items()}
+    total = 0
+    for job in schedule(config, task, sets):
+        between = (config.train.steps - 1) // job.every if job.every else 0
+        batches = between * len(job.chosen(last=False)) + len(job.chosen(last=True))
+        total += batches * job.batch_size
+    return total
 
 
 def of_one_step(config: "Experiment") -> Cost:
@@ -67,6 +126,10 @@ def of_one_step(config: "Experiment") -> Cost:
     Raises:
       ConfigError: see `measure`.
     """
+    return _count(config)[0]
+
+
+def _count(config: "Experiment") -> tuple[Cost, "Task"]:
     plain = json.loads(configs.to_json(config))
     for section in ("name", "seed", "checkpoint", "track", "eval"):
         del plain[section]
@@ -75,7 +138,7 @@ def of_one_step(config: "Experiment") -> Cost:
     key = json.dumps(plain, sort_keys=True)
     if key not in _counted:
         try:
-            _counted[key] = _count(config)
+            _counted[key] = _of_shapes(config)
         except ConfigError:
             raise
         except ValueError as error:
@@ -83,7 +146,7 @@ def of_one_step(config: "Experiment") -> Cost:
     return _counted[key]
 
 
-def _count(config: "Experiment") -> Cost:
+def _of_shapes(config: "Experiment") -> tuple[Cost, "Task"]:
     import jax
 
     from scaling import data, parallel
@@ -106,7 +169,7 @@ def _count(config: "Experiment") -> Cost:
     if config.train.ema_decay is not None:
         state.append(trained)
     step_units = config.train.batch_size * task.units_per_example
-    return Cost(
+    cost = Cost(
         params=task.params.total,
         unit=task.unit,
         units=step_units,
@@ -116,3 +179,4 @@ def _count(config: "Experiment") -> Cost:
         kept_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         objective=task.objective,
     )
+    return cost, task

@@ -5,10 +5,8 @@ Everything shown is read from the sweep's directory, so cells of other launchers
 """
 
 import json
-import math
 import os
 import pathlib
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +16,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from scaling.sweeps import budgets
-from scaling.sweeps.cost import Cost
+from scaling.sweeps import budgets, timing
 from scaling.sweeps.design import Sweep, label, show
 from scaling.sweeps.ledger import Ledger, State, counts
 from scaling.sweeps.sweep_dir import ENDS, SweepDir
+from scaling.sweeps.timing import Speed
 from scaling.track.progress import duration, quantity
 
 SHOWN = 60  # cells; of a longer table the middle is left out
@@ -31,17 +29,21 @@ SHOWN = 60  # cells; of a longer table the middle is left out
 # --- before it starts ------------------------------------------------------------------------
 
 
-def overview(sweep: SweepDir, declared: Sweep, tries: int) -> str:
+def overview(
+    sweep: SweepDir, declared: Sweep, tries: int, speeds: Sequence[Speed] = (), basis: str = ""
+) -> str:
     """The table of all cells with totals and warnings.
 
     Args:
       sweep: the cells with their costs, whether they are on disk yet or not.
       declared: what the file says, for the expected optimum.
       tries: attempts that may fail before a cell has failed.
+      speeds: of cells that ran or were timed.
+      basis: what they rest on, in words.
     """
     states = Ledger(sweep).states(tries)
     summaries = {cell: sweep.summary(cell) for cell in sweep.ids}
-    seconds = estimate(sweep, summaries)
+    seconds = {cell: timing.seconds(cost, speeds) for cell, cost in sweep.costs.items()}
     columns = list(dict.fromkeys(name for axes in sweep.axes.values() for name in axes))
     unit = next(iter(sweep.costs.values())).unit
     rows = []
@@ -51,6 +53,7 @@ def overview(sweep: SweepDir, declared: Sweep, tries: int) -> str:
             [
                 *(show(sweep.axes[cell].get(name, "")) for name in columns),
                 *(f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}"),
+                "" if cost.eval_flops is None else f"{cost.eval_flops:.3g}",
                 *("" if spent is None else duration(spent), f"{quantity(cost.kept_bytes)}B"),
                 states[cell],
             ]
@@ -59,9 +62,9 @@ def overview(sweep: SweepDir, declared: Sweep, tries: int) -> str:
         half = SHOWN // 2
         gap = [f"... {len(rows) - 2 * half} more", *[""] * (len(rows[0]) - 1)]
         rows = [*rows[:half], gap, *rows[-half:]]
-    header = [*columns, "params", unit, "FLOPs", "time", "kept", "state"]
+    header = [*columns, "params", unit, "FLOPs", "eval FLOPs", "time", "kept", "state"]
     left = [cell for cell in sweep.ids if states[cell] not in ENDS]
-    lines = [_aligned([header, *rows]), _totals(sweep, left, seconds)]
+    lines = [_aligned([header, *rows]), _totals(sweep, left, seconds, basis)]
     lines.append(f"{len(sweep.ids)} cells: {counts(states)}")
     return "\n".join([*lines, *warnings(sweep, declared, summaries)])
 
@@ -82,35 +85,13 @@ def warnings(sweep: SweepDir, declared: Sweep, summaries: Mapping[str, Any]) -> 
     return lines + list(filter(None, [budgets.best_rates(rows)]))
 
 
-def estimate(sweep: SweepDir, summaries: Mapping[str, Any]) -> dict[str, float | None]:
-    """Seconds that each cell will take, from finished cells of the sweep; None without any.
-
-    The rate is that of the finished cell nearest in parameters, since small models are far from a
-    machine's peak; start and compile are the median of those seen.
-    """
-    rates: list[tuple[float, float]] = []  # (ln params, FLOPs per second)
-    starts: list[float] = []
-    for cell, summary in summaries.items():
-        spent, cost = summary.get("seconds", {}), sweep.costs[cell]
-        if _loss(sweep, cell, summary) is not None and spent.get("train"):
-            rates.append((math.log(cost.params), cost.flops / spent["train"]))
-            starts.append(sum(spent.get(k, 0.0) for k in ("init", "compile", "eval", "checkpoint")))
-    if not rates:
-        return dict.fromkeys(sweep.ids)
-    start = statistics.median(starts)
-
-    def seconds(cost: Cost) -> float:
-        size = math.log(cost.params)
-        return start + cost.flops / min(rates, key=lambda pair: abs(pair[0] - size))[1]
-
-    return {cell: seconds(sweep.costs[cell]) for cell in sweep.ids}
-
-
 def _loss(sweep: SweepDir, cell: str, summary: Mapping[str, Any]) -> float | None:
     return sweep.loss(cell, summary) if summary.get("status") == "completed" else None
 
 
-def _totals(sweep: SweepDir, left: Sequence[str], seconds: Mapping[str, float | None]) -> str:
+def _totals(
+    sweep: SweepDir, left: Sequence[str], seconds: Mapping[str, float | None], basis: str
+) -> str:
     costs = sweep.costs.values()
     flops = sum(cost.flops for cost in costs)
     text = (
@@ -124,8 +105,19 @@ def _totals(sweep: SweepDir, left: Sequence[str], seconds: Mapping[str, float | 
     )
     if shared:
         text += f"; shared trunks save {shared:.3g} of these FLOPs ({shared / flops:.0%})"
+    evaluated = sum(cost.eval_flops or 0.0 for cost in costs)
+    if evaluated:
+        whole = sum(cost.whole_flops or 0.0 for cost in costs)
+        text += (
+            f"\nevaluation {evaluated:.3g} FLOPs more ({evaluated / flops:.0%}); one pass over all "
+            f"held-out data in each cell is {whole:.3g}"
+        )
+        if evaluated > flops / 4:
+            text += ": eval.final_units and eval.batches say how much of it is taken"
     known = [s for cell in left if (s := seconds[cell]) is not None]
-    return text + (f", about {duration(sum(known))} of one worker" if known else "")
+    if known:
+        text += f"\nleft about {duration(sum(known))} of one worker"
+    return text + (f" ({basis})" if known and basis else f"\n{basis}" if basis else "")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -8,15 +8,15 @@ the highest file is never deleted, so a process that decided long ago on an old 
 one beside its own and gives way. A released lease says so in its file.
 
 The holder touches its file every few seconds. A lease is dead when its process is (seen on the same
-host), or when it was not touched for `TTL` seconds by the clock of the file system, which all hosts
-share. A holder that was only asleep finds the higher number at its next heartbeat and stops.
+host) and the file was not touched for two heartbeats, or when it was not touched for `TTL` seconds by
+the clock of the file system, which all hosts share. A holder that was only asleep finds the higher
+number at its next heartbeat and stops.
 """
 
 import contextlib
 import errno
 import os
 import pathlib
-import tempfile
 import threading
 import time
 import uuid
@@ -64,6 +64,8 @@ class Lease:
 def take(leases: pathlib.Path, cell: str) -> Lease | None:
     """The lease of a cell, or None while another process holds it.
 
+    Waits for the missing heartbeats of a process that is gone.
+
     Args:
       leases: folder of all leases of the sweep.
       cell: its id.
@@ -74,7 +76,7 @@ def take(leases: pathlib.Path, cell: str) -> Lease | None:
     folder = leases / cell
     folder.mkdir(parents=True, exist_ok=True)
     number = _newest(folder)
-    if _holder(folder, number) is not None:
+    if _holder(folder, number) is not None or not _is_quiet(folder / str(number)):
         return None
     content = lock.identity() | {"token": uuid.uuid4().hex}
     target = folder / str(number + 1)
@@ -159,13 +161,17 @@ def _holder(folder: pathlib.Path, number: int) -> dict[str, Any] | None:
         touched = path.stat().st_mtime
     except OSError:
         return None
-    return content if _clock(folder) - touched < TTL else None
+    return content if lock.clock(folder) - touched < TTL else None
 
 
-def _clock(folder: pathlib.Path) -> float:
-    """Now, by the clock that stamps files in this folder."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
-        return os.fstat(file.fileno()).st_mtime
+def _is_quiet(path: pathlib.Path) -> bool:
+    """Whether a lease is released, not there, or without heartbeats for as long as two should take."""
+    try:
+        if files.read_json(path).get("released"):
+            return True
+        return lock.quiet(path, lock.QUIET * TTL / BEATS)
+    except (OSError, ValueError, AttributeError):  # as in `_holder`, which found nobody
+        return True
 
 
 def _create(target: pathlib.Path, text: str) -> bool:

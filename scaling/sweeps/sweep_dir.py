@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from scaling import configs
 from scaling.configs import ConfigError
 from scaling.sweeps import trunks
-from scaling.sweeps.cost import Cost, measure
+from scaling.sweeps.cost import Cost, HeldOut, data_key, measure
 from scaling.sweeps.design import Cell, label
 from scaling.sweeps.trunks import Branch
 from scaling.track import files
@@ -37,6 +37,7 @@ class SweepDir:
       axes: {cell id: its columns}, in the order of the design.
       costs: {cell id: what it costs}.
       branches: {cell id: the trunk that it branches off, and where}, see `trunks`.
+      held_out: {`cost.data_key` of a cell: its held-out examples}, where they were counted.
     """
 
     path: pathlib.Path
@@ -44,6 +45,7 @@ class SweepDir:
     axes: Mapping[str, Mapping[str, Any]]
     costs: Mapping[str, Cost]
     branches: Mapping[str, Branch]
+    held_out: Mapping[str, HeldOut] = dataclasses.field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -113,7 +115,7 @@ def open_sweep(path: str | pathlib.Path) -> SweepDir:
             for key, cell in cells.items()
             if cell["trunk"]
         }
-        return SweepDir(folder, record["name"], axes, costs, branches)
+        return SweepDir(folder, record["name"], axes, costs, branches, record.get("held_out", {}))
     except (ValueError, KeyError, TypeError) as error:
         remedy = "delete it and start the same sweep again: finished cells stay finished"
         raise ConfigError("--workdir", f"{file} is damaged ({error})", remedy) from error
@@ -151,26 +153,51 @@ def check_claim(path: str | pathlib.Path, cells: Sequence[Cell]) -> list[str]:
     return []
 
 
-def preview(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDir:
-    """The sweep that `claim` would make of a directory; writes nothing."""
+def preview(
+    path: str | pathlib.Path,
+    name: str,
+    cells: Sequence[Cell],
+    held_out: Mapping[str, HeldOut] | None = None,
+) -> SweepDir:
+    """The sweep that `claim` would make of a directory; writes nothing.
+
+    Args:
+      path: the directory.
+      name: of the sweep.
+      cells: of the design.
+      held_out: {`cost.data_key` of a cell: its held-out examples}, where they are counted.
+    """
+    counted = held_out or {}
     return SweepDir(
         pathlib.Path(path).absolute(),
         name,
         {cell.id: dict(cell.axes) for cell in cells},
-        {cell.id: measure(cell.config) for cell in cells},
+        {cell.id: measure(cell.config, counted.get(data_key(cell.config))) for cell in cells},
         trunks.plan(cells),
+        counted,
     )
 
 
-def claim(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDir:
+def claim(
+    path: str | pathlib.Path,
+    name: str,
+    cells: Sequence[Cell],
+    held_out: Mapping[str, HeldOut] | None = None,
+) -> SweepDir:
     """Makes a directory that of a design, and writes down its cells and their configs.
+
+    Args:
+      path: the directory.
+      name: of the sweep.
+      cells: of the design.
+      held_out: see `preview`.
 
     Raises:
       ConfigError: see `check_claim`.
       OSError: it cannot be written to.
     """
     check_claim(path, cells)
-    sweep = preview(path, name, cells)
+    sweep = preview(path, name, cells, held_out)
     for part in ("cells", "leases", "logs"):
         (sweep.path / part).mkdir(parents=True, exist_ok=True)
     for cell in trunks.with_branch_points(cells):
@@ -181,7 +208,7 @@ def claim(path: str | pathlib.Path, name: str, cells: Sequence[Cell]) -> SweepDi
         cost = dataclasses.asdict(sweep.costs[cell_id])
         place = {"trunk": branch.trunk, "branch_step": branch.step}
         rows.append({"id": cell_id, "axes": axes, "cost": cost, **place})
-    files.write_json(sweep.path / SWEEP, {"name": name, "cells": rows})
+    files.write_json(sweep.path / SWEEP, {"name": name, "cells": rows, "held_out": sweep.held_out})
     return sweep
 
 

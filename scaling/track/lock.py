@@ -2,8 +2,9 @@
 
 The lock is the kernel's (`flock`), so it vanishes with its holder, however that died, also across a
 reboot. What the file says (process, host, boot) is there for the message, and for file systems
-without locks, where it decides alone. (`filelock` 4.2 names no holder, and has a way without `flock`
-for one of the three errors that say so.)
+without locks, where it decides together with a heartbeat: the holder touches the file, and a process
+that looks gone has lost the directory only when it no longer does. (`filelock` 4.2 names no holder, and
+has a way without `flock` for one of the three errors that say so.)
 """
 
 import contextlib
@@ -13,6 +14,9 @@ import json
 import os
 import pathlib
 import socket
+import tempfile
+import threading
+import time
 from typing import Any
 
 import psutil
@@ -20,6 +24,8 @@ import psutil
 from scaling.track import files, provenance
 
 NAME = "lock"
+BEAT = 5.0  # seconds between two heartbeats, where the kernel has no locks
+QUIET = 2.0  # heartbeats that a process that looks gone must miss
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -43,6 +49,7 @@ class Lock:
         self.path = workdir / NAME
         self.notes: list[str] = []
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._end = threading.Event()
         try:
             self._take()
         except BaseException:
@@ -55,8 +62,10 @@ class Lock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _NO_LOCKS or lives(holder):
+            unlocked = error.errno in _NO_LOCKS
+            if not unlocked or lives(holder) or (holder and not quiet(self.path, QUIET * BEAT)):
                 raise LockedError(self._message(holder)) from error
+            threading.Thread(target=self._beat, name="lock", daemon=True).start()
         if holder:
             process = f"process {holder.get('pid')} on {holder.get('hostname')}"
             self.notes.append(
@@ -65,6 +74,11 @@ class Lock:
         text = files.to_json(identity() | {"since": provenance.now()})
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, text.encode(), 0)
+
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
     def _holder(self) -> dict[str, Any]:
         """What the file says, empty for a released lock or a torn text."""
@@ -80,15 +94,39 @@ class Lock:
         if lives(holder):
             remedy = "wait for it, stop it, or use another --workdir"
         else:
-            remedy = f"that process is gone but a child of it holds on: see `fuser -v {self.path}`"
+            remedy = (
+                "that process cannot be seen from here but it, or a child of it, holds on: see "
+                f"`fuser -v {self.path}`"
+            )
         return f"{self.path.parent} is in use by {holder_name}: {remedy}"
 
     def release(self) -> None:
         """Gives the directory back; may be called twice."""
+        self._end.set()
         if self._file >= 0:
             os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = -1
+
+
+def quiet(path: pathlib.Path, seconds: float) -> bool:
+    """Waits until nobody has touched a file for so long; False as soon as somebody does.
+
+    A process that looks gone may be one that cannot be seen from here.
+    """
+    touched = path.stat().st_mtime
+    end = time.monotonic() + touched + seconds - clock(path.parent)
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.2))
+        if path.stat().st_mtime != touched:
+            return False
+    return True
+
+
+def clock(folder: pathlib.Path) -> float:
+    """Now, by the clock that stamps files in this folder."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def identity() -> dict[str, Any]:

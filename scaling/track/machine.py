@@ -250,7 +250,9 @@ def _about_backend(report: dict[str, Any]) -> list[str]:
     who = ", ".join(f"{h['name']} (process {h['pid']})" for h in report["holders"])
     if "error" in backend:
         advice.append(backend["error"])
-        if who:
+        if "XLA_FLAGS" in backend["error"]:  # it ended before it looked for a device
+            advice.append("XLA_FLAGS: this version of XLA does not know a flag in it; take it out")
+        elif who:
             advice.append(f"the accelerator is held by {who}: wait for it or stop it")
         elif report["lockfiles"]:
             advice.append(

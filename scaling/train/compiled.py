@@ -245,7 +245,7 @@ def run_evaluation(
     job: Scheduled,
     variables: Mapping[str, PyTree],
     turn: Turn,
-    whole: bool,
+    last: bool,
     artefacts: Mapping[str, Any],
 ) -> dict[int, dict[str, Any]]:
     """{slot: values of the evaluation} for the active runs.
@@ -255,7 +255,7 @@ def run_evaluation(
       job: what runs.
       variables: of all runs.
       turn: which runs, and where they stand.
-      whole: whether the step before it was the last.
+      last: whether the step before it was the last.
       artefacts: of the data, for the report.
     """
     slots = np.flatnonzero(turn.active).tolist()
@@ -266,7 +266,7 @@ def run_evaluation(
     with jax.transfer_guard("allow"):
         carry = program.carry(job)
     parts = [lambda values, slot=slot: program.part(values, slot) for slot in slots]
-    results = collect(job, whole, run, carry, parts)
+    results = collect(job, last, run, carry, parts)
     with jax.transfer_guard("allow"):  # whatever the host does in a report
         return {
             slot: dict(job.evaluation.report(result, artefacts))

@@ -33,8 +33,8 @@ class Scheduled:
       examples: the held-out split.
       every: steps between its runs; 0 means only after the last step.
       batches: at most so many, spread over the split; None takes all.
+      final_batches: the same of the run after the last step.
       batch_size: examples per batch.
-      whole_at_end: whether the run after the last step takes the whole split.
     """
 
     name: str
@@ -42,12 +42,13 @@ class Scheduled:
     examples: EvalSet
     every: int
     batches: int | None
+    final_batches: int | None
     batch_size: int
-    whole_at_end: bool
 
-    def limit(self, whole: bool) -> int | None:
-        """How many batches to take; `whole` after the last step."""
-        return None if whole and self.whole_at_end else self.batches
+    def chosen(self, last: bool) -> list[int]:
+        """Numbers of the batches to take; `last` after the last step."""
+        count = self.examples.num_batches(self.batch_size)
+        return spread(count, self.final_batches if last else self.batches)
 
     def is_due(self, step: int, last: int) -> bool:
         """Whether it runs after this step."""
@@ -62,10 +63,10 @@ def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> li
     """
     section = config.eval
     size = section.batch_size or config.train.batch_size
+    final = section.final_units and -(-section.final_units // (size * task.units_per_example))
+    score = task.evaluations["score"]
     jobs = [
-        Scheduled(
-            split, task.evaluations["score"], examples, section.every, section.batches, size, True
-        )
+        Scheduled(split, score, examples, section.every, section.batches, final, size)
         for split, examples in evals.items()
     ]
     for name, entry in (section.also or {}).items():
@@ -78,9 +79,8 @@ def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> li
         evaluation = task.evaluation(entry.evaluation or name, f"{key}.evaluation")
         every = section.every if entry.every is None else entry.every
         rows = entry.batch_size or size
-        jobs.append(
-            Scheduled(name, evaluation, evals[entry.split], every, entry.batches, rows, False)
-        )
+        examples, batches = evals[entry.split], entry.batches
+        jobs.append(Scheduled(name, evaluation, examples, every, batches, batches, rows))
     return jobs
 
 
@@ -120,7 +120,7 @@ def first_carry(job: Scheduled) -> PyTree:
 
 def collect(
     job: Scheduled,
-    whole: bool,
+    last: bool,
     run: RunBatch,
     carry: PyTree,
     parts: Sequence[Callable[[PyTree], PyTree]] = (lambda values: values,),
@@ -131,13 +131,12 @@ def collect(
 
     Args:
       job: what runs.
-      whole: whether the step before it was the last.
+      last: whether the step before it was the last.
       run: gives the result of a batch.
       carry: what the first batch gets.
       parts: takes each run's part out of a result; one result comes back for each.
     """
-    count = job.examples.num_batches(job.batch_size)
-    chosen = spread(count, job.limit(whole))
+    chosen = job.chosen(last)
     if job.evaluation.carry is not None:
         chosen = list(range(len(chosen)))  # a carry goes from a batch to the one after it
     keepers = [_Sums() if job.evaluation.keeps == "sums" else _Rows(job) for _ in parts]

@@ -10,6 +10,7 @@ import numpy as np
 
 from scaling.experiment import InitFrom
 from scaling.parallel.sharding import PyTree
+from scaling.track.paths import PathError, expand
 from scaling.train.checkpoint_reading import flatten
 from scaling.train.checkpoints import CheckpointError, CheckpointInfo, agreed_source, read_info
 
@@ -124,10 +125,12 @@ def _assign(
 
 def _open(name: str, source: InitFrom, say: Say) -> CheckpointInfo:
     try:
-        step = source.step
+        step, run = source.step, expand(source.run, f"train.init_from.{name}.run")
         if step is None and jax.process_count() > 1:
-            step = agreed_source(source.run, say)
-        return read_info(source.run, step, say)
+            step = agreed_source(run, say)
+        return read_info(run, step, say)
+    except PathError as error:
+        raise InitFromError(str(error)) from error
     except CheckpointError as error:
         raise InitFromError(f"train.init_from.{name}.run: {error}") from error
 

@@ -169,15 +169,15 @@ class Loop:
         """Evaluates, ends, prunes and saves the members for which it is time."""
         last = [member for member in members if member.last_step == step]
         between = [member for member in members if member.last_step != step and member.due(step)]
-        for group, whole in ((last, True), (between, False)):
+        for group, final in ((last, True), (between, False)):
             names = group[0].due(step) if group else []
-            for member, results in self._evaluate(group, names, whole):
+            for member, results in self._evaluate(group, names, final):
                 with self._alone(member):
                     member.evaluated(results, functools.partial(self._variables, member))
         early = [m for m in between if m.status is None and m.stopping.stopped(step)]
         for member in early:
-            if member.config.eval.batches is not None:
-                member.evals = {}  # of a part of the split: the summary wants the whole
+            if any(job.chosen(last=True) != job.chosen(last=False) for job in member.jobs):
+                member.evals = {}  # of other batches than the summary wants
         self._complete([m for m in (*last, *early) if m.status is None])
         going = {m.index: m for m in between if m.status is None}
         if self.watch is not None and going:
@@ -186,7 +186,7 @@ class Loop:
         self._save([m for m in members if m.status is None and m.saves(step)])
 
     def _evaluate(
-        self, members: Sequence[Member], names: Collection[str], whole: bool
+        self, members: Sequence[Member], names: Collection[str], final: bool
     ) -> list[tuple[Member, dict[str, Any]]]:
         """The values of these evaluations, in one pass over the held-out batches."""
         if not members or not names:
@@ -197,7 +197,7 @@ class Loop:
             variables = self.states.evaluated()
             for job in [job for job in self.program.jobs if job.name in names]:
                 artefacts = self.data[0].artefacts
-                values = run_evaluation(self.program, job, variables, turn, whole, artefacts)
+                values = run_evaluation(self.program, job, variables, turn, final, artefacts)
                 for slot, result in values.items():
                     results[slot][job.name] = result
         return [(member, results[member.slot]) for member in members]
@@ -208,10 +208,10 @@ class Loop:
         return state.evaluated()
 
     def _complete(self, members: Sequence[Member]) -> None:
-        """Ends members that are done; those without values of the whole split get them first."""
+        """Ends members that are done; those without final values get them first."""
         unscored = [member for member in members if not member.evals]
         names = [job.name for job in self.program.jobs]
-        for member, results in self._evaluate(unscored, names, whole=True):
+        for member, results in self._evaluate(unscored, names, final=True):
             member.evals = results
         self._leave(members, "completed")
 

@@ -259,7 +259,11 @@ class Record:
             },
             "eval": evals.pop("eval", {}),
             **({"evals": evals} if evals else {}),
-            "entropy": {"rate": info.entropy_rate, "eval": info.eval_entropy},
+            "entropy": {
+                "rate": info.entropy_rate,
+                # Of all held-out examples: nothing that a part of them can be compared with.
+                "eval": None if self.config.eval.final_units else info.eval_entropy,
+            },
             "seconds": self.goodput.report(),
             "goodput": self.goodput.goodput(),
             "memory_bytes": {
@@ -298,7 +302,11 @@ def digest(summary: Mapping[str, Any]) -> str:
     objective = summary.get("objective", "loss")
     first = [objective] if objective in values else []
     names = [*first, *(k for k in values if k not in first and not k.endswith("standard_error"))]
-    shown = ", ".join(f"{name.replace('_', ' ')} {values[name]:.4f}" for name in names[:5])
+    texts = {name: f"{name.replace('_', ' ')} {values[name]:.4f}" for name in names[:5]}
+    for name in texts:
+        if isinstance(error := values.get(f"{name}_standard_error"), float):
+            texts[name] += f" (standard error {error:.4f})"
+    shown = ", ".join(texts.values())
     lines = [
         f"{summary['status']} at step {summary['step']}",
         f"  eval {shown}" if shown else "  not evaluated",

@@ -133,7 +133,9 @@ def evaluate(path: pathlib.Path, step: int | None = None) -> int:
     built = run.data()
     if not built.evals:
         raise ReopenError(f"{path} holds no data out (data.eval_fraction=0)")
-    jobs = schedule(run.config, run.program.task, built.evals)
+    section = dataclasses.replace(run.config.eval, final_units=None)
+    config = dataclasses.replace(run.config, eval=section)
+    jobs = schedule(config, run.program.task, built.evals)
     program = Sharded(run.program, jobs, compile_evaluations(run.program, jobs)[0])
     turn, variables = Turn.alone(run.config.seed, at), state.evaluated()
     values = {

@@ -184,15 +184,34 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path):
     assert not any(path.is_dir() for path in tmp_path.iterdir())
 
 
-def test_file_hash_is_remembered_and_follows_changes(tmp_path):
+@pytest.fixture
+def later(monkeypatch):
+    """The clock of `file_hash` is 100 s ahead, so that what was just written counts as settled."""
+    clock = time.time
+    monkeypatch.setattr(cache.time, "time", lambda: clock() + 100)
+
+
+def test_a_change_whose_time_was_put_back_is_seen(tmp_path, later):
+    """As `cp -p`, `rsync -t --inplace` and `touch -r` do."""
+    file, root = tmp_path / "f", tmp_path / "cache"
+    file.write_text("one")
+    os.utime(file, (1e9, 1e9))
+    first = file_hash(file, root)
+    assert list((root / "hashes").iterdir())
+    file.write_text("two")
+    os.utime(file, (1e9, 1e9))
+    assert file_hash(file, root) != first
+
+
+def test_file_hash_is_remembered_and_follows_changes(tmp_path, monkeypatch):
     file, root = tmp_path / "f", tmp_path / "cache"
     file.write_text("one")
     first = file_hash(file, root)
     assert not root.exists()  # just changed, so it could change again in the same tick
     file.write_text("two")
     assert file_hash(file, root) != first
-    old = time.time() - 100
-    os.utime(file, (old, old))
+    clock = time.time
+    monkeypatch.setattr(cache.time, "time", lambda: clock() + 100)
     second = file_hash(file, root)
     memo = list((root / "hashes").iterdir())
     assert len(memo) == 1
@@ -203,10 +222,9 @@ def test_file_hash_is_remembered_and_follows_changes(tmp_path):
     assert file_hash(file, root) not in (first, second)
 
 
-def test_a_hash_that_cannot_be_remembered_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_hash_that_cannot_be_remembered_leaves_nothing_behind(tmp_path, monkeypatch, later):
     file, root = tmp_path / "f", tmp_path / "cache"
     file.write_text("one")
-    os.utime(file, (1, 1))
 
     def fail(*_):
         raise OSError(errno.ENOSPC, "full")

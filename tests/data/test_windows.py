@@ -8,7 +8,13 @@ from scaling.data.documents import Part, document_hash
 from scaling.data.errors import DataError
 from scaling.data.sources.files import Files
 from scaling.data.tokenizers import Bytes
-from scaling.data.windows import Windows, open_tokens, segments_and_positions, token_stream
+from scaling.data.windows import (
+    Windows,
+    open_tokens,
+    segments_and_positions,
+    token_stream,
+    warn_of_markers,
+)
 
 S = 256
 
@@ -169,12 +175,18 @@ def test_documents_without_text_are_left_out_and_counted(tmp_path):
     assert (notes["documents"], notes["blank"], notes["bytes"]) == (2, 4, 3)
 
 
-def test_a_marker_in_the_text_is_told_with_the_key_that_splits_at_it(tmp_path, caplog):
-    path = tmp_path / "a.txt"
-    path.write_text("one\n<|endoftext|>\ntwo")
-    token_stream(Part(Files((str(path),))), Bytes(), tmp_path / "cache")
-    assert "data.source.separator='<|endoftext|>'" in caplog.text
+def test_a_marker_in_the_text_is_told_once_with_the_key_that_splits_at_it(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    write_documents(path, [f"one {i}\n<|endoftext|>\ntwo" for i in range(40)])
+    parts = [Part(Files((str(path),)), side, "documents", 0.5) for side in ("train", "eval")]
+    entries = [token_stream(part, Bytes(), tmp_path / "cache") for part in parts]
+    assert caplog.text == ""
+    warn_of_markers(entries)
+    (record,) = caplog.records
+    assert "in 40 documents" in record.getMessage()
+    assert "data.source.separator='<|endoftext|>'" in record.getMessage()
     caplog.clear()
     split = Files((str(path),), separator="<|endoftext|>")
     entry = token_stream(Part(split), Bytes(), tmp_path / "cache")
-    assert (entry.meta["documents"], caplog.text) == (2, "")
+    warn_of_markers([entry])
+    assert (entry.meta["documents"], caplog.text) == (80, "")

@@ -56,7 +56,7 @@ def test_every_cell_completes_once_whoever_is_killed(tmp_path, group):
     while sum(kills.values()) < KILLS:
         if launcher is None or launcher.poll() is not None:
             assert launcher is None or launcher.returncode < 0, log.read_text()  # by our hand
-            launcher = start(words, log)
+            launcher = start(words, log, SCALING_LEASE_SECONDS="12")
         since = len(ledger(workdir)) if (workdir / "ledger.jsonl").exists() else 0
         # Spread over the sweep: the last kill finds most of the cells done.
         done = sum(kills.values()) * (CELLS - 4) // KILLS

@@ -58,13 +58,29 @@ def test_a_cell_is_one_process_at_a_time(tmp_path):
     assert second.attempt == 2
 
 
-def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path):
+def test_the_lease_of_a_killed_process_is_free_two_heartbeats_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "TTL", 12.0)
     process = child(HOLD, tmp_path)
     assert process.stdout.readline().strip() == "held"
+    held = time.monotonic()
     assert lease.take(tmp_path, "cell") is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert lease.take(tmp_path, "cell").attempt == 2
+    assert 1.5 < time.monotonic() - held < 30
+
+
+def test_a_process_that_looks_gone_and_touches_its_lease_keeps_it(tmp_path, monkeypatch):
+    """Whatever hides it from /proc: a namespace, a mount option, a clock that was stepped."""
+    monkeypatch.setattr(lease, "TTL", 2.4)
+    monkeypatch.setattr(lease.lock, "lives", lambda _: False)
+    held, told = lease.take(tmp_path, "cell"), []
+    heart = lease.Heartbeat(told.append)
+    heart.watch([held])
+    assert [lease.take(tmp_path, "cell") for _ in range(3)] == [None] * 3
+    heart.close()
+    assert held.beat()
+    assert not told
 
 
 def test_two_takers_of_dead_leases_never_both_win(tmp_path):

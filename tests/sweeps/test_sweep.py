@@ -14,12 +14,18 @@ from sweep_helpers import check_once, claimed, command, ends, ledger, start, swe
 
 from scaling import sweep as door
 from scaling.laws.readers import read_table
-from scaling.sweeps import display, launchers, lease, seeds, worker
+from scaling.sweeps import display, launchers, lease, seeds, timing, worker
 from scaling.sweeps import ledger as ledger_lib
 from scaling.sweeps.launchers import local
 from scaling.sweeps.sweep_dir import open_sweep
 from scaling.track.lock import Lock
 from scaling.train.signals import StopRequest
+
+
+@pytest.fixture(autouse=True)
+def _no_probe(monkeypatch):
+    """What a sweep costs in time is tested in test_timing."""
+    monkeypatch.setattr(timing, "probe", lambda *_: timing.Probe({}, [], "not timed"))
 
 
 def refused(capsys, *words):

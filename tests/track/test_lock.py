@@ -44,14 +44,33 @@ def test_without_kernel_locks_the_text_decides(
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(lock_lib.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock_lib, "BEAT", 0.1)
     own = lock_lib.identity()
     for dead in ({"boot": "x"}, {"pid": 2**22 + 1}, {"start_ticks": "1"}):
         (tmp_path / "lock").write_text(json.dumps(own | dead))
-        assert "took over" in Lock(tmp_path).notes[0]
+        lock = Lock(tmp_path)
+        assert "took over" in lock.notes[0]
+        lock.release()
     for alive in ({}, {"hostname": "elsewhere"}):
         (tmp_path / "lock").write_text(json.dumps(own | alive))
         with pytest.raises(LockedError):
             Lock(tmp_path)
+
+
+def test_without_kernel_locks_a_heartbeat_keeps_the_directory_of_a_process_that_looks_gone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock_lib.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock_lib, "BEAT", 0.2)
+    monkeypatch.setattr(lock_lib, "lives", lambda _: False)
+    held = Lock(tmp_path)
+    with pytest.raises(LockedError, match=f"in use by process {os.getpid()}"):
+        Lock(tmp_path)
+    held._end.set()  # as a kill ends the thread, leaving the file
+    assert "took over" in Lock(tmp_path).notes[0]
 
 
 def test_a_stepped_clock_does_not_make_a_living_process_look_gone(

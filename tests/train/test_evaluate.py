@@ -35,7 +35,7 @@ def test_sums_are_added_in_float64():
 
 def job(examples: int, keeps: str = "sums", carry: object = None) -> Scheduled:
     rows = EvalSet(Arrays(examples))
-    return Scheduled("eval", Evaluation(None, None, keeps, carry), rows, 0, None, 1, True)
+    return Scheduled("eval", Evaluation(None, None, keeps, carry), rows, 0, None, None, 1)
 
 
 class Arrays:

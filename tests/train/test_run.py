@@ -8,6 +8,7 @@ from run_helpers import TINY, command, corpus, environment, run, stream, summary
 
 from scaling import configs
 from scaling.main import main
+from scaling.train.record import digest
 
 # A large learning rate makes the gradient norm jump, so that some steps count as spikes.
 SPIKY = ("train.spike_factor=1.2", "optim.learning_rate=0.02")
@@ -105,6 +106,17 @@ def test_early_stopping_ends_the_run_as_completed(text, plain, tmp_path):
     assert summary(workdir)["eval"]["tokens"] == summary(plain)["eval"]["tokens"] > 8 * 16 * 2
     launch(text, workdir, *early)  # a second launch reports, it does not go on
     assert summary(workdir)["step"] == 15
+
+
+def test_the_last_evaluation_takes_as_many_tokens_as_asked_for(text, plain, tmp_path, capsys):
+    workdir, whole = tmp_path / "part", summary(plain)["eval"]
+    launch(text, workdir, "eval.final_units=257")  # a batch is of 8 x 16
+    part = summary(workdir)["eval"]
+    assert 256 < part["tokens"] <= 384 < whole["tokens"]
+    assert part["loss_standard_error"] > whole["loss_standard_error"] > 0
+    assert f"(standard error {part['loss_standard_error']:.4f})" in digest(summary(workdir))
+    assert main([f"--evaluate={workdir}"]) == 0
+    assert json.loads(capsys.readouterr().out)["eval"]["tokens"] == whole["tokens"]
 
 
 @pytest.mark.parametrize("use", ["eval.patience=2", "checkpoint.keep_best=2"])

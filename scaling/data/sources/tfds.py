@@ -149,11 +149,10 @@ class Tfds:
 
     def _ranges(self) -> list[tuple[pathlib.Path, int, int]]:
         """(file, first record, last record + 1) of the split."""
-        ranges = []
-        for one in self._split_info.file_instructions:
-            taken = one.examples_in_shard - one.skip if one.take == -1 else one.take
-            ranges.append((pathlib.Path(one.filename), one.skip, one.skip + taken))
-        return ranges
+        return [
+            (pathlib.Path(one.filename), one.skip, one.skip + _taken(one))
+            for one in self._split_info.file_instructions
+        ]
 
     def _read(self) -> Iterator[dict[str, Any]]:
         records = self._records
@@ -178,11 +177,21 @@ class Tfds:
         try:
             info = splits[self.split]
         except (ValueError, KeyError) as error:
+            reason = str(error.args[0]).splitlines()[-1]
             raise DataError(
-                f"{self.dataset} has no split {self.split!r}; it has: {', '.join(sorted(splits))}"
+                f"{self.dataset} has no split {self.split!r}: {reason.rstrip('.')}. It has: "
+                f"{', '.join(sorted(splits))}; parts of one are train[:90%], train[100:200]"
             ) from error
         if not info.num_examples:
             raise DataError(f"split {self.split!r} of {self.dataset} is empty: choose more of it")
+        # The library takes a slice that ends before it begins for a negative number of records, and
+        # of -1 for all there are.
+        taken = [_taken(one) for one in info.file_instructions]
+        if min(taken) < 0 or sum(taken) != info.num_examples:
+            raise DataError(
+                f"split {self.split!r} of {self.dataset} has a part that ends before it begins: give "
+                "the smaller end first"
+            )
         return info
 
     @property
@@ -254,6 +263,11 @@ class Tfds:
         if folder is None:
             raise DataError(_not_prepared(root, self.dataset))
         return folder
+
+
+def _taken(one: "tfds.core.utils.shard_utils.FileInstruction") -> int:
+    """How many records are read of a file."""
+    return int(one.examples_in_shard - one.skip if one.take == -1 else one.take)
 
 
 def _prepared(root: pathlib.Path, dataset: str) -> pathlib.Path | None:

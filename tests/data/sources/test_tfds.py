@@ -94,10 +94,20 @@ def test_what_is_missing_is_named_with_what_there_is(prepared, tmp_path):
         list(Tfds("trec", data_dir=str(tmp_path)).documents())
     with pytest.raises(DataError, match=r"mnist:9\.9\.9 is not prepared"):
         Tfds("mnist:9.9.9", data_dir=prepared).describe()
-    with pytest.raises(DataError, match=r"no split 'dev'; it has: test, train"):
+    with pytest.raises(DataError, match=r"no split 'dev'.*It has: test, train"):
         Tfds("mnist", split="dev", data_dir=prepared).fingerprint(tmp_path)
     with pytest.raises(DataError, match="has no split 'dev'"):
         list(Tfds("trec", split="dev", data_dir=prepared).documents())
+    for split, reason in (
+        ("trian[:10%]", "Unknown split 'trian'"),
+        ("train[10%]", "only support slice syntax"),
+        ("train[:20000]", "incompatible with 5452 examples"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            list(Tfds("trec", split=split, data_dir=prepared).documents())
+    for split in ("train[50%:40%]", "train[30:29]", "train[30:29]+test", "test+train[50%:40%]"):
+        with pytest.raises(DataError, match="ends before it begins"):
+            list(Tfds("trec", split=split, data_dir=prepared).documents())
     with pytest.raises(DataError, match="no feature 'pixels'"):
         _ = Tfds("mnist", data_dir=prepared, feature="pixels").kind
     with pytest.raises(DataError, match="no class label 'digit'"):
