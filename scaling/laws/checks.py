@@ -141,9 +141,10 @@ def check_rows(table: Table, law: Law) -> None:
             (f"--best_of={','.join(names)}", f"the best of each ({variables})"),
             ("--all_rows", "every row, the bad ones too"),
         ]
+        what = f"{' and '.join(names)} {'were' if names[1:] else 'was'} swept"
         raise LawError(
             f"{table.source}: {len(table)} rows are {designs(table, law).max() + 1} points "
-            f"({variables}) at which {' and '.join(names)} {'were' if names[1:] else 'was'} swept; write one of{typed(*lines)}"
+            f"({variables}) at which {what}; write one of{typed(*lines)}"
         )
 
 

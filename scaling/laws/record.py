@@ -162,27 +162,29 @@ def _doubts(analysis: Analysis) -> list[str]:
 
 
 def _stacked(analysis: Analysis) -> list[str]:
-    """Columns of words by which the residuals differ: several experiments in one table."""
+    """The column of words by which residuals differ most: several experiments in one table."""
     table, result = analysis.table, analysis.result
     kept = ~np.isin(table.numbers, [number for number, _ in result.excluded])
     if kept.sum() != result.points or result.points < 3 * result.problem.freedom:
         return []
-    residuals, warnings = result.residuals, []
+    residuals = result.residuals
     total = max(float(np.sum((residuals - residuals.mean()) ** 2)), 1e-300)
+    shares: list[tuple[float, int, str]] = []
     for name, cells in table.part(kept).text.items():
         codes = np.unique(np.array(cells), return_inverse=True)[1]
         counts = np.bincount(codes)
         shared = np.sum(counts > 2) > 1 and len(counts) <= MOST_GROUPS
-        if not shared or np.isfinite(table.columns[name]).any():
-            continue
-        means = np.bincount(codes, residuals) / counts
-        share = float(np.sum(counts * (means - residuals.mean()) ** 2)) / total
-        if share > STACKED:
-            warnings.append(
-                f"residuals differ by {name} ({share:.0%} of their variance is between its values): "
-                f"if they are different experiments, --by={name} fits each by itself"
-            )
-    return warnings
+        if shared and not np.isfinite(table.columns[name]).any():
+            means = np.bincount(codes, residuals) / counts
+            share = float(np.sum(counts * (means - residuals.mean()) ** 2)) / total
+            shares.append((round(share, 2), -len(counts), name))
+    share, _, name = max(shares, default=(0.0, 0, ""))
+    if share <= STACKED:
+        return []
+    return [
+        f"residuals differ by {name} ({share:.0%} of their variance is between its values): if they "
+        f"are different experiments, --by={name} fits each by itself"
+    ]
 
 
 def _interval_note(draws: Draws | None, result: Result) -> str:

@@ -34,9 +34,11 @@ sys.path.insert(0, str(ROOT / "experiments" / "papers"))
 import besiroglu  # noqa: E402
 
 from scaling.laws import Loss, bootstrap, fit, use_device  # noqa: E402
+from scaling.laws.fitting import Result  # noqa: E402
 from scaling.laws.problem import build_problem  # noqa: E402
 from scaling.laws.screen import choose, screen  # noqa: E402
 from scaling.laws.solver import solve  # noqa: E402
+from scaling.laws.table import Table  # noqa: E402
 
 BEST = 0.0010182740178
 HOFFMANN = (6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083)
@@ -66,6 +68,72 @@ def scipy_objective(n: np.ndarray, d: np.ndarray, y: np.ndarray, w: np.ndarray) 
     return both
 
 
+def line(name: str, wall: float, cpu: float, note: str = "") -> None:
+    """Print one row of the table."""
+    print(f"{name:44s} {wall:9.3f} {cpu:9.3f}  {note}", flush=True)
+
+
+def grid_starts(count: int) -> tuple[list[tuple[float, ...]], float]:
+    """(`count` starts of scipy's grid at random, what share of the whole grid each stands for)."""
+    grid = list(itertools.product(range(0, 30, 5), range(0, 30, 5), np.arange(-1, 1.5, 0.5),
+                                  np.arange(0, 2.5, 0.5), np.arange(0, 2.5, 0.5)))  # fmt: skip
+    picked = np.random.default_rng(0).choice(len(grid), count, replace=False)
+    return [grid[i] for i in picked], len(grid) / count
+
+
+def global_fits(huber: Result, table: Table, scipy_starts: int) -> None:
+    """One fit from many starts: ours by default, scipy's grid, ours from the same box."""
+    v, y = huber.problem.variables, huber.problem.target
+    wall, cpu = min(timed(lambda: fit(table, "chinchilla"))[1:] for _ in range(10))
+    note = f"reached {huber.reached:.0%} of random starts"
+    line("global Huber fit, default call", wall, cpu, note)
+    starts, scale = grid_starts(scipy_starts)
+    both = scipy_objective(v["params"], v["tokens"], y, np.ones(len(y)))
+
+    def grid_fits() -> list[float]:
+        return [optimize.minimize(both, x, jac=True, method="L-BFGS-B").fun for x in starts]
+
+    values, wall, cpu = timed(grid_fits)
+    good = np.mean(np.array(values) < BEST * 1.0001)
+    name = f"scipy L-BFGS-B, {round(len(starts) * scale)} starts (scaled)"
+    line(name, wall * scale, cpu * scale, f"{good:.1%} reach the optimum")
+
+    problem = build_problem(huber.law, v, y, Loss())
+    random, _ = choose(screen(problem), 400, seed=7)
+    box = np.random.default_rng(0).uniform([0, 0, -1, 0, 0], [25, 25, 1, 2, 2], size=(300, 5))
+    raw = np.zeros_like(box)
+    for column, parameter in enumerate(("A", "B", "E", "alpha", "beta")):
+        raw[:, problem.names.index(parameter)] = box[:, column]
+    for name, vectors in (
+        ("ours, 300 random starts (with compilation)", random[100:]),
+        ("ours, 300 starts in the box of scipy's grid", raw),
+    ):
+        ends, wall, cpu = timed(lambda at=vectors: solve(problem, at))
+        line(name, wall, cpu, f"{np.mean(ends.values < BEST * 1.0001):.1%} reach the optimum")
+
+
+def bootstraps(huber: Result, table: Table, resamples: int, scipy_resamples: int) -> None:
+    """Refits of resamples: ours searched globally, scipy's from one start."""
+    for loss, name in ((Loss("lsq"), "squared"), (Loss(), "Huber 1e-3")):
+        result = fit(table, "chinchilla", loss)
+        bootstrap(result, 300)
+        draws, wall, cpu = timed(lambda r=result: bootstrap(r, resamples))
+        note = f"{draws.converged:.2%} converged"
+        line(f"{resamples} bootstraps, global, {name}", wall, cpu, note)
+    v, y = huber.problem.variables, huber.problem.target
+    rng = np.random.default_rng(0)
+
+    def resampled() -> None:
+        for _ in range(scipy_resamples):
+            counts = np.bincount(rng.choice(len(y), len(y)), minlength=len(y)).astype(float)
+            both = scipy_objective(v["params"], v["tokens"], y, counts)
+            optimize.minimize(both, HOFFMANN, jac=True, method="BFGS")
+
+    _, wall, cpu = timed(resampled)
+    scale = resamples / scipy_resamples
+    line("scipy BFGS, one start each, Huber (scaled)", wall * scale, cpu * scale)
+
+
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -78,70 +146,9 @@ def main() -> None:
         use_device(options.device)
     table = besiroglu.table()
     huber = fit(table, "chinchilla")
-    v, y = huber.problem.variables, huber.problem.target
-    n, d = v["params"], v["tokens"]
     print(f"{'':44s} {'wall s':>9s} {'CPU s':>9s}")
-
-    def line(name: str, wall: float, cpu: float, note: str = "") -> None:
-        print(f"{name:44s} {wall:9.3f} {cpu:9.3f}  {note}", flush=True)
-
-    runs = [timed(lambda: fit(table, "chinchilla"))[1:] for _ in range(10)]
-    wall, cpu = min(runs)
-    line(
-        "global Huber fit, default call", wall, cpu, f"reached {huber.reached:.0%} of random starts"
-    )
-    grid = list(itertools.product(range(0, 30, 5), range(0, 30, 5), np.arange(-1, 1.5, 0.5),
-                                  np.arange(0, 2.5, 0.5), np.arange(0, 2.5, 0.5)))  # fmt: skip
-    rng = np.random.default_rng(0)
-    picked = [grid[i] for i in rng.choice(len(grid), options.scipy_starts, replace=False)]
-    both = scipy_objective(n, d, y, np.ones(len(y)))
-
-    def grid_fits() -> list[float]:
-        return [optimize.minimize(both, x, jac=True, method="L-BFGS-B").fun for x in picked]
-
-    values, wall, cpu = timed(grid_fits)
-    scale = len(grid) / len(picked)
-    good = np.mean(np.array(values) < BEST * 1.0001)
-    line(
-        f"scipy L-BFGS-B, {len(grid)} starts (scaled)",
-        wall * scale,
-        cpu * scale,
-        f"{good:.1%} reach the optimum",
-    )
-
-    problem = build_problem(huber.law, v, y, Loss())
-    random, _ = choose(screen(problem), 400, seed=7)
-    found, wall, cpu = timed(lambda: solve(problem, random[100:]))
-    share = np.mean(found.values < BEST * 1.0001)
-    line("ours, 300 random starts (with compilation)", wall, cpu, f"{share:.1%} reach the optimum")
-    box = rng.uniform([0, 0, -1, 0, 0], [25, 25, 1, 2, 2], size=(300, 5))
-    order = [("A", 0), ("B", 1), ("E", 2), ("alpha", 3), ("beta", 4)]
-    raw = np.zeros_like(box)
-    for name, column in order:
-        raw[:, huber.problem.names.index(name)] = box[:, column]
-    found, wall, cpu = timed(lambda: solve(problem, raw))
-    share = np.mean(found.values < BEST * 1.0001)
-    line("ours, 300 starts in the box of scipy's grid", wall, cpu, f"{share:.1%} reach the optimum")
-
-    for loss, name in ((Loss("lsq"), "squared"), (Loss(), "Huber 1e-3")):
-        result = fit(table, "chinchilla", loss)
-        bootstrap(result, 300)
-        draws, wall, cpu = timed(lambda r=result: bootstrap(r, options.resamples))
-        line(
-            f"{options.resamples} bootstraps, global, {name}",
-            wall,
-            cpu,
-            f"{draws.converged:.2%} converged",
-        )
-
-    def resampled() -> None:
-        for _ in range(options.scipy_resamples):
-            counts = np.bincount(rng.choice(len(y), len(y)), minlength=len(y)).astype(float)
-            optimize.minimize(scipy_objective(n, d, y, counts), HOFFMANN, jac=True, method="BFGS")
-
-    _, wall, cpu = timed(resampled)
-    scale = options.resamples / options.scipy_resamples
-    line("scipy BFGS, one start each, Huber (scaled)", wall * scale, cpu * scale)
+    global_fits(huber, table, options.scipy_starts)
+    bootstraps(huber, table, options.resamples, options.scipy_resamples)
 
 
 if __name__ == "__main__":
