@@ -24,7 +24,7 @@ import numpy as np
 from scipy import stats
 from tables import ROOT
 
-from scaling.laws import Loss, bootstrap, fit, get_law
+from scaling.laws import LawError, Loss, bootstrap, fit, get_law
 from scaling.laws.discrepancy import Constants
 from scaling.laws.forecasting import simulate
 
@@ -182,7 +182,10 @@ def made(cut: int, laws: tuple[str, ...], data: Columns) -> Record | None:
     record = {"came": np.log(data["loss"][outside])}
     for use, name in zip(("alone", "combined"), laws, strict=False):
         result = fit(fitted, get_law(name), Loss(space="log"), starts=STARTS)
-        draws = bootstrap(result, RESAMPLES)
+        try:
+            draws = bootstrap(result, RESAMPLES)
+        except LawError:  # most resamples fail: the toolkit gives no interval either
+            return None
         tails = [draws.levels(level)[0] for level in (0.95, 0.5)]
         numbers, quantiles = [], []
         for i in outside:
