@@ -7,4 +7,5 @@ sweeps and the planner know nothing else about a family. See `tasks.base` for th
 TASKS: dict[str, str] = {
     "language_model": "scaling.tasks.language_model:language_model",
     "classification": "scaling.tasks.classification:classification",
+    "augment": "scaling.tasks.augment:augment",
 }

@@ -36,6 +36,9 @@ def classification(
 ) -> Task:
     """One label for each image. The model is called as model(images_BHWC, train=...) -> logits_BK.
 
+    Where a wrapper puts `soft_labels` float32[B, K] into a training batch, the objective is the
+    cross-entropy against them; loss and accuracy are against `labels` all the same.
+
     Args:
       context: config, data, platform; the data give image shape, classes and their names.
       label_smoothing: mass moved from the label to the uniform distribution.
@@ -84,8 +87,10 @@ def _score(
     weights_B = batch["weights"]
     nll_B, log_z_B = cross_entropy(logits_BK, batch["labels"])
     objective_B = nll_B
+    if train and "soft_labels" in batch:
+        objective_B = log_z_B - jnp.sum(batch["soft_labels"] * logits_BK, axis=-1)
     if train and "label_smoothing" in hparams:
-        objective_B = smoothed(nll_B, log_z_B, logits_BK, hparams["label_smoothing"])
+        objective_B = smoothed(objective_B, log_z_B, logits_BK, hparams["label_smoothing"])
     weight = jnp.sum(weights_B)
     guess_B = jnp.argmax(logits_BK, axis=-1)
     right_B = (guess_B == batch["labels"]).astype(jnp.float32)
