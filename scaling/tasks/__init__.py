@@ -9,3 +9,8 @@ TASKS: dict[str, str] = {
     "classification": "scaling.tasks.classification:classification",
     "augment": "scaling.tasks.augment:augment",
 }
+
+# Evaluations that a task need not bring itself: functions (task, *, option=default) -> Evaluation.
+EVALUATIONS: dict[str, str] = {
+    "adversarial": "scaling.tasks.adversarial:adversarial",
+}
