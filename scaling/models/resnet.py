@@ -179,6 +179,7 @@ class ResNet(nn.Module):
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
                 number += 1
+                branch: tuple[_Convolution, ...]
                 if bottleneck:
                     branch = (
                         _Convolution("conv_0", 1, 1, inner, relu=True),
