@@ -7,8 +7,9 @@ DIR holds `train/CLASS/*.jpg` and `test/CLASS/*.jpg`, 50,000 and 10,000 images. 
 in such folders train the same way; of mixed sizes with `--config.data.source.size=(32,32)`.
 
 The residual networks train as in He et al. 2015 (1512.03385, sec. 4.2): batches of 128, 64,000 steps,
-SGD with momentum, a crop from 4 pixels of padding and a mirror; but the rate falls along a cosine. They report 91.25 %
-(20 layers) and 93.03 % (56) on the lossless images. That takes an accelerator; not measured here.
+SGD with momentum, a crop from 4 pixels of padding and a mirror; but the rate falls along a cosine.
+They report 91.25 % (20 layers) and 93.03 % (56) on the lossless images. That takes an accelerator; it
+is not measured here.
 """
 
 import ml_collections
