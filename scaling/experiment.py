@@ -7,7 +7,7 @@ which further keys there are, and they are read as attributes too (`config.model
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from scaling.configs.component import Component, Family, import_from
 from scaling.configs.errors import ConfigError
@@ -256,8 +256,9 @@ class EvaluationEntry:
     """One entry of `eval.also`: an evaluation that runs beside the task's scoring.
 
     Attributes:
-      evaluation: one of the task's evaluations, or "package.module:function" that makes one of the
-        task; empty takes the name of the entry.
+      evaluation: one of the task's evaluations, `adversarial`, or "package.module:function" that
+        makes one of the task; empty takes the name of the entry.
+      options: keyword parameters of the function that makes the evaluation.
       split: which held-out examples it runs on.
       every: steps between its runs; None takes `eval.every`, 0 means only after the last step.
       batches: at most so many batches, spread over the split, at the end too; None takes all.
@@ -265,6 +266,7 @@ class EvaluationEntry:
     """
 
     evaluation: str = ""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     split: str = "eval"
     every: NonNegativeInt | None = None
     batches: PositiveInt | None = None

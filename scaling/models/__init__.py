@@ -8,4 +8,6 @@ MODELS: dict[str, str] = {
     "transformer": "scaling.models.transformer:Transformer",
     "mlp": "scaling.models.mlp:MLP",
     "cnn": "scaling.models.cnn:CNN",
+    "resnet": "scaling.models.resnet:ResNet",
+    "vit": "scaling.models.vit:ViT",
 }

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from scaling.configs.component import find_component
 from scaling.configs.errors import ConfigError
 from scaling.models import dims
-from scaling.models.layers import DENSE_NAME, Dense, fan_in
+from scaling.models.layers import DENSE_NAME, Dense, fan_in, stochastic_depth
 from scaling.models.norm import LayerNorm, RMSNorm
 from scaling.ops import constrain
 from scaling.ops.attention import (
@@ -124,7 +124,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, segments_BT: jax.Array | None, tables: Tables | None, train: bool
+        self,
+        x_BTD: jax.Array,
+        segments_BT: jax.Array | None,
+        tables: Tables | None,
+        train: bool,
+        drop_rate: jax.Array | None = None,
     ) -> tuple[jax.Array, None]:
         """Returns (new x_BTD, None).
 
@@ -133,9 +138,17 @@ class Block(nn.Module):
           segments_BT: documents that attention stays inside of, or None.
           tables: rotary cosines and sines, or None.
           train: whether dropout is on.
+          drop_rate: rate at which training leaves a branch out for a row, float32[]; None for never.
         """
         config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=not train)
+        dropout = nn.Dropout(config.dropout, deterministic=not train)
+
+        def drop(y_BTD: jax.Array) -> jax.Array:
+            y_BTD = dropout(y_BTD)
+            if drop_rate is None or not train:
+                return y_BTD
+            return stochastic_depth(y_BTD, drop_rate, self.make_rng("dropout"))
+
         y_BTD = make_norm(config, "attention_norm")(x_BTD)
         y_BTD = self._layer("attention_layer", "attention")(y_BTD, segments_BT, tables)
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))

@@ -30,6 +30,16 @@ def fan_in(scale: float = 1.0) -> Initializer:
     return nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
 
 
+def stochastic_depth(y_Bx: jax.Array, rate: float | jax.Array, rng: jax.Array) -> jax.Array:
+    """A residual branch in training, left out of a row with probability `rate`, less than 1.
+
+    What stays is divided by 1 - rate, so that evaluation takes every branch as it is (Huang et al.
+    2016, 1603.09382; the scale as in later code).
+    """
+    kept_B1 = jax.random.bernoulli(rng, 1.0 - rate, (len(y_Bx), *(1,) * (y_Bx.ndim - 1)))
+    return jnp.where(kept_B1, y_Bx / jnp.asarray(1.0 - rate, y_Bx.dtype), 0)
+
+
 class Dense(nn.Module):
     """y_xF = x_xD @ kernel_DF (+ bias_F), computed on the flattened leading dimensions.
 

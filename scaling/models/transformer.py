@@ -126,8 +126,8 @@ class Transformer(nn.Module):
                 jnp.float32,
             )
         self.input_dropout = nn.Dropout(self.dropout)
-        self.layers = self._stack()(config=self._block_config())
-        self.final_norm = make_norm(self._block_config())
+        self.layers = self.stack()(config=self.block_config())
+        self.final_norm = make_norm(self.block_config())
         if not self.tie_embeddings:
             self.head = self.param(
                 "head",
@@ -180,10 +180,10 @@ class Transformer(nn.Module):
             x_BTD = x_BTD + rows_xTD
         elif self.position == "rope":
             positions_xT = jnp.arange(length) if positions_BT is None else positions_BT
-            tables = rotary_tables(positions_xT, self._block_config().head_dim, self.rope_theta)
+            tables = rotary_tables(positions_xT, self.block_config().head_dim, self.rope_theta)
         x_BTD = self.input_dropout(x_BTD.astype(self._dtype()), deterministic=not train)
         x_BTD = constrain(x_BTD, ("batch", "length", "embed"))
-        x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train)
+        x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train, None)
         return self.final_norm(x_BTD).astype(self._dtype())
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
@@ -203,7 +203,7 @@ class Transformer(nn.Module):
         """What a token passes through at this sequence length; None with layers of your own."""
         if self.feed_forward != "mlp" or self.attention_layer != "attention":
             return None
-        block, width, layers = self._block_config(), self.model_dim, self.num_layers
+        block, width, layers = self.block_config(), self.model_dim, self.num_layers
         q_width, kv_width = block.num_heads * block.head_dim, block.num_kv_heads * block.head_dim
         ups, hidden, vocab = 2 if self.mlp in dims.GATED else 1, block.mlp_dim, self.vocab_size
         assert vocab is not None
@@ -230,7 +230,8 @@ class Transformer(nn.Module):
     def _embedding_init(self) -> Initializer:
         return nn.initializers.normal(self.init_scale / math.sqrt(self.model_dim))
 
-    def _block_config(self) -> "BlockConfig":
+    def block_config(self) -> "BlockConfig":
+        """What a block must know, sizes that follow from others filled in."""
         return BlockConfig(
             num_heads=self.num_heads,
             num_kv_heads=dims.num_kv_heads(self.num_heads, self.num_kv_heads),
@@ -255,8 +256,8 @@ class Transformer(nn.Module):
             platform=self.platform,
         )
 
-    def _stack(self) -> type[nn.Module]:
-        """The block, rematerialised as asked, lifted over layers."""
+    def stack(self) -> type[nn.Module]:
+        """The block, rematerialised as asked, lifted over layers; `drop_rate` is one a layer."""
         unroll = self.unroll
         if unroll == "auto":
             # XLA on CPU merges a second computation with the first unless a loop is between them.
@@ -276,7 +277,7 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0, "intermediates": 0, "losses": 0, "metrics": 0, "cache": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=self.num_layers,
             unroll=unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},

@@ -7,4 +7,10 @@ sweeps and the planner know nothing else about a family. See `tasks.base` for th
 TASKS: dict[str, str] = {
     "language_model": "scaling.tasks.language_model:language_model",
     "classification": "scaling.tasks.classification:classification",
+    "augment": "scaling.tasks.augment:augment",
+}
+
+# Evaluations that a task need not bring itself: functions (task, *, option=default) -> Evaluation.
+EVALUATIONS: dict[str, str] = {
+    "adversarial": "scaling.tasks.adversarial:adversarial",
 }

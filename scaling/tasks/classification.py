@@ -28,6 +28,9 @@ from scaling.tasks.base import (
 )
 from scaling.tasks.losses import moments, standard_error
 
+# Classes that top-5 accuracy looks at, and bins of the calibration error.
+TOP, BINS = 5, 15
+
 
 def classification(
     context: TaskContext,
@@ -35,6 +38,9 @@ def classification(
     label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
 ) -> Task:
     """One label for each image. The model is called as model(images_BHWC, train=...) -> logits_BK.
+
+    Where a wrapper puts `soft_labels` float32[B, K] into a training batch, the objective is the
+    cross-entropy against them; loss and accuracy are against `labels` all the same.
 
     Args:
       context: config, data, platform; the data give image shape, classes and their names.
@@ -84,8 +90,10 @@ def _score(
     weights_B = batch["weights"]
     nll_B, log_z_B = cross_entropy(logits_BK, batch["labels"])
     objective_B = nll_B
+    if train and "soft_labels" in batch:
+        objective_B = log_z_B - jnp.sum(batch["soft_labels"] * logits_BK, axis=-1)
     if train and "label_smoothing" in hparams:
-        objective_B = smoothed(nll_B, log_z_B, logits_BK, hparams["label_smoothing"])
+        objective_B = smoothed(objective_B, log_z_B, logits_BK, hparams["label_smoothing"])
     weight = jnp.sum(weights_B)
     guess_B = jnp.argmax(logits_BK, axis=-1)
     right_B = (guess_B == batch["labels"]).astype(jnp.float32)
@@ -95,6 +103,12 @@ def _score(
     }
     if not train:
         num_classes = logits_BK.shape[1]
+        if num_classes > TOP:
+            metrics["top5_accuracy"] = (
+                jnp.sum(weights_B * _in_top(logits_BK, batch["labels"])),
+                weight,
+            )
+        metrics["calibration"] = (_calibration(logits_BK, right_B, weights_B), weight)
         truth_BK = jax.nn.one_hot(batch["labels"], num_classes) * weights_B[:, None]
         confusion_KK = truth_BK.T @ jax.nn.one_hot(guess_B, num_classes)
         metrics["confusion"] = (confusion_KK, weight)
@@ -102,10 +116,29 @@ def _score(
     return jnp.sum(weights_B * objective_B), weight, metrics
 
 
+def _in_top(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
+    """Whether fewer than `TOP` classes have more than the label's logit, float32[B]."""
+    label_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
+    return (jnp.sum(logits_BK > label_B1, axis=1) < TOP).astype(jnp.float32)
+
+
+def _calibration(logits_BK: jax.Array, right_B: jax.Array, weights_B: jax.Array) -> jax.Array:
+    """In equal bins of the largest probability: sums of it and of what is right, float32[2, BINS]."""
+    confidence_B = jnp.max(jax.nn.softmax(logits_BK), axis=-1)
+    bin_B = jnp.clip(jnp.ceil(confidence_B * BINS) - 1, 0, BINS - 1)
+    bin_BN = jax.nn.one_hot(bin_B, BINS) * weights_B[:, None]
+    return jnp.stack([confidence_B, right_B]) @ bin_BN
+
+
 def summarize_classes(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]
 ) -> dict[str, Any]:
     """Loss with its standard error, accuracy, macro averages and the report of every class.
+
+    With more than five classes `top5_accuracy`: how often fewer than five have a larger logit than
+    the label. The expected calibration error is the gap between the mean of the largest probability
+    and accuracy, in 15 equal bins of that probability, weighted by the images in a bin (Guo et al.
+    2017, 1706.04599).
 
     A class that is never predicted has precision 0, one that never occurs recall 0, as in
     scikit-learn's `classification_report(zero_division=0)`.
@@ -117,10 +150,13 @@ def summarize_classes(
     precision_K = hits_K / np.maximum(guess_K, 1.0)
     recall_K = hits_K / np.maximum(truth_K, 1.0)
     f1_K = 2 * hits_K / np.maximum(guess_K + truth_K, 1.0)
+    confidence_N, right_N = np.asarray(totals["calibration"][0], np.float64)
     return {
         "loss": loss_sum / weight,
         "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
         "accuracy": float(totals["accuracy"][0]) / weight,
+        **{name: float(totals[name][0]) / weight for name in ("top5_accuracy",) if name in totals},
+        "calibration_error": float(np.abs(confidence_N - right_N).sum()) / weight,
         "precision_macro": float(precision_K.mean()),
         "recall_macro": float(recall_K.mean()),
         "f1_macro": float(f1_K.mean()),

@@ -76,7 +76,7 @@ def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> li
         if entry.split not in evals:
             hint = suggest(entry.split, list(evals), what="splits") or "hold examples out"
             raise ConfigError(f"{key}.split", f"there is no held-out split {entry.split!r}", hint)
-        evaluation = task.evaluation(entry.evaluation or name, f"{key}.evaluation")
+        evaluation = task.evaluation(entry, name)
         every = section.every if entry.every is None else entry.every
         rows = entry.batch_size or size
         examples, batches = evals[entry.split], entry.batches

@@ -307,7 +307,7 @@ def check_buildable(config: Experiment) -> None:
         raise ConfigError("model", str(error), "change the keys that the message names") from error
     build_callbacks(config.track)
     for name, entry in (config.eval.also or {}).items():
-        task.evaluation(entry.evaluation or name, f"eval.also.{name}.evaluation")
+        task.evaluation(entry, name)
 
 
 def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:

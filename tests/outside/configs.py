@@ -1,4 +1,4 @@
-"""The configs of the ten families, each small enough for a test. `arg` is the family."""
+"""The configs of the families, each small enough for a test. `arg` is the family."""
 
 import ml_collections
 
@@ -66,6 +66,33 @@ FAMILIES = {
             "over": {"name": "classification", "label_smoothing": 0.1},
         },
         "model": {"name": "cnn", "channels": (8, 8), "batch_norm_group": 8},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+    },
+    "resnet": {
+        "task": {"name": "classification"},
+        "model": {"name": "resnet", "depth": 8, "width": 8, "batch_norm_group": 8},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+    },
+    "vit": {
+        "task": {"name": "classification"},
+        "model": {"name": "vit", "patch_size": 4, "num_layers": 2, "model_dim": 16, "num_heads": 2},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+        "eval": {
+            "every": 4,
+            "also": {"pgd": {"evaluation": "adversarial", "options": {"epsilon": 0.1, "steps": 2}}},
+        },
+    },
+    "mixed": {
+        "task": {
+            "name": "augment",
+            "crop": 1,
+            "flip": True,
+            "erase": 0.5,
+            "mixup": 0.2,
+            "cutmix": 1.0,
+            "over": {"name": "classification"},
+        },
+        "model": {"name": "mlp", "hidden_dims": (16,)},
         "data": {"source": {"name": "myx.aug:Bars"}},
     },
     "base": {"task": {"name": "language_model"}, "model": LM, "data": TEXT},

@@ -1,4 +1,4 @@
-"""Ten families of a user's own package: every one does what the package's own do.
+"""Ten families of a user's own package, and shipped ones: every one does what all do.
 
 Trained, killed and resumed, evaluated, replayed, accumulated, sharded, planned, and as populations.
 """
@@ -21,6 +21,7 @@ from scaling.train.reopen import open_run
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs.py"
 FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own")
+FAMILIES += ("resnet", "vit", "mixed")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,7 +111,7 @@ def test_replaying_a_step_gives_its_metrics(family, runs, capsys):
 
 
 # Whose loss is a sum over rows without random draws: any split of a batch gives the same.
-ROWWISE = ("s2s", "gru", "ctc", "mf", "own")
+ROWWISE = ("s2s", "gru", "ctc", "mf", "own", "resnet", "vit")
 
 
 @pytest.mark.slow

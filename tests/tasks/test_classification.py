@@ -46,9 +46,17 @@ def test_the_sums_of_an_evaluation_weigh_every_image(ragged):
     confusion_KK = np.zeros((10, 10))
     np.add.at(confusion_KK, (labels, guess), weights)
     assert 0 < weights @ (guess == labels) < (guess == labels).sum()
+    probability_BK = np.exp(-surprise_BK)
+    confidence, order = probability_BK.max(-1), np.argsort(surprise_BK, axis=-1)
+    calibration = np.zeros((2, 15))
+    for weight, p, right in zip(weights, confidence, guess == labels, strict=True):
+        (place,) = [i for i in range(15) if i / 15 < p <= (i + 1) / 15]
+        calibration[:, place] += weight * p, weight * right
     expected = {
         "loss": weights @ nll,
         "accuracy": weights @ (guess == labels),
+        "top5_accuracy": weights @ (order[:, :5] == labels[:, None]).any(-1),
+        "calibration": calibration,
         "confusion": confusion_KK,
         "moments": [weights**2 @ nll**2, weights**2 @ nll, (weights**2).sum()],
     }
@@ -70,6 +78,8 @@ def test_report_equals_scikit_learn():
         "loss": (np.float64(100.0), np.float64(500.0)),
         "accuracy": (np.float64((truth == guess).sum()), np.float64(500.0)),
         "confusion": (confusion, np.float64(500.0)),
+        "top5_accuracy": (np.float64(490.0), np.float64(500.0)),
+        "calibration": (np.array([[60.0, 300.0], [90.0, 280.0]]), np.float64(500.0)),
         "moments": (np.array([30.0, 100.0, 500.0]), np.float64(500.0)),
     }
     result = summarize_classes(totals, ("a", "b", "c", "d", "e"))
@@ -87,5 +97,20 @@ def test_report_equals_scikit_learn():
         assert result["report"][name]["recall"] == pytest.approx(row["recall"])
         assert result["report"][name]["f1"] == pytest.approx(row["f1-score"])
         assert result["report"][name]["support"] == row["support"]
+    assert result["top5_accuracy"] == 0.98
+    assert result["calibration_error"] == pytest.approx((30 + 20) / 500)
     assert result["f1_macro"] == pytest.approx(expected["macro avg"]["f1-score"])
     assert result["accuracy"] == pytest.approx(np.mean(truth == guess))
+
+
+def test_soft_labels_are_what_training_learns_and_hard_ones_what_it_reports(ragged):
+    task, variables, batch, surprise_BK = ragged
+    soft_BK = np.random.default_rng(0).dirichlet(np.ones(10), 12).astype(np.float32)
+    mixed = batch | {"soft_labels": soft_BK}
+    loss = task.loss(variables, mixed, context(True), {"label_smoothing": jnp.float32(0.1)})
+    goal_BK = 0.9 * soft_BK + 0.1 / 10
+    assert float(loss.sum) == pytest.approx(batch["weights"] @ (goal_BK * surprise_BK).sum(-1))
+    nll = surprise_BK[np.arange(12), batch["labels"]]
+    assert float(loss.metrics["loss"][0]) == pytest.approx(batch["weights"] @ nll)
+    held_out = task.loss(variables, mixed, context(False), {})
+    assert float(held_out.sum) == pytest.approx(batch["weights"] @ nll)

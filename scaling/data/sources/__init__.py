@@ -22,5 +22,6 @@ SOURCES: dict[str, str] = {
     "python_docs": "scaling.data.sources.stdlib:Stdlib",
     "files": "scaling.data.sources.files:Files",
     "tfds": "scaling.data.sources.tfds:Tfds",
+    "image_folder": "scaling.data.sources.image_folder:ImageFolder",
     "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
 }
