@@ -8,4 +8,8 @@ MODELS: dict[str, str] = {
     "transformer": "scaling.models.transformer:Transformer",
     "mlp": "scaling.models.mlp:MLP",
     "cnn": "scaling.models.cnn:CNN",
+    "kim_cnn": "scaling.models.text:KimCNN",
+    "text_encoder": "scaling.models.text:TextEncoder",
+    "matrix_factorisation": "scaling.models.recommender:MatrixFactorisation",
+    "two_tower": "scaling.models.recommender:TwoTower",
 }

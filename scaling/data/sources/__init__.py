@@ -22,5 +22,8 @@ SOURCES: dict[str, str] = {
     "python_docs": "scaling.data.sources.stdlib:Stdlib",
     "files": "scaling.data.sources.files:Files",
     "tfds": "scaling.data.sources.tfds:Tfds",
+    "ratings": "scaling.data.sources.ratings:Ratings",
+    "histories": "scaling.data.sources.histories:Histories",
+    "labelled_text": "scaling.data.sources.labelled_text:LabelledText",
     "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
 }
