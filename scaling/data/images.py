@@ -114,8 +114,8 @@ def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     count = round(size * fraction)
     if fraction and not 0 < count < size:
         raise DataError(
-            f"data.eval_fraction={fraction} of {size} images holds out {count}: change it, or name "
-            "held-out images (data.source.eval_split)"
+            f"data.eval_fraction={fraction} of {size} examples holds out {count}: change it, or "
+            "name held-out examples (as data.source.eval_split of images)"
         )
     key = subkeys(derive_key(0, "holdout"), np.zeros(1))
     order = permute(np.arange(size), size, key)

@@ -1,9 +1,9 @@
 """How text becomes tokens.
 
 A *tokenizer* as `data.text.tokenizer` names it is a dataclass with `vocab_size` and `key` that is turned
-by `fit(parts, cache)` into a `Fitted`: bytes need no fitting, byte-pair encoding is trained on the
-training documents alone. The last token of every vocabulary is the separator: it stands between
-documents, and text can never spell it.
+by `fit(parts, cache)` into a `Fitted`: bytes need no fitting, byte-pair encodings and lists of words
+are learned from the training documents alone. The last token of every vocabulary is the separator:
+it stands between documents, and text can never spell it.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 TOKENIZERS: dict[str, str] = {
     "bytes": "scaling.data.tokenizers:Bytes",
     "bpe": "scaling.data.tokenizers:Bpe",
+    "words": "scaling.data.words:Words",
 }
 
 
@@ -48,12 +49,13 @@ class Fitted(Protocol):
 
     Attributes:
       vocab_size: tokens, the separator among them; it is the last one.
-      token_bytes: int32[vocab_size], bytes of text that each token stands for (separator: 0).
+      token_bytes: int32[vocab_size], bytes of text that each token stands for (separator: 0); None
+        where a token may stand for any text, and then bits per byte are not reported.
       key: stands for everything that the encoding depends on.
     """
 
     vocab_size: int
-    token_bytes: np.ndarray
+    token_bytes: np.ndarray | None
     key: str
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -107,9 +107,9 @@ def _write_stream(
             notes["excluded"] += int((~keep).sum())
             notes["documents"] += len(texts)
             seen.append(ids[keep])
+            notes["bytes"] += sum(len(text.encode()) for text in texts)
             for tokens in tokenizer.encode(texts):
                 out.write(tokens)
-                notes["bytes"] += int(tokenizer.token_bytes[tokens].sum())
                 if separate:
                     out.write(separator)
         notes["tokens"] = out.length

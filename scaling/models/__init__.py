@@ -10,4 +10,8 @@ MODELS: dict[str, str] = {
     "cnn": "scaling.models.cnn:CNN",
     "resnet": "scaling.models.resnet:ResNet",
     "vit": "scaling.models.vit:ViT",
+    "kim_cnn": "scaling.models.text:KimCNN",
+    "text_encoder": "scaling.models.text:TextEncoder",
+    "matrix_factorisation": "scaling.models.recommender:MatrixFactorisation",
+    "two_tower": "scaling.models.recommender:TwoTower",
 }

@@ -1,9 +1,9 @@
-"""Image classification: cross-entropy, accuracy, and a report of precision, recall and F1.
+"""Classification of images and texts: cross-entropy, accuracy, precision, recall and F1.
 
-Legend: B batch, H height, W width, C channels, K classes.
+Legend: B batch, H height, W width, C channels, T time, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -37,33 +37,32 @@ def classification(
     *,
     label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
 ) -> Task:
-    """One label for each image. The model is called as model(images_BHWC, train=...) -> logits_BK.
+    """One label for each image or text; the data say which.
+
+    A model of images is called as model(images_BHWC, train=...) -> logits_BK, with values in [0, 1];
+    one of texts as model(inputs_BT, segments_BT, train=...) -> logits_BK, with segment 0 for padding.
 
     Where a wrapper puts `soft_labels` float32[B, K] into a training batch, the objective is the
     cross-entropy against them; loss and accuracy are against `labels` all the same.
 
     Args:
-      context: config, data, platform; the data give image shape, classes and their names.
+      context: config, data, platform; the data give shapes, classes and their names.
       label_smoothing: mass moved from the label to the uniform distribution.
     """
-    context.need("images")
     info = context.info
     num_classes = context.outputs("num_classes", info.num_classes)
-    model = context.model(num_classes=num_classes)
+    kind = _texts if info.kind == "labelled_text" else _images
+    inputs, sizes, more = kind(context)
+    model = context.model(num_classes=num_classes, **more)
     names = tuple(info.class_names or (str(k) for k in range(num_classes)))
-    shape = info.image_shape
-    if shape is None or len(shape) != 3:
-        raise ConfigError(
-            "data.source", f"gives images of shape {shape}", "give (height, width, channels)"
-        )
     numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, *shape), jnp.float32), train=False)
+        example = {key: jnp.zeros((1, *shape), dtype) for key, (shape, dtype) in info.spec.items()}
+        return model.init(rng, *inputs(example), train=False)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> tuple[jax.Array, Sown]:
-        images_BHWC = batch["images"].astype(jnp.float32) / 255.0
-        return call(model, variables, images_BHWC, context=context)
+        return call(model, variables, *inputs(batch), context=context)
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BK, sown = logits(variables, batch, context)
@@ -79,8 +78,37 @@ def classification(
         evaluations={"score": scoring(loss, report)},
         functions={"logits": lambda *arguments: logits(*arguments)[0]},
         hparams=numbers,
-        cost=model.cost(tuple(shape)) if hasattr(model, "cost") else None,
+        cost=model.cost(sizes) if hasattr(model, "cost") else None,
     )
+
+
+# What a kind of data means to the model: (its inputs out of a batch, what `model.cost` takes, keys of
+# section `model` that the data fill in).
+_Kind = tuple[Callable[[Batch], tuple[jax.Array, ...]], tuple[int, ...] | int, dict[str, int]]
+
+
+def _images(context: TaskContext) -> _Kind:
+    context.need("images")
+    shape = context.info.image_shape
+    if shape is None or len(shape) != 3:
+        raise ConfigError(
+            "data.source", f"gives images of shape {shape}", "give (height, width, channels)"
+        )
+
+    def inputs(batch: Batch) -> tuple[jax.Array, ...]:
+        return (batch["images"].astype(jnp.float32) / 255.0,)
+
+    return inputs, tuple(shape), {}
+
+
+def _texts(context: TaskContext) -> _Kind:
+    info = context.info
+    vocab_size = context.outputs("vocab_size", info.vocab_size)
+
+    def inputs(batch: Batch) -> tuple[jax.Array, ...]:
+        return batch["inputs"], batch["segments"]
+
+    return inputs, info.spec["inputs"][0][0], {"vocab_size": vocab_size}
 
 
 def _score(

@@ -48,7 +48,7 @@ def test_a_share_is_held_out_that_does_not_overlap():
     np.testing.assert_array_equal(split_rows(1000, 0.1)[1], held)
     assert abs(held.mean() - 500) < 100  # not one end of the data
     assert len(split_rows(10, 0.0)[0]) == 10
-    with pytest.raises(DataError, match=r"eval_fraction=0\.01 of 10 images holds out 0"):
+    with pytest.raises(DataError, match=r"eval_fraction=0\.01 of 10 examples holds out 0"):
         split_rows(10, 0.01)
 
 

@@ -23,5 +23,8 @@ SOURCES: dict[str, str] = {
     "files": "scaling.data.sources.files:Files",
     "tfds": "scaling.data.sources.tfds:Tfds",
     "image_folder": "scaling.data.sources.image_folder:ImageFolder",
+    "ratings": "scaling.data.sources.ratings:Ratings",
+    "histories": "scaling.data.sources.histories:Histories",
+    "labelled_text": "scaling.data.sources.labelled_text:LabelledText",
     "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
 }

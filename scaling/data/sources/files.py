@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 Errors = Literal["strict", "replace", "ignore"]
 
 
@@ -113,24 +113,15 @@ class Files:
         return "the paths of data.source"
 
     def _files(self) -> list[pathlib.Path]:
-        if not self.paths:
-            raise DataError(f"{self._key} are empty: name at least one file, e.g. paths=('a.txt',)")
-        paths: set[str] = set()
-        for pattern in self.paths:
-            path = os.path.expanduser(pattern)
-            matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
-            matches = [match for match in matches if not os.path.isdir(match)]
-            if not matches:
-                raise DataError(f"no file matches {pattern!r} {_where(path)}")
-            paths.update(matches)
-        for name in paths:
-            if not name.endswith(_SUFFIXES):
-                raise DataError(f"{name}: cannot tell its format; known are {', '.join(_SUFFIXES)}")
-        return [pathlib.Path(name) for name in sorted(paths)]
+        paths = matching(self.paths, self._key)
+        for path in paths:
+            if not path.name.endswith(_SUFFIXES):
+                raise DataError(f"{path}: cannot tell its format; known are {', '.join(_SUFFIXES)}")
+        return paths
 
     def _read(self, path: pathlib.Path) -> Iterator[str]:
         try:
-            with _open(path) as file:
+            with open_file(path) as file:
                 mark, encoding = _byte_order_mark(file.peek(4))
                 file.read(len(mark))
                 if encoding is not None:
@@ -139,7 +130,7 @@ class Files:
                     yield self._decode(file.read(), path, len(mark))
                 else:
                     yield from self._lines(self._utf8(file, path, len(mark)), path)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise DataError(
                 f"{path} is damaged or cut short: {error}. Fetch or compress it again"
             ) from error
@@ -247,7 +238,31 @@ _REMEDY = (
 )
 
 
-def _open(path: pathlib.Path) -> io.BufferedReader:
+def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
+    """The files that paths and globs name, sorted, each once.
+
+    Args:
+      patterns: `**` goes into folders, `~` is the user's home.
+      key: what holds them, for the errors.
+
+    Raises:
+      DataError: there is none, or a pattern matches no file.
+    """
+    if not patterns:
+        raise DataError(f"{key} are empty: name at least one file, e.g. paths=('a.txt',)")
+    paths: set[str] = set()
+    for pattern in patterns:
+        path = os.path.expanduser(pattern)
+        matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
+        matches = [match for match in matches if not os.path.isdir(match)]
+        if not matches:
+            raise DataError(f"no file matches {pattern!r} {_where(path)}")
+        paths.update(matches)
+    return [pathlib.Path(name) for name in sorted(paths)]
+
+
+def open_file(path: pathlib.Path) -> io.BufferedReader:
+    """A file for reading; what the end of its name says is compressed comes unpacked."""
     if path.suffix == ".gz":
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), 1 << 20)
     if path.suffix == ".xz":

@@ -1,0 +1,265 @@
+"""Texts that each have one label: tables of text and label, or lines that begin with the label.
+
+Legend: T tokens in an example.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from scaling import configs
+from scaling.configs.types import LocalPath
+from scaling.data.cache import Entry, cached, key_of
+from scaling.data.documents import Part, document_hash, has_text
+from scaling.data.errors import DataError
+from scaling.data.images import split_rows
+from scaling.data.info import DataContext, DataInfo, Opened
+from scaling.data.loader import Batch, Spec
+from scaling.data.npy import NpyWriter
+from scaling.data.sources.files import matching
+from scaling.data.sources.tables import Layout, cells, lines, ordered
+from scaling.data.tokenizers import TOKENIZERS, Fitted
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """Texts without their labels, as a tokenizer learns from them."""
+
+    kind: ClassVar[str] = "text"
+
+    texts: tuple[str, ...]
+
+    def documents(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def fingerprint(self, cache: pathlib.Path) -> str:
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+
+    def held_out(self) -> None:
+        return
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledText:
+    """Files of text and label. `data.text.tokenizer` makes tokens, cut or padded to `seq_len`.
+
+    Classes are the labels of the training files, in the order of the alphabet (numbers by value).
+    The padding is the tokenizer's separator, and `segments` are 1 for text and 0 for padding.
+
+    Attributes:
+      paths: files or globs, plain or compressed (.gz, .xz, .zst).
+      eval_paths: the same for held-out text. Empty means that `data.eval_fraction` of the texts is
+        held out, by a hash of the text, so that equal texts fall on one side.
+      form: `table` has a column of texts and one of labels; in `label_first` a line begins with the
+        label, and the text stands after a blank (as in TREC's files).
+      text: column of the text.
+      label: column of the label.
+      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
+      names: of the columns, for files without a header.
+      label_until: the label ends before this mark, such as ":" for TREC's six coarse classes; empty
+        takes it whole.
+      encoding: of the files.
+    """
+
+    paths: tuple[LocalPath, ...]
+    eval_paths: tuple[LocalPath, ...] = ()
+    form: Literal["table", "label_first"] = "table"
+    text: str = "text"
+    label: str = "label"
+    delimiter: str = ","
+    names: tuple[str, ...] = ()
+    label_until: str = ""
+    encoding: str = "utf-8"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of sections `data` and `data.text` that it uses."""
+        keys = ("seq_len", "tokenizer", "limit")
+        return keys if self.eval_paths else (*keys, "eval_fraction")
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """The classes, by reading the files; the vocabulary, by the config."""
+        tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
+        return self._describe(context, classes(self._read(self.paths)), tokenizer.vocab_size)
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out texts, tokenised.
+
+        Raises:
+          DataError: a file cannot be read, a line has no text or label, a held-out label is not
+            among those of training, or one of the parts would be empty.
+        """
+        everything = self._read(self.paths)
+        names = classes(everything)
+        train, held_out = self._split(everything, context.section.eval_fraction)
+        texts = _Texts(tuple(row.text for row in train))
+        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
+        tokenizer = settings.fit([Part(texts)], context.cache)
+        length = context.section.text.seq_len
+
+        def examples(rows: list["Row"], limit: int | None = None) -> Labelled:
+            entry = _tokens(rows, names, tokenizer, context.cache)
+            return Labelled(entry, length, tokenizer.vocab_size - 1, limit)
+
+        evals = {"eval": examples(held_out)} if held_out else {}
+        return Opened(
+            info=self._describe(context, names, tokenizer.vocab_size),
+            train={"train": examples(train, context.section.limit)},
+            evals=evals,
+            artefacts={"tokenizer": tokenizer},
+        )
+
+    def _describe(self, context: DataContext, names: tuple[str, ...], vocab_size: int) -> DataInfo:
+        return DataInfo(
+            kind="labelled_text",
+            unit="examples",
+            spec=labelled_spec(context.section.text.seq_len),
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
+            num_classes=len(names),
+            class_names=names,
+        )
+
+    def _split(self, rows: list["Row"], fraction: float) -> tuple[list["Row"], list["Row"]]:
+        """(training, held-out) texts; those on both sides by the user's files are counted."""
+        if self.eval_paths:
+            held_out = self._read(self.eval_paths)
+            known = {row.text for row in held_out}
+            both = sum(row.text in known for row in rows)
+            if both:
+                _LOG.warning("%d training texts are also held out: the files say so", both)
+            return rows, held_out
+        limit = int(fraction * 2.0**64)
+        parts: tuple[list[Row], list[Row]] = ([], [])
+        for row in rows:
+            parts[document_hash(row.text) < limit].append(row)
+        if fraction and not all(parts):
+            raise DataError(
+                f"data.eval_fraction={fraction} of {len(rows)} texts holds out {len(parts[1])}: "
+                "change it, or name held-out files with data.source.eval_paths"
+            )
+        return parts
+
+    def _read(self, patterns: tuple[str, ...]) -> list["Row"]:
+        paths = matching(patterns, "data.source.paths")
+        rows = []
+        for path in paths:
+            for where, text, label in self._lines(path):
+                label = label.split(self.label_until)[0] if self.label_until else label
+                if not has_text(text) or not has_text(label):
+                    part = "label" if has_text(text) else "text"
+                    raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
+                rows.append(Row(text.strip(), label.strip(), where))
+        if not rows:
+            raise DataError(f"data.source.paths: hold no text: {', '.join(map(str, paths))}")
+        return rows
+
+    def _lines(self, path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
+        """(place, text, label) line by line."""
+        if self.form == "table":
+            layout = Layout(self.delimiter, self.names, self.encoding)
+            columns = [(self.text, "data.source.text"), (self.label, "data.source.label")]
+            for where, (text, label) in cells(path, layout, columns):
+                yield where, text, label
+            return
+        for number, line in enumerate(lines(path, self.encoding), 1):
+            if has_text(line):
+                label, _, text = line.strip().partition(" ")
+                yield f"{path}, line {number}", text, label
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A text, its label, and where it stands."""
+
+    text: str
+    label: str
+    where: str
+
+
+def classes(rows: list[Row]) -> tuple[str, ...]:
+    """The labels, each once.
+
+    Raises:
+      DataError: there is one alone, and so nothing to tell apart.
+    """
+    names = ordered(row.label for row in rows)
+    if len(names) < 2:
+        raise DataError(
+            f"data.source.label: all texts have the label {names[0]!r}; name the column of the labels"
+        )
+    return names
+
+
+def _tokens(
+    rows: list[Row], names: tuple[str, ...], tokenizer: Fitted, cache: pathlib.Path
+) -> Entry:
+    """`tokens.npy`, `start.npy` (where each text begins, and the end) and `labels.npy`."""
+    number = {name: place for place, name in enumerate(names)}
+    for row in rows:
+        if row.label not in number:
+            raise DataError(
+                f"{row.where}: the label {row.label!r} is not in the training files, which have "
+                f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            )
+    labels = np.array([number[row.label] for row in rows], np.int32)
+    texts = [row.text for row in rows]
+    content = hashlib.sha256(json.dumps([texts, labels.tolist()]).encode()).hexdigest()
+
+    def build(work: pathlib.Path) -> Mapping[str, Any]:
+        start = [0]
+        with NpyWriter(work / "tokens.npy", np.dtype(np.int32)) as out:
+            for tokens in tokenizer.encode(texts):
+                out.write(tokens)
+                start.append(out.length)
+        np.save(work / "start.npy", np.array(start))
+        np.save(work / "labels.npy", labels)
+        return {"examples": len(texts)}
+
+    return cached(cache, f"labelled-{key_of({'rows': content, 'tokenizer': tokenizer.key})}", build)
+
+
+class Labelled:
+    """Tokenised texts, one an example."""
+
+    def __init__(self, entry: Entry, length: int, pad: int, limit: int | None = None) -> None:
+        """The texts of an entry, of `length` tokens each; the first `limit` in a fixed random order."""
+        arrays = [np.load(entry.path / f"{name}.npy") for name in ("tokens", "start", "labels")]
+        self._tokens, self._start, self._labels = arrays
+        self._rows = split_rows(len(self._labels), 0.0)[0][:limit]
+        self._length, self._pad = length, pad
+        self.spec = labelled_spec(length)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
+        """{inputs, segments: int32[n, T], labels: int32[n], weights: float32[n]}."""
+        rows = self._rows[indices]
+        grid = self._start[rows][:, None] + np.arange(self._length)
+        inside = grid < self._start[rows + 1][:, None]
+        tokens = self._tokens[np.minimum(grid, len(self._tokens) - 1)]
+        return {
+            "inputs": np.where(inside, tokens, self._pad).astype(np.int32),
+            "segments": inside.astype(np.int32),
+            "labels": self._labels[rows],
+            "weights": np.ones(len(rows), np.float32),
+        }
+
+
+def labelled_spec(length: int) -> Spec:
+    """Shapes and dtypes of an example of `length` tokens."""
+    return {
+        "inputs": ((length,), np.dtype(np.int32)),
+        "segments": ((length,), np.dtype(np.int32)),
+        "labels": ((), np.dtype(np.int32)),
+        "weights": ((), np.dtype(np.float32)),
+    }

@@ -1,0 +1,300 @@
+"""Ratings of items by users, from a table with one rating a line.
+
+The table is read once into arrays in the cache, sorted by user and time. Two sources hand them out:
+`Ratings` one by one, and `Histories` (in `histories.py`) as each user's items in their order.
+
+Legend: N ratings, U users, S items that a user has rated before.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from scaling.configs.types import LocalPath
+from scaling.data.cache import cached, file_hash, key_of
+from scaling.data.errors import DataError
+from scaling.data.images import split_rows
+from scaling.data.info import DataContext, DataInfo, Opened
+from scaling.data.loader import Batch, Spec
+from scaling.data.sources.files import matching
+from scaling.data.sources.tables import Layout, cells, ordered
+
+# A user with fewer ratings has nothing to leave out: one to learn from, one for each held-out split.
+MIN_HELD_OUT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """What users and items are called in the table: their numbers are places in these tuples."""
+
+    users: tuple[str, ...]
+    items: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """As JSON, for the run directory."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Names":
+        """The names that `to_text` wrote."""
+        return cls(**{key: tuple(names) for key, names in json.loads(text).items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sorted:
+    """All ratings, sorted by user, then time, then place in the table.
+
+    Attributes:
+      user: int32[N].
+      item: int32[N].
+      rating: float32[N].
+      start: int64[U + 1], where each user's ratings begin; the last is N.
+      names: of users and items.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    start: np.ndarray
+    names: Names
+
+    def left_out(self, back: int) -> np.ndarray:
+        """The places of each user's rating that is `back` before the end: 1 for the last.
+
+        Users with fewer than `MIN_HELD_OUT` ratings have none.
+        """
+        return (self.start[1:] - back)[np.diff(self.start) >= MIN_HELD_OUT]
+
+    def before(self, places: np.ndarray, width: int, pad: int) -> np.ndarray:
+        """The items that a user rated before each of these places: int32[n, width], padded."""
+        first = self.start[self.user[places]][:, None]
+        grid = first + np.arange(width)
+        items = self.item[np.minimum(grid, len(self.item) - 1)]
+        return np.where(grid < places[:, None], items, pad).astype(np.int32)
+
+    def longest(self) -> int:
+        """S: ratings before the last of the user who has most."""
+        return max(1, int(np.diff(self.start).max()) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingTable:
+    """What both sources share: where the table is and what its columns are called.
+
+    Attributes:
+      paths: CSV files or globs, plain or compressed (.gz, .xz, .zst).
+      user: column of the user, any text.
+      item: column of the item, any text.
+      rating: column of the rating, a number.
+      time: column of the time, a number; None takes the order of the lines.
+      delimiter: what stands between two columns, such as "::".
+      names: of the columns, for files without a header.
+      encoding: of the files.
+    """
+
+    paths: tuple[LocalPath, ...]
+    user: str = "userId"
+    item: str = "movieId"
+    rating: str = "rating"
+    time: str | None = "timestamp"
+    delimiter: str = ","
+    names: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+
+    def load(self, cache: pathlib.Path) -> Sorted:
+        """The ratings, from the cache or read now.
+
+        Raises:
+          DataError: a file cannot be read, or a line is not a rating; names the line.
+        """
+        paths = matching(self.paths, "data.source.paths")
+        fields = [field.name for field in dataclasses.fields(RatingTable) if field.name != "paths"]
+        columns = {name: getattr(self, name) for name in fields}
+        key = key_of({"ratings": [file_hash(path, cache) for path in paths], "columns": columns})
+
+        def build(work: pathlib.Path) -> Mapping[str, Any]:
+            users, items, ratings, times = zip(*self._read(paths), strict=True)
+            names = Names(ordered(users), ordered(items))
+            user, item = _numbers(users, names.users), _numbers(items, names.items)
+            order = np.lexsort((np.array(times), user))
+            np.save(work / "user.npy", user[order])
+            np.save(work / "item.npy", item[order])
+            np.save(work / "rating.npy", np.array(ratings, np.float32)[order])
+            (work / "names.json").write_text(names.to_text(), encoding="utf-8")
+            return {"ratings": len(users)}
+
+        entry = cached(cache, f"ratings-{key}", build)
+        user, item, rating = (np.load(entry.path / f"{n}.npy") for n in ("user", "item", "rating"))
+        names = Names.from_text((entry.path / "names.json").read_text(encoding="utf-8"))
+        start = np.searchsorted(user, np.arange(len(names.users) + 1))
+        return Sorted(user, item, rating, start, names)
+
+    def _read(self, paths: list[pathlib.Path]) -> Iterator[tuple[str, str, float, float]]:
+        """(user, item, rating, time) line by line."""
+        layout = Layout(self.delimiter, self.names, self.encoding)
+        wanted = [(getattr(self, key), f"data.source.{key}") for key in ("user", "item", "rating")]
+        if self.time is not None:
+            wanted.append((self.time, "data.source.time"))
+        empty = True
+        for path in paths:
+            for where, (user, item, rating, *time) in cells(path, layout, wanted):
+                if not user.strip() or not item.strip():
+                    raise DataError(f"{where}: has no {self.item if user.strip() else self.user}")
+                empty = False
+                when = _number(time[0], self.time or "", where) if time else 0.0
+                yield user.strip(), item.strip(), _number(rating, self.rating, where), when
+        if empty:
+            raise DataError(f"data.source.paths: hold no rating: {', '.join(map(str, paths))}")
+
+
+def _number(text: str, column: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise DataError(f"{where}: {column} is {text!r}, not a number; correct the line") from error
+    if not math.isfinite(value):
+        raise DataError(f"{where}: {column} is {text!r}, not a finite number; correct the line")
+    return value
+
+
+def _numbers(names: tuple[str, ...], known: tuple[str, ...]) -> np.ndarray:
+    place = {name: number for number, name in enumerate(known)}
+    return np.array([place[name] for name in names], np.int32)
+
+
+class Rows:
+    """Some of the ratings, one an example: {user, item: int32[n], rating: float32[n]}."""
+
+    def __init__(self, table: Sorted, places: np.ndarray, seen: bool = False) -> None:
+        """Hands out the ratings at these places.
+
+        Args:
+          table: all ratings.
+          places: int64[n].
+          seen: with `seen`, int32[n, S]: what the user rated before, padded with the number of
+            items.
+        """
+        self._table, self._places, self._seen = table, places, seen
+        self.spec = row_spec(table.longest() if seen else None)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
+        """Ratings by index: int64[n] -> {key: [n, ...]}."""
+        table, places = self._table, self._places[indices]
+        batch = {name: getattr(table, name)[places] for name in ("user", "item", "rating")}
+        if self._seen:
+            batch["seen"] = table.before(places, table.longest(), len(table.names.items))
+        return batch
+
+
+def row_spec(longest: int | None = None) -> Spec:
+    """Shapes and dtypes of a rating; `longest` is S, where it comes with what the user saw."""
+    spec: Spec = {"user": ((), np.dtype(np.int32)), "item": ((), np.dtype(np.int32))}
+    spec["rating"] = ((), np.dtype(np.float32))
+    return spec if longest is None else {**spec, "seen": ((longest,), np.dtype(np.int32))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratings(RatingTable):
+    """Ratings one by one, for models that predict the number.
+
+    The facts it states: `users`, `items`, `mean_rating` and `item_counts` of the training part, and
+    `rating_range`.
+
+    Attributes:
+      split: `random` holds out `data.eval_fraction` of the ratings; `last` each user's last rating as
+        `eval` and the one before it as `valid` (of users with at least three), with what the
+        user rated before, so that all items can be ranked.
+    """
+
+    split: Literal["random", "last"] = "random"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of section `data` that it uses."""
+        return ("limit", "eval_fraction") if self.split == "random" else ("limit",)
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """Users, items and the mean; reads the table, where the cache does not have it."""
+        table = self.load(context.cache)
+        return self._describe(table, self._places(table, context)[0])
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out ratings.
+
+        Raises:
+          DataError: the table cannot be used, or one of the parts would be empty.
+        """
+        table = self.load(context.cache)
+        train, evals = self._places(table, context)
+        return Opened(
+            info=self._describe(table, train),
+            train={"train": Rows(table, train)},
+            evals={
+                name: Rows(table, places, self.split == "last") for name, places in evals.items()
+            },
+            artefacts={"names": table.names},
+            sizes=sizes(table),
+        )
+
+    def _places(
+        self, table: Sorted, context: DataContext
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Places of the training ratings, in a fixed pseudo-random order, and of the held-out ones."""
+        limit = context.section.limit
+        if self.split == "random":
+            fraction = context.section.eval_fraction
+            train, held_out = split_rows(len(table.user), fraction)
+            return train[:limit], {"eval": held_out} if fraction else {}
+        evals = left_out_parts(table)
+        order = split_rows(len(table.user), 0.0)[0]
+        return order[~np.isin(order, np.concatenate(list(evals.values())))][:limit], evals
+
+    def _describe(self, table: Sorted, train: np.ndarray) -> DataInfo:
+        evals = ("eval", "valid") if self.split == "last" else ()
+        return DataInfo(
+            kind="ratings",
+            unit="ratings",
+            spec=row_spec(),
+            eval_specs={name: row_spec(table.longest()) for name in evals},
+            facts={
+                "users": len(table.names.users),
+                "items": len(table.names.items),
+                "mean_rating": float(table.rating[train].mean(dtype=np.float64)),
+                "rating_range": [float(table.rating.min()), float(table.rating.max())],
+                "item_counts": item_counts(table.item[train], len(table.names.items)),
+            },
+        )
+
+
+def left_out_parts(table: Sorted) -> dict[str, np.ndarray]:
+    """Leave-last-out: {"eval": each user's last rating, "valid": the one before it}, as places.
+
+    Raises:
+      DataError: all users have too few ratings.
+    """
+    parts = {"eval": table.left_out(1), "valid": table.left_out(2)}
+    if not len(parts["eval"]):
+        raise DataError(
+            f"data.source.split: all users have fewer than {MIN_HELD_OUT} ratings, and none can be "
+            "left out; use data.source.split=random"
+        )
+    return parts
+
+
+def item_counts(items: np.ndarray, count: int) -> list[int]:
+    """How often each of `count` items occurs."""
+    return [int(n) for n in np.bincount(items, minlength=count)[:count]]
+
+
+def sizes(table: Sorted) -> dict[str, int]:
+    """For the records of a run."""
+    users, items = len(table.names.users), len(table.names.items)
+    return {"ratings": len(table.user), "users": users, "items": items}

@@ -1,0 +1,125 @@
+"""Rows of text tables (CSV and its like), plain or compressed, each with its line number."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from scaling.data.errors import DataError
+from scaling.data.sources.files import DAMAGE, open_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How lines become cells.
+
+    Attributes:
+      delimiter: what stands between two cells. A comma may be quoted, as CSV does; any other
+        delimiter, of any length, always divides.
+      names: of the columns; empty where the first line of each file has them.
+      encoding: of the text; a byte order mark of UTF-8 is not part of it.
+    """
+
+    delimiter: str = ","
+    names: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+
+
+def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
+    """The lines of a text file with their ends, unpacked where it is compressed.
+
+    Raises:
+      DataError: the file cannot be read, is damaged, or is not of this encoding.
+    """
+    number = 0
+    try:
+        codec = "utf-8-sig" if encoding == "utf-8" else encoding
+        with open_file(path) as file, io.TextIOWrapper(file, codec, newline="") as text:
+            for number, line in enumerate(text, 1):  # noqa: B007
+                yield line
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, soon after line {number}: is not {encoding} ({error.reason}, byte "
+            f"0x{error.object[error.start]:02x}); convert the file, or set data.source.encoding"
+        ) from error
+    except LookupError as error:
+        raise DataError(f"data.source.encoding: {error}; use a name that Python knows") from error
+    except DAMAGE as error:
+        raise DataError(
+            f"{path} is damaged or cut short: {error}. Fetch or compress it again"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}. Check the path and its permissions"
+        ) from error
+
+
+def cells(
+    path: pathlib.Path, layout: Layout, columns: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, list[str]]]:
+    """The cells of some columns, line by line; lines without text are passed over.
+
+    Args:
+      path: the table.
+      layout: how its lines become cells.
+      columns: (name of the column, key of the config that names it).
+
+    Yields:
+      (place of the line, for errors; its cells in the order of `columns`).
+
+    Raises:
+      DataError: a column is missing, or a line has more or fewer cells than there are columns.
+    """
+    names, places = list(layout.names), []
+    for number, row in _rows(path, layout):
+        if not any(cell.strip() for cell in row):
+            continue
+        where = f"{path}, line {number}"
+        if not names:
+            names = [name.strip() for name in row]
+            places = _places(names, columns, where)
+            continue
+        places = places or _places(names, columns, str(path))
+        if len(row) != len(names):
+            raise DataError(
+                f"{where}: has {len(row)} cells, and there are {len(names)} columns "
+                f"({', '.join(names)}); correct the line, or data.source.delimiter"
+            )
+        yield where, [row[place] for place in places]
+
+
+def _places(names: list[str], columns: Sequence[tuple[str, str]], where: str) -> list[int]:
+    for column, key in columns:
+        if column not in names:
+            raise DataError(
+                f"{where}: there is no column {column!r} among {', '.join(names)}; name it with "
+                f"{key} (data.source.names gives the columns of a file without a header)"
+            )
+    return [names.index(column) for column, _ in columns]
+
+
+def _rows(path: pathlib.Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    text = lines(path, layout.encoding)
+    if layout.delimiter != ",":
+        for number, line in enumerate(text, 1):
+            yield number, line.rstrip("\r\n").split(layout.delimiter)
+        return
+    reader = csv.reader(text, strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {reader.line_num}: is not CSV ({error}); correct the line, or give "
+            "data.source.delimiter"
+        ) from error
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Different names in the order of their numbers, and those that are not numbers behind."""
+
+    def key(name: str) -> tuple[bool, int, str]:
+        return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+
+    return tuple(sorted(set(names), key=key))

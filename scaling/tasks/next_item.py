@@ -1,0 +1,121 @@
+"""Which item a user takes next: cross-entropy over all items, and the rank of the right one.
+
+Legend: B batch, T time, D model width, V items and the separator, I items.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scaling.ops.cross_entropy import chunked_loss, cross_entropy
+from scaling.tasks import ranking
+from scaling.tasks.base import (
+    Batch,
+    Context,
+    Hparams,
+    Loss,
+    Task,
+    TaskContext,
+    Variables,
+    call,
+    scoring,
+)
+from scaling.tasks.losses import moments, standard_error
+
+
+def next_item(context: TaskContext) -> Task:
+    """Predicts each item of a history from those before it.
+
+    The model is one of `language_model` with items for tokens: it has `hidden` (inputs_BT,
+    segments_BT, positions_BT, train=...) -> [B, T, D] and `head_kernel` () -> [D, V]. The loss is that
+    over all items, not over a sample of them; the separator is never a target.
+
+    Args:
+      context: config, data, platform; the data give the items and how often each occurs.
+    """
+    context.need("histories")
+    info = context.info
+    vocab = context.outputs("vocab_size", info.vocab_size)
+    model = context.model(vocab_size=vocab)
+    length = info.spec["inputs"][0][0]
+    items, counts = info.facts["items"], info.facts["item_counts"]
+
+    def init(rng: jax.Array) -> Variables:
+        zeros_BT = jnp.zeros((1, length), jnp.int32)
+        return model.init(rng, zeros_BT, zeros_BT, zeros_BT, train=False)
+
+    def hidden_and_kernel(
+        variables: Variables, batch: Batch, context: Context
+    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        inputs = (batch["inputs"], batch["segments"], batch["positions"])
+        return call(model, variables, *inputs, context=context, method=_hidden_and_kernel)
+
+    def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
+        """Of every item, float32 [B, I], at the one position of a held-out example."""
+        (x_BTD, kernel_DV), _ = hidden_and_kernel(variables, batch, context)
+        x_BD = jnp.take_along_axis(x_BTD, _end(batch)[:, :, None], axis=1)[:, 0]
+        return jnp.dot(x_BD, kernel_DV, preferred_element_type=jnp.float32)[:, :items]
+
+    def evaluate(variables: Variables, batch: Batch, context: Context) -> Loss:
+        logits_BI = logits(variables, batch, context)
+        item_B = jnp.take_along_axis(batch["targets"], _end(batch), axis=1)[:, 0]
+        nll_B, _ = cross_entropy(logits_BI, item_B)
+        weights_B = jnp.sum(batch["weights"], axis=1)
+        total = jnp.sum(weights_B * nll_B), jnp.sum(weights_B)
+        metrics = {"loss": total, "moments": (moments(weights_B * nll_B, weights_B), total[1])}
+        metrics |= ranking.totals(logits_BI, counts, item_B, batch)
+        state = {k: v for k, v in variables.items() if k not in ("params", "frozen")}
+        return Loss(*total, metrics, state)
+
+    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
+        if not context.train:
+            return evaluate(variables, batch, context)
+        weights_BT = batch["weights"] * (batch["targets"] < items)
+        output, sown = hidden_and_kernel(variables, batch, context)
+        nll_BT, _ = chunked_loss(_score, *output, batch["targets"], dict(hparams))
+        total = jnp.sum(weights_BT * nll_BT), jnp.sum(weights_BT)
+        return sown.added_to(Loss(*total, {"loss": total}, {}))
+
+    return Task(
+        init=init,
+        loss=loss,
+        unit="items",
+        units_per_example=length,
+        evaluations={"score": scoring(loss, summarize)},
+        functions={"logits": logits},
+        cost=model.cost(length) if hasattr(model, "cost") else None,
+    )
+
+
+def _hidden_and_kernel(
+    model: nn.Module, *inputs: jax.Array | None, train: bool
+) -> tuple[jax.Array, jax.Array]:
+    return model.hidden(*inputs, train=train), model.head_kernel()
+
+
+def _score(
+    logits_xV: jax.Array, targets_x: jax.Array, hparams: Mapping[str, Any]
+) -> tuple[jax.Array, tuple[()]]:
+    return cross_entropy(logits_xV, targets_x)[0], ()
+
+
+def _end(batch: Batch) -> jax.Array:
+    """Where the target of a held-out example stands: int32 [B, 1]."""
+    return jnp.argmax(batch["weights"], axis=1)[:, None]
+
+
+def summarize(
+    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
+) -> dict[str, Any]:
+    """Loss (nats per item) with its standard error, and the ranking beside the popular items'."""
+    loss_sum, weight = (float(x) for x in totals["loss"])
+    return {
+        "loss": loss_sum / weight,
+        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
+        **ranking.report(totals),
+        "users": weight,
+    }

@@ -1,0 +1,127 @@
+"""Prediction of ratings: squared error, RMSE and MAE; and the ranking that the predictions give.
+
+Legend: B batch, V items.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scaling.configs.types import RuntimeFloat
+from scaling.tasks import ranking
+from scaling.tasks.base import (
+    Batch,
+    Context,
+    Evaluation,
+    Hparams,
+    Loss,
+    PyTree,
+    Task,
+    TaskContext,
+    Total,
+    Variables,
+    call,
+    scoring,
+)
+from scaling.tasks.losses import moments, standard_error
+
+
+def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
+    """The rating of a user and an item, as what stands above the mean rating of the training data.
+
+    The model is called as model(user_B, item_B, train=...) -> float32 [B]. If it also has `scores`
+    (user_B, train=...) -> [B, V] and the data hold out each user's last rating, evaluation `rank`
+    says where that item comes among all. Evaluation keeps predictions inside the scale of the ratings.
+
+    Args:
+      context: config, data, platform; the data give users, items, mean and scale.
+      l2: weight of what the model sows as `squared_norm`, the penalty of each rating's parameters.
+    """
+    context.need("ratings")
+    facts = context.info.facts
+    users = context.outputs("num_users", facts["users"])
+    items = context.outputs("num_items", facts["items"])
+    model = context.model(num_users=users, num_items=items)
+    mean, scale = facts["mean_rating"], facts["rating_range"]
+    numbers = {"l2": l2} if l2 else {}
+
+    def init(rng: jax.Array) -> Variables:
+        zero_B = jnp.zeros((1,), jnp.int32)
+        return model.init(rng, zero_B, zero_B, train=False)
+
+    def predict(variables: Variables, batch: Batch, context: Context) -> jax.Array:
+        guess_B, _ = call(model, variables, batch["user"], batch["item"], context=context)
+        return jnp.clip(mean + guess_B, *scale)
+
+    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
+        weights_B = batch["weights"]
+        weight = jnp.sum(weights_B)
+        if not context.train:
+            error_B = predict(variables, batch, context) - batch["rating"]
+            metrics = _score(error_B, weights_B)
+            state = {k: v for k, v in variables.items() if k not in ("params", "frozen")}
+            return Loss(*metrics["loss"], metrics, state)
+        guess_B, sown = call(model, variables, batch["user"], batch["item"], context=context)
+        total = jnp.sum(weights_B * (mean + guess_B - batch["rating"]) ** 2)
+        h = {**numbers, **hparams}
+        objective = total
+        if "l2" in h:
+            objective = total + h["l2"] * sown.metrics["squared_norm"] * weight
+        return sown.added_to(Loss(objective, weight, {"loss": (total, weight)}, {}))
+
+    def scores(variables: Variables, batch: Batch, context: Context) -> jax.Array:
+        scores_BV, _ = call(model, variables, batch["user"], context=context, method=_scores)
+        return scores_BV[:, : facts["items"]]
+
+    def rank(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        scores_BV = scores(variables, batch, context)
+        return ranking.totals(scores_BV, facts["item_counts"], batch["item"], batch), carry
+
+    def ranked(totals: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+        return ranking.report(totals)
+
+    evaluations = {"score": scoring(loss, summarize)}
+    ranks = hasattr(model, "scores")
+    if ranks and "seen" in context.info.eval_specs.get("eval", {}):
+        evaluations["rank"] = Evaluation(rank, ranked)
+    return Task(
+        init=init,
+        loss=loss,
+        unit="ratings",
+        evaluations=evaluations,
+        functions={"predict": predict} | ({"scores": scores} if ranks else {}),
+        hparams=numbers,
+        cost=model.cost() if hasattr(model, "cost") else None,
+    )
+
+
+def _scores(model: Any, user_B: jax.Array, train: bool) -> jax.Array:
+    return model.scores(user_B, train=train)
+
+
+def _score(error_B: jax.Array, weights_B: jax.Array) -> dict[str, Total]:
+    weight = jnp.sum(weights_B)
+    return {
+        "loss": (jnp.sum(weights_B * error_B**2), weight),
+        "mae": (jnp.sum(weights_B * jnp.abs(error_B)), weight),
+        "moments": (moments(weights_B * error_B**2, weights_B), weight),
+    }
+
+
+def summarize(
+    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
+) -> dict[str, Any]:
+    """Mean squared error with its standard error, its root, and the mean absolute error."""
+    loss_sum, weight = (float(x) for x in totals["loss"])
+    return {
+        "loss": loss_sum / weight,
+        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
+        "rmse": (loss_sum / weight) ** 0.5,
+        "mae": float(totals["mae"][0]) / weight,
+        "ratings": weight,
+    }
