@@ -6,6 +6,7 @@ Legend: B batch, V items.
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +101,7 @@ def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
     )
 
 
-def _scores(model: Any, user_B: jax.Array, train: bool) -> jax.Array:
+def _scores(model: nn.Module, user_B: jax.Array, train: bool) -> jax.Array:
     return model.scores(user_B, train=train)
 
 

@@ -1,9 +1,18 @@
 """The configs of the families, each small enough for a test. `arg` is the family."""
 
+import pathlib
+
 import ml_collections
 
 LM = {"name": "transformer", "num_layers": 2, "model_dim": 32, "num_heads": 2, "mlp_dim": 64}
 TEXT = {"source": {"name": "myx.own:Poem"}, "seq_len": 16}
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+RATINGS = (str(FIXTURES / "ratings.csv"),)
+QUESTIONS = {
+    "source": {"name": "labelled_text", "paths": (str(FIXTURES / "questions.csv"),)},
+    "text": {"seq_len": 8, "tokenizer": {"name": "words", "vocab_size": 64}},
+    "eval_fraction": 0.25,
+}
 ADAM = {"name": "adamw", "learning_rate": 1e-2, "schedule": {"name": "constant"}}
 
 FAMILIES = {
@@ -94,6 +103,32 @@ FAMILIES = {
         },
         "model": {"name": "mlp", "hidden_dims": (16,)},
         "data": {"source": {"name": "myx.aug:Bars"}},
+    },
+    "rating": {
+        "task": {"name": "rating", "l2": 0.03},
+        "model": {"name": "matrix_factorisation", "dim": 8, "num_users": 40, "num_items": 48},
+        "data": {"source": {"name": "ratings", "paths": RATINGS, "split": "last"}},
+        "eval": {"every": 4, "also": {"rank": {"batch_size": 16}}},
+    },
+    "sasrec": {
+        "task": {"name": "next_item"},
+        "model": LM | {"num_layers": 1, "position": "learned", "max_len": 8},
+        "data": {"source": {"name": "histories", "paths": RATINGS}, "text": {"seq_len": 8}},
+    },
+    "two_tower": {
+        "task": {"name": "next_item"},
+        "model": {"name": "two_tower", "model_dim": 16, "hidden_dim": 16},
+        "data": {"source": {"name": "histories", "paths": RATINGS}, "text": {"seq_len": 8}},
+    },
+    "kim": {
+        "task": {"name": "classification", "label_smoothing": 0.1},
+        "model": {"name": "kim_cnn", "embed_dim": 16, "filters": 8},
+        "data": QUESTIONS,
+    },
+    "encoder": {
+        "task": {"name": "classification"},
+        "model": LM | {"name": "text_encoder", "num_layers": 1},
+        "data": QUESTIONS,
     },
     "base": {"task": {"name": "language_model"}, "model": LM, "data": TEXT},
     "lora": {

@@ -21,7 +21,7 @@ from scaling.train.reopen import open_run
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs.py"
 FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own")
-FAMILIES += ("resnet", "vit", "mixed")
+FAMILIES += ("resnet", "vit", "mixed", "rating", "sasrec", "two_tower", "kim", "encoder")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,10 +81,10 @@ def test_a_run_taken_up_again_is_the_same_run(family, runs, tmp_path):
     class Killed(BaseException):
         pass
 
-    def evaluate(self, members, names, whole):
+    def evaluate(self, members, names, final):
         if members and members[0].step == 8:
             raise Killed
-        return original(self, members, names, whole)
+        return original(self, members, names, final)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "_evaluate", evaluate)
