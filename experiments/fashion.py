@@ -1,4 +1,13 @@
-"""Fashion-MNIST with a CNN, a residual network or a Vision Transformer, through TFDS."""
+"""Fashion-MNIST with a small CNN, a residual network or a Vision Transformer, through TFDS.
+
+    python -m scaling.main --config=experiments/fashion.py:cnn --workdir=runs/fashion_cnn
+
+Needs a prepared `fashion_mnist` in $TFDS_DATA_DIR, or `--config.data.source.data_dir=DIR`.
+
+Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores, seed 0: test accuracy 92.32 % of the CNN, in
+32 minutes beside other work (load 2 to 15). A step of the residual network took 2.2 times the
+processor time of the CNN with channels (32, 64, 128); it and the ViT are not trained to an end yet.
+"""
 
 import ml_collections
 
