@@ -1,4 +1,11 @@
-"""TREC."""
+"""TREC's six kinds of question, from scratch: Kim's CNN or an encoder.
+
+    python -m scaling.main --config=experiments/trec.py:kim,FOLDER --workdir=runs/trec_kim
+    python -m scaling.main --config=experiments/trec.py:encoder,FOLDER --workdir=runs/trec_encoder
+
+Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores with other work, seed 0: `kim` 89.2 % of the
+500 test questions (standard error 1.4 %) in 5 minutes. `encoder` was not run to its end.
+"""
 
 import pathlib
 import sys
