@@ -149,10 +149,11 @@ class Tfds:
 
     def _ranges(self) -> list[tuple[pathlib.Path, int, int]]:
         """(file, first record, last record + 1) of the split."""
-        return [
-            (pathlib.Path(one.filename), one.skip, one.skip + _taken(one))
-            for one in self._split_info.file_instructions
-        ]
+        ranges = []
+        for one in self._split_info.file_instructions:
+            taken = one.examples_in_shard - one.skip if one.take == -1 else one.take
+            ranges.append((pathlib.Path(one.filename), one.skip, one.skip + taken))
+        return ranges
 
     def _read(self) -> Iterator[dict[str, Any]]:
         records = self._records
@@ -173,6 +174,8 @@ class Tfds:
 
     @property
     def _split_info(self) -> "tfds.core.SplitInfo":
+        import tensorflow_datasets as tfds
+
         splits = self._builder.info.splits
         try:
             info = splits[self.split]
@@ -185,9 +188,9 @@ class Tfds:
         if not info.num_examples:
             raise DataError(f"split {self.split!r} of {self.dataset} is empty: choose more of it")
         # The library takes a slice that ends before it begins for a negative number of records, and
-        # of -1 for all there are.
-        taken = [_taken(one) for one in info.file_instructions]
-        if min(taken) < 0 or sum(taken) != info.num_examples:
+        # of -1 for all that there are.
+        parts = tfds.core.ReadInstruction.from_spec(self.split).to_absolute(splits)
+        if any(p.from_ is not None and p.to is not None and p.to < p.from_ for p in parts):
             raise DataError(
                 f"split {self.split!r} of {self.dataset} has a part that ends before it begins: give "
                 "the smaller end first"
@@ -263,11 +266,6 @@ class Tfds:
         if folder is None:
             raise DataError(_not_prepared(root, self.dataset))
         return folder
-
-
-def _taken(one: "tfds.core.utils.shard_utils.FileInstruction") -> int:
-    """How many records are read of a file."""
-    return int(one.examples_in_shard - one.skip if one.take == -1 else one.take)
 
 
 def _prepared(root: pathlib.Path, dataset: str) -> pathlib.Path | None:
