@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from scaling.configs.component import Component, Family, import_from
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import (
+    AddedLater,
     LocalPath,
     NonNegativeFloat,
     NonNegativeInt,
@@ -266,7 +267,7 @@ class EvaluationEntry:
     """
 
     evaluation: str = ""
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Annotated[Mapping[str, Any], AddedLater()] = dataclasses.field(default_factory=dict)
     split: str = "eval"
     every: NonNegativeInt | None = None
     batches: PositiveInt | None = None
@@ -297,7 +298,7 @@ class EvalConfig:
 
     every: NonNegativeInt = 0
     batches: PositiveInt | None = None
-    final_units: PositiveInt | None = None
+    final_units: Annotated[PositiveInt | None, AddedLater()] = None
     batch_size: PositiveInt | None = None
     also: Mapping[str, EvaluationEntry] | None = None
     stop_metric: str | None = None

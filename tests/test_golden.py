@@ -5,6 +5,7 @@ import pathlib
 import pytest
 from helpers import ROOT
 
+from scaling import configs
 from scaling.configs import dump
 from scaling.configs.errors import ConfigError
 from scaling.configs.files import import_file
@@ -18,6 +19,16 @@ def test_a_shipped_config_is_as_dumped(name: str) -> None:
     found = golden.differences(name, SHIPPED[name])
     table = dump.format_differences(found, "dump", "config")
     assert not found, f"{table}\nmeant? then python scripts/golden.py --write"
+
+
+def test_runs_that_older_versions_began_are_the_same_runs() -> None:
+    """Pinned: mark a new key of a section as `AddedLater`, and do not change defaults lightly."""
+    pinned = {"quickstart": "99fe8415d1af9906", "mnist-cnn": "675a9af04757070b"}
+    pinned |= {"zipf": "46378b99a8a4ce61", "gpt2-124m": "fca77d0927b0563a"}
+    prints = {
+        name: configs.fingerprint(configs.load_resolved(SHIPPED[name], [])) for name in pinned
+    }
+    assert prints == pinned
 
 
 def test_no_dump_without_a_config() -> None:

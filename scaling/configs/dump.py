@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.configs import resolution, tree
 from scaling.configs.annotations import AnyConfig, to_plain
-from scaling.configs.component import MISSING, has_mark
+from scaling.configs.component import MISSING, Param, has_mark
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
-from scaling.configs.types import NotInFingerprint
+from scaling.configs.types import AddedLater, NotInFingerprint
 
 if TYPE_CHECKING:
     from scaling.experiment import Experiment
@@ -67,7 +67,8 @@ def fingerprint(config: AnyConfig, *, whole: bool = False, leave_out: Sequence[s
     """16 hex digits that two configs share if they describe the same experiment.
 
     Left out are keys and sections marked `NotInFingerprint`, which change how a run goes but not
-    what comes out of it. The same for every process and Python version.
+    what comes out of it, and keys marked `AddedLater` that have their default. The same for every
+    process and Python version.
 
     Args:
       config: a resolved config.
@@ -85,18 +86,27 @@ def fingerprint(config: AnyConfig, *, whole: bool = False, leave_out: Sequence[s
 
 
 def without(config: AnyConfig, mark: type) -> dict[str, Any]:
-    """A resolved config as dictionaries, keys and sections that carry a mark left out."""
+    """A resolved config as dictionaries, keys and sections that carry a mark left out.
+
+    So are those that are `AddedLater` and have their default, whatever the mark.
+    """
     return _without(tree.root(type(config), resolution.plain(config)), mark)
 
 
 def _without(node: Node, mark: type) -> dict[str, Any]:
     params, kept = node.params(), {}
     for key, value in node.stated.items():
-        if key in params and has_mark(params[key].annotation, mark):
+        if key in params and (
+            has_mark(params[key].annotation, mark) or _is_new(params[key], value)
+        ):
             continue
         below = node.child(key)
         kept[key] = value if below is None or value is None else _without(below, mark)
     return kept
+
+
+def _is_new(param: Param, value: object) -> bool:
+    return has_mark(param.annotation, AddedLater) and value == param.default
 
 
 @dataclasses.dataclass(frozen=True)

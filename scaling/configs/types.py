@@ -43,6 +43,15 @@ class NotInFingerprint:
 
 
 @dataclasses.dataclass(frozen=True)
+class AddedLater:
+    """Marks a key that released versions did not have.
+
+    At its default it does not count in `fingerprint`: runs and sweeps that an older version began are
+    the same ones still.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
 class RuntimeNumber:
     """Marks a number of a task that the compiled step takes as an array.
 

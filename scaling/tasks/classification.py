@@ -50,9 +50,9 @@ def classification(
       label_smoothing: mass moved from the label to the uniform distribution.
     """
     info = context.info
-    num_classes = context.outputs("num_classes", info.num_classes)
     kind = _texts if info.kind == "labelled_text" else _images
     inputs, sizes, more = kind(context)
+    num_classes = context.outputs("num_classes", info.num_classes)
     model = context.model(num_classes=num_classes, **more)
     names = tuple(info.class_names or (str(k) for k in range(num_classes)))
     numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}

@@ -1,10 +1,11 @@
+import dataclasses
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import pytest
 from configs import fakes
@@ -12,6 +13,7 @@ from configs import fakes
 from scaling import configs
 from scaling.configs import ConfigError
 from scaling.configs.component import MISSING
+from scaling.configs.types import AddedLater
 
 Resolve = Callable[..., Any]
 
@@ -53,6 +55,24 @@ def test_fingerprint_is_of_what_changes_the_result(resolved: Resolve) -> None:
         assert configs.fingerprint(resolved(ambient)) == base, ambient
     for real in ("train.steps=3", "seed=1", "optim.b2=0.9", "data.mixture.code.weight=1"):
         assert configs.fingerprint(resolved(real)) != base, real
+
+
+def test_a_key_that_came_later_counts_only_with_another_value() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Before:
+        steps: int = 3
+
+    @dataclasses.dataclass(frozen=True)
+    class After(Before):
+        limit: Annotated[int | None, AddedLater()] = None
+        options: Annotated[Mapping[str, int], AddedLater()] = dataclasses.field(
+            default_factory=dict
+        )
+
+    before = configs.fingerprint(configs.resolve({}, Before))
+    assert configs.fingerprint(configs.resolve({}, After)) == before
+    for change in ({"limit": 3}, {"options": {"a": 1}}):
+        assert configs.fingerprint(configs.resolve(change, After)) != before
 
 
 def test_whole_fingerprint_leaves_nothing_out(resolved: Resolve) -> None:
