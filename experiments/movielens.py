@@ -6,9 +6,8 @@
 `mf` holds out a random tenth of the ratings; the others each user's last film, ranked among all.
 
 Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores with other work, seed 0: `mf` RMSE 0.869, MAE
-0.668 in 111 seconds. `sasrec` HR@10
-0.082 and NDCG@10 0.041 over all films, where the most popular ones have 0.041 and 0.019, in 16
-minutes (the machine was busy). `two_tower` was not run to its end.
+0.668 in 111 seconds. `sasrec` HR@10 0.082 and NDCG@10 0.041 over all films, where the most popular ones
+have 0.041 and 0.019, in 16 minutes. `two_tower` was not run to its end.
 """
 
 import pathlib
