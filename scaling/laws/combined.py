@@ -3,7 +3,8 @@
 A combination has the parameters of all its members under prefixed names and the formula of their
 median, so prediction, draws, allocation and figures need to know nothing of it. Only fitting does:
 the members are fitted one by one (a joint fit would let all but the middle one wander), and with
-the same resamples, so that draw r of the combination is the median of the members' draws r.
+the same resamples, so that draw r of the combination is the median of the members' draws r. As it is
+there for forecasts, `fit` lets a combination lean on the large runs (`leaning.py`).
 """
 
 from __future__ import annotations

@@ -139,7 +139,8 @@ def fit(
             f"{problem.points}"
         )
     if loss.kind == "huber":
-        conventions["delta"] = f"{loss.delta:g}, as given"
+        whose = "the papers'" if loss.delta == Loss.delta else "as given"
+        conventions["delta"] = f"{loss.delta:g}, {whose}"
         if adapt and problem.freedom:
             delta = noise_delta(problem, starts, seed)
             problem = dataclasses.replace(problem, loss=dataclasses.replace(loss, delta=delta))

@@ -11,7 +11,7 @@ import numpy as np
 from scaling.laws.discrepancy import Form, constants, covered, decades, inflation, misfit
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
-from scaling.laws.leaning import alike, compute_of
+from scaling.laws.leaning import compute_of, residual_shares
 from scaling.laws.losses import link, slope, unlink
 from scaling.laws.problem import Array
 from scaling.laws.resample import Draws
@@ -121,7 +121,7 @@ def simulate(
     residuals = result.residuals
     residuals = residuals - np.average(residuals, weights=result.problem.weights)
     inflate = inflation(result.problem.effective, result.problem.freedom)
-    shares = alike(result.problem.compute, _compute(values), result.problem.lean)
+    shares = residual_shares(result.problem.compute, _compute(values), result.problem.lean)
     generator = np.random.default_rng(draws.seed + 1)
     noise = generator.choice(residuals, len(linked), p=shares) * inflate
     outside = distance(result, values)

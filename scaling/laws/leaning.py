@@ -2,8 +2,7 @@
 
 No form holds over five decades to the last percent. A fit that serves all runs alike spends its
 parameters on the small ones and misses where it is asked. Weights that grow as compute^power give
-up the small end: on public tables the median law's errors fell by a sixth (geometric mean over
-families; by 2.5 times where the form fits worst), see docs/reference/forecasts.md.
+up the small end; docs/reference/forecasts.md shows what that does to errors on public tables.
 
 The power is 1 (each FLOP counts alike) where there are runs enough, and smaller where the points
 that are left in effect would not carry the parameters. Power weights have no scale of their own, so
@@ -60,7 +59,7 @@ def power_for(compute: Array | None, freedom: int) -> float:
     return low
 
 
-def alike(compute: Array | None, at: float | None, power: float) -> Array | None:
+def residual_shares(compute: Array | None, at: float | None, power: float) -> Array | None:
     """Shares with which the residuals of runs, [n], speak for one at compute `at`; None: equally.
 
     They fall with the distance in compute, either way, as fast as the weights of the fit do. Far

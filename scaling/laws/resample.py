@@ -32,8 +32,8 @@ class Draws:
 
     Resamples that did not converge, however often refitted, are left out: `dropped` counts them.
     `units` independent observations were resampled, `freedom` parameters fitted; `squared` says
-    that the loss is squared error for most residuals, `lean` what share of the points weights that
-    lean on large runs leave in effect.
+    that the loss is squared error for most residuals, `effective_share` how much of the points the
+    weights that lean on large runs leave in effect.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Draws:
     freedom: int
     seed: int
     squared: bool = True
-    lean: float = 1.0
+    effective_share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -71,7 +71,7 @@ class Draws:
     def levels(self, level: float) -> tuple[float, float]:
         """The quantiles between which an interval lies; see `interval`."""
         if self.squared:
-            return expanded_percentiles(level, self.lean * self.units, self.freedom)
+            return expanded_percentiles(level, self.effective_share * self.units, self.freedom)
         return (1 - level) / 2, (1 + level) / 2
 
     def interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
@@ -161,7 +161,7 @@ def bootstrap(
         problem.freedom,
         seed,
         squared=_mostly_squared(result) or kind == "parametric",
-        lean=problem.effective / problem.points,
+        effective_share=problem.effective / problem.points,
     )
 
 

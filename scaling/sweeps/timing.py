@@ -100,16 +100,16 @@ def seconds(cost: Cost, speeds: Sequence[Speed]) -> float | None:
         return None
     spent = statistics.median(speed.start for speed in speeds)
     spent += cost.flops / _rate(cost.params, [(speed.params, speed.train) for speed in speeds])
-    seen = [(speed.params, speed.evaluate) for speed in speeds if speed.evaluate]
-    if cost.eval_flops and seen:
-        spent += cost.eval_flops / _rate(cost.params, seen)
+    evaluated = [(speed.params, speed.evaluate) for speed in speeds if speed.evaluate]
+    if cost.eval_flops and evaluated:
+        spent += cost.eval_flops / _rate(cost.params, evaluated)
     return spent
 
 
-def _rate(params: int, seen: Sequence[tuple[int, float]]) -> float:
+def _rate(params: int, known: Sequence[tuple[int, float]]) -> float:
     """FLOPs per second at a size, from (params, FLOPs per second); outside them as at the nearest."""
     by_size: dict[int, list[float]] = {}
-    for size, rate in seen:
+    for size, rate in known:
         by_size.setdefault(size, []).append(math.log(rate))
     sizes = sorted(by_size)
     rates = [statistics.median(by_size[size]) for size in sizes]

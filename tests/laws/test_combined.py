@@ -54,9 +54,12 @@ def test_the_command_writes_all_of_it(table, tmp_path):
     rows += [",".join(map(repr, row)) for row in np.stack(list(table.values()), 1).tolist()]
     (tmp_path / "runs.csv").write_text("\n".join(rows))
     flags = [f"--runs={tmp_path / 'runs.csv'}", "--law=combined", f"--out={tmp_path}"]
-    flags += ["--bootstrap=50", "--starts=4", "--budgets=1e22", "--profiles=no", "--loss=lsq"]
+    flags += ["--bootstrap=50", "--starts=4", "--budgets=1e22", "--profiles=no"]
     assert main([*flags, "--predict=params=1e11,tokens=1e12"]) == 0
     record = json.loads((tmp_path / "fit.json").read_text())
+    # Unlike one law, it leans on the large runs, and its delta is not that of the residuals.
+    assert record["conventions"]["lean"].startswith("weights grow as compute^")
+    assert record["conventions"]["delta"] == "0.001, the papers'"
     assert record["optimum"][0]["intervals"]["params"]
     low, high = record["forecasts"][0]["run_interval"]
     assert low < record["forecasts"][0]["value"] < high

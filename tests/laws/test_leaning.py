@@ -9,7 +9,7 @@ from laws.law_data import TRUTH, surface
 from scaling.fit import main
 from scaling.laws import Law, LawError, Loss, bootstrap, coefficient, fit, forecasting
 from scaling.laws.law import Variable
-from scaling.laws.leaning import PER_PARAMETER, alike, effective, emphasis, power_for
+from scaling.laws.leaning import PER_PARAMETER, effective, emphasis, power_for, residual_shares
 
 FAR = {"params": 3e10, "tokens": 3e11}
 
@@ -57,7 +57,9 @@ def test_one_law_leans_only_if_asked_to():
     np.testing.assert_allclose(
         asked.problem.weights, np.sqrt(compute) / np.sqrt(compute).mean(), rtol=1e-12
     )
-    assert bootstrap(asked, 20).lean == pytest.approx(asked.problem.effective / asked.points)
+    assert bootstrap(asked, 20).effective_share == pytest.approx(
+        asked.problem.effective / asked.points
+    )
     # A user's own weights stay beside those that lean, and come back when they go.
     weights = np.linspace(1.0, 2.0, asked.points)
     both = fit(table, "chinchilla", starts=4, weights=weights, lean=0.5).problem
@@ -79,9 +81,9 @@ def test_noise_is_that_of_runs_of_like_compute():
         widths.append(np.log(high / low) / 2)
     assert 0.04 < widths[0] < 0.16  # two deviations are 0.08
     assert 0.003 < widths[1] < 0.02  # and 0.004
-    shares = alike(np.array([1.0, 10.0, 100.0]), 10.0, 1.0)
+    shares = residual_shares(np.array([1.0, 10.0, 100.0]), 10.0, 1.0)
     np.testing.assert_allclose(shares, np.array([0.1, 1.0, 0.1]) / 1.2)
-    assert alike(np.array([1.0, 10.0]), 10.0, 0.0) is None
+    assert residual_shares(np.array([1.0, 10.0]), 10.0, 0.0) is None
 
 
 def test_the_command_leans_as_told_and_says_so(tmp_path, capsys):
