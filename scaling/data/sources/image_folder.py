@@ -83,10 +83,11 @@ class ImageFolder:
             yield np.stack(images), np.array([label for _, label in part], np.int32)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
-        """A hash of every file's name, label, size and time of change, and of how it is read.
+        """A hash of every file's name, label, size and times of change, and of how it is read.
 
-        Not of the contents: a million files would be read at each start. A copy with new times is
-        decoded again, into equal arrays.
+        Not of the contents: a million files would be read at each start. Of the two times a program
+        may put one back, and the kernel keeps the other, as in `cache.file_hash`. A copy with new
+        times is decoded again, into equal arrays.
         """
         del cache
         try:
@@ -94,8 +95,8 @@ class ImageFolder:
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
         files = [
-            [str(path.relative_to(self._root)), label, stat.st_size, stat.st_mtime_ns]
-            for path, label, stat in stats
+            [str(path.relative_to(self._root)), label, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+            for path, label, s in stats
         ]
         text = json.dumps([str(self._root.resolve()), files, self._classes, self.size, self.mode])
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,7 @@
 """Images in class folders: labels, sizes, what is held out, and which file an error names."""
 
+import os
+
 import numpy as np
 import pytest
 from helpers import tiny_images
@@ -69,6 +71,12 @@ def test_size_and_mode_and_contents_make_other_data(folders, tmp_path):
     assert len(known) == 3
     Image.new("RGB", (6, 4), (99,) * 3).save(folders / "train" / "cat" / "0.png")
     assert ImageFolder(path).fingerprint(tmp_path) not in known
+    # Other contents of the same size, with the old time put back, as `cp -p` does.
+    file = folders / "train" / "dog" / "1.png"
+    before, stat = ImageFolder(path).fingerprint(tmp_path), file.stat()
+    file.write_bytes(file.read_bytes()[::-1])
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert ImageFolder(path).fingerprint(tmp_path) != before
 
 
 def broken(path):
