@@ -61,6 +61,13 @@ def histories(config: ml_collections.ConfigDict, path: str) -> None:
         "source": {"name": "histories", "paths": (path,)},
         "text": {"seq_len": 50},
     }
+    config.optim = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "weight_decay": 0.1,
+        "schedule": {"name": "cosine", "warmup_steps": 50, "final_fraction": 0.0},
+    }
+    config.train = {"steps": 1000, "batch_size": 64}
     config.eval = {"every": 200, "batch_size": 128}
 
 
@@ -79,23 +86,9 @@ def sasrec(config: ml_collections.ConfigDict, path: str) -> None:
         "tie_embeddings": True,
         "dropout": 0.3,
     }
-    config.optim = {
-        "name": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.1,
-        "schedule": {"name": "cosine", "warmup_steps": 50, "final_fraction": 0.0},
-    }
-    config.train = {"steps": 1000, "batch_size": 64}
 
 
 def two_tower(config: ml_collections.ConfigDict, path: str) -> None:
     """The mean of the history against each item."""
     histories(config, path)
     config.model = {"name": "two_tower", "model_dim": 64, "hidden_dim": 128, "dropout": 0.3}
-    config.optim = {
-        "name": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.1,
-        "schedule": {"name": "cosine", "warmup_steps": 50, "final_fraction": 0.0},
-    }
-    config.train = {"steps": 1000, "batch_size": 64}

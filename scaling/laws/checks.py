@@ -84,15 +84,15 @@ def _check_ratio(table: Table, n: np.ndarray, d: np.ndarray) -> None:
         return
     origins = {k: _origin(table, k) for k in factors}
     line = "--columns=" + ",".join(f"{k}={origins[k]}*{v:g}" for k, v in factors.items())
-    other, bare = "params", f"--columns={next(iter(origins))}={next(iter(origins.values()))}*1"
+    first, origin = next(iter(origins.items()))
     words = " and ".join(
         f"{k} in {'millions' if v == 1e6 else 'billions'}" for k, v in factors.items()
     )
-    lines = [(line, words), (bare, "if they are in units")]
-    if other in factors:
-        swapped = 1e9 if factors[other] == 1e6 else 1e6
-        lines.insert(1, (line.replace(f"*{factors[other]:g}", f"*{swapped:g}", 1),
-                         f"params in {'millions' if swapped == 1e6 else 'billions'}"))  # fmt: skip
+    lines = [(line, words), (f"--columns={first}={origin}*1", "if they are in units")]
+    if "params" in factors:
+        swapped = 1e9 if factors["params"] == 1e6 else 1e6
+        other = line.replace(f"*{factors['params']:g}", f"*{swapped:g}", 1)
+        lines.insert(1, (other, f"params in {'millions' if swapped == 1e6 else 'billions'}"))
     raise LawError(
         f"{table.source}: params are {n.min():.3g} to {n.max():.3g} and tokens {d.min():.3g} to "
         f"{d.max():.3g}, {ratio:.2g} tokens a parameter, so one is in another unit: write"

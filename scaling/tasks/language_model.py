@@ -57,6 +57,7 @@ def language_model(
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
     given = {"z_loss": z_loss, "label_smoothing": label_smoothing}
     numbers = {name: value for name, value in given.items() if value}
+    generate = _generator(model, info.vocab_size or vocab)
     in_pieces = hasattr(model, "hidden") and hasattr(model, "head_kernel")
 
     def init(rng: jax.Array) -> Variables:
@@ -64,14 +65,6 @@ def language_model(
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         return call(model, variables, *_inputs(batch), context=context)[0]
-
-    def generate(new: int, top_k: int | None = None) -> Generate:
-        room = getattr(model, "max_len", None)
-        if room is not None and new >= room:
-            raise ConfigError(
-                "--tokens", f"{new} do not fit into model.max_len={room}", "ask for fewer tokens"
-            )
-        return make_generate(model, info.vocab_size or vocab, new, top_k)
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         weights_BT, targets_BT = batch["weights"], batch["targets"]
@@ -105,6 +98,20 @@ def language_model(
         hparams=numbers,
         cost=model.cost(seq_len) if hasattr(model, "cost") else None,
     )
+
+
+def _generator(model: nn.Module, vocab: int) -> Callable[..., Generate]:
+    """(new tokens, top_k) -> what writes them; the error is that of `--tokens`."""
+
+    def generate(new: int, top_k: int | None = None) -> Generate:
+        room = getattr(model, "max_len", None)
+        if room is not None and new >= room:
+            raise ConfigError(
+                "--tokens", f"{new} do not fit into model.max_len={room}", "ask for fewer tokens"
+            )
+        return make_generate(model, vocab, new, top_k)
+
+    return generate
 
 
 def samples(make: Callable[[int], Generate], seq_len: int) -> Evaluation:
