@@ -9,18 +9,15 @@ CPU cores.
 
 from __future__ import annotations
 
-import csv
 import datetime
-import glob
-import gzip
 import itertools
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from extrapolation_tables import Array, Columns, others, surfaces
 from scipy import stats
 from tables import ROOT
 
@@ -29,7 +26,6 @@ from scaling.laws.discrepancy import Constants
 from scaling.laws.forecasting import simulate
 
 CUTS, RESAMPLES, STARTS, POINTS, MOST = (10, 30, 3), 100, 8, 25, 250
-SURFACE, CURVE = ("chinchilla", "combined"), ("m2",)
 QUANTILES = (np.arange(40) + 0.5) / 40
 GRID = {
     "per_decade": (0.0, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03),
@@ -37,121 +33,8 @@ GRID = {
     "disagreement": (0.0, 0.15, 0.3, 0.45, 0.6, 0.8),
     "freedom": (3.0, 5.0, 30.0),
 }
-# Public tables that are not in the repository.
-SHARED = pathlib.Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "scaling_data"
 BANDS = (3.0, 10.0, 30.0, 100.0)
-Array = np.ndarray
-Columns = dict[str, Array]
 Record = dict[str, Array]
-Rows = list[dict[str, str]]
-
-
-def read(name: str) -> Rows:
-    """Rows of a public table."""
-    path = SHARED / name
-    opener = gzip.open if name.endswith("gz") else open
-    with opener(path, "rt", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def columns(rows: Rows, **names: str) -> Columns:
-    """Columns of numbers, renamed."""
-    return {k: np.array([float(row[v]) for row in rows]) for k, v in names.items()}
-
-
-def groups(rows: Rows, *keys: str) -> dict[tuple[str, ...], Rows]:
-    """Rows by the values of `keys`, sorted."""
-    split: dict[tuple[str, ...], Rows] = {}
-    for row in rows:
-        split.setdefault(tuple(row[k] for k in keys), []).append(row)
-    return dict(sorted(split.items()))
-
-
-Set = tuple[str, str, tuple[str, ...], Columns]
-
-
-def surfaces() -> Iterator[Set]:
-    """(family, table, laws, columns) of tables over parameters and tokens."""
-    rows = read("chinchilla_epoch/svg_extracted_data.csv")
-    data = columns(rows, params="Model Size", flops="Training FLOP", loss="loss")
-    keep = data["loss"] < np.sort(data["loss"])[-5]
-    tokens = data.pop("flops") / 6 / data["params"]
-    yield (
-        "chinchilla",
-        "epoch",
-        SURFACE,
-        {k: v[keep] for k, v in (data | {"tokens": tokens}).items()},
-    )
-    rows = read("extrapolation/isoflops_llama3_scalefit.csv")
-    kept = [row for row in rows if row["outlier"] == "False"]
-    for (name,), some in groups(kept, "experiment").items():
-        family = "chinchilla" if "scalefit" in name else "llama3"
-        yield family, name, SURFACE, columns(some, params="params", tokens="tokens", loss="loss")
-    for (name,), some in groups(read("porian/isoflop_points.csv"), "config").items():
-        if name in ("rw, tuned", "owt2, tuned", "rw, warm-up corrected", "owt2, head counted"):
-            yield "porian", name, SURFACE, columns(some, params="n", tokens="t", loss="loss")
-    data = columns(
-        read("datablations/points_fit182.csv"),
-        **{k: k for k in ("params", "tokens", "unique_tokens", "loss")},
-    )
-    once = data["tokens"] <= 1.01 * data["unique_tokens"]
-    unique = {k: data[k][once] for k in ("params", "tokens", "loss")}
-    yield "datablations", "once", SURFACE, unique
-    yield "datablations", "repeated", ("data_constrained",), data
-    yield from gadre()
-    rows = read("extrapolation/steplaw_dense_lr_bs_loss.csv")
-    best = [
-        min(some, key=lambda row: float(row["smooth loss"]))
-        for some in groups(rows, "N", "D").values()
-    ]
-    yield "steplaw", "best", SURFACE, columns(best, params="N", tokens="D", loss="smooth loss")
-
-
-def gadre() -> Iterator[Set]:
-    """Two validation sets of each of three training sets."""
-    split: dict[str, list[tuple[float, ...]]] = {}
-    for path in sorted(glob.glob(str(SHARED / "gadre_overtraining/models/*.json"))):
-        model = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        size = model["hyperparameters"]["params"], model["hyperparameters"]["tokens"]
-        for result in model["results"]:
-            for key in ("openlm", "c4_val"):
-                if key in str(result["val_data"]):
-                    name = f"{model['dataset_name']} {key}"
-                    split.setdefault(name, []).append((*size, result["loss"]))
-    for name, points in sorted(split.items()):
-        values = np.array(points, float).T
-        yield "gadre", name, SURFACE, dict(zip(("params", "tokens", "loss"), values, strict=True))
-
-
-def others() -> Iterator[Set]:
-    """Tables over parameters alone, parameters and experts, or examples."""
-    last: dict[str, dict[str, str]] = {}
-    for row in read("clark_routed/curves.csv.gz"):
-        known = last.get(row["hyper_id"])
-        if known is None or float(row["step"]) > float(known["step"]):
-            last[row["hyper_id"]] = row
-    fixed = [
-        r
-        for r in last.values()
-        if (r["routing_frequency"], r["k"], r["seed"]) == ("0.5", "1", "42")
-    ]
-    names = {"params": "dense_parameter_count", "loss": "loss_validation"}
-    for router in ("Dense", "S-Base"):
-        some = [row for row in fixed if row["router_type"] == router]
-        if router == "Dense":
-            yield "clark", "dense", ("henighan_n",), columns(some, **names)
-        else:
-            yield "clark", router, ("routed",), columns(some, **names, experts="num_experts")
-    rows = read("bnsl/four_digit_addition.csv")
-    yield "bnsl", "addition", CURVE, columns(rows, examples="train_size", loss="test_ce")
-    rows = read("extrapolation/alabdulmohsin_lang.csv")
-    for (domain, *names_), some in groups(rows, "Domain", "Task", "Model").items():
-        data = columns(some, examples="Seen Examples", loss="Loss")
-        if domain == "LM":  # several evaluations at one place: their mean
-            seen, where = np.unique(data["examples"], return_inverse=True)
-            mean = np.bincount(where, data["loss"]) / np.bincount(where)
-            data = {"examples": seen, "loss": mean}
-        yield f"curves {domain}", " ".join((domain, *names_)), CURVE, data
 
 
 def scale(data: Columns) -> Array:
@@ -189,9 +72,9 @@ def made(cut: int, laws: tuple[str, ...], data: Columns) -> Record | None:
         tails = [draws.levels(level)[0] for level in (0.95, 0.5)]
         numbers, quantiles = [], []
         for i in outside:
-            wanted = {k: float(v[i]) for k, v in data.items() if k != "loss"}
+            point = {k: float(v[i]) for k, v in data.items() if k != "loss"}
             # Without the form's part (factor 0): that is what is tuned here.
-            one = simulate(result, wanted, draws, graded=0.0)
+            one = simulate(result, point, draws, graded=0.0)
             assert one.form is not None
             form = one.form
             numbers.append(
@@ -199,6 +82,10 @@ def made(cut: int, laws: tuple[str, ...], data: Columns) -> Record | None:
             )
             runs = one.runs[np.isfinite(one.runs)]
             quantiles.append(np.log(np.quantile(runs, QUANTILES)))
+        if use == "combined":
+            plain = fit(fitted, result.law, Loss(space="log"), starts=STARTS, lean=0.0)
+            wanted = {k: v[outside] for k, v in data.items() if k != "loss"}
+            record["median"] = np.log(plain.predict(**wanted))
         record[f"{use}/numbers"] = np.array(numbers)
         record[f"{use}/quantiles"] = np.array(quantiles)
     return record
@@ -233,6 +120,16 @@ class Points:
         self.names += [(family, table)] * len(numbers)
         self.numbers.append(numbers)
         self.quantiles.append(record[f"{use}/quantiles"])
+
+    def joined(self, other: Points) -> Points:
+        """Those of both."""
+        both = Points()
+        both.names = self.names + other.names
+        both.numbers, both.quantiles = (
+            self.numbers + other.numbers,
+            self.quantiles + other.quantiles,
+        )
+        return both
 
     def stacked(self) -> tuple[Array, Array, Array, Array]:
         """(families [n], tables [n], numbers [7, n], quantiles [n, q])."""
@@ -325,7 +222,8 @@ Generated by `python experiments/papers/extrapolation.py` (DATE, 2-core CPU mach
 A forecast's interval contains three uncertainties: of the **parameters** (bootstrap), of the **run**
 (residuals of the fit), and, outside the data, of the law's **form**: a Student t in ln(loss) whose scale
 grows with the decades outside the data, with the misfit inside them and, for a combination of laws, with
-their disagreement; see `scaling.laws.discrepancy`. Inside the data the form adds nothing.
+their disagreement; see `scaling.laws.discrepancy`. Inside the data the form adds nothing. A part whose
+constant below is 0 did not earn its place on these tables.
 
 Below, each public table is fitted on its runs below 1/3, 1/10 and 1/30 of the largest compute and
 asked for the rest. *Before*: one law (`chinchilla`, `m2`, or the table's own) without the form's part.
@@ -403,6 +301,18 @@ def inside_the_data(cache: pathlib.Path) -> list[str]:
     ]
 
 
+def centres(errors: dict[str, list[Array]]) -> list[str]:
+    """Root mean square errors in ln(loss), [tables, 3] by family: of one law and of the medians."""
+    lines = ["", "## Without intervals", ""]
+    lines += ["Root mean square error of the prediction, tables over parameters and tokens.", ""]
+    lines += ["| | one law | median | median, leaning |", "|---|---|---|---|"]
+    means = {family: np.sqrt(np.mean(rows, axis=0)) for family, rows in sorted(errors.items())}
+    geometric = np.exp(np.mean(np.log(list(means.values())), axis=0))
+    for name, row in {**means, "**geometric mean of families**": geometric}.items():
+        lines.append(f"| {name} | " + " | ".join(f"{100 * error:.2f} %" for error in row) + " |")
+    return lines
+
+
 def constants_table(tuned_on: dict[str, Constants]) -> list[str]:
     """One row for each set of constants."""
     names = ["per_decade", "misfit", "disagreement", "freedom"]
@@ -424,24 +334,27 @@ def main(arguments: list[str]) -> None:
     for argument in arguments:
         cache = pathlib.Path(argument.removeprefix("--cache="))
     alone, combined, rest = Points(), Points(), Points()
+    errors: dict[str, list[Array]] = {}
     for family, name, record in records(cache, CUTS):
         alone.add(family, name, record, "alone")
         if "combined/numbers" in record:
             combined.add(family, name, record, "combined")
+            values = [record["alone/numbers"][:, 1], record["median"]]
+            values.append(record["combined/numbers"][:, 1])
+            squares = np.mean((np.array(values) - record["came"]) ** 2, axis=1)
+            errors.setdefault(family, []).append(squares)
         else:  # a combination is of laws over parameters and tokens; other tables have one law
             rest.add(family, name, record, "alone")
     both, judged, nested = searched(combined, rivals=True)
     single, single_judged, single_nested = searched(alone, rivals=False)
-    families, after = rest.stacked()[0], Points()
+    families, after = rest.stacked()[0], combined.joined(rest)
     judged_rest = np.full((4, len(families)), np.nan)
     for family in np.unique(families):
         mine = families == family
         judged_rest[:, mine] = judge(rest, single_nested[str(family)])[:, mine]
     judged = np.concatenate([judged, judged_rest], axis=1)
-    for name in ("names", "numbers", "quantiles"):
-        setattr(after, name, getattr(combined, name) + getattr(rest, name))
     middle, bands = by_distance(alone, after, judged)
-    lines = [*by_family(alone, after, judged), *middle, *inside_the_data(cache)]
+    lines = [*by_family(alone, after, judged), *middle, *inside_the_data(cache), *centres(errors)]
     lines += ["", "## One law that stands alone", "", "No combination anywhere.", "", HEADER]
     pair = (averaged(alone, judge(alone, None)), averaged(alone, single_judged))
     lines.append(line("**mean of families**", *map(mean, pair), len(alone.names)))
