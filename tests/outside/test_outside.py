@@ -21,7 +21,9 @@ from scaling.train.reopen import open_run
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs.py"
 FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own")
-FAMILIES += ("resnet", "vit", "mixed", "rating", "sasrec", "two_tower", "kim", "encoder")
+FAMILIES += ("resnet", "vit", "mixed", "rating", "sasrec", "kim")
+# Through the same seams as `sasrec` and `kim`.
+FAMILIES += tuple(pytest.param(name, marks=pytest.mark.slow) for name in ("two_tower", "encoder"))
 
 
 @pytest.fixture(scope="module", autouse=True)
