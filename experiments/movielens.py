@@ -7,7 +7,7 @@
 
 Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores with other work, seed 0: `mf` RMSE 0.869, MAE
 0.668 in 111 seconds. `sasrec` HR@10 0.082 and NDCG@10 0.041 over all films, where the most popular ones
-have 0.041 and 0.019, in 16 minutes. `two_tower` was not run to its end.
+have 0.041 and 0.019, in 16 minutes; `two_tower` 0.066 and 0.034, in 9.
 """
 
 import pathlib
