@@ -119,13 +119,13 @@ class MoE(nn.Module):
         if self.bias_rate:
             names = nn.with_partitioning(jnp.zeros, (None,))
             bias = self.variable("router", "bias", names, (self.experts,))
-            ranked_BTE = scores_BTE + bias.value
+            ranked_BTE = scores_BTE + bias.value[None, None]
         _, chosen_BTK = jax.lax.top_k(jax.lax.stop_gradient(ranked_BTE), self.top_k)
         weights_BTK = jnp.take_along_axis(scores_BTE, chosen_BTK, axis=-1)
         if self.top_k > 1:
             weights_BTK = weights_BTK / jnp.sum(weights_BTK, axis=-1, keepdims=True)
 
-        hits = chosen_BTK[..., None] == jnp.arange(self.experts)
+        hits = chosen_BTK[..., None] == jnp.arange(self.experts)[None, None, None]
         load_E = jnp.mean(hits, axis=(0, 1, 2), dtype=jnp.float32)
         self.sow("metrics", "load", load_E)
         if self.balance:
@@ -159,6 +159,10 @@ class MoE(nn.Module):
         if not 1 <= self.top_k <= self.experts:
             raise ConfigError(
                 f"{key}.top_k", f"{self.top_k} of {self.experts} experts", "give 1 to all of them"
+            )
+        if self.scores not in ("softmax", "sigmoid"):
+            raise ConfigError(
+                f"{key}.scores", f"{self.scores!r} is not one", "give softmax or sigmoid"
             )
         parts = self.top_k + self.shared
         if self.expert_dim is None and self.config.mlp_dim % parts:

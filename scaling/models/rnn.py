@@ -245,7 +245,7 @@ class Layer(nn.Module):
             (gates,),
             jnp.float32,
         )
-        x_BTJ = inputs(x_BTW).astype(jnp.float32) + bias_J
+        x_BTJ = inputs(x_BTW).astype(jnp.float32) + bias_J[None, None]
         state, put = self._carried(kind.states, x_BTW.shape[0])
         h_BTW, last = recurrence(
             kind.step,

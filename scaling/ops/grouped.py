@@ -7,10 +7,14 @@ Dropless: rows are sorted by expert, and every expert gets as many as chose it. 
 is `jax.lax.ragged_dot`. Elsewhere JAX 0.10 lowers it to products of all rows with all experts, E
 times the work and an array [E, M, D]; on CPU the sorted rows are therefore cut into blocks of one
 expert each, the last of an expert filled up with zeros. With R rows a block these are at most
-M / R + E blocks, known before the run.
+M / R + E blocks, known before the run. Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores,
+4,096 rows, 8 experts of 128 x 172, product and both gradients: 20 ms in blocks, 100 ms by `ragged_dot`,
+10 ms of one dense kernel for all rows (XLA counts 1.26, 8.2 and 1 times the work). No GPU or TPU ran it.
 
 On a mesh every device sorts its own rows. Experts that are split over an axis that does not split the
-batch are each computed where they are, and so are hidden units; one sum over that axis follows.
+batch are each computed where they are, and so are hidden units; one sum over that axis follows. With
+experts split a device has room for all its rows, since all may choose its experts: `ragged_dot` skips
+those that did not, blocks do not. Splitting hidden units (`mlp`, the default rule) is even at any load.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +24,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from scaling.parallel.axes import Rules
 from scaling.parallel.logical import active_rules, axes_of, check_divides, no_rules, spec
 
 # The name under which a rematerialisation policy finds what the up (and gate) products gave.
@@ -117,7 +122,7 @@ def experts(
     mesh, rules = active
     rows = spec(("batch", "length", None), rules)
     check_divides("the tokens of experts (batch, length)", x_BTD.shape, rows, mesh)
-    up_spec, down_spec = (_without(spec(axes, rules), rows) for axes in KERNEL_AXES)
+    up_spec, down_spec = (_kernel_spec(axes, rules, rows) for axes in KERNEL_AXES)
     check_divides("kernels of experts (experts, embed, mlp)", ups[0].shape, up_spec, mesh)
     split = axes_of(up_spec[0])  # axes over which experts are split
     summed = tuple(sorted({*split, *axes_of(up_spec[2]), *axes_of(down_spec[0])}))
@@ -140,11 +145,16 @@ def experts(
     )(x_BTD, chosen_BTK, weights_BTK, list(ups), down_EFD)
 
 
-def _without(partition: PartitionSpec, rows: PartitionSpec) -> PartitionSpec:
-    """A kernel's partition as the products want it: whole over the axes that split the tokens."""
+def _kernel_spec(axes: Sequence[str], rules: Rules, rows: PartitionSpec) -> PartitionSpec:
+    """How the products want a kernel: whole in the model width, and over axes that split tokens."""
     taken = {axis for entry in rows for axis in axes_of(entry)}
-    kept = [tuple(a for a in axes_of(entry) if a not in taken) or None for entry in partition]
-    return PartitionSpec(kept[0], None, kept[2]) if len(kept) == 3 else PartitionSpec(*kept)
+    partition = spec([None if name == "embed" else name for name in axes], rules)
+    return PartitionSpec(
+        *(
+            tuple(axis for axis in axes_of(entry) if axis not in taken) or None
+            for entry in partition
+        )
+    )
 
 
 def _local(
