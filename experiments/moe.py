@@ -10,12 +10,14 @@ have 4 layers of width 128. A token passes through one feed-forward of hidden wi
 
 import ml_collections
 
+VARIANTS = ("moe", "dense")
+
 
 def get_config(arg: str = "moe") -> ml_collections.ConfigDict:
     """`arg` is "moe" or "dense" and the text files: "moe,PATH"."""
     kind, _, path = (arg or "moe").partition(",")
-    if kind not in ("moe", "dense"):
-        raise ValueError(f"{kind!r} is neither moe nor dense")
+    if kind not in VARIANTS:
+        raise ValueError(f"{kind!r} is not one of {', '.join(VARIANTS)}")
     config = ml_collections.ConfigDict()
     config.name = f"gutenberg_{kind}"
     config.task = {"name": "language_model"}

@@ -6,11 +6,18 @@
 Two layers, 827 to 833 thousand parameters; text, split, batch, context and steps are those of
 `shakespeare.py`, so all three see the same 1.5 million characters. The text is read in 12 lanes, the
 state goes from window to window, and gradients stop at a window's edge (64 steps).
+
+Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores, seed 0, in nats per character of the last
+tenth: GRU 1.5290, LSTM 1.5291 (4 minutes of training), where the Transformer has 1.555 (mean of three
+seeds, 824,832 parameters). The rates are those of four trials of 250 steps, GRU and LSTM: Muon at 0.02
+gave 1.99 and 2.12, AdamW at 0.006 gave 3.98 and 2.37. AdamW's GRU trained to 2.29; a held-out lane
+starts from zero, a state that a run on one document sees at its first step alone.
 """
 
 import ml_collections
 
 WIDTHS = {"gru": 252, "lstm": 220}
+VARIANTS = tuple(WIDTHS)
 
 
 def get_config(arg: str = "gru") -> ml_collections.ConfigDict:

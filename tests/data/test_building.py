@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -251,13 +252,13 @@ def test_lanes(files, tmp_path):
     built = data.build(config, tmp_path)
     assert_fits(built.info, built.train)
     batches = [built.train.batch(step, 0, 4) for step in range(6)]
-    for before, after in zip(batches, batches[1:], strict=False):
+    for before, after in itertools.pairwise(batches):
         np.testing.assert_array_equal(after["inputs"][:, 0], before["targets"][:, -1])
     assert batches[1]["segments"].min() == 0
     split = built.evals["eval"]
     assert split.num_batches(3) > 3
     held_out = [split.batch(i, 3, 0, 3) for i in range(split.num_batches(3))]
-    for before, after in zip(held_out, held_out[1:], strict=False):
+    for before, after in itertools.pairwise(held_out):
         real = after["weights"][:, 0] > 0
         np.testing.assert_array_equal(after["inputs"][real, 0], before["targets"][real, -1])
     assert sum(b["weights"].sum() for b in held_out) == built.sizes["eval_tokens"] - 1

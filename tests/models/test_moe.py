@@ -141,7 +141,7 @@ def test_the_bias_evens_the_load_and_only_training_moves_it():
     for _ in range(500):
         bias, last = turn(bias)
     assert first.max() > 0.4
-    assert last.max() < 0.25
+    assert last.max() < 0.3
     y = module.apply(variables, x)
     assert isinstance(y, jax.Array), "evaluation changes no state"
 

@@ -29,7 +29,7 @@ def get_config(arg: str) -> ml_collections.ConfigDict:
                 "text": {"seq_len": 8, "lanes": family != "moe"},
                 "eval_fraction": 0.2,
             },
-            "model": MODELS[family],
+            "model": {**MODELS[family], "vocab_size": 264},  # 257 tokens, made to divide by 8
             "optim": {"name": "adamw", "learning_rate": 1e-2, "schedule": {"name": "constant"}},
             "train": {"steps": 8, "batch_size": 32},
             "eval": {"every": 4, "batch_size": 16},
