@@ -4,9 +4,9 @@
 
 Needs a prepared `fashion_mnist` in $TFDS_DATA_DIR, or `--config.data.source.data_dir=DIR`.
 
-Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores, seed 0: test accuracy 92.32 % of the CNN, in
-32 minutes beside other work (load 2 to 15). A step of the residual network took 2.2 times the
-processor time of the CNN with channels (32, 64, 128); it and the ViT are not trained to an end yet.
+Measured 2026-11-26: the CNN reaches a test accuracy of 92.32 % (seed 0) in 32 minutes on 2 shared CPU
+cores with JAX 0.10.2, beside other work. The residual network reaches 94.96 % (seeds 0 to 2: 94.88,
+94.93, 95.08) on one NVIDIA H200 with JAX 0.11.2, 81 s of training each while three trained at once.
 """
 
 import ml_collections
@@ -19,12 +19,12 @@ def get_config(arg: str = "cnn") -> ml_collections.ConfigDict:
     models = {
         # Groups of 32 rows share batch statistics: accumulating 1, 2 or 4 microbatches is the same.
         "cnn": {"name": "cnn", "channels": (24, 48, 96), "batch_norm_group": 32},
-        "resnet": {"name": "resnet", "depth": 8, "batch_norm_group": 32},
+        "resnet": {"name": "resnet", "depth": 20, "width": 32, "batch_norm_group": 32},
         "vit": {
             "name": "vit",
             "patch_size": 4,
-            "num_layers": 4,
-            "model_dim": 96,
+            "num_layers": 6,
+            "model_dim": 192,
             "num_heads": 3,
             "pool": "mean",
             "position": "sincos",
@@ -35,6 +35,11 @@ def get_config(arg: str = "cnn") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = f"fashion_{arg or 'cnn'}"
     config.task = {"name": "augment", "flip": True, "over": {"name": "classification"}}
+    config.train = {"steps": 2800, "batch_size": 128}
+    config.eval = {"every": 700, "batch_size": 500}
+    if arg in ("resnet", "vit"):  # sized for an accelerator
+        config.task.crop, config.task.erase = 2, 0.25
+        config.train.steps, config.eval.every = 12_000, 3_000
     config.data = {"source": {"name": "tfds", "dataset": "fashion_mnist", "eval_split": "test"}}
     config.model = models[arg or "cnn"]
     config.optim = {
@@ -43,6 +48,4 @@ def get_config(arg: str = "cnn") -> ml_collections.ConfigDict:
         "weight_decay": 0.05,
         "schedule": {"name": "cosine", "warmup_steps": 100, "final_fraction": 0.0},
     }
-    config.train = {"steps": 2800, "batch_size": 128}
-    config.eval = {"every": 700, "batch_size": 500}
     return config

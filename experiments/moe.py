@@ -6,6 +6,9 @@
 The text is one shard of Project Gutenberg, a book a line under the key `text`, read as bytes. Both
 have 4 layers of width 128. A token passes through one feed-forward of hidden width 344, or through 2 of
 8 experts of width 172; the routers' 4,096 parameters are all that the mixture has more.
+
+Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200, shard `train-00000`, in nats per byte of held-out
+books, seeds 0 and 1: mixture 1.516 and 1.510, dense 1.541 and 1.543, in 9 and 6 s of training.
 """
 
 import ml_collections

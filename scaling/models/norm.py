@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt
 from scaling.models.layers import Initializer
 
@@ -108,9 +109,10 @@ class GroupedBatchNorm(nn.Module):
         rows = x_BxD.shape[0]
         size = self.group_size or rows
         if rows % size:
-            raise ValueError(
-                f"a (micro)batch of {rows} rows does not divide into batch-norm groups of {size}: "
-                "change model.batch_norm_group, train.batch_size or the accumulation"
+            raise ConfigError(
+                "model.batch_norm_group",
+                f"a (micro)batch of {rows} rows does not divide into groups of {size}",
+                "change it, train.batch_size or train.accumulate",
             )
         return x_BxD.astype(jnp.float32).reshape(size, rows // size, *x_BxD.shape[1:])
 

@@ -172,6 +172,8 @@ def refusal(implementation: Implementation, call: Call) -> str | None:
             return f"it computes in 16 bits and the type is {call.dtype}"
         if call.width % 8 or call.width > 128:
             return f"the head width {call.width} is not a multiple of 8 up to 128"
+        if call.length % 2:
+            return f"the length {call.length} is odd, which its backward pass does not take"
         if call.segments:
             return "it does not take segments (data.text.mask_documents)"
         if call.softcap is not None:

@@ -1,6 +1,7 @@
-"""Time of a small Transformer's train step against PyTorch's, on CPU.
+"""Time of a Transformer's train step against PyTorch's, on CPU or on one NVIDIA GPU.
 
     python scripts/bench/tokens_per_second.py [--sizes=small,medium] [--rounds=8] [--seconds=2]
+    python scripts/bench/tokens_per_second.py --platform=gpu --sizes=124m [--styles=gpt2]
 
 All sides train the same architecture on the same shapes: forward, backward, clipping to global
 norm 1, AdamW, float32, all cores. On this side it is the step that `scaling.main` runs, guards,
@@ -8,7 +9,8 @@ metrics and allocator settings included. PyTorch has `scaled_dot_product_attenti
 AdamW; it runs eagerly as it comes, eagerly under the same allocator settings, and compiled under
 them. Each side lives in a process of its own and they take turns of a few seconds, so that a slow
 spell of the machine hits all; the figure is the median over rounds of the ratio of a side's time to
-ours, with its range. PyTorch is needed only here: `pip install torch`.
+ours, with its range. PyTorch is needed only here: `pip install torch`. On a GPU both sides compute in
+bfloat16 over float32 parameters (PyTorch by autocast), and all processes share the card's memory.
 
 The machine must be idle: with other work on the cores PyTorch's threads wait for each other at every
 operation, and the ratio says nothing about the two programs (seen: 10 and more).
@@ -49,12 +51,14 @@ SIZES = {
     "tiny": Size(layers=1, heads=2, width=16, length=16, batch=2, vocab=257),  # for a test
     "small": Size(layers=4, heads=4, width=128, length=64, batch=12, vocab=257),
     "medium": Size(layers=4, heads=4, width=256, length=256, batch=16, vocab=257),
+    # GPT-2's smallest, its vocabulary padded to a multiple of 128 as in nanoGPT; for a GPU.
+    "124m": Size(layers=12, heads=12, width=768, length=1024, batch=16, vocab=50304),
 }
 # GPT-2's choices without biases (nanoGPT), and those of the small configs here.
 STYLES = ("gpt2", "modern")
 
 
-def jax_step(size: Size, style: str) -> Callable[[], Any]:
+def jax_step(size: Size, style: str, platform: str) -> Callable[[], Any]:
     """A function that takes one train step of this package and returns the loss of the one before."""
     import numpy as np
     from ml_collections import ConfigDict
@@ -81,6 +85,7 @@ def jax_step(size: Size, style: str) -> Callable[[], Any]:
         ConfigDict(
             {
                 "name": "bench",
+                "platform": platform,
                 "task": {"name": "language_model"},
                 "model": model,
                 "data": {
@@ -118,7 +123,7 @@ def jax_step(size: Size, style: str) -> Callable[[], Any]:
     return run
 
 
-def torch_step(size: Size, style: str, compiled: bool) -> Callable[[], Any]:
+def torch_step(size: Size, style: str, platform: str, compiled: bool) -> Callable[[], Any]:
     """The same in PyTorch, eager or through `torch.compile`."""
     import torch
     from torch.nn import functional
@@ -126,16 +131,21 @@ def torch_step(size: Size, style: str, compiled: bool) -> Callable[[], Any]:
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high" if platform == "gpu" else "highest")
     shape = (size.layers, size.heads, size.width, size.length, size.vocab)
-    model: Any = Transformer(*shape, gpt2=style == "gpt2")
+    device = torch.device("cuda" if platform == "gpu" else "cpu")
+    with device:
+        model: Any = Transformer(*shape, gpt2=style == "gpt2")
+        tokens = torch.randint(0, size.vocab, (size.batch, size.length + 1))
     if compiled:
         model = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
-    tokens = torch.randint(0, size.vocab, (size.batch, size.length + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].reshape(-1)
 
     def run() -> float:
-        loss = functional.cross_entropy(model(inputs).view(-1, size.vocab), targets)
+        with torch.autocast(device.type, torch.bfloat16, enabled=platform == "gpu"):
+            logits = model(inputs).view(-1, size.vocab)
+            loss = functional.cross_entropy(logits, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -167,11 +177,17 @@ SIDES = {
 }
 
 
-def compare(name: str, style: str, rounds: int, seconds: float) -> dict[str, Any]:
+def compare(name: str, style: str, platform: str, rounds: int, seconds: float) -> dict[str, Any]:
     """Medians of all sides over interleaved rounds, and the ratios of their times to ours."""
     size, children = SIZES[name], {}
-    for side, (worker, compiled, tuned) in SIDES.items():
+    sides = {k: v for k, v in SIDES.items() if platform == "cpu" or k != "torch_same_allocator"}
+    # JAX takes most of a card at its start, and PyTorch wants room beside it.
+    backend = {"JAX_PLATFORMS": "cpu"}
+    if platform == "gpu":
+        backend = {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.4"}
+    for side, (worker, compiled, tuned) in sides.items():
         command = [sys.executable, __file__, f"--worker={worker}", f"--seconds={seconds}"]
+        command += [f"--platform={platform}"]
         command += [f"--sizes={name}", f"--styles={style}", *["--compiled"] * compiled]
         # An empty setting is glibc's default: these times shall not depend on the caller's.
         tunables = {"GLIBC_TUNABLES": allocator.TUNABLES if tuned else ""}
@@ -181,10 +197,10 @@ def compare(name: str, style: str, rounds: int, seconds: float) -> dict[str, Any
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env=os.environ | {"JAX_PLATFORMS": "cpu"} | tunables,
+            env=os.environ | backend | tunables,
         )
         _answer(children[side])
-    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side, child in children.items():
             assert child.stdin is not None
@@ -215,6 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", default="small,medium")
     parser.add_argument("--styles", default=",".join(STYLES))
+    parser.add_argument("--platform", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
@@ -223,12 +240,14 @@ def main() -> None:
     if options.worker:
         size, style = SIZES[options.sizes], options.styles
         ours = options.worker == "jax"
-        run = jax_step(size, style) if ours else torch_step(size, style, options.compiled)
+        where = (size, style, options.platform)
+        run = jax_step(*where) if ours else torch_step(*where, options.compiled)
         worker(run, options.seconds)
         return
     for name in options.sizes.split(","):
         for style in options.styles.split(","):
-            print(json.dumps(compare(name, style, options.rounds, options.seconds)), flush=True)
+            report = compare(name, style, options.platform, options.rounds, options.seconds)
+            print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

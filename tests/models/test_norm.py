@@ -95,7 +95,7 @@ def test_devices_do_not_change_the_result():
 
 def test_a_batch_that_does_not_divide_is_refused():
     x = images(6)
-    with pytest.raises(ValueError, match="6 rows does not divide into batch-norm groups of 4"):
+    with pytest.raises(ValueError, match="6 rows does not divide into groups of 4"):
         train(GroupedBatchNorm(group_size=4), start(GroupedBatchNorm(), x), x)
 
 

@@ -186,6 +186,7 @@ def test_auto_chooses_by_platform_type_and_shape():
         ("cudnn", {"platform": "cpu"}, "platform is cpu"),
         ("cudnn", {"platform": "gpu", "dtype": "float32"}, "type is float32"),
         ("cudnn", {"platform": "gpu", "width": 60}, "head width 60"),
+        ("cudnn", {"platform": "gpu", "length": 49}, "the length 49 is odd"),
         ("cudnn", {"platform": "gpu", "segments": True}, "segments"),
         ("cudnn", {"platform": "gpu", "softcap": 30.0}, "soft-cap"),
         ("blocked", {"platform": "cpu", "causal": False}, "not causal"),
