@@ -69,16 +69,10 @@ def load_initial(
         arrays would become one; a shape differs; an abstract leaf comes from no source.
     """
     here = flatten(dict(variables))
-    infos = {name: _open(name, source, say) for name, source in sources.items()}
-    origin, unused = _assign(sources, infos, here)
+    infos, origin, unused = _matched(sources, here, say)
     reports, values = {}, dict(here)
     for name, source in sources.items():
         taken = {path: leaf for path, (supplier, leaf) in origin.items() if supplier == name}
-        if not taken:
-            raise InitFromError(
-                f"train.init_from.{name}: nothing matches: there {next(iter(unused[name]), None)!r}, "
-                f"here {next(iter(here), None)!r}; rename with `map` or `into`"
-            )
         arrays = infos[name].read_arrays(dict.fromkeys(taken.values()))
         values |= {path: _place(arrays[leaf], here[path]) for path, leaf in taken.items()}
         fed = tuple({_join(path.split("/")[0], source.into, "") for path in taken})
@@ -89,6 +83,33 @@ def load_initial(
     _tell_fresh(here, origin, say)
     structure = jax.tree.structure(dict(variables))
     return jax.tree.unflatten(structure, [values[path] for path in here]), reports
+
+
+def check_initial(
+    sources: Mapping[str, InitFrom], shapes: Mapping[str, PyTree], say: Say = print
+) -> None:
+    """What `load_initial` would refuse, from shapes alone: before anything is compiled.
+
+    Raises:
+      InitFromError: as of `load_initial`.
+    """
+    _matched(sources, flatten(dict(shapes)), say)
+
+
+def _matched(
+    sources: Mapping[str, InitFrom], here: Mapping[str, Any], say: Say
+) -> tuple[dict[str, CheckpointInfo], dict[str, tuple[str, str]], dict[str, list[str]]]:
+    """(checkpoints, where each array comes from, what is not used); a source must give something."""
+    infos = {name: _open(name, source, say) for name, source in sources.items()}
+    origin, unused = _assign(sources, infos, here)
+    for name in sources:
+        if name in {supplier for supplier, _ in origin.values()}:
+            continue
+        raise InitFromError(
+            f"train.init_from.{name}: nothing matches: there {next(iter(unused[name]), None)!r}, "
+            f"here {next(iter(here), None)!r}; rename with `map` or `into`"
+        )
+    return infos, origin, unused
 
 
 def _assign(

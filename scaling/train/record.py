@@ -26,7 +26,7 @@ from scaling.track.writers import Tracker
 from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
 from scaling.train.evaluate import is_number, stop_metric
-from scaling.train.init_from import load_initial
+from scaling.train.init_from import check_initial, load_initial
 from scaling.train.state import TrainState
 
 Say = Callable[[str], None]
@@ -69,6 +69,7 @@ class Record:
         """
         self.config, self.workdir, self.start, self.say = config, workdir, start, say
         self.main = main
+        self._folder = workdir / "checkpoints"
         self.config_json, self.run_id = configs.to_json(config), configs.fingerprint(config)
         self.stack = contextlib.ExitStack()
         self.notes: list[str] = []
@@ -105,7 +106,7 @@ class Record:
         section, evaluation = self.config.checkpoint, self.config.eval
         self.stop_metric = stop_metric(self.config, task)
         self.checkpoints = Checkpoints(
-            self.workdir / "checkpoints",
+            self._folder,
             section.keep_last,
             section.keep_best,
             self.stop_metric,
@@ -130,6 +131,15 @@ class Record:
             self.say(note)
         self.say(f"resuming at step {step}")
         return step, state
+
+    def check_first(self, abstract: TrainState) -> None:
+        """Refuses a `train.init_from` that `first` would, from shapes, in a run that has not begun.
+
+        Raises:
+          InitFromError: a source cannot be read, does not fit or gives nothing.
+        """
+        if self.config.train.init_from and not any(self._folder.glob("[0-9]*")):
+            check_initial(self.config.train.init_from, abstract.variables(), self.say)
 
     def first(self, fresh: TrainState) -> TrainState:
         """The state at step 0: `fresh`, with the variables of `train.init_from` where it is set."""

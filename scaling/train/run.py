@@ -229,6 +229,7 @@ class Training:
         mesh = parallel.make_mesh(config.mesh)
         check_devices(config, mesh.size)
         program = build_program(config, self.data[0].info, mesh)
+        opened[0].record.check_first(program.abstract)
         task, sizes = program.task, {a: size for a, size in mesh.shape.items() if size > 1}
         self._say(
             index,

@@ -142,6 +142,18 @@ def test_a_run_from_another_has_an_average_of_its_own(text, plain, tmp_path):
     assert summary(tmp_path / "from")["step"] == 6
 
 
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_compiled(
+    text, plain, tmp_path, capsys, monkeypatch
+):
+    def compiles(*_):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("scaling.train.run.compile_sharded", compiles)
+    wider = (f"train.init_from={plain}", "model.model_dim=24")
+    launch(text, tmp_path / "from", *wider, expect=1)
+    assert "train.init_from: shapes differ" in capsys.readouterr().err
+
+
 def test_bad_steps_stop_the_run(text, tmp_path, capsys):
     workdir = tmp_path / "stop"
     launch(text, workdir, *SPIKY, "track.progress=lines", expect=1)
