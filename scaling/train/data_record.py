@@ -6,27 +6,48 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from scaling.configs.component import import_from
-from scaling.data import DataInfo
+from scaling.data import Data, DataInfo
+from scaling.data.loader import Batch
 from scaling.track import files
 
 NAME = "data.json"
+SAMPLE = 256  # examples at most whose contents stand for a split's
 
 
 class DataRecordError(RuntimeError):
     """A run directory without a usable data.json."""
 
 
-def to_text(info: DataInfo, artefacts: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+def samples(data: Data) -> dict[str, str]:
+    """{split: hash of the examples of its first batch}: other contents of equal size show here."""
+    size = min(data.train.batch_size, SAMPLE)
+    batches = {"train": data.train.batch(0, 0, size)}
+    batches |= {name: split.batch(0, SAMPLE, 0, SAMPLE) for name, split in data.evals.items()}
+    return {f"{name}_sample": _batch_hash(batch) for name, batch in batches.items()}
+
+
+def _batch_hash(batch: Batch) -> str:
+    content = hashlib.sha256()
+    for key in sorted(batch):
+        content.update(f"{key} {batch[key].dtype} {batch[key].shape}".encode())
+        content.update(np.ascontiguousarray(batch[key]).tobytes())
+    return content.hexdigest()[:12]
+
+
+def to_text(data: Data) -> str:
     """The content of data.json."""
+    info, artefacts, sizes = data.info, data.artefacts, dict(data.sizes)
     kept = {
         name: {"type": f"{type(a).__module__}:{type(a).__qualname__}", "text": a.to_text()}
         for name, a in artefacts.items()
     }
-    content = {"info": info.to_json(), "artefacts": kept, "sizes": dict(sizes)}
+    content = {"info": info.to_json(), "artefacts": kept, "sizes": sizes}
+    content["samples"] = samples(data)
     return files.to_json(content) + "\n"
 
 
@@ -53,8 +74,10 @@ def compare(folder: pathlib.Path, text: str) -> list[str]:
                 "other tokens than it was trained on. Put the data and the cache back as they were "
                 "(a damaged cache is made anew when its folder is deleted), or use another --workdir"
             )
-    there, here = before.get("sizes", now["sizes"]), now["sizes"]
-    changed = [f"{k}: {there.get(k)} -> {here.get(k)}" for k in here if there.get(k) != here[k]]
+    changed = []
+    for facts in ("sizes", "samples"):
+        there, here = before.get(facts, now[facts]), now[facts]
+        changed += [f"{k}: {there.get(k)} -> {here[k]}" for k in here if there.get(k) != here[k]]
     return ["the data changed since the last start: " + ", ".join(changed)] if changed else []
 
 

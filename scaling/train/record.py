@@ -169,7 +169,7 @@ class Record:
         Raises:
           DataRecordError: the run was started with other artefacts, such as another tokenizer.
         """
-        self.data_text = data_record.to_text(data.info, data.artefacts, data.sizes)
+        self.data_text = data_record.to_text(data)
         for note in data_record.compare(self.workdir, self.data_text):
             self.say(note)
         if self.main:

@@ -62,6 +62,7 @@ def test_a_run_of_before_keys_moved_goes_on(tmp_path: pathlib.Path) -> None:
     config = tiny_language_model()
     old = configs.plain(config)
     old["data"] |= old["data"].pop("text")
+    del old["data"]["lanes"]  # came later
     old["train"] |= {"init_from": None, "init_from_map": (), "audit_bytes": 64 * 2**20}
     del old["mesh"]["large_bytes"]
     RunDir(tmp_path, configs.to_json(old), "of another layout", {}).close()
