@@ -6,12 +6,11 @@ layers of the decoder.
 
 import dataclasses
 import math
-from typing import Annotated
 
 import jax
 
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt
-from scaling.models.block import BlockConfig, Memory, attention_cost, make_norm
+from scaling.configs.types import PositiveInt
+from scaling.models.block import BlockConfig, Memory, make_norm
 from scaling.models.cost import Cost
 from scaling.models.transformer import Transformer
 
@@ -106,13 +105,35 @@ class EncoderDecoder(Transformer):
         return self.unembed(self.decode(memory, inputs_BT, positions_BT, train=train))
 
     def cost(self, source_len: int, target_len: int) -> Cost | None:  # type: ignore[override]
-        """What a token of the target passes through, with its share of the source, S / T tokens."""
-        return None
+        """What a token of the target passes through, S / T tokens of the source with it."""
+        layers, width, block = self.num_layers, self.model_dim, self.block_config()
+        decoder = super().cost(target_len)
+        reader = self.clone(num_layers=self._encoder_layers(), causal=False)
+        encoder = Transformer.cost(reader, source_len)
+        if decoder is None or encoder is None:
+            return None
+        share = source_len / target_len
+        q_width, kv_width = block.num_heads * block.head_dim, block.num_kv_heads * block.head_dim
+        bias = q_width + 2 * kv_width + width if self.bias else 0
+        norm = 2 * width if self.norm == "layernorm" and self.bias else width
+        norm += 2 * block.head_dim if self.qk_norm else 0
+        of_target, of_source = 2 * width * q_width, 2 * width * kv_width  # query, out; key, value
+        reading = 2 * layers * q_width * source_len
+        return dataclasses.replace(
+            decoder,
+            body=decoder.body + encoder.body + layers * (of_target + of_source + bias + norm),
+            matmul=decoder.matmul
+            + layers * of_target
+            + round(share * (encoder.matmul + layers * of_source)),
+            idle=decoder.idle + encoder.idle,
+            attention=decoder.attention + reading + share * encoder.attention,
+            attention_causal=decoder.attention_causal + reading + share * encoder.attention,
+        )
 
     def block_config(self) -> BlockConfig:
         """Of the decoder: three products of a block are added to the residual stream, not two."""
         scale = self.init_scale / math.sqrt(3 * self.num_layers)
-        return dataclasses.replace(super().block_config(), residual_scale=scale, cross=True)
+        return dataclasses.replace(super().block_config(), residual_scale=scale)
 
     def encoder_config(self) -> BlockConfig:
         """Of the encoder."""

@@ -90,9 +90,7 @@ def translation(
             model, variables, *_inputs(batch), context=context, method=_hidden_and_kernel
         )
         score = capped(getattr(model, "logit_softcap", None))
-        objective_BT, (nll_BT, _) = chunked_loss(
-            score, *output, targets_BT, {**numbers, **hparams}
-        )
+        objective_BT, (nll_BT, _) = chunked_loss(score, *output, targets_BT, {**numbers, **hparams})
         metrics = {"loss": (jnp.sum(weights_BT * nll_BT), weight)}
         return sown.added_to(Loss(jnp.sum(weights_BT * objective_BT), weight, metrics, {}))
 

@@ -134,7 +134,9 @@ class TextPairs:
         for name in ("eval", "test"):
             key = f"{name}_target_paths"
             if getattr(self, key) and not getattr(self, f"{name}_source_paths"):
-                raise DataError(f"data.source.{key}: has no {name}_source_paths beside it; give both")
+                raise DataError(
+                    f"data.source.{key}: has no {name}_source_paths beside it; give both"
+                )
         rows = self._read("source_paths", self.source_paths, self.target_paths)
         held_out: dict[str, list[Row]] = {}
         if self.eval_source_paths:
