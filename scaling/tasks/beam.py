@@ -181,5 +181,6 @@ def _rearranged(beam_BK: jax.Array, axis: int, x: jax.Array) -> jax.Array:
     """An array of the state with the hypotheses that go on in the place of those before."""
     if x.ndim < axis + 2:
         return x
-    rows = jax.vmap(lambda x_K, beam_K: x_K[beam_K], in_axes=(axis, 0), out_axes=axis)
-    return rows(x, beam_BK)
+    # Within a row, so that rows may lie on several devices.
+    take = functools.partial(jnp.take, axis=axis)
+    return jax.vmap(take, in_axes=(axis, 0), out_axes=axis)(x, beam_BK)
