@@ -21,6 +21,8 @@ from scaling.train.reopen import open_run
 
 CONFIGS = pathlib.Path(__file__).with_name("sequence.py")
 FAMILIES = ("gru", "moe", "translation")
+# They share every seam with these two.
+LATER = [pytest.param(family, marks=pytest.mark.slow) for family in ("lstm", "translation")]
 # Two heads do not divide by four.
 EXPERTS = "(('experts','tensor'),('heads',None),('kv_heads',None))"
 
@@ -76,7 +78,7 @@ def translations(workdir: pathlib.Path) -> list[dict]:
     return json.loads(path.read_text("utf-8"))["texts"]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, pytest.param("lstm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["gru", "moe", *LATER])
 def test_a_run_taken_up_again_is_the_same_run(family, text, runs, tmp_path):
     original = loop.Loop._evaluate
 
@@ -125,9 +127,14 @@ def test_microbatches(family, count, text, runs, tmp_path):
     [
         ("gru", ("mesh.data=1", "mesh.fsdp=8")),
         ("moe", ("mesh.data=2", "mesh.tensor=4", f"mesh.rules={EXPERTS}")),
-        ("translation", ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")),
-        pytest.param("moe", ("mesh.data=1", "mesh.fsdp=8"), marks=pytest.mark.slow),
-        pytest.param("moe", ("mesh.data=4", "mesh.tensor=2"), marks=pytest.mark.slow),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("moe", ("mesh.data=1", "mesh.fsdp=8")),
+                ("moe", ("mesh.data=4", "mesh.tensor=2")),
+                ("translation", ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")),
+            )
+        ),
     ],
 )
 def test_another_mesh_is_the_same_run(family, mesh, text, runs, tmp_path):
