@@ -43,9 +43,13 @@ def initial(style):
     )
 
 
+@functools.cache
+def compiled(style):
+    return jax.jit(functools.partial(initial(style)[0].apply, train=False))
+
+
 def logits(style, source=SOURCE, text=TEXT, target=TARGET):
-    model, variables = initial(style)
-    return jax.jit(functools.partial(model.apply, train=False))(variables, source, text, target)
+    return compiled(style)(initial(style)[1], source, text, target)
 
 
 @pytest.mark.parametrize("style", STYLES)
