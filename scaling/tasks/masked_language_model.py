@@ -47,8 +47,8 @@ def masked_language_model(
     """Predicts chosen tokens of a text from all others (Devlin et al. 2019, 1810.04805, sec. 3.1).
 
     Of the chosen tokens 80 % are hidden by a mask, 10 % replaced by a random token, 10 % left; the loss
-    is over the chosen ones alone, and separators are never chosen. Training chooses anew in each step;
-    evaluation always hides the same places, whatever the seed of the run.
+    is over the chosen ones alone, and separators are never chosen. Training chooses anew in each
+    microbatch, as dropout does; evaluation always hides the same places, whatever the seed of the run.
 
     The model is one of `language_model` that reads both ways (`model.causal=False`), with one number
     more for the mask; it has `hidden` and `head_kernel`. Evaluations are `score` and

@@ -22,7 +22,9 @@ from scaling.train.reopen import open_run
 CONFIGS = pathlib.Path(__file__).with_name("sequence.py")
 FAMILIES = ("gru", "moe", "translation")
 # They share every seam with these two.
-LATER = [pytest.param(family, marks=pytest.mark.slow) for family in ("lstm", "translation")]
+LATER = [
+    pytest.param(family, marks=pytest.mark.slow) for family in ("lstm", "masked", "translation")
+]
 # Two heads do not divide by four.
 EXPERTS = "(('experts','tensor'),('heads',None),('kv_heads',None))"
 
@@ -146,7 +148,7 @@ def test_another_mesh_is_the_same_run(family, mesh, text, runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "masked"])
 def test_one_device_is_the_same_run(family, text, runs, tmp_path, monkeypatch):
     whole = parallel.make_mesh
     alone = lambda config, devices=None: whole(config, jax.devices()[:1])  # noqa: E731
@@ -158,7 +160,7 @@ def test_one_device_is_the_same_run(family, text, runs, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["map", "vmap"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "masked"])
 def test_a_population_of_two(family, mode, text, runs, tmp_path):
     members = [resolved(family, text), resolved(family, text, "optim.learning_rate=0.02")]
     statuses = run_population(members, [tmp_path / "a", tmp_path / "b"], mode=mode)
