@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from scaling import configs
 from scaling.data import cache as cache_lib
 from scaling.data.documents import Part, TextSource
@@ -166,6 +168,7 @@ def _refuse_idle(section: DataConfig, source: Any) -> None:
 
 
 def _describe_text(section: DataConfig, tokenizer: Tokenizer | Fitted) -> DataInfo:
+    starts = getattr(tokenizer, "starts_word", None)
     return DataInfo(
         kind="text",
         unit="tokens",
@@ -173,6 +176,7 @@ def _describe_text(section: DataConfig, tokenizer: Tokenizer | Fitted) -> DataIn
         vocab_size=tokenizer.vocab_size,
         token_bytes=getattr(tokenizer, "token_bytes", None),
         separator=tokenizer.vocab_size - 1,
+        facts={} if starts is None else {"starts_word": np.flatnonzero(starts).tolist()},
     )
 
 

@@ -5,7 +5,7 @@ global batch of a step; a host asks for the rows it holds and sees the same exam
 number of hosts, workers or files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -31,7 +31,8 @@ class Dataset(Protocol):
         """How many examples there are."""
         ...
 
-    # A dataset with examples that are padded has `padded() -> {index: units of padding}` too.
+    # A dataset with examples that are padded has `padded()` too: {index: units of padding}, or where
+    # most are int64[examples].
 
     def gather(self, indices: np.ndarray, positions: np.ndarray) -> Batch:
         """Examples by index: {key: [n, ...]}.
@@ -58,9 +59,9 @@ class Concat:
     def padded(self) -> dict[int, int]:
         """The examples that are padded: {index: units of padding}."""
         return {
-            int(offset) + index: units
+            int(offset) + index: int(units)
             for offset, member in zip(self._offsets, self._members, strict=False)
-            for index, units in padded(member).items()
+            for index, units in _items(padded(member))
         }
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
@@ -101,6 +102,7 @@ class Loader:
         self._dataset = dataset
         self._order = order
         self._padded = padded(dataset)
+        self._walked = (0, 0)  # a position, and the units of padding before it
 
     def indices(self, step: int) -> np.ndarray:
         """The examples of a step's global batch: int64[batch_size]; -1 is padding.
@@ -131,8 +133,20 @@ class Loader:
           per_example: units (tokens) in an example without padding.
         """
         position = self._position(step)
-        padding = sum(n * self._visits(index, position) for index, n in self._padded.items())
+        if isinstance(self._padded, dict):
+            padding = sum(n * self._visits(index, position) for index, n in self._padded.items())
+        else:
+            padding = self._walk(self._padded, position)
         return position * per_example - padding
+
+    def _walk(self, padded: np.ndarray, position: int) -> int:
+        """Units of padding before a position, by going on from where the last question ended."""
+        start, total = self._walked if self._walked[0] <= position else (0, 0)
+        for first in range(start, position, _PIECE):
+            rows = self._order(np.arange(first, min(first + _PIECE, position)))
+            total += int(padded[rows].sum())
+        self._walked = (position, total)
+        return total
 
     def _position(self, step: int) -> int:
         """Examples in the batches before this step."""
@@ -192,9 +206,13 @@ class EvalSet:
         return gather_padded(self._dataset, rows, rows)
 
 
-def padded(dataset: Dataset) -> dict[int, int]:
-    """The examples of a dataset that are padded: {index: units of padding}."""
+def padded(dataset: Dataset) -> dict[int, int] | np.ndarray:
+    """The examples of a dataset that are padded; see `Dataset`."""
     return dataset.padded() if hasattr(dataset, "padded") else {}
+
+
+def _items(padded: dict[int, int] | np.ndarray) -> Iterable[tuple[int, int]]:
+    return padded.items() if isinstance(padded, dict) else enumerate(padded.tolist())
 
 
 def with_weights(spec: Spec) -> Spec:

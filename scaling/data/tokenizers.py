@@ -73,6 +73,7 @@ class Bytes:
 
     vocab_size: ClassVar[int] = 257
     token_bytes: ClassVar[np.ndarray] = np.array([1] * 256 + [0], np.int32)
+    starts_word: ClassVar[np.ndarray] = np.isin(np.arange(257), [*b" \t\r\n", 256])
     key: ClassVar[str] = "bytes"
 
     def fit(self, parts: Sequence[Part], cache: pathlib.Path) -> "Bytes":
@@ -143,6 +144,10 @@ class Bpe:
                     return
 
 
+# What stands for a space, a tab, a carriage return and a line feed in a byte-level vocabulary.
+_BLANKS = "\u0120\u0109\u010d\u010a"
+
+
 class FittedBpe:
     """A trained byte-level encoding; the separator is the last number of the vocabulary."""
 
@@ -150,8 +155,11 @@ class FittedBpe:
         self.vocab_size = vocab_size
         self.key = hashlib.sha256(tokenizer.to_str().encode()).hexdigest() + f"/{vocab_size}"
         self.token_bytes = np.zeros(vocab_size, np.int32)
+        self.starts_word = np.zeros(vocab_size, bool)
+        self.starts_word[-1] = True
         for token, number in tokenizer.get_vocab().items():
             self.token_bytes[number] = len(token)  # one character stands for each byte
+            self.starts_word[number] = token[0] in _BLANKS
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:

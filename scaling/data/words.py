@@ -61,6 +61,11 @@ class FittedWords:
     lowercase: bool
 
     @property
+    def starts_word(self) -> np.ndarray:
+        """Every token is a word."""
+        return np.ones(self.vocab_size, bool)
+
+    @property
     def key(self) -> str:
         """Stands for the list."""
         return hashlib.sha256(self.to_text().encode()).hexdigest()

@@ -1,12 +1,12 @@
 """One pre-norm Transformer block: attention and feed-forward, each added to the residual stream.
 
 Legend: B batch, T time, D model width, H query heads, G key/value heads, K head width, F hidden
-width of the feed-forward block.
+width of the feed-forward block, S tokens of a memory.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,7 @@ from scaling.ops.attention import (
     Implementation,
     attention,
     attention_to_cache,
+    cross_attention,
 )
 from scaling.ops.grouped import SAVED_NAME as EXPERTS_HIDDEN
 from scaling.ops.rotary import Tables, rotate
@@ -146,8 +147,23 @@ def make_layer(
         ) from error
 
 
+class Memory(NamedTuple):
+    """What the blocks of a decoder read beside their own tokens.
+
+    Attributes:
+      x_BSD: the output of an encoder.
+      segments_BS: int32, 0 for padding.
+    """
+
+    x_BSD: jax.Array
+    segments_BS: jax.Array
+
+
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); shaped as `nn.scan` wants its body."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); shaped as `nn.scan` wants its body.
+
+    With a memory x + cross_attention(norm(x), memory) stands between the two.
+    """
 
     config: BlockConfig
 
@@ -159,6 +175,7 @@ class Block(nn.Module):
         tables: Tables | None,
         train: bool,
         drop_rate: jax.Array | None = None,
+        memory: Memory | None = None,
     ) -> tuple[jax.Array, None]:
         """Returns (new x_BTD, None).
 
@@ -168,6 +185,7 @@ class Block(nn.Module):
           tables: rotary cosines and sines, or None.
           train: whether dropout is on.
           drop_rate: rate at which training leaves a branch out for a row, float32[]; None for never.
+          memory: what a decoder reads, or None.
         """
         config = self.config
         dropout = nn.Dropout(config.dropout, deterministic=not train)
@@ -182,6 +200,10 @@ class Block(nn.Module):
         attend = make_layer(config, "attention_layer", name="attention")
         y_BTD = attend(y_BTD, segments_BT, tables)
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
+        if memory is not None:
+            y_BTD = make_norm(config, "cross_norm")(x_BTD)
+            y_BTD = CrossAttention(config, name="cross_attention")(y_BTD, memory)
+            x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
         y_BTD = make_norm(config, "mlp_norm")(x_BTD)
         y_BTD = make_layer(config, "feed_forward", name="mlp")(y_BTD)
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
@@ -256,6 +278,36 @@ class Attention(nn.Module):
         y_BTJ = checkpoint_name(y_BTJ, "attention_heads")
         y_BTHK = y_BTJ.reshape(*x_BTD.shape[:2], heads, config.head_dim)
         return constrain(y_BTHK, ("batch", "length", axis, None))
+
+
+class CrossAttention(Attention):
+    """Attention of a decoder's tokens to all of a memory, without positions."""
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, memory: Memory) -> jax.Array:
+        """[B, T, D] to [B, T, D]; keys and values are computed once where there is a cache."""
+        config = self.config
+        q_BTHK = self._heads("query", x_BTD, config.num_heads, "heads")
+        if config.qk_norm:
+            q_BTHK = RMSNorm(config.norm_epsilon, config.dtype, name="query_norm")(q_BTHK)
+        if self.is_mutable_collection("cache") and not self.is_initializing():
+            keys = self.variable("cache", "memory_key", self._memory_heads, "key", memory)
+            values = self.variable("cache", "memory_value", self._memory_heads, "value", memory)
+            k_BSGK, v_BSGK = keys.value, values.value
+        else:
+            k_BSGK, v_BSGK = (self._memory_heads(name, memory) for name in ("key", "value"))
+        softcap = config.attention_softcap
+        out_BTHK = cross_attention(q_BTHK, k_BSGK, v_BSGK, memory.segments_BS > 0, softcap)
+        out_BTJ = out_BTHK.reshape(*x_BTD.shape[:2], -1)
+        y_BTD = config.dense("out", x_BTD.shape[-1], ("heads", "embed"), residual=True)(out_BTJ)
+        return checkpoint_name(y_BTD, "attention_projection")
+
+    def _memory_heads(self, name: str, memory: Memory) -> jax.Array:
+        config = self.config
+        y_BSGK = self._heads(name, memory.x_BSD, config.num_kv_heads, "kv_heads")
+        if config.qk_norm and name == "key":
+            y_BSGK = RMSNorm(config.norm_epsilon, config.dtype, name="key_norm")(y_BSGK)
+        return y_BSGK
 
 
 def activated(mlp: Activation, up_xF: jax.Array, gate_xF: jax.Array | None = None) -> jax.Array:

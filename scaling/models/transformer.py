@@ -40,7 +40,7 @@ from scaling.models.layers import Initializer, compute_dtype, fan_in
 from scaling.ops import constrain, cross_entropy
 from scaling.ops.attention import Implementation
 from scaling.ops.matmul import lookup
-from scaling.ops.rotary import rotary_tables
+from scaling.ops.rotary import Tables, rotary_tables
 
 
 class Transformer(nn.Module):
@@ -172,6 +172,14 @@ class Transformer(nn.Module):
         train: bool,
     ) -> jax.Array:
         """What `head_kernel` multiplies, [B, T, D] of the compute type; arguments as in `__call__`."""
+        x_BTD, tables = self.embed(inputs_BT, positions_BT, train=train)
+        x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train, None, None)
+        return self.final_norm(x_BTD).astype(self._dtype())
+
+    def embed(
+        self, inputs_BT: jax.Array, positions_BT: jax.Array | None, *, train: bool
+    ) -> tuple[jax.Array, Tables | None]:
+        """What the first block reads, and the rotary tables; arguments as in `__call__`."""
         length = inputs_BT.shape[1]
         if length > self.max_len:
             raise ConfigError(
@@ -190,9 +198,7 @@ class Transformer(nn.Module):
             positions_xT = jnp.arange(length) if positions_BT is None else positions_BT
             tables = rotary_tables(positions_xT, self.block_config().head_dim, self.rope_theta)
         x_BTD = self.input_dropout(x_BTD.astype(self._dtype()), deterministic=not train)
-        x_BTD = constrain(x_BTD, ("batch", "length", "embed"))
-        x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train, None)
-        return self.final_norm(x_BTD).astype(self._dtype())
+        return constrain(x_BTD, ("batch", "length", "embed")), tables
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of hidden states [..., D]."""
@@ -266,29 +272,33 @@ class Transformer(nn.Module):
             platform=self.platform,
         )
 
-    def stack(self) -> type[nn.Module]:
-        """The block, rematerialised as asked, lifted over layers; `drop_rate` is one a layer."""
-        unroll = self.unroll
+    def stack(self, layers: int | None = None) -> type[nn.Module]:
+        """The block, rematerialised as asked, lifted over layers; `drop_rate` is one a layer.
+
+        Args:
+          layers: how many; None is L.
+        """
+        layers, unroll = layers or self.num_layers, self.unroll
         if unroll == "auto":
             # XLA on CPU merges a second computation with the first unless a loop is between them.
             straight = self.platform == "cpu" and self.remat == "none"
-            unroll = self.num_layers if straight else 1
-        unroll = min(unroll, self.num_layers)
+            unroll = layers if straight else 1
+        unroll = min(unroll, layers)
         block: type[nn.Module] = Block
         if self.remat != "none":
             # In a loop nothing can be merged, and the barriers that prevent it would only cost.
             block = nn.remat(
                 Block,
                 policy=remat_policy(self.remat),
-                prevent_cse=unroll == self.num_layers,
+                prevent_cse=unroll == layers,
                 static_argnums=(4,),
             )
         return nn.scan(
             block,
             variable_axes={True: 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
-            length=self.num_layers,
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast),
+            length=layers,
             unroll=unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )

@@ -103,7 +103,7 @@ class ViT(nn.Module):
         if self.stochastic_depth:
             rates_L = jnp.linspace(0.0, self.stochastic_depth, depth, dtype=jnp.float32)
         layers = encoder.stack()(config=config, name="layers")
-        x_BTD, _ = layers(x_BTD, None, None, train, rates_L)
+        x_BTD, _ = layers(x_BTD, None, None, train, rates_L, None)
         x_BTD = make_norm(config, "final_norm")(x_BTD)
         x_BD = x_BTD[:, 0] if self.pool == "class" else jnp.mean(x_BTD, axis=1)
         head = Dense(

@@ -118,6 +118,27 @@ def attention_to_cache(
     return _plain(*arguments, causal=True, softcap=softcap, first=start)
 
 
+def cross_attention(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    visible_BS: jax.Array,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Attention of every query to those keys of its row that are visible, by plain products.
+
+    Args:
+      q_BTHK: queries.
+      k_BSGK: keys, of another sequence than the queries.
+      v_BSGK: values.
+      visible_BS: bool; where a row has none, all keys count alike.
+      softcap: as of `attention`.
+    """
+    arguments = (q_BTHK, k_BSGK, v_BSGK, None)
+    out_BTHK = _plain(*arguments, causal=False, softcap=softcap, visible_BS=visible_BS)
+    return checkpoint_name(out_BTHK, SAVED_NAME)
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """What the choice of an implementation depends on; fields as in `attention`."""
@@ -190,10 +211,13 @@ def _plain(
     causal: bool,
     softcap: float | None,
     first: int | jax.Array = 0,
+    visible_BS: jax.Array | None = None,
 ) -> jax.Array:
     q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BTGK, v_BTGK)
     score_BGRTS, _ = _scores(q_BGRTK, k_BGSK, softcap)
     score_BGRTS = _hide(score_BGRTS, first, causal, segments_BT)
+    if visible_BS is not None:
+        score_BGRTS = jnp.where(visible_BS[:, None, None, None], score_BGRTS, HIDDEN)
     weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
     return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
 

@@ -6,9 +6,11 @@ sweeps and the planner know nothing else about a family. See `tasks.base` for th
 
 TASKS: dict[str, str] = {
     "language_model": "scaling.tasks.language_model:language_model",
+    "masked_language_model": "scaling.tasks.masked_language_model:masked_language_model",
     "classification": "scaling.tasks.classification:classification",
     "rating": "scaling.tasks.rating:rating",
     "next_item": "scaling.tasks.next_item:next_item",
+    "translation": "scaling.tasks.translation:translation",
     "augment": "scaling.tasks.augment:augment",
 }
 

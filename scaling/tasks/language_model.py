@@ -89,13 +89,13 @@ def language_model(
                 model, variables, *_inputs(batch), context=context, changing=changing
             )
             nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
-            metrics = _score(logits_BTV, nll_BT, batch, token_bytes)
+            metrics = score_tokens(logits_BTV, nll_BT, batch, token_bytes)
             return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, after.state)
         h = {**numbers, **hparams}
         method = _hidden_and_kernel if in_pieces else None
         output, sown = call(model, variables, *_inputs(batch), context=context, method=method)
         if in_pieces:
-            score = _capped(getattr(model, "logit_softcap", None))
+            score = capped(getattr(model, "logit_softcap", None))
             objective_BT, (nll_BT, log_z_BT) = chunked_loss(score, *output, targets_BT, h)
         else:
             objective_BT, (nll_BT, log_z_BT) = _objective(output, targets_BT, h)
@@ -184,7 +184,9 @@ def _hidden_and_kernel(
     return model.hidden(*inputs, train=train), model.head_kernel()
 
 
-def _capped(cap: float | None) -> Score:
+def capped(cap: float | None) -> Score:
+    """The training objective of a token from its logits, which this cap bounds first."""
+
     def score(
         logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -206,7 +208,7 @@ def _objective(
     return objective_x, (nll_x, log_z_x)
 
 
-def _score(
+def score_tokens(
     logits_BTV: jax.Array, nll_BT: jax.Array, batch: Batch, token_bytes: np.ndarray | None
 ) -> dict[str, Total]:
     """The sums that an evaluation takes: loss, accuracy, text bytes, moments of the loss."""

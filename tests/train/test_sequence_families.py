@@ -1,4 +1,4 @@
-"""Runs of recurrent models and mixtures of experts: resumed, cut, sharded, evaluated, sampled."""
+"""Runs of recurrent models, mixtures of experts and translation: resumed, cut, sharded, evaluated."""
 
 import json
 import pathlib
@@ -20,7 +20,11 @@ from scaling.train.population import run_population
 from scaling.train.reopen import open_run
 
 CONFIGS = pathlib.Path(__file__).with_name("sequence.py")
-FAMILIES = ("gru", "moe")
+FAMILIES = ("gru", "moe", "translation")
+# They share every seam with these two.
+LATER = [
+    pytest.param(family, marks=pytest.mark.slow) for family in ("lstm", "masked", "translation")
+]
 # Two heads do not divide by four.
 EXPERTS = "(('experts','tensor'),('heads',None),('kv_heads',None))"
 
@@ -28,6 +32,9 @@ EXPERTS = "(('experts','tensor'),('heads',None),('kv_heads',None))"
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("text")
+    words = [text.partition(":")[2].strip() for text in some_texts(200, size=14)]
+    pairs = ["source,target", *(f"{word},{word[::-1][:9]}" for word in words if word)]
+    (folder / "pairs.csv").write_text("\n".join(pairs), encoding="utf-8")
     return write_documents(folder / "text.jsonl", some_texts(150, size=40))
 
 
@@ -47,11 +54,16 @@ def runs(tmp_path_factory, text):
 
 def launch(family: str, text: pathlib.Path, workdir: pathlib.Path, *flags: str) -> None:
     flags = tuple(f"--config.{flag}" for flag in flags)
-    assert main([f"--config={CONFIGS}:{family},{text}", f"--workdir={workdir}", *flags]) == 0
+    assert main([f"--config={spec(family, text)}", f"--workdir={workdir}", *flags]) == 0
+
+
+def spec(family: str, text: pathlib.Path) -> str:
+    path = text.with_name("pairs.csv") if family == "translation" else text
+    return f"{CONFIGS}:{family},{path}"
 
 
 def resolved(family: str, text: pathlib.Path, *overrides: str):
-    return configs.load_resolved(f"{CONFIGS}:{family},{text}", ["mesh.data=1", *overrides])
+    return configs.load_resolved(spec(family, text), ["mesh.data=1", *overrides])
 
 
 def lines(workdir: pathlib.Path) -> list[dict]:
@@ -63,7 +75,12 @@ def losses(workdir: pathlib.Path) -> list[float]:
     return [line["train/loss"] for line in lines(workdir)]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, pytest.param("lstm", marks=pytest.mark.slow)])
+def translations(workdir: pathlib.Path) -> list[dict]:
+    path = workdir / "evaluations" / "translate" / "00000008.json"
+    return json.loads(path.read_text("utf-8"))["texts"]
+
+
+@pytest.mark.parametrize("family", ["gru", "moe", *LATER])
 def test_a_run_taken_up_again_is_the_same_run(family, text, runs, tmp_path):
     original = loop.Loop._evaluate
 
@@ -95,7 +112,7 @@ def test_evaluating_its_checkpoint_gives_what_the_run_said(family, runs, capsys)
         ("gru", 2),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("gru", 4), ("moe", 2), ("moe", 4))
+            for case in (("gru", 4), ("moe", 2), ("moe", 4), ("translation", 2))
         ),
     ],
 )
@@ -103,7 +120,7 @@ def test_microbatches(family, count, text, runs, tmp_path):
     launch(family, text, tmp_path / "cut", f"train.accumulate={count}")
     np.testing.assert_allclose(losses(tmp_path / "cut"), losses(runs(family)), rtol=2e-4)
     states = [open_run(run).checkpoint()[1].model_state for run in (tmp_path / "cut", runs(family))]
-    assert jax.tree.leaves(states[0]), "neither a carry nor a bias"
+    assert jax.tree.leaves(states[0]) or family == "translation", "neither a carry nor a bias"
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), *states)
 
 
@@ -112,17 +129,26 @@ def test_microbatches(family, count, text, runs, tmp_path):
     [
         ("gru", ("mesh.data=1", "mesh.fsdp=8")),
         ("moe", ("mesh.data=2", "mesh.tensor=4", f"mesh.rules={EXPERTS}")),
-        pytest.param("moe", ("mesh.data=1", "mesh.fsdp=8"), marks=pytest.mark.slow),
-        pytest.param("moe", ("mesh.data=4", "mesh.tensor=2"), marks=pytest.mark.slow),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("moe", ("mesh.data=1", "mesh.fsdp=8")),
+                ("moe", ("mesh.data=4", "mesh.tensor=2")),
+                ("translation", ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")),
+            )
+        ),
     ],
 )
 def test_another_mesh_is_the_same_run(family, mesh, text, runs, tmp_path):
     launch(family, text, tmp_path / "other", *mesh)
     np.testing.assert_allclose(losses(tmp_path / "other"), losses(runs(family)), rtol=5e-4)
+    if family == "translation":
+        written = [translations(run) for run in (tmp_path / "other", runs(family))]
+        assert written[0] == written[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "masked"])
 def test_one_device_is_the_same_run(family, text, runs, tmp_path, monkeypatch):
     whole = parallel.make_mesh
     alone = lambda config, devices=None: whole(config, jax.devices()[:1])  # noqa: E731
@@ -134,7 +160,7 @@ def test_one_device_is_the_same_run(family, text, runs, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["map", "vmap"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "masked"])
 def test_a_population_of_two(family, mode, text, runs, tmp_path):
     members = [resolved(family, text), resolved(family, text, "optim.learning_rate=0.02")]
     statuses = run_population(members, [tmp_path / "a", tmp_path / "b"], mode=mode)

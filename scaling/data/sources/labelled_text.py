@@ -30,20 +30,23 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Texts:
-    """Texts without their labels, as a tokenizer learns from them."""
+class Texts:
+    """Texts alone, as a tokenizer learns from them."""
 
     kind: ClassVar[str] = "text"
 
     texts: tuple[str, ...]
 
     def documents(self) -> Iterator[str]:
+        """One after the other."""
         return iter(self.texts)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
+        """Stands for the contents."""
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def held_out(self) -> None:
+        """Nothing is held out of these."""
         return
 
 
@@ -100,7 +103,7 @@ class LabelledText:
         everything = self._read(self.paths)
         names = classes(everything)
         train, held_out = self._split(everything, context.section.eval_fraction)
-        texts = _Texts(tuple(row.text for row in train))
+        texts = Texts(tuple(row.text for row in train))
         settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
         tokenizer = settings.fit([Part(texts)], context.cache)
         length = context.section.text.seq_len

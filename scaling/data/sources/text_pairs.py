@@ -1,0 +1,385 @@
+"""Pairs of texts, a source and its target, for models that write the second after reading the first.
+
+Legend: S tokens of a source, T tokens of a target with its end.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling import configs
+from scaling.configs.types import LocalPath, PositiveInt
+from scaling.data.cache import Entry, cached, key_of
+from scaling.data.documents import Part, document_hash, has_text
+from scaling.data.errors import DataError
+from scaling.data.images import split_rows
+from scaling.data.info import DataContext, DataInfo, Opened
+from scaling.data.loader import Batch, Spec
+from scaling.data.npy import NpyWriter
+from scaling.data.sources.files import matching
+from scaling.data.sources.labelled_text import Texts
+from scaling.data.sources.tables import Layout, cells, lines
+from scaling.data.tokenizers import TOKENIZERS, Fitted
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPairs:
+    """Two text files whose lines belong together, or a table with a column for each side.
+
+    One tokenizer is trained on both sides of the training pairs (`data.text.tokenizer`). Nothing is
+    cut: training pairs that are longer than `source_len` or `target_len` are left out, and so are
+    pairs of which a side is blank; the data line of a run counts both. A held-out pair of
+    `eval_...` or `test_...` files that is too long stops the run, with the length that would do: a
+    score without it would not be that of the set. With `data.eval_fraction` it is left out and
+    counted, as in training.
+
+    Attributes:
+      source_paths: files or globs, plain or compressed (.gz, .xz, .zst), in this order.
+      target_paths: the same, file by file. Empty means that `source_paths` are tables.
+      eval_source_paths: held-out pairs, the split `eval`. Empty means that `data.eval_fraction` of
+        the pairs is held out, by a hash of the source, so that equal sources fall on one side.
+      eval_target_paths: their other side.
+      test_source_paths: a second held-out set, the split `test`.
+      test_target_paths: its other side.
+      source_len: S.
+      target_len: T, the end of the text among them.
+      source: column of the source in a table.
+      target: column of the target in a table.
+      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
+      names: of the columns, for tables without a header.
+      encoding: of the files.
+    """
+
+    source_paths: tuple[LocalPath, ...]
+    target_paths: tuple[LocalPath, ...] = ()
+    eval_source_paths: tuple[LocalPath, ...] = ()
+    eval_target_paths: tuple[LocalPath, ...] = ()
+    test_source_paths: tuple[LocalPath, ...] = ()
+    test_target_paths: tuple[LocalPath, ...] = ()
+    source_len: PositiveInt = 64
+    target_len: PositiveInt = 64
+    source: str = "source"
+    target: str = "target"
+    delimiter: str = ","
+    names: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of sections `data` and `data.text` that it uses."""
+        keys = ("tokenizer", "limit")
+        return keys if self.eval_source_paths else (*keys, "eval_fraction")
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """Shapes and the vocabulary, by the config alone."""
+        vocab_size = configs.build(context.section.text.tokenizer, TOKENIZERS).vocab_size
+        return self._describe(context, vocab_size)
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact.
+
+        Raises:
+          DataError: a file cannot be read, two files differ in their number of lines, a held-out
+            pair is too long, or one of the parts would be empty.
+        """
+        train, held_out = self._parts(context.section.eval_fraction)
+        both = Texts(tuple(text for row in train for text in (row.source, row.target)))
+        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
+        tokenizer = settings.fit([Part(both)], context.cache)
+        sizes: dict[str, int] = {}
+        split = _Split(self.source_len, self.target_len, tokenizer, context.cache, sizes)
+        files = {"eval": bool(self.eval_source_paths), "test": True}
+        evals, texts = {}, HeldOutTexts(())
+        for name, rows in held_out.items():
+            pairs, kept = split.pairs(name, rows, strict=files[name], first=len(texts.pairs))
+            evals[name] = pairs
+            texts = HeldOutTexts((*texts.pairs, *((row.source, row.target) for row in kept)))
+        pairs, _ = split.pairs("train", train, limit=context.section.limit)
+        return Opened(
+            info=self._describe(context, tokenizer.vocab_size, tokenizer.token_bytes),
+            train={"train": pairs},
+            evals=evals,
+            artefacts={"tokenizer": tokenizer, "held_out_texts": texts},
+            sizes=sizes,
+        )
+
+    def _describe(
+        self, context: DataContext, vocab_size: int, token_bytes: np.ndarray | None = None
+    ) -> DataInfo:
+        train, held_out = (pair_spec(self.source_len, self.target_len, x) for x in (False, True))
+        files = {
+            "eval": self.eval_source_paths or context.section.eval_fraction,
+            "test": self.test_source_paths,
+        }
+        return DataInfo(
+            kind="text_pairs",
+            unit="tokens",
+            spec=train,
+            eval_specs={name: held_out for name, given in files.items() if given},
+            vocab_size=vocab_size,
+            token_bytes=token_bytes,
+            separator=vocab_size - 1,
+        )
+
+    def _parts(self, fraction: float) -> tuple[list["Row"], dict[str, list["Row"]]]:
+        """(training pairs, held-out pairs by split)."""
+        for name in ("eval", "test"):
+            key = f"{name}_target_paths"
+            if getattr(self, key) and not getattr(self, f"{name}_source_paths"):
+                raise DataError(
+                    f"data.source.{key}: has no {name}_source_paths beside it; give both"
+                )
+        rows = self._read("source_paths", self.source_paths, self.target_paths)
+        held_out: dict[str, list[Row]] = {}
+        if self.eval_source_paths:
+            held_out["eval"] = self._read(
+                "eval_source_paths", self.eval_source_paths, self.eval_target_paths
+            )
+        elif fraction:
+            limit = int(fraction * 2.0**64)
+            out = [document_hash(row.source) < limit for row in rows]
+            held_out["eval"] = [row for row, x in zip(rows, out, strict=True) if x]
+            rows, everything = [row for row, x in zip(rows, out, strict=True) if not x], len(rows)
+            if not rows or not held_out["eval"]:
+                raise DataError(
+                    f"data.eval_fraction={fraction} of {everything} pairs holds out "
+                    f"{len(held_out['eval'])}: change it, or name held-out files with "
+                    "data.source.eval_source_paths"
+                )
+        if self.test_source_paths:
+            held_out["test"] = self._read(
+                "test_source_paths", self.test_source_paths, self.test_target_paths
+            )
+        known = {(row.source, row.target) for part in held_out.values() for row in part}
+        both = sum((row.source, row.target) in known for row in rows)
+        if both:
+            _LOG.warning("%d training pairs are also held out: the files say so", both)
+        return rows, held_out
+
+    def _read(
+        self, key: str, sources: tuple[LocalPath, ...], targets: tuple[LocalPath, ...]
+    ) -> list["Row"]:
+        key = f"data.source.{key}"
+        # In the order in which they are named: the files of two sides are matched by it.
+        paths = [path for pattern in sources or [""] for path in _files(pattern, key)]
+        other = key.replace("source_paths", "target_paths")
+        others = [path for pattern in targets for path in _files(pattern, other)]
+        rows = list(self._pairs(paths, others, other) if others else self._table(paths))
+        if not any(row.has_text() for row in rows):
+            raise DataError(f"{key}: hold no pair of texts: {', '.join(map(str, paths))}")
+        return rows
+
+    def _pairs(
+        self, paths: Sequence[pathlib.Path], others: Sequence[pathlib.Path], key: str
+    ) -> Iterator["Row"]:
+        if len(paths) != len(others):
+            raise DataError(
+                f"{key}: {len(others)} files, and there are {len(paths)} of sources; name one for each"
+            )
+        for path, other in zip(paths, others, strict=True):
+            sides = [list(lines(file, self.encoding)) for file in (path, other)]
+            if len(sides[0]) != len(sides[1]):
+                raise DataError(
+                    f"{path} has {len(sides[0])} lines and {other} has {len(sides[1])}: line by line "
+                    "they must be the two sides of a pair; correct the files"
+                )
+            for number, (source, target) in enumerate(zip(*sides, strict=True), 1):
+                yield Row(source.strip(), target.strip(), f"{path}, line {number}")
+
+    def _table(self, paths: Sequence[pathlib.Path]) -> Iterator["Row"]:
+        layout = Layout(self.delimiter, self.names, self.encoding)
+        columns = [(self.source, "data.source.source"), (self.target, "data.source.target")]
+        for path in paths:
+            for where, (source, target) in cells(path, layout, columns):
+                yield Row(source.strip(), target.strip(), where)
+
+
+def _files(pattern: str, key: str) -> list[pathlib.Path]:
+    return matching([pattern] if pattern else [], key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A pair, and where it stands."""
+
+    source: str
+    target: str
+    where: str
+
+    def has_text(self) -> bool:
+        """Whether both sides hold text."""
+        return has_text(self.source) and has_text(self.target)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutTexts:
+    """The held-out pairs as they stand in the files, split after split.
+
+    Attributes:
+      pairs: (source, target); `index` of a held-out example is its place.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+
+    def to_text(self) -> str:
+        """As JSON."""
+        return json.dumps(self.pairs, ensure_ascii=False)
+
+    @classmethod
+    def from_text(cls, text: str) -> "HeldOutTexts":
+        """The inverse of `to_text`."""
+        return cls(tuple((source, target) for source, target in json.loads(text)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """What the parts of the data have in common while they are made; counts into `sizes`."""
+
+    source_len: int
+    target_len: int
+    tokenizer: Fitted
+    cache: pathlib.Path
+    sizes: dict[str, int]
+
+    def pairs(
+        self,
+        name: str,
+        rows: list[Row],
+        strict: bool = False,
+        first: int | None = None,
+        limit: int | None = None,
+    ) -> tuple["Pairs", list[Row]]:
+        """The examples of a part, and their rows.
+
+        Args:
+          name: of the part.
+          rows: its pairs.
+          strict: whether one that is too long is an error.
+          first: number of its first example, for held-out ones.
+          limit: take so many, in a fixed random order; None takes all.
+        """
+        texts = [row for row in rows if row.has_text()]
+        entry = _tokens(texts, self.tokenizer, self.cache)
+        start = np.load(entry.path / "start.npy")
+        length = np.diff(start).reshape(-1, 2)  # of source and target
+        fits = (length <= [self.source_len, self.target_len - 1]).all(axis=1)
+        if strict and not fits.all():
+            row, longest = texts[int(np.argmin(fits))], length.max(axis=0)
+            raise DataError(
+                f"{row.where}: a held-out pair is too long for data.source.source_len="
+                f"{self.source_len}, target_len={self.target_len}; {name} needs at least "
+                f"source_len={longest[0]}, target_len={longest[1] + 1}"
+            )
+        if not fits.any():
+            raise DataError(
+                f"data.source.source_len={self.source_len}, target_len={self.target_len}: none of "
+                f"the {len(texts)} pairs ({name}) is as short; give more"
+            )
+        counts = {"too_long": int((~fits).sum()), "without_text": len(rows) - len(texts)}
+        for reason, count in counts.items():
+            if count:
+                self.sizes[f"{name}_pairs_{reason}_left_out"] = count
+        lengths = (self.source_len, self.target_len)
+        chosen = np.flatnonzero(fits)
+        if limit is not None:
+            chosen = chosen[split_rows(len(chosen), 0.0)[0][:limit]]
+        pairs = Pairs(entry, chosen, lengths, self.tokenizer.vocab_size - 1, first)
+        return pairs, [texts[i] for i in chosen]
+
+
+def _tokens(rows: list[Row], tokenizer: Fitted, cache: pathlib.Path) -> Entry:
+    """`tokens.npy`, and `start.npy`: where each source and each target begins, and the end."""
+    texts = [text for row in rows for text in (row.source, row.target)]
+    content = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+    def build(work: pathlib.Path) -> Mapping[str, Any]:
+        start = [0]
+        with NpyWriter(work / "tokens.npy", np.dtype(np.int32)) as out:
+            for tokens in tokenizer.encode(texts):
+                out.write(tokens)
+                start.append(out.length)
+        np.save(work / "start.npy", np.array(start))
+        return {"pairs": len(rows)}
+
+    return cached(cache, f"pairs-{key_of({'texts': content, 'tokenizer': tokenizer.key})}", build)
+
+
+class Pairs:
+    """Tokenised pairs, one an example.
+
+    A target is read after a separator and ends with one; what follows is padding, of weight 0.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        rows: np.ndarray,
+        lengths: tuple[int, int],
+        separator: int,
+        first: int | None = None,
+    ) -> None:
+        """Those pairs of an entry; `lengths` are (S, T), and `first` numbers the examples."""
+        self._tokens, self._start = (np.load(entry.path / f"{x}.npy") for x in ("tokens", "start"))
+        self._rows, self._lengths = rows, lengths
+        self._separator, self._first = separator, first
+        self.spec = pair_spec(*lengths, first is not None)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def padded(self) -> np.ndarray:
+        """Targets that each example lacks: int64[examples]."""
+        target = 2 * self._rows + 1
+        return self._lengths[1] - 1 - (self._start[target + 1] - self._start[target])
+
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
+        """Examples by index.
+
+        {source, source_segments (0 for padding): int32[n, S], inputs, targets: int32[n, T], weights:
+        float32[n, T]}, and of held-out pairs index: int32[n].
+        """
+        rows, separator = self._rows[indices], self._separator
+        source_len, target_len = self._lengths
+        source, text = self._side(2 * rows, source_len)
+        target, inside = self._side(2 * rows + 1, target_len)
+        begin = np.full((len(rows), 1), separator, np.int32)
+        batch = {
+            "source": source,
+            "source_segments": text.astype(np.int32),
+            "inputs": np.concatenate([begin, target[:, :-1]], axis=1),
+            "targets": target,
+            # The separator behind the text is a target too.
+            "weights": np.concatenate([np.ones_like(inside[:, :1]), inside[:, :-1]], axis=1),
+        }
+        batch["weights"] = batch["weights"].astype(np.float32)
+        if self._first is not None:
+            batch["index"] = (self._first + np.asarray(indices)).astype(np.int32)
+        return batch
+
+    def _side(self, texts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens int32[n, length] with separators behind them, where they are text)."""
+        grid = self._start[texts][:, None] + np.arange(length)
+        inside = grid < self._start[texts + 1][:, None]
+        tokens = self._tokens[np.minimum(grid, len(self._tokens) - 1)]
+        return np.where(inside, tokens, self._separator).astype(np.int32), inside
+
+
+def pair_spec(source_len: int, target_len: int, held_out: bool) -> Spec:
+    """Shapes and dtypes of an example; those of held-out ones have their number."""
+    numbers, weight = np.dtype(np.int32), np.dtype(np.float32)
+    spec: Spec = {
+        "source": ((source_len,), numbers),
+        "source_segments": ((source_len,), numbers),
+        "inputs": ((target_len,), numbers),
+        "targets": ((target_len,), numbers),
+        "weights": ((target_len,), weight),
+    }
+    return spec | ({"index": ((), numbers)} if held_out else {})

@@ -1,0 +1,199 @@
+"""Masked language modelling: tokens that are hidden are predicted from both sides.
+
+Legend: B batch, T time, D model width, V vocabulary and the mask.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scaling.configs import ConfigError
+from scaling.configs.types import Range
+from scaling.ops.cross_entropy import chunked_loss, cross_entropy, softcap
+from scaling.tasks.base import (
+    Batch,
+    Context,
+    Evaluation,
+    Hparams,
+    Loss,
+    PyTree,
+    Sown,
+    Task,
+    TaskContext,
+    Variables,
+    call,
+    scoring,
+)
+from scaling.tasks.keys import wrap_key
+from scaling.tasks.language_model import capped, score_tokens, summarize
+from scaling.tasks.losses import moments, standard_error
+
+# Of the chosen tokens, the share that the mask hides, and that another token replaces; the others stay.
+MASKED, REPLACED = 0.8, 0.1
+
+
+def masked_language_model(
+    context: TaskContext,
+    *,
+    mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15,
+    whole_words: bool = False,
+) -> Task:
+    """Predicts chosen tokens of a text from all others (Devlin et al. 2019, 1810.04805, sec. 3.1).
+
+    Of the chosen tokens 80 % are hidden by a mask, 10 % replaced by a random token, 10 % left; the loss
+    is over the chosen ones alone, and separators are never chosen. Training chooses anew in each
+    microbatch, as dropout does; evaluation always hides the same places, whatever the seed of the run.
+
+    The model is one of `language_model` that reads both ways (`model.causal=False`), with one number
+    more for the mask; it has `hidden` and `head_kernel`. Evaluations are `score` and
+    `pseudo_perplexity`.
+
+    Args:
+      context: config, data, platform; the data give the vocabulary where the model leaves it open.
+      mask_rate: share of the tokens that is chosen.
+      whole_words: choose words instead of tokens. A word begins with a blank; where the tokenizer does
+        not say which tokens do (`starts_word`), each token is a word.
+    """
+    context.need("text")
+    info, seq_len = context.info, context.config.data.text.seq_len
+    assert info.vocab_size is not None
+    mask = info.vocab_size
+    model = context.model(vocab_size=context.outputs("vocab_size", mask + 1))
+    if getattr(model, "causal", False):
+        raise ConfigError(
+            "model.causal",
+            "is True, and a masked language model reads both ways",
+            "give --config.model.causal=False",
+        )
+    starts_V = np.zeros(mask, bool)
+    starts_V[info.facts.get("starts_word", range(mask))] = True
+    hide = partial(
+        hidden_tokens,
+        separator=mask - 1,
+        rate=mask_rate,
+        starts_V=starts_V if whole_words else None,
+    )
+
+    def init(rng: jax.Array) -> Variables:
+        return model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False)
+
+    def predict(
+        variables: Variables, tokens_BT: jax.Array, batch: Batch, context: Context
+    ) -> tuple[tuple[jax.Array, jax.Array], Sown]:
+        """((hidden states [B, T, D], output matrix [D, V]), what was sown)."""
+        inputs = (tokens_BT, batch.get("segments"), batch.get("positions"))
+        return call(model, variables, *inputs, context=context, method=_hidden_and_kernel)
+
+    def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
+        (x_BTD, kernel_DV), _ = predict(variables, batch["inputs"], batch, context)
+        return _logits(model, x_BTD, kernel_DV)
+
+    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
+        targets_BT = batch["inputs"]
+        rng = context.rng if context.train else wrap_key(jnp.zeros(2, jnp.uint32))
+        tokens_BT, chosen_BT = hide(targets_BT, rng)
+        weights_BT = batch["weights"] * chosen_BT
+        weight = jnp.sum(weights_BT)
+        output, sown = predict(variables, tokens_BT, batch, context)
+        if not context.train:
+            logits_BTV = _logits(model, *output)
+            nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
+            scored = {"targets": targets_BT, "weights": weights_BT}
+            metrics = score_tokens(logits_BTV, nll_BT, scored, None)
+            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, sown.state)
+        score = capped(getattr(model, "logit_softcap", None))
+        nll_BT, _ = chunked_loss(score, *output, targets_BT, dict(hparams))
+        total = jnp.sum(weights_BT * nll_BT)
+        return sown.added_to(Loss(total, weight, {"loss": (total, weight)}, {}))
+
+    def one_by_one(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tokens_BT = batch["inputs"]
+
+        def at(place: jax.Array) -> jax.Array:
+            hidden_BT = tokens_BT.at[:, place].set(mask)
+            (x_BTD, kernel_DV), _ = predict(variables, hidden_BT, batch, context)
+            return cross_entropy(_logits(model, x_BTD[:, place], kernel_DV), tokens_BT[:, place])[0]
+
+        nll_BT = jax.lax.map(at, jnp.arange(seq_len)).T
+        weights_BT = batch["weights"] * (tokens_BT != mask - 1)
+        loss_B, weight_B = jnp.sum(weights_BT * nll_BT, axis=1), jnp.sum(weights_BT, axis=1)
+        total = jnp.sum(loss_B), jnp.sum(weight_B)
+        return {"loss": total, "moments": (moments(loss_B, weight_B), total[1])}, carry
+
+    return Task(
+        init=init,
+        loss=loss,
+        unit="tokens",
+        units_per_example=seq_len,
+        evaluations={
+            "score": scoring(loss, summarize),
+            "pseudo_perplexity": Evaluation(one_by_one, pseudo_perplexity),
+        },
+        functions={"logits": logits},
+        cost=model.cost(seq_len) if hasattr(model, "cost") else None,
+    )
+
+
+def hidden_tokens(
+    tokens_BT: jax.Array,
+    rng: jax.Array,
+    *,
+    separator: int,
+    rate: float,
+    starts_V: np.ndarray | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(what the model reads int32[B, T], which tokens were chosen bool[B, T]).
+
+    Args:
+      tokens_BT: the text.
+      rng: random key.
+      separator: never chosen, nor put in place of a token; the mask is the number after it.
+      rate: share of the tokens.
+      starts_V: which tokens begin a word; None makes each token one.
+    """
+    choice, kind, other = jax.random.split(rng, 3)
+    batch, length = tokens_BT.shape
+    draw_BT = jax.random.uniform(choice, (batch, length + 1))
+    if starts_V is None:
+        draw_BT = draw_BT[:, :length]
+    else:
+        word_BT = jnp.cumsum(jnp.asarray(starts_V)[tokens_BT], axis=1)
+        draw_BT = jnp.take_along_axis(draw_BT, word_BT, axis=1)
+    chosen_BT = (draw_BT < rate) & (tokens_BT != separator)
+    kind_BT = jax.random.uniform(kind, (batch, length))
+    other_BT = jax.random.randint(other, (batch, length), 0, separator)
+    changed_BT = jnp.where(kind_BT < MASKED + REPLACED, other_BT, tokens_BT)
+    changed_BT = jnp.where(kind_BT < MASKED, separator + 1, changed_BT)
+    return jnp.where(chosen_BT, changed_BT, tokens_BT), chosen_BT
+
+
+def pseudo_perplexity(
+    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
+) -> dict[str, Any]:
+    """Loss with each token hidden alone, and its exponential (Salazar et al. 2020, 1910.14659)."""
+    loss_sum, weight = (float(x) for x in totals["loss"])
+    return {
+        "loss": loss_sum / weight,
+        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
+        "pseudo_perplexity": math.exp(min(loss_sum / weight, 700.0)),
+        "tokens": weight,
+    }
+
+
+def _logits(model: nn.Module, x_xD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
+    logits_xV = jnp.dot(x_xD, kernel_DV, preferred_element_type=jnp.float32)
+    return softcap(logits_xV, getattr(model, "logit_softcap", None))
+
+
+def _hidden_and_kernel(
+    model: nn.Module, *inputs: jax.Array | None, train: bool
+) -> tuple[jax.Array, jax.Array]:
+    return model.hidden(*inputs, train=train), model.head_kernel()
