@@ -26,5 +26,6 @@ SOURCES: dict[str, str] = {
     "ratings": "scaling.data.sources.ratings:Ratings",
     "histories": "scaling.data.sources.histories:Histories",
     "labelled_text": "scaling.data.sources.labelled_text:LabelledText",
+    "utterances": "scaling.data.sources.utterances:Utterances",
     "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
 }

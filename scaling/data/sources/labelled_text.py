@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Texts:
+class Texts:
     """Texts without their labels, as a tokenizer learns from them."""
 
     kind: ClassVar[str] = "text"
@@ -38,13 +38,15 @@ class _Texts:
     texts: tuple[str, ...]
 
     def documents(self) -> Iterator[str]:
+        """The texts."""
         return iter(self.texts)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
+        """A hash of the texts."""
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def held_out(self) -> None:
-        return
+        """Nothing: the texts are split before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,7 @@ class LabelledText:
         everything = self._read(self.paths)
         names = classes(everything)
         train, held_out = self._split(everything, context.section.eval_fraction)
-        texts = _Texts(tuple(row.text for row in train))
+        texts = Texts(tuple(row.text for row in train))
         settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
         tokenizer = settings.fit([Part(texts)], context.cache)
         length = context.section.text.seq_len
