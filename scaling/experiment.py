@@ -60,12 +60,16 @@ class TextConfig:
         of their text, so that equal documents fall on one side; `tail` takes the end of a source
         that is one single document (as nanoGPT does); `auto` is `tail` for a source of one
         document and `documents` otherwise.
+      lanes: each row of a batch goes on with the text where the same row of the batch before ended,
+        instead of shuffled windows; a model that carries a state (`rnn`) then keeps it from step to
+        step, and in evaluation from batch to batch.
     """
 
     seq_len: PositiveInt = 256
     tokenizer: Tokenizer = _BYTES
     mask_documents: bool = True
     holdout: Literal["auto", "documents", "tail"] = "auto"
+    lanes: Annotated[bool, AddedLater()] = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from scaling.data.errors import DataError
 from scaling.data.images import Images, image_arrays, split_rows
 from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
-from scaling.data.order import MixtureOrder, Order, ShuffledOrder
+from scaling.data.order import LaneOrder, MixtureOrder, Order, ShuffledOrder
 from scaling.data.sources import SOURCES
 from scaling.data.tokenizers import TOKENIZERS, Fitted, Tokenizer
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream, warn_of_markers
@@ -68,9 +68,9 @@ def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Da
         opened = {"text": _open_text, "images": _open_images}[source.kind](context, sources)
     train = list(opened.train.values())
     dataset = train[0] if len(train) == 1 else Concat(train)
-    order = opened.order or _order(section, opened.train, context.seed)
+    order = opened.order or _order(context, opened.train)
     loader = Loader(dataset, order, context.batch_size, section.on_end)
-    evals = {name: EvalSet(one) for name, one in opened.evals.items()}
+    evals = {name: EvalSet(one, section.text.lanes) for name, one in opened.evals.items()}
     sizes = {**opened.sizes, "train_examples": len(dataset)}
     if "eval" in evals:
         sizes["eval_examples"] = len(evals["eval"])
@@ -88,9 +88,12 @@ def _context(config: Experiment, cache_dir: pathlib.Path | str | None) -> DataCo
     return DataContext(section, seed, config.train.batch_size, root / "data")
 
 
-def _order(section: DataConfig, train: Mapping[str, Dataset], seed: int) -> Order:
+def _order(context: DataContext, train: Mapping[str, Dataset]) -> Order:
+    section, seed = context.section, context.seed
     if section.mixture is None:
         (dataset,) = train.values()
+        if section.text.lanes:
+            return LaneOrder(len(dataset), context.batch_size)
         return ShuffledOrder(len(dataset), seed)
     lengths = {name: len(member) for name, member in train.items()}
     order = MixtureOrder(lengths, {name: section.mixture[name].weight for name in lengths}, seed)
@@ -113,6 +116,11 @@ def _sources(section: DataConfig) -> dict[str, Any]:
     kinds = {_kind(source) for source in sources.values()}
     if len(kinds) != 1 or (section.mixture is not None and kinds != {"text"}):
         raise DataError(f"data.mixture mixes sources of text, not {' and '.join(sorted(kinds))}")
+    if section.mixture is not None and section.text.lanes:
+        raise DataError(
+            "data.text.lanes reads one text on and on, which a mixture cannot: give data.source, or "
+            "--config.data.text.lanes=False"
+        )
     _refuse_idle(section, next(iter(sources.values())))
     return sources
 
@@ -188,7 +196,8 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
     separator = tokenizer.vocab_size - 1 if section.text.mask_documents else None
 
     def windows(entry: cache_lib.Entry, limit: int | None) -> Windows:
-        return Windows(open_tokens(entry), section.text.seq_len, separator, limit)
+        lanes = section.text.lanes
+        return Windows(open_tokens(entry), section.text.seq_len, separator, limit, lanes)
 
     return Opened(
         info=_describe_text(section, tokenizer),

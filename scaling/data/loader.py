@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from scaling.data.order import Order
+from scaling.data.order import Order, in_lanes
 
 Spec = dict[str, tuple[tuple[int, ...], Any]]  # key -> (shape of one example, numpy dtype)
 Batch = dict[str, np.ndarray]
@@ -164,11 +164,16 @@ class Loader:
 
 
 class EvalSet:
-    """Held-out examples in a fixed order, each of them once."""
+    """Held-out examples in a fixed order, each of them once.
 
-    def __init__(self, dataset: Dataset) -> None:
+    Batches hold them one after the other or, in lanes, each row of a batch goes on where the same row
+    of the batch before ended.
+    """
+
+    def __init__(self, dataset: Dataset, lanes: bool = False) -> None:
         self.spec = with_weights(dataset.spec)
         self._dataset = dataset
+        self._lanes = lanes
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -180,7 +185,10 @@ class EvalSet:
     def batch(self, i: int, batch_size: int, start: int, stop: int) -> Batch:
         """Rows start:stop of batch i: {key: [stop - start, ...]}; padding has weight 0."""
         rows = i * batch_size + np.arange(start, stop, dtype=np.int64)
-        rows[rows >= len(self._dataset)] = -1
+        padding = rows >= len(self._dataset)
+        if self._lanes:
+            rows = in_lanes(rows, len(self._dataset), batch_size)
+        rows[padding] = -1
         return gather_padded(self._dataset, rows, rows)
 
 

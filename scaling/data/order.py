@@ -1,6 +1,6 @@
 """In which order training visits the examples: position in the run -> example, in closed form.
 
-Position p counts the examples of a run from its start. Both orders answer for any position without
+Position p counts the examples of a run from its start. All orders answer for any position without
 the ones before it, so resuming, replaying a step and asking for some rows of a batch are the same
 thing.
 """
@@ -57,6 +57,58 @@ class ShuffledOrder:
         epochs, rest = divmod(position, self.length)
         last = subkeys(self._key, np.array([epochs]))
         return epochs + (rest > 0 and place_of(index, self.length, last) < rest)
+
+
+class LaneOrder:
+    """Every row of the batch reads a stream on, window after window: for models that carry a state.
+
+    Row r of `rows` starts at window r n of the stream, where n = size // rows, and reads n windows an
+    epoch. It then goes on with the next row's part, which follows it, so that its state is the one
+    before that part; only where the stream ends does a row jump, to its beginning. Fewer than `rows`
+    windows at the end of the stream are not visited.
+    """
+
+    def __init__(self, size: int, rows: int) -> None:
+        """Orders `size` windows for batches of `rows`.
+
+        Raises:
+          DataError: there are fewer windows than rows.
+        """
+        if size < rows:
+            raise DataError(
+                f"data.text.lanes: {size} windows are fewer than the {rows} rows of a batch, each of "
+                "which reads a part of the text: use a smaller train.batch_size or data.text.seq_len"
+            )
+        self._windows, self._rows = size // rows, rows
+        self.length = self._windows * rows
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Examples at the positions: int64[n] -> int64[n]."""
+        step, row = np.divmod(np.asarray(positions, np.int64), self._rows)
+        return (row * self._windows + step) % self.length
+
+    def epoch(self, position: int) -> float:
+        """Passes over the data before this position."""
+        return position / self.length
+
+    def visits(self, index: int, position: int) -> int:
+        """How often the example was visited before this position."""
+        if index >= self.length:
+            return 0
+        epochs, rest = divmod(position, self.length)
+        part, step = divmod(index, self._windows)
+        return epochs + (step * self._rows + (part - epochs) % self._rows < rest)
+
+
+def in_lanes(positions: np.ndarray, size: int, rows: int) -> np.ndarray:
+    """Which of `size` windows stands at each position if each row of a batch reads a part in order.
+
+    Every window stands at one position below `size`: where `rows` does not divide `size`, the first
+    rows read one window more, and the last batch is as short as it is in any other order.
+    """
+    step, row = np.divmod(np.asarray(positions, np.int64), rows)
+    windows, longer = divmod(size, rows)
+    return row * windows + np.minimum(row, longer) + step
 
 
 class MixtureOrder:

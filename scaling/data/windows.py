@@ -157,6 +157,7 @@ class Windows:
         seq_len: int,
         separator: int | None = None,
         limit: int | None = None,
+        lanes: bool = False,
     ) -> None:
         """Cuts a stream.
 
@@ -165,6 +166,8 @@ class Windows:
           seq_len: targets in an example.
           separator: with it, examples carry `segments` and `positions`.
           limit: use only about the first `limit` targets, in whole examples.
+          lanes: whether a model may carry a state from the window before: see
+            `segments_and_positions`.
 
         Raises:
           DataError: the stream has no target.
@@ -178,6 +181,7 @@ class Windows:
         self._tokens = tokens
         self._seq_len = seq_len
         self._separator = separator
+        self._lanes = lanes
         self._length = -(-(len(tokens) - 1) // seq_len)
         if limit is not None:
             self._length = min(self._length, max(1, limit // seq_len))
@@ -201,7 +205,7 @@ class Windows:
             "weights": (offsets[:, 1:] <= last).astype(np.float32),
         }
         if self._separator is not None:
-            batch |= segments_and_positions(batch["inputs"], self._separator)
+            batch |= segments_and_positions(batch["inputs"], self._separator, self._lanes)
         return batch
 
 
@@ -212,20 +216,23 @@ def text_spec(seq_len: int, mask_documents: bool) -> Spec:
     return spec | {"weights": ((seq_len,), np.dtype(np.float32))}
 
 
-def segments_and_positions(inputs: np.ndarray, separator: int) -> Batch:
+def segments_and_positions(inputs: np.ndarray, separator: int, lanes: bool = False) -> Batch:
     """Which document each input belongs to, and its place in it as far as the window shows it.
 
-    A separator belongs to the document that it begins. Segments count from 1, positions from 0.
+    A separator belongs to the document that it begins. Segments count from 1, positions from 0. In
+    lanes a window goes on where the one before it ended: what is left of that document is segment 0.
 
     Args:
       inputs: int32[n, T].
       separator: the token that begins a document.
+      lanes: whether windows follow one another.
 
     Returns:
       {segments, positions: int32[n, T]}.
     """
     begins = inputs == separator
-    begins[:, 0] = True
+    if not lanes:
+        begins[:, 0] = True
     place = np.arange(inputs.shape[1], dtype=np.int32)
     start = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
     return {

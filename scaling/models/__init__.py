@@ -6,6 +6,7 @@ parameters (`nn.with_partitioning`), which `scaling.parallel` maps to mesh axes.
 
 MODELS: dict[str, str] = {
     "transformer": "scaling.models.transformer:Transformer",
+    "rnn": "scaling.models.rnn:RNN",
     "mlp": "scaling.models.mlp:MLP",
     "cnn": "scaling.models.cnn:CNN",
     "resnet": "scaling.models.resnet:ResNet",

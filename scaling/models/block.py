@@ -5,7 +5,7 @@ width of the feed-forward block.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from scaling.configs.component import find_component
 from scaling.configs.errors import ConfigError
 from scaling.models import dims
+from scaling.models.cost import Cost
 from scaling.models.layers import DENSE_NAME, Dense, fan_in, stochastic_depth
 from scaling.models.norm import LayerNorm, RMSNorm
 from scaling.ops import constrain
@@ -25,6 +26,7 @@ from scaling.ops.attention import (
     attention,
     attention_to_cache,
 )
+from scaling.ops.grouped import SAVED_NAME as EXPERTS_HIDDEN
 from scaling.ops.rotary import Tables, rotate
 
 Activation = Literal["gelu", "relu2", "swiglu", "geglu"]
@@ -41,21 +43,23 @@ Remat = Literal[
 
 # Values that a policy keeps by name; everything else in a block is computed again.
 SAVED: dict[str, tuple[str, ...]] = {
-    "dots": (DENSE_NAME,),
-    "dots_attention": (DENSE_NAME, SAVED_NAME),
+    "dots": (DENSE_NAME, EXPERTS_HIDDEN),
+    "dots_attention": (DENSE_NAME, EXPERTS_HIDDEN, SAVED_NAME),
     "dots_except_mlp": ("attention_heads", "attention_projection"),
     "save_attention": (SAVED_NAME,),
-    "save_mlp": ("mlp_hidden",),
-    "save_attention_mlp": (SAVED_NAME, "mlp_hidden"),
+    "save_mlp": ("mlp_hidden", EXPERTS_HIDDEN),
+    "save_attention_mlp": (SAVED_NAME, "mlp_hidden", EXPERTS_HIDDEN),
 }
 
 
 # The layers of a block by name. One of your own is a flax module with the field `config`, a
 # `BlockConfig`: attention is called as layer(x_BTD, segments_BT, tables), a feed-forward as
-# layer(x_BTD). It may sow losses (`self.sow("losses", name, value)`) and metrics (`"metrics"`).
+# layer(x_BTD). It may sow losses (`self.sow("losses", name, value)`) and metrics (`"metrics"`), and
+# a feed-forward may state its `cost(model_dim)`.
 LAYERS: dict[str, str] = {
     "attention": "scaling.models.block:Attention",
     "mlp": "scaling.models.block:FeedForward",
+    "moe": "scaling.models.moe:MoE",
 }
 
 
@@ -117,6 +121,31 @@ def make_norm(config: BlockConfig, name: str | None = None) -> nn.Module:
     return LayerNorm(config.norm_epsilon, config.bias, config.dtype, name=name)
 
 
+def make_layer(
+    config: BlockConfig,
+    key: Literal["attention_layer", "feed_forward"],
+    **module: str | None,
+) -> nn.Module:
+    """The attention or the feed-forward that a block config asks for.
+
+    Args:
+      config: names it, and holds its options.
+      key: which of the two.
+      module: flax's own fields: `name`, or `parent=None` for a layer outside of a model.
+
+    Raises:
+      ConfigError: there is none of that name, or it has no such option.
+    """
+    layer = find_component(getattr(config, key), LAYERS, f"model.{key}")
+    options = dict(config.feed_forward_options) if key == "feed_forward" else {}
+    try:
+        return layer(config, **module, **options)
+    except TypeError as error:
+        raise ConfigError(
+            f"model.{key}_options", str(error), "see the fields of that class"
+        ) from error
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); shaped as `nn.scan` wants its body."""
 
@@ -150,21 +179,13 @@ class Block(nn.Module):
             return stochastic_depth(y_BTD, drop_rate, self.make_rng("dropout"))
 
         y_BTD = make_norm(config, "attention_norm")(x_BTD)
-        y_BTD = self._layer("attention_layer", "attention")(y_BTD, segments_BT, tables)
+        attend = make_layer(config, "attention_layer", name="attention")
+        y_BTD = attend(y_BTD, segments_BT, tables)
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
         y_BTD = make_norm(config, "mlp_norm")(x_BTD)
-        y_BTD = self._layer("feed_forward", "mlp", dict(config.feed_forward_options))(y_BTD)
+        y_BTD = make_layer(config, "feed_forward", name="mlp")(y_BTD)
         x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
         return x_BTD, None
-
-    def _layer(self, key: str, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-        layer = find_component(getattr(self.config, key), LAYERS, f"model.{key}")
-        try:
-            return layer(self.config, name=name, **(options or {}))
-        except TypeError as error:
-            raise ConfigError(
-                f"model.{key}_options", str(error), "see the fields of that class"
-            ) from error
 
 
 class Attention(nn.Module):
@@ -237,6 +258,13 @@ class Attention(nn.Module):
         return constrain(y_BTHK, ("batch", "length", axis, None))
 
 
+def activated(mlp: Activation, up_xF: jax.Array, gate_xF: jax.Array | None = None) -> jax.Array:
+    """The hidden units of a feed-forward; `gate_xF` for the gated forms."""
+    if gate_xF is not None:
+        return (nn.silu if mlp == "swiglu" else nn.gelu)(gate_xF) * up_xF
+    return jnp.square(nn.relu(up_xF)) if mlp == "relu2" else nn.gelu(up_xF)
+
+
 class FeedForward(nn.Module):
     """Two matrices around an activation, or three for the gated forms."""
 
@@ -246,17 +274,17 @@ class FeedForward(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]."""
         config = self.config
-        up_BTF = self._up("up", x_BTD)
-        if config.mlp in dims.GATED:
-            gate_BTF = self._up("gate", x_BTD)
-            act = nn.silu if config.mlp == "swiglu" else nn.gelu
-            hidden_BTF = act(gate_BTF) * up_BTF
-        elif config.mlp == "relu2":
-            hidden_BTF = jnp.square(nn.relu(up_BTF))
-        else:
-            hidden_BTF = nn.gelu(up_BTF)
+        names = ("up", "gate") if config.mlp in dims.GATED else ("up",)
+        hidden_BTF = activated(config.mlp, *(self._up(name, x_BTD) for name in names))
         hidden_BTF = constrain(hidden_BTF, ("batch", "length", "mlp"))
         return config.dense("down", x_BTD.shape[-1], ("mlp", "embed"), residual=True)(hidden_BTF)
+
+    def cost(self, width: int) -> Cost:
+        """Of one layer of this model width."""
+        hidden, ups = self.config.mlp_dim, 2 if self.config.mlp in dims.GATED else 1
+        matmul = (ups + 1) * width * hidden
+        bias = ups * hidden + width if self.config.bias else 0
+        return Cost(body=matmul + bias, matmul=matmul)
 
     def _up(self, name: str, x_BTD: jax.Array) -> jax.Array:
         y_BTF = self.config.dense(name, self.config.mlp_dim, ("embed", "mlp"))(x_BTD)

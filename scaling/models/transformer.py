@@ -26,7 +26,15 @@ import jax.numpy as jnp
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
 from scaling.models import dims
-from scaling.models.block import Activation, Block, BlockConfig, Remat, make_norm, remat_policy
+from scaling.models.block import (
+    Activation,
+    Block,
+    BlockConfig,
+    Remat,
+    make_layer,
+    make_norm,
+    remat_policy,
+)
 from scaling.models.cost import Cost
 from scaling.models.layers import Initializer, compute_dtype, fan_in
 from scaling.ops import constrain, cross_entropy
@@ -71,8 +79,8 @@ class Transformer(nn.Module):
       causal: whether a token attends only to itself and to earlier ones.
       attention_layer: the attention of a block, a flax module "package.module:Class" of your own;
         see `scaling.models.block`.
-      feed_forward: the feed-forward of a block, likewise.
-      feed_forward_options: further fields of your own feed-forward.
+      feed_forward: the feed-forward of a block: "mlp", "moe" (`scaling.models.moe`), or likewise.
+      feed_forward_options: further fields of the feed-forward, such as {"experts": 16, "top_k": 4}.
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
@@ -200,26 +208,28 @@ class Transformer(nn.Module):
         return kernel_DV.astype(self._dtype())
 
     def cost(self, seq_len: int) -> Cost | None:
-        """What a token passes through at this sequence length; None with layers of your own."""
-        if self.feed_forward != "mlp" or self.attention_layer != "attention":
+        """What a token passes through at this sequence length; None if a layer of your own hides it."""
+        feed_forward = make_layer(self.block_config(), "feed_forward", parent=None)
+        if self.attention_layer != "attention" or not hasattr(feed_forward, "cost"):
             return None
+        mlp = feed_forward.cost(self.model_dim)
         block, width, layers = self.block_config(), self.model_dim, self.num_layers
         q_width, kv_width = block.num_heads * block.head_dim, block.num_kv_heads * block.head_dim
-        ups, hidden, vocab = 2 if self.mlp in dims.GATED else 1, block.mlp_dim, self.vocab_size
+        vocab = self.vocab_size
         assert vocab is not None
         matmul = width * (q_width + 2 * kv_width) + q_width * width  # query, key, value; out
-        matmul += (ups + 1) * width * hidden  # up (and gate); down
-        bias = (q_width + 2 * kv_width + width) + (ups * hidden + width) if self.bias else 0
+        bias = q_width + 2 * kv_width + width if self.bias else 0
         norm = 2 * width if self.norm == "layernorm" and self.bias else width
         qk_norm = 2 * block.head_dim if self.qk_norm else 0
         positions = self.max_len * width if self.position == "learned" else 0
         pairs = 2 * layers * q_width  # a score and a weighted value for each pair, head and layer
         return Cost(
-            body=layers * (matmul + bias + 2 * norm + qk_norm) + norm,
-            matmul=layers * matmul,
+            body=layers * (matmul + bias + mlp.body + 2 * norm + qk_norm) + norm,
+            matmul=layers * (matmul + mlp.matmul),
             embedding=vocab * width + positions,
             head=0 if self.tie_embeddings else vocab * width,
             head_matmul=vocab * width,
+            idle=layers * mlp.idle,
             attention=pairs * seq_len,
             attention_causal=pairs * ((seq_len + 1) / 2 if self.causal else seq_len),
         )
@@ -275,7 +285,7 @@ class Transformer(nn.Module):
             )
         return nn.scan(
             block,
-            variable_axes={"params": 0, "intermediates": 0, "losses": 0, "metrics": 0, "cache": 0},
+            variable_axes={True: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=self.num_layers,

@@ -20,7 +20,7 @@ the task inside.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -308,15 +308,17 @@ def call(
     *inputs: jax.Array | None,
     context: Context,
     method: Callable[..., Any] | None = None,
+    changing: Sequence[str] = (),
 ) -> tuple[Any, Sown]:
     """Calls a model as a task does: `model.apply(variables, inputs..., train=...)`.
 
-    Dropout draws from `context.rng`. In training all state collections are mutable. What modules sow
+    Dropout draws from `context.rng`. In training all state collections are mutable, in evaluation those
+    of `changing` (a carry that goes from batch to batch). What modules sow
     as "losses" and "metrics" comes back, averaged where one name is sown several times (a layer's
     sows are stacked by `nn.scan` and come back as they are).
     """
     state = [name for name in variables if name not in ("params", "frozen")]
-    mutable = [*state, "losses", "metrics"] if context.train else []
+    mutable = [*state, "losses", "metrics"] if context.train else list(changing)
     given = {name: value for name, value in variables.items() if name != "frozen"}
     output = model.apply(
         given,
@@ -326,9 +328,9 @@ def call(
         mutable=mutable,
         method=method,
     )
-    if not context.train:
-        return output[0], Sown({name: variables[name] for name in state}, None, {})
     output, after = output
+    if not context.train:
+        return output, Sown({name: variables[name] for name in state} | after, None, {})
     sown = [jnp.sum(x) for x in jax.tree.leaves(after.get("losses", {}))]
     losses = sum(sown[1:], sown[0]) if sown else None
     metrics: dict[str, list[jax.Array]] = {}

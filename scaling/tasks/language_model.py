@@ -5,6 +5,7 @@ Legend: B batch, T time, D model width, V vocabulary.
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from scaling.tasks.base import (
     Evaluation,
     Hparams,
     Loss,
+    LossFunction,
     PyTree,
     Task,
     TaskContext,
@@ -30,7 +32,11 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.generate import Generate, make_generate
+from scaling.tasks.keys import abstract_key
 from scaling.tasks.losses import moments, standard_error
+
+# The state collection of a recurrent model.
+CARRY = "carry"
 
 
 def language_model(
@@ -44,6 +50,10 @@ def language_model(
     The model is called as model(inputs_BT, segments_BT, positions_BT, train=...) -> logits_BTV. If it
     also has `hidden` (the same arguments, [B, T, D]) and `head_kernel` ([D, V]), training makes the
     logits a piece at a time (`ops.cross_entropy.chunked_loss`).
+
+    If it has `carries = True` and the data are in lanes (`data.text.lanes`), what it leaves in the
+    collection "carry", one row for each row of the batch, is where the next batch starts; so does the
+    evaluation, from zero at the beginning of each lane. In any other order it starts each row from zero.
 
     Args:
       context: config, data, platform; the data give the vocabulary where the model leaves it open.
@@ -59,9 +69,12 @@ def language_model(
     numbers = {name: value for name, value in given.items() if value}
     generate = _generator(model, info.vocab_size or vocab)
     in_pieces = hasattr(model, "hidden") and hasattr(model, "head_kernel")
+    carries = bool(getattr(model, "carries", False)) and context.config.data.text.lanes
+    rows = context.config.train.batch_size if carries else 1
 
-    def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False)
+    def init(rng: jax.Array, rows: int = rows) -> Variables:
+        variables = model.init(rng, jnp.zeros((rows, seq_len), jnp.int32), train=False)
+        return {name: x for name, x in variables.items() if carries or name != CARRY}
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         return call(model, variables, *_inputs(batch), context=context)[0]
@@ -70,11 +83,14 @@ def language_model(
         weights_BT, targets_BT = batch["weights"], batch["targets"]
         weight = jnp.sum(weights_BT)
         if not context.train:
-            logits_BTV = logits(variables, batch, context)
+            # In evaluation too, so that a batch finds where the one before it ended.
+            changing = (CARRY,) if carries else ()
+            logits_BTV, after = call(
+                model, variables, *_inputs(batch), context=context, changing=changing
+            )
             nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
             metrics = _score(logits_BTV, nll_BT, batch, token_bytes)
-            state = {k: v for k, v in variables.items() if k not in ("params", "frozen")}
-            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, state)
+            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, after.state)
         h = {**numbers, **hparams}
         method = _hidden_and_kernel if in_pieces else None
         output, sown = call(model, variables, *_inputs(batch), context=context, method=method)
@@ -88,12 +104,16 @@ def language_model(
             metrics["log_z_squared"] = (jnp.sum(weights_BT * log_z_BT**2), weight)
         return sown.added_to(Loss(jnp.sum(weights_BT * objective_BT), weight, metrics, {}))
 
+    score = scoring(loss, summarize)
+    if carries:
+        score = carried(loss, lambda rows: jax.eval_shape(partial(init, rows=rows), abstract_key()))
     return Task(
         init=init,
         loss=loss,
         unit="tokens",
         units_per_example=seq_len,
-        evaluations={"score": scoring(loss, summarize), "sample": samples(generate, seq_len)},
+        evaluations={"score": score, "sample": samples(generate, seq_len)},
+        merge={CARRY: "rows"} if carries else {},
         functions={"logits": logits, "generate": generate},
         hparams=numbers,
         cost=model.cost(seq_len) if hasattr(model, "cost") else None,
@@ -112,6 +132,27 @@ def _generator(model: nn.Module, vocab: int) -> Callable[..., Generate]:
         return make_generate(model, vocab, new, top_k)
 
     return generate
+
+
+def carried(loss: LossFunction, shapes: Callable[[int], Variables]) -> Evaluation:
+    """The score of a model whose state goes from batch to batch, from zero before the first.
+
+    Args:
+      loss: of the task; puts the state after the batch into `Loss.state`.
+      shapes: rows -> the variables, abstract, of a batch of so many.
+    """
+
+    @cache
+    def fresh(rows: int) -> PyTree:
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nn.unbox(shapes(rows)[CARRY]))
+
+    def run(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[dict[str, Total], PyTree]:
+        result = loss({**variables, CARRY: carry}, batch, context, {})
+        return result.metrics, result.state[CARRY]
+
+    return Evaluation(run, summarize, carry=fresh)
 
 
 def samples(make: Callable[[int], Generate], seq_len: int) -> Evaluation:

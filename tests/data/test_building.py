@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -243,3 +244,27 @@ def test_every_process_sees_the_same_batches_and_imports_no_jax(tmp_path):
         found.add(out.stdout)
     assert len(found) == 1
     assert hashlib.sha256().hexdigest() not in found
+
+
+def test_lanes(files, tmp_path):
+    """Every row of the batch is one text, read window after window; so are those of an evaluation."""
+    config = data_config(source=files, text={"seq_len": 16, "lanes": True})
+    built = data.build(config, tmp_path)
+    assert_fits(built.info, built.train)
+    batches = [built.train.batch(step, 0, 4) for step in range(6)]
+    for before, after in itertools.pairwise(batches):
+        np.testing.assert_array_equal(after["inputs"][:, 0], before["targets"][:, -1])
+    assert batches[1]["segments"].min() == 0
+    split = built.evals["eval"]
+    assert split.num_batches(3) > 3
+    held_out = [split.batch(i, 3, 0, 3) for i in range(split.num_batches(3))]
+    for before, after in itertools.pairwise(held_out):
+        real = after["weights"][:, 0] > 0
+        np.testing.assert_array_equal(after["inputs"][real, 0], before["targets"][real, -1])
+    assert sum(b["weights"].sum() for b in held_out) == built.sizes["eval_tokens"] - 1
+
+
+def test_lanes_of_a_mixture_are_refused(files, tmp_path):
+    mixture = {"a": {"source": files}, "b": {"source": files}}
+    with pytest.raises(DataError, match=r"data.text.lanes reads one text on and on"):
+        data.build(data_config(mixture=mixture, text={"lanes": True}), tmp_path)

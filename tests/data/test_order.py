@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from scaling.data.errors import DataError
-from scaling.data.order import MAX_SLOTS, MixtureOrder, ShuffledOrder, slots
+from scaling.data.order import MAX_SLOTS, LaneOrder, MixtureOrder, ShuffledOrder, in_lanes, slots
 
 
 def test_each_epoch_is_another_permutation():
@@ -114,3 +114,28 @@ def test_visits_are_those_of_the_positions_before(order):
     for position in (0, 1, 9, 10, 36, 37, 38, 95, 200):
         seen = np.bincount(order(np.arange(position)), minlength=size)
         assert [order.visits(index, position) for index in range(size)] == seen.tolist()
+
+
+def test_a_row_of_the_batch_reads_the_stream_on_and_on():
+    order = LaneOrder(size=23, rows=4)  # 5 windows for each row, 3 at the end are left out
+    rows = order(np.arange(20 * 4)).reshape(20, 4)
+    np.testing.assert_array_equal(rows[0], [0, 5, 10, 15])
+    # The next window, also into the part of the next row; only the end of the stream is a jump.
+    np.testing.assert_array_equal(rows[1:], (rows[:-1] + 1) % 20)
+    for epoch in rows.reshape(4, 20):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(20))
+    assert (order.length, order.epoch(30)) == (20, 1.5)
+    for position in (0, 1, 7, 20, 33, 80):
+        seen = np.bincount(order(np.arange(position)), minlength=23)
+        assert [order.visits(i, position) for i in range(23)] == seen.tolist()
+    with pytest.raises(DataError, match="3 windows are fewer than the 4 rows"):
+        LaneOrder(3, 4)
+
+
+@pytest.mark.parametrize(("size", "rows"), [(12, 4), (14, 4), (3, 4), (9, 2)])
+def test_held_out_windows_in_lanes(size, rows):
+    window = in_lanes(np.arange(size), size, rows)
+    np.testing.assert_array_equal(np.sort(window), np.arange(size))
+    for row in range(min(rows, size)):
+        lane = window[row::rows]
+        np.testing.assert_array_equal(lane, lane[0] + np.arange(len(lane)))

@@ -190,3 +190,10 @@ def test_a_marker_in_the_text_is_told_once_with_the_key_that_splits_at_it(tmp_pa
     entry = token_stream(Part(split), Bytes(), tmp_path / "cache")
     warn_of_markers([entry])
     assert (entry.meta["documents"], caplog.text) == (80, "")
+
+
+def test_in_lanes_a_window_may_go_on_with_a_document():
+    inputs = np.array([[1, 2, S, 3], [S, 1, S, 2], [4, 4, 4, 4]], np.int32)
+    batch = segments_and_positions(inputs, S, lanes=True)
+    assert batch["segments"].tolist() == [[0, 0, 1, 1], [1, 1, 2, 2], [0, 0, 0, 0]]
+    assert batch["positions"].tolist() == [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 2, 3]]

@@ -1,0 +1,299 @@
+"""Recurrent language models: GRU and LSTM layers, scanned over time.
+
+Legend: B batch, T time, W width of a layer and of its state, J gates times width, V vocabulary.
+
+A layer computes its inputs' part of the gates for all times in one product, then scans over time
+(`scaling.ops.recurrence`). The state of every layer is float32.
+
+    GRU   r, z = sigmoid(x + h U);  n = tanh(x + r * (h U));  h = (1 - z) n + z h
+          with the reset gate after the product (Cho et al. 2014, 1406.1078, as cuDNN and
+          `flax.linen.GRUCell` have it), so that a step is one product.
+    LSTM  i, f, g, o of x + h U;  c = sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c)
+          (Hochreiter & Schmidhuber 1997 with Gers' forget gate), the forget gate's bias starts at 1
+          (Jozefowicz et al. 2015).
+
+The carried state: with a mutable collection "carry" the state before the first token is read from it
+and the one after the last token put there. Gradients stop at it, since it comes in as state: this is
+backpropagation truncated to T steps. Without the collection a row starts from zero.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.models.cost import Cost
+from scaling.models.layers import Dense, Initializer, compute_dtype, fan_in
+from scaling.models.norm import RMSNorm
+from scaling.ops import constrain, cross_entropy
+from scaling.ops.matmul import lookup
+from scaling.ops.recurrence import Cell, State, recurrence
+
+
+def gru_step(state: State, x_BJ: jax.Array, gates_BJ: jax.Array) -> State:
+    """One step of a GRU; see the module."""
+    (h_BW,) = state
+    x_r, x_z, x_n = jnp.split(x_BJ, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(gates_BJ, 3, axis=-1)
+    reset_BW, z_BW = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
+    new_BW = jnp.tanh(x_n + reset_BW * h_n)
+    return (new_BW + z_BW * (h_BW - new_BW),)
+
+
+def lstm_step(state: State, x_BJ: jax.Array, gates_BJ: jax.Array) -> State:
+    """One step of an LSTM; see the module."""
+    _, c_BW = state
+    i, f, g, o = jnp.split(x_BJ + gates_BJ, 4, axis=-1)
+    c_BW = jax.nn.sigmoid(f) * c_BW + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c_BW), c_BW
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of recurrent layer.
+
+    Attributes:
+      gates: J / W.
+      states: names of the arrays of its state, the output first.
+      step: one step in time, element by element.
+      remember: the gate whose bias starts at 1; None for none.
+    """
+
+    gates: int
+    states: tuple[str, ...]
+    step: Cell
+    remember: int | None = None
+
+
+KINDS: Mapping[str, Kind] = {
+    "gru": Kind(3, ("h",), gru_step),
+    "lstm": Kind(4, ("h", "c"), lstm_step, remember=1),
+}
+
+
+class RNN(nn.Module):
+    """A stack of recurrent layers between an embedding and a head.
+
+    Attributes:
+      vocab_size: V; None takes the data's.
+      num_layers: recurrent layers.
+      model_dim: W, of the embedding and of every layer.
+      cell: what a layer is made of, see the module.
+      residual: x + layer(RMSNorm(x)), and a norm before the head; without it a layer reads the plain
+        output of the one below, as in the classical stacks.
+      tie_embeddings: the head is the transposed embedding table.
+      dropout: rate on the embedding and on the output of each layer, not from time to time
+        (Zaremba et al. 2014, 1409.2329).
+      dtype: type of the products; parameters, gates, states and logits are float32. `auto` is
+        bfloat16 on accelerators.
+      init_scale: multiplies the standard deviation of the initial matrices: sqrt(1 / fan in), and
+        orthogonal for each gate's recurrent matrix.
+      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
+    """
+
+    vocab_size: PositiveInt | None = None
+    num_layers: PositiveInt = 2
+    model_dim: PositiveInt = 256
+    cell: Literal["gru", "lstm"] = "lstm"
+    residual: bool = False
+    tie_embeddings: bool = False
+    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
+    platform: str = "cpu"
+
+    # With a mutable collection "cache" it is applied to the next tokens alone; with "carry" its state
+    # goes from window to window.
+    caches: ClassVar[bool] = True
+    carries: ClassVar[bool] = True
+
+    def setup(self) -> None:  # noqa: D102
+        if self.vocab_size is None:
+            raise ValueError("model.vocab_size is not set and the data gave none")
+        width, dtype = self.model_dim, compute_dtype(self.dtype, self.platform)
+        table = nn.initializers.normal(self.init_scale / width**0.5)
+        self.embedding = self.param(
+            "embedding",
+            nn.with_partitioning(table, ("vocab", "embed")),
+            (self.vocab_size, width),
+            jnp.float32,
+        )
+        self.layers = [
+            Layer(self.cell, width, self.init_scale, dtype) for _ in range(self.num_layers)
+        ]
+        self.drop = nn.Dropout(self.dropout)
+        if self.residual:
+            self.norms = [RMSNorm(1e-6, "float32") for _ in range(self.num_layers + 1)]
+        if not self.tie_embeddings:
+            self.head = self.param(
+                "head",
+                nn.with_partitioning(fan_in(self.init_scale), ("embed", "vocab")),
+                (width, self.vocab_size),
+                jnp.float32,
+            )
+
+    def __call__(
+        self,
+        inputs_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        *,
+        train: bool,
+    ) -> jax.Array:
+        """Logits of the next token, float32 [B, T, V].
+
+        Args:
+          inputs_BT: int32 tokens.
+          segments_BT: int32 document of each token: the state starts anew where it changes, and at
+            the first token unless its number is 0, which says that the window goes on with the
+            document of the window before. None: one document.
+          positions_BT: not read; a recurrent model knows its place.
+          train: whether dropout is on; it draws from the `dropout` random stream.
+        """
+        x_BTW = self.hidden(inputs_BT, segments_BT, positions_BT, train=train)
+        logits_NV = cross_entropy.logits(x_BTW.reshape(-1, self.model_dim), self.head_kernel())
+        logits_BTV = logits_NV.reshape(*inputs_BT.shape, -1)
+        return constrain(logits_BTV, ("batch", "length", "vocab"))
+
+    def hidden(
+        self,
+        inputs_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        *,
+        train: bool,
+    ) -> jax.Array:
+        """What `head_kernel` multiplies, [B, T, W] of the compute type; arguments as in `__call__`."""
+        del positions_BT
+        keep_BT = None
+        if segments_BT is not None:
+            before_BT = jnp.pad(segments_BT, ((0, 0), (1, 0)))[:, :-1]
+            keep_BT = (segments_BT == before_BT).astype(jnp.float32)
+        x_BTW = self.drop(lookup(self.embedding, inputs_BT), deterministic=not train)
+        x_BTW = constrain(x_BTW, ("batch", "length", "embed"))
+        for i, layer in enumerate(self.layers):
+            y_BTW = layer(self.norms[i](x_BTW) if self.residual else x_BTW, keep_BT)
+            y_BTW = self.drop(y_BTW, deterministic=not train)
+            x_BTW = constrain(
+                x_BTW + y_BTW if self.residual else y_BTW, ("batch", "length", "embed")
+            )
+        x_BTW = self.norms[-1](x_BTW) if self.residual else x_BTW
+        return x_BTW.astype(compute_dtype(self.dtype, self.platform))
+
+    def head_kernel(self) -> jax.Array:
+        """The output matrix [W, V] of the compute type."""
+        kernel_WV = self.embedding.T if self.tie_embeddings else self.head
+        return kernel_WV.astype(compute_dtype(self.dtype, self.platform))
+
+    def cost(self, seq_len: int) -> Cost:
+        """What a token passes through; the same at any sequence length."""
+        del seq_len
+        assert self.vocab_size is not None
+        width, gates = self.model_dim, KINDS[self.cell].gates
+        matmul = self.num_layers * 2 * gates * width**2
+        norms = (self.num_layers + 1) * width if self.residual else 0
+        table = self.vocab_size * width
+        return Cost(
+            body=matmul + self.num_layers * gates * width + norms,
+            matmul=matmul,
+            embedding=table,
+            head=0 if self.tie_embeddings else table,
+            head_matmul=table,
+        )
+
+
+class Layer(nn.Module):
+    """One recurrent layer.
+
+    Attributes:
+      cell: of `KINDS`.
+      width: W.
+      init_scale: see `RNN`.
+      dtype: type of the products.
+    """
+
+    cell: str
+    width: int
+    init_scale: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x_BTW: jax.Array, keep_BT: jax.Array | None) -> jax.Array:
+        """Outputs float32 [B, T, W]; `keep_BT` is 0 where the state starts anew, None nowhere."""
+        kind = KINDS[self.cell]
+        gates = kind.gates * self.width
+        inputs = Dense(
+            gates,
+            ("embed", None),
+            fan_in(self.init_scale),
+            dtype=self.dtype,
+            name="inputs",
+        )
+        kernel_WJ = self.param(
+            "recurrent",
+            nn.with_partitioning(orthogonal_gates(self.init_scale), ("embed", None)),
+            (self.width, gates),
+            jnp.float32,
+        )
+        bias_J = self.param(
+            "bias",
+            nn.with_partitioning(gate_biases(self.width, kind.remember), (None,)),
+            (gates,),
+            jnp.float32,
+        )
+        x_BTJ = inputs(x_BTW).astype(jnp.float32) + bias_J[None, None]
+        state, put = self._carried(kind.states, x_BTW.shape[0])
+        h_BTW, last = recurrence(
+            kind.step,
+            x_BTJ,
+            kernel_WJ.astype(self.dtype),
+            state,
+            keep_BT,
+            ("embed", None),
+        )
+        put(last)
+        return h_BTW
+
+    def _carried(self, names: tuple[str, ...], rows: int) -> tuple[State, Callable[[State], None]]:
+        """The state before the first token, and where to put the one after the last."""
+        zeros = nn.with_partitioning(jnp.zeros, ("batch", None))
+        shape, starting = (rows, self.width), self.is_initializing()
+        collection = "carry"
+        if self.is_mutable_collection("cache") and not starting:
+            collection = "cache"
+        if not self.is_mutable_collection(collection):
+            return tuple(jnp.zeros(shape) for _ in names), lambda last: None
+        held = [self.variable(collection, name, zeros, shape) for name in names]
+
+        def put(last: State) -> None:
+            for variable, value in zip(held, last, strict=True):
+                variable.value = variable.value if starting else value
+
+        return tuple(variable.value for variable in held), put
+
+
+def orthogonal_gates(scale: float) -> Initializer:
+    """An orthogonal matrix [W, W] for each gate, side by side (Saxe et al. 2013, 1312.6120)."""
+    one = nn.initializers.orthogonal(scale)
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        width, total = shape
+        keys = jax.random.split(key, total // width)
+        return jnp.concatenate([one(k, (width, width), dtype) for k in keys], axis=1)
+
+    return init
+
+
+def gate_biases(width: int, remember: int | None) -> Initializer:
+    """Zeros, and ones for the gate `remember`."""
+
+    def init(key: jax.Array, shape: tuple[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        del key
+        gate = jnp.arange(shape[0]) // width
+        return (gate == (-1 if remember is None else remember)).astype(dtype)
+
+    return init
