@@ -9,6 +9,7 @@ TASKS: dict[str, str] = {
     "classification": "scaling.tasks.classification:classification",
     "rating": "scaling.tasks.rating:rating",
     "next_item": "scaling.tasks.next_item:next_item",
+    "speech": "scaling.tasks.speech:speech",
     "augment": "scaling.tasks.augment:augment",
 }
 
