@@ -5,7 +5,7 @@ of a padded text, V symbols of the vocabulary, the blank among them.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -15,6 +15,7 @@ import optax
 
 from scaling.configs import ConfigError
 from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.data.tokenizers import Fitted
 from scaling.ops.log_mel import log_mel, num_frames, standardised
 from scaling.tasks.base import (
     Batch,
@@ -155,7 +156,7 @@ def _need_jiwer(context: TaskContext) -> None:
 
 
 def _refuse_short(
-    tightest: Sequence[Sequence[Any]], encoder_frames: Any, rate: int, hop: int
+    tightest: Sequence[Sequence[Any]], encoder_frames: Callable[[int], int], rate: int, hop: int
 ) -> None:
     """Raises ConfigError if an utterance has fewer frames than CTC needs for its text."""
     for needed, samples, where in tightest:
@@ -207,7 +208,7 @@ def masked(
 
 
 def texts(
-    rows: Mapping[str, np.ndarray], tokenizer: Any, blank: int
+    rows: Mapping[str, np.ndarray], tokenizer: Fitted, blank: int
 ) -> tuple[list[str], list[str]]:
     """(what is said, what was heard) in each row of `transcribe`."""
     said, heard = [], []
