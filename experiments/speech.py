@@ -76,8 +76,9 @@ def get_config(arg: str = "gru") -> ml_collections.ConfigDict:
         "weight_decay": 0.1,
         "schedule": {"name": "cosine", "warmup_steps": 100, "final_fraction": 0.0},
     }
-    config.train = {"steps": 2000, "batch_size": 64}
-    config.eval = {"every": 500, "batch_size": 100, "also": {"transcribe": {}}}
+    config.train = {"steps": 3000, "batch_size": 64}
+    also = {"transcribe": {}, "spectrograms": {"every": 0, "batches": 1, "batch_size": 8}}
+    config.eval = {"every": 500, "batch_size": 64, "also": also}
     return config
 
 

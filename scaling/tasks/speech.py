@@ -32,6 +32,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.spectrograms import sheet
 
 SHOWN = 20  # transcripts in a report, the wrong ones first
 _FULL_SCALE = 2.0**15
@@ -57,7 +58,8 @@ def speech(
     utterance of so many.
 
     Evaluation `transcribe` takes the likeliest symbol of each frame, drops repeats and blanks, and
-    reports word and character error rates over all utterances.
+    reports word and character error rates over all utterances. `spectrograms` makes a picture of the
+    first utterances of its batches, of which one is enough.
 
     Args:
       context: config, data, platform; the data give sample rate, shapes and vocabulary.
@@ -129,8 +131,18 @@ def speech(
         return {"best": best_BU, "frames": frames_B, **kept}, carry
 
     def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
-        said, heard = texts(rows, artefacts["tokenizer"], blank)
-        return error_rates(said, heard)
+        return error_rates(*texts(rows, artefacts["tokenizer"], blank))
+
+    def show(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        x_BTM, sound_B = features(batch)
+        rows, carry = transcribe(variables, batch, context, carry)
+        return {**rows, "features": x_BTM, "sound": sound_B}, carry
+
+    def picture(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
+        tokenizer = artefacts["tokenizer"]
+        return {"sheet": sheet(rows, *texts(rows, tokenizer, blank), tokenizer, blank)}
 
     return Task(
         init=init,
@@ -139,6 +151,7 @@ def speech(
         evaluations={
             "score": scoring(loss, summarize),
             "transcribe": Evaluation(transcribe, report, keeps="rows"),
+            "spectrograms": Evaluation(show, picture, keeps="rows"),
         },
         functions={"logits": lambda *arguments: logits(*arguments)[0]},
     )

@@ -15,6 +15,7 @@ from scaling.data import DataInfo
 from scaling.data.sources.utterances import utterance_spec
 from scaling.data.tokenizers import Bytes
 from scaling.tasks.base import Context, build_task
+from scaling.tasks.spectrograms import HIGH, LINE, WIDE, sheet
 from scaling.tasks.speech import collapsed, error_rates, masked, texts
 
 RATE, SAMPLES, SYMBOLS, BLANK = 200, 40, 3, 256
@@ -132,6 +133,26 @@ def test_error_rates_are_over_all_words_and_letters():
         "three | ",
         "four five six | four five six",
     ]
+
+
+def test_a_sheet_shows_each_symbol_under_the_frame_where_it_is_first_heard():
+    features = np.zeros((2, 20, 4), np.float32)
+    features[:, 5, 3] = 10.0  # the highest band
+    features[1, 12:] = 10.0  # behind the utterance
+    best = np.full((2, 10), BLANK)
+    best[:, 4:6] = 98
+    rows = {"features": features, "best": best, "sound": np.array([20, 12]), "frames": [10, 6]}
+    picture = sheet(rows, ["b", "b"], ["b", "b"], Bytes(), BLANK)
+    panel = 4 * HIGH + 2 * LINE
+    assert picture.shape == (2 * panel, 20 * WIDE, 3)
+    assert picture.dtype == np.uint8
+    for top in (0, panel):
+        sound = picture[top + LINE : top + LINE + 4 * HIGH, :, 0]
+        np.testing.assert_array_equal(np.argwhere(sound == 255).min(axis=0), [0, 5 * WIDE])
+        assert (sound == 255).sum() == HIGH * WIDE
+        below = picture[top + LINE + 4 * HIGH : top + panel, :, 0] < 128
+        columns = np.flatnonzero(below.any(axis=0))
+        assert 4 * 2 * WIDE <= columns.min() < columns.max() < 4 * 2 * WIDE + 10  # one letter
 
 
 def test_masks_are_as_wide_as_allowed_and_inside_the_utterance():
