@@ -72,9 +72,8 @@ class Recogniser(nn.Module):
         for i, stride in enumerate(self.time_strides):
             frames_B = -(-frames_B // stride)
             x_BTMC = nn.relu(self._convolution(f"conv_{i}", stride)(x_BTMC))
-            x_BTMC = x_BTMC * _inside(frames_B, x_BTMC.shape[1])[..., None, None].astype(
-                x_BTMC.dtype
-            )
+            inside_BT = _inside(frames_B, x_BTMC.shape[1])
+            x_BTMC = x_BTMC * inside_BT[..., None, None].astype(x_BTMC.dtype)
         x_BUJ = x_BTMC.reshape(*x_BTMC.shape[:2], -1)
         x_BUD = self._dense("project", self.model_dim, ("conv_out", "embed"))(x_BUJ)
         x_BUD = drop(LayerNorm(dtype=self._dtype(), name="project_norm")(x_BUD))
@@ -128,7 +127,11 @@ class SpeechGRU(Recogniser):
     ) -> jax.Array:
         """See `Recogniser`."""
         del train
-        length, width = x_BUD.shape[1], dims.head_dim(self.model_dim, 2)
+        if self.model_dim % 2:
+            raise ConfigError(
+                "model.model_dim", f"is {self.model_dim}", "make it even: each direction has half"
+            )
+        length, width = x_BUD.shape[1], self.model_dim // 2
         # The state from behind starts anew at the last frame of the utterance.
         goes_on_BU = (jnp.arange(length)[None] + 1 < frames_B[:, None]).astype(jnp.float32)
         for i in range(self.num_layers):

@@ -81,7 +81,13 @@ def test_parameters_by_hand(name):
     assert sum(x.size for x in jax.tree.leaves(shapes(model))) == ends + layers
 
 
-def test_an_even_kernel_lies_around_no_frame():
-    model = Conformer(**SIZES, num_heads=2, kernel_size=4)
-    with pytest.raises(ConfigError, match=r"kernel_size(?s:.*)make it odd"):
-        model.init(jax.random.key(0), jnp.zeros((1, 8, BANDS)), jnp.array([8]), train=False)
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (MODELS["conformer"].clone(kernel_size=4), r"kernel_size(?s:.*)make it odd"),
+        (MODELS["gru"].clone(model_dim=15), r"model_dim(?s:.*)make it even"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(model, message):
+    with pytest.raises(ConfigError, match=message):
+        shapes(model)

@@ -1,13 +1,15 @@
 """Wav files with transcripts: the samples of every format, what is held out, what is refused."""
 
+import tarfile
 import wave
 
 import numpy as np
 import pytest
-from helpers import resolved
+from helpers import ROOT, resolved
 from ml_collections import ConfigDict
 
-from scaling import data
+from scaling import configs, data
+from scaling.configs.files import import_file
 from scaling.data.errors import DataError
 from scaling.data.sources.utterances import read_wav, tightest
 
@@ -156,3 +158,25 @@ def test_an_utterance_is_not_on_both_sides(tmp_path):
     train, held_out = (table(tmp_path / name, ["a.wav,a"]) for name in ("train.csv", "test.csv"))
     with pytest.raises(DataError, match=r"test.csv, line 2: .*also trained on .*train.csv, line 2"):
         opened(tmp_path, {"paths": (train,), "eval_paths": (held_out,)})
+
+
+def test_spoken_digits_are_unpacked_into_both_splits(tmp_path):
+    digits = import_file(ROOT / "experiments" / "speech.py")
+    for digit in (0, 7):
+        for speaker in ("ann", "bob", "cyd"):
+            for index in (0, 4, 5):
+                write_wav(tmp_path / f"{digit}_{speaker}_{index}.wav", np.zeros(900), rate=8000)
+    with tarfile.open(tmp_path / "digits.tar.xz", "w:xz") as file:
+        for path in tmp_path.glob("*.wav"):
+            file.add(path, f"free-spoken-digit-dataset/recordings/{path.name}")
+        file.add(ROOT / "README.md", "free-spoken-digit-dataset/README.md")
+    digits.prepare(tmp_path / "digits.tar.xz", tmp_path / "out", ("bob",))
+    for split, sizes in (("official", (6, 12)), ("speakers", (12, 6))):
+        argument = f"{ROOT}/experiments/speech.py:gru,{tmp_path / 'out'},{split}"
+        built = data.build(configs.load_resolved(argument, []), tmp_path / "cache")
+        assert (built.sizes["train_examples"], built.sizes["eval_examples"]) == sizes
+        lines = (tmp_path / "out" / f"{split}_test.csv").read_text(encoding="utf-8").splitlines()
+        assert ("recordings/7_ann_4.wav,seven" in lines) == (split == "official")
+        assert ("recordings/0_bob_5.wav,zero" in lines) == (split == "speakers")
+    with pytest.raises(SystemExit, match="held_out: takes some of the speakers"):
+        digits.prepare(tmp_path / "digits.tar.xz", tmp_path / "out", ("dan",))
