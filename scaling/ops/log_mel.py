@@ -87,7 +87,7 @@ def mel_bank(rate: int, size: int, bands: int) -> np.ndarray:
     if len(empty):
         raise ValueError(
             f"no frequency of a transform of {size} samples at {rate:,} a second falls into mel band "
-            f"{empty[0]} of {bands}: give fewer bands, or a longer window"
+            f"{empty[0]} of {bands}"
         )
     return bank_KM
 

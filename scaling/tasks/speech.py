@@ -4,9 +4,10 @@ Legend: B batch, S samples, T frames of the spectrogram, M mel bands, U frames o
 of a padded text, V symbols of the vocabulary, the blank among them.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ import numpy as np
 import optax
 
 from scaling.configs import ConfigError
-from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveFloat, PositiveInt, Probability
 from scaling.data.tokenizers import Fitted
-from scaling.ops.log_mel import log_mel, num_frames, standardised
+from scaling.ops.log_mel import fft_size, log_mel, mel_bank, num_frames, standardised
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -31,13 +32,15 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
+from scaling.tasks.language_model import CARRY
 from scaling.tasks.losses import moments, standard_error
 from scaling.tasks.spectrograms import sheet
 
 SHOWN = 20  # transcripts in a report, the wrong ones first
 _FULL_SCALE = 2.0**15
 
-Share = Annotated[float, Range(0, 1)]
+# (variables, batch, context) -> (logits, how many frames of each count, what the model sowed)
+Logits = Callable[[Variables, Batch, Context], tuple[jax.Array, jax.Array, Sown]]
 
 
 def speech(
@@ -47,7 +50,7 @@ def speech(
     hop_seconds: PositiveFloat = 0.01,
     mel_bands: PositiveInt = 40,
     frequency_masks: tuple[PositiveInt, ...] = (),
-    time_masks: tuple[Share, ...] = (),
+    time_masks: tuple[Probability, ...] = (),
 ) -> Task:
     """What is said in an utterance, as the probability of its text over all alignments.
 
@@ -79,25 +82,20 @@ def speech(
     assert symbols is not None
     assert blank is not None
     window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
+    _check_frames(rate, window, hop, mel_bands)
+    features = Features(rate, window, hop, mel_bands)
     model = context.model(vocab_size=context.outputs("vocab_size", symbols))
     _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, hop)
-
-    def features(batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """(standardised spectrograms, frames of each)."""
-        audio_BS = batch["audio"].astype(jnp.float32) / _FULL_SCALE
-        x_BTM = log_mel(audio_BS, batch["num_samples"], rate, window, hop, mel_bands)
-        frames_B = num_frames(batch["num_samples"], hop)
-        return standardised(x_BTM, frames_B), frames_B
 
     def init(rng: jax.Array) -> Variables:
         frames = num_frames(info.spec["audio"][0][0], hop)
         x_BTM = jnp.zeros((1, frames, mel_bands))
-        return model.init(rng, x_BTM, jnp.ones((1,), jnp.int32), train=False, mutable=["params"])
+        variables = model.init(rng, x_BTM, jnp.ones((1,), jnp.int32), train=False)
+        return {name: x for name, x in variables.items() if name != CARRY}
 
     def logits(
         variables: Variables, batch: Batch, context: Context
     ) -> tuple[jax.Array, jax.Array, Sown]:
-        """(logits, how many frames of each count, what the model sowed)."""
         x_BTM, frames_B = features(batch)
         if context.train:
             # A key of its own: the model draws its dropout from context.rng.
@@ -122,6 +120,46 @@ def speech(
             metrics["moments"] = (moments(weights_B * nll_B, weights_B), total[1])
         return sown.added_to(Loss(*total, metrics, {}))
 
+    return Task(
+        init=init,
+        loss=loss,
+        unit="utterances",
+        evaluations={
+            "score": scoring(loss, summarize),
+            **_evaluations(features, logits, symbols, blank),
+        },
+        functions={"logits": lambda *arguments: logits(*arguments)[0]},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """(standardised log-mel spectrograms [B, T, M], frames of each) of a batch's audio.
+
+    Attributes:
+      rate: samples a second.
+      window: samples under a frame.
+      hop: samples from one frame to the next.
+      bands: M.
+    """
+
+    rate: int
+    window: int
+    hop: int
+    bands: int
+
+    def __call__(self, batch: Batch) -> tuple[jax.Array, jax.Array]:  # noqa: D102
+        audio_BS, count_B = batch["audio"].astype(jnp.float32) / _FULL_SCALE, batch["num_samples"]
+        x_BTM = log_mel(audio_BS, count_B, self.rate, self.window, self.hop, self.bands)
+        frames_B = num_frames(count_B, self.hop)
+        return standardised(x_BTM, frames_B), frames_B
+
+
+def _evaluations(
+    features: Features, logits: Logits, symbols: int, blank: int
+) -> dict[str, Evaluation]:
+    """`transcribe` and `spectrograms`; see `speech`."""
+
     def transcribe(
         variables: Variables, batch: Batch, context: Context, carry: PyTree
     ) -> tuple[PyTree, PyTree]:
@@ -144,17 +182,10 @@ def speech(
         tokenizer = artefacts["tokenizer"]
         return {"sheet": sheet(rows, *texts(rows, tokenizer, blank), tokenizer, blank)}
 
-    return Task(
-        init=init,
-        loss=loss,
-        unit="utterances",
-        evaluations={
-            "score": scoring(loss, summarize),
-            "transcribe": Evaluation(transcribe, report, keeps="rows"),
-            "spectrograms": Evaluation(show, picture, keeps="rows"),
-        },
-        functions={"logits": lambda *arguments: logits(*arguments)[0]},
-    )
+    return {
+        "transcribe": Evaluation(transcribe, report, keeps="rows"),
+        "spectrograms": Evaluation(show, picture, keeps="rows"),
+    }
 
 
 def _need_jiwer(context: TaskContext) -> None:
@@ -166,6 +197,21 @@ def _need_jiwer(context: TaskContext) -> None:
                 "needs jiwer, which is not installed",
                 "pip install 'scaling[metrics]', or leave this evaluation out",
             )
+
+
+def _check_frames(rate: int, window: int, hop: int, bands: int) -> None:
+    """Raises ConfigError if samples lie under no window, or a band has no frequency."""
+    if hop > window:
+        raise ConfigError(
+            "task.hop_seconds",
+            f"is longer than task.window_seconds, so that {hop - window} samples of {hop} are not heard",
+            "make it at most that",
+        )
+    try:
+        mel_bank(rate, fft_size(window), bands)
+    except ValueError as error:
+        remedy = "give fewer bands, or longer task.window_seconds"
+        raise ConfigError("task.mel_bands", str(error), remedy) from error
 
 
 def _refuse_short(

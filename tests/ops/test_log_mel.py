@@ -90,5 +90,5 @@ def test_silence_is_finite_and_has_a_gradient():
 
 
 def test_a_band_without_a_frequency_is_refused():
-    with pytest.raises(ValueError, match=r"band \d+ of 100: give fewer bands"):
+    with pytest.raises(ValueError, match=r"band \d+ of 100"):
         mel_bank(8000, 256, 100)

@@ -201,6 +201,18 @@ def test_a_text_that_does_not_fit_its_frames_is_refused_with_its_line():
         build(tightest=[[5, 40, "a.csv, line 2"], [2, 8, "a.csv, line 3"]])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mel_bands", 40, r"task\.mel_bands(?s:.*)no frequency(?s:.*)fewer bands"),
+        ("hop_seconds", 0.05, r"task\.hop_seconds: is longer than(?s:.*)2 samples of 10"),
+    ],
+)
+def test_frames_that_lose_something_are_refused(key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        build(**{f"task.{key}": value})
+
+
 def test_without_its_library_error_rates_are_refused_before_any_work(monkeypatch):
     whole = importlib.util.find_spec
     monkeypatch.setattr(
