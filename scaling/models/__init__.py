@@ -14,6 +14,8 @@ MODELS: dict[str, str] = {
     "vit": "scaling.models.vit:ViT",
     "kim_cnn": "scaling.models.text:KimCNN",
     "text_encoder": "scaling.models.text:TextEncoder",
+    "speech_gru": "scaling.models.speech:SpeechGRU",
+    "conformer": "scaling.models.speech:Conformer",
     "matrix_factorisation": "scaling.models.recommender:MatrixFactorisation",
     "two_tower": "scaling.models.recommender:TwoTower",
 }

@@ -11,6 +11,7 @@ TASKS: dict[str, str] = {
     "rating": "scaling.tasks.rating:rating",
     "next_item": "scaling.tasks.next_item:next_item",
     "translation": "scaling.tasks.translation:translation",
+    "speech": "scaling.tasks.speech:speech",
     "augment": "scaling.tasks.augment:augment",
 }
 

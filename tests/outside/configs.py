@@ -13,6 +13,12 @@ QUESTIONS = {
     "text": {"seq_len": 8, "tokenizer": {"name": "words", "vocab_size": 64}},
     "eval_fraction": 0.25,
 }
+TONES = {
+    "task": {"name": "speech", "window_seconds": 0.03, "hop_seconds": 0.02, "mel_bands": 6},
+    "data": {"source": {"name": "myx.ctc:Tones"}},
+    "eval": {"every": 4, "also": {"transcribe": {"batch_size": 24}}},
+}
+LISTENER = {"channels": 4, "model_dim": 16, "num_layers": 1, "time_strides": (2, 1), "dropout": 0.0}
 ADAM = {"name": "adamw", "learning_rate": 1e-2, "schedule": {"name": "constant"}}
 
 FAMILIES = {
@@ -130,6 +136,8 @@ FAMILIES = {
         "model": LM | {"name": "text_encoder", "num_layers": 1},
         "data": QUESTIONS,
     },
+    "speech": TONES | {"model": LISTENER | {"name": "speech_gru"}},
+    "conformer": TONES | {"model": LISTENER | {"name": "conformer", "num_heads": 2}},
     "base": {"task": {"name": "language_model"}, "model": LM, "data": TEXT},
     "lora": {
         "task": {"name": "myx.lora:lora", "over": {"name": "language_model"}},

@@ -21,9 +21,10 @@ from scaling.train.reopen import open_run
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs.py"
 FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own")
-FAMILIES += ("resnet", "vit", "mixed", "rating", "sasrec", "kim")
-# Through the same seams as `sasrec` and `kim`.
-FAMILIES += tuple(pytest.param(name, marks=pytest.mark.slow) for name in ("two_tower", "encoder"))
+FAMILIES += ("resnet", "vit", "mixed", "rating", "sasrec", "kim", "speech")
+# Through the same seams as `sasrec`, `kim` and `speech`.
+ALIKE = ("two_tower", "encoder", "conformer")
+FAMILIES += tuple(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,7 +114,7 @@ def test_replaying_a_step_gives_its_metrics(family, runs, capsys):
 
 
 # Whose loss is a sum over rows without random draws: any split of a batch gives the same.
-ROWWISE = ("s2s", "gru", "ctc", "mf", "own", "resnet", "vit")
+ROWWISE = ("s2s", "gru", "ctc", "mf", "own", "resnet", "vit", "speech", "conformer")
 
 
 @pytest.mark.slow

@@ -27,5 +27,6 @@ SOURCES: dict[str, str] = {
     "histories": "scaling.data.sources.histories:Histories",
     "labelled_text": "scaling.data.sources.labelled_text:LabelledText",
     "text_pairs": "scaling.data.sources.text_pairs:TextPairs",
+    "utterances": "scaling.data.sources.utterances:Utterances",
     "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
 }

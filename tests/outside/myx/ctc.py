@@ -10,9 +10,12 @@ import optax
 
 from myx.arrays import Arrays, spec
 from scaling.data import DataInfo, Opened
+from scaling.data.sources.utterances import utterance_spec
+from scaling.data.tokenizers import Bytes
 from scaling.tasks.base import Evaluation, Loss, Task
 
 FRAMES, LABELS, SYMBOLS = 40, 8, 6
+TONE, LETTERS = 80, 3  # samples of a tone, tones at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,42 @@ class Beeps:
             return Arrays(frames=frames, num_frames=counts[0], labels=labels, num_labels=counts[1])
 
         return Opened(self.describe(context), {"train": beeps(256, 0)}, {"eval": beeps(60, 1)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Tones:
+    """For the task and the models that are shipped: a tone for each of three letters."""
+
+    def describe(self, context):
+        return DataInfo(
+            kind="utterances",
+            unit="utterances",
+            spec=utterance_spec(TONE * LETTERS, LETTERS),
+            vocab_size=Bytes.vocab_size,
+            separator=Bytes.vocab_size - 1,
+            facts={"sample_rate": 1000},
+        )
+
+    def open(self, context):
+        def tones(n, seed):
+            rng = np.random.default_rng(seed)
+            count = rng.integers(1, LETTERS + 1, n)
+            letter = rng.integers(0, 3, (n, LETTERS))
+            time = np.arange(TONE) / 1000
+            audio = np.sin(2 * np.pi * (100 + 100 * letter[..., None]) * time).reshape(n, -1)
+            inside = np.arange(LETTERS) < count[:, None]
+            audio = 9000 * audio * np.repeat(inside, TONE, axis=1)
+            return Arrays(
+                audio=audio.astype("int16"),
+                num_samples=(count * TONE).astype("int32"),
+                labels=np.where(inside, 97 + letter, 256).astype("int32"),
+                num_labels=count.astype("int32"),
+                weights=np.ones(n, "float32"),
+            )
+
+        artefacts = {"tokenizer": Bytes()}
+        parts = {"train": tones(256, 0)}, {"eval": tones(60, 1)}
+        return Opened(self.describe(context), *parts, artefacts=artefacts)
 
 
 class Listener(nn.Module):

@@ -1,0 +1,321 @@
+"""Speech: wav files with what is said in them, listed in tables.
+
+The samples are read once into one array in the cache, as 16-bit numbers of one channel.
+
+Legend: S samples of a padded utterance, L symbols of a padded text.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import wave
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling import configs
+from scaling.configs.types import LocalPath, PositiveFloat
+from scaling.data.cache import cached, key_of
+from scaling.data.documents import Part, has_text
+from scaling.data.errors import DataError
+from scaling.data.images import split_rows
+from scaling.data.info import DataContext, DataInfo, Opened
+from scaling.data.loader import Batch, Spec
+from scaling.data.npy import NpyWriter
+from scaling.data.sources.files import matching
+from scaling.data.sources.labelled_text import Texts
+from scaling.data.sources.tables import Layout, cells
+from scaling.data.tokenizers import TOKENIZERS, Fitted
+
+# How bytes of PCM become numbers, by the bytes of a sample, and what divides them to be 16-bit ones.
+_PCM = {1: ("u1", 2**-8), 2: ("<i2", 1), 3: ("<i4", 2**16), 4: ("<i4", 2**16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterances:
+    """Wav files and their texts. `data.text.tokenizer` makes symbols, at most `data.text.seq_len`.
+
+    Files hold PCM of 8 to 32 bits. Channels are averaged, and samples rounded to 16 bits. All files
+    have one sample rate; nothing is resampled. The tokenizer's separator, which no text spells, is
+    the blank of CTC.
+
+    Attributes:
+      paths: tables or globs, plain or compressed (.gz, .xz, .zst); one utterance a line.
+      eval_paths: the same for held-out utterances, none of which may be in `paths`. Empty means that
+        `data.eval_fraction` of the utterances is held out.
+      path: column of the wav file, as seen from the table's folder.
+      text: column of what is said.
+      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
+      names: of the columns, for files without a header.
+      encoding: of the tables.
+      max_seconds: to which utterances are padded; a longer one is refused.
+    """
+
+    paths: tuple[LocalPath, ...]
+    eval_paths: tuple[LocalPath, ...] = ()
+    path: str = "path"
+    text: str = "text"
+    delimiter: str = ","
+    names: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    max_seconds: PositiveFloat = 16.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of sections `data` and `data.text` that it uses."""
+        keys = ("seq_len", "tokenizer", "limit")
+        return keys if self.eval_paths else (*keys, "eval_fraction")
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """Shapes by the config and the first file's sample rate; the vocabulary by the config."""
+        tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
+        first = self._read(self.paths)[0]
+        return self._describe(context, read_wav(first.path, first.where)[0], tokenizer.vocab_size)
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out utterances.
+
+        Raises:
+          DataError: a table or a wav file cannot be read; a line has no path or text, or names an
+            utterance that is too long, of another sample rate, or also held out.
+        """
+        rows = self._read(self.paths)
+        held_out = self._read(self.eval_paths) if self.eval_paths else []
+        _refuse_overlap(rows, held_out)
+        fraction = 0.0 if self.eval_paths else context.section.eval_fraction
+        train, evals = split_rows(len(rows), fraction)
+        texts = Texts(tuple(rows[i].text for i in sorted(train)))
+        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
+        tokenizer = settings.fit([Part(texts)], context.cache)
+        rate = read_wav(rows[0].path, rows[0].where)[0]
+        info = self._describe(context, rate, tokenizer.vocab_size)
+        parts = [
+            _recordings(part, rate, tokenizer, context.cache) for part in (rows, held_out) if part
+        ]
+        for part in parts:
+            part.refuse_long(self.max_seconds, rate, context.section.text.seq_len)
+        if held_out:
+            evals = np.arange(len(held_out))
+
+        def examples(part: Recordings, numbers: np.ndarray) -> Spoken:
+            return Spoken(part, numbers, info.spec, tokenizer.vocab_size - 1)
+
+        return Opened(
+            info=dataclasses.replace(info, facts={**info.facts, "tightest": tightest(parts)}),
+            train={"train": examples(parts[0], train[: context.section.limit])},
+            evals={"eval": examples(parts[-1], evals)} if len(evals) else {},
+            artefacts={"tokenizer": tokenizer},
+        )
+
+    def _describe(self, context: DataContext, rate: int, vocab_size: int) -> DataInfo:
+        length = context.section.text.seq_len
+        return DataInfo(
+            kind="utterances",
+            unit="utterances",
+            spec=utterance_spec(math.ceil(self.max_seconds * rate), length),
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
+            facts={"sample_rate": rate},
+        )
+
+    def _read(self, patterns: tuple[str, ...]) -> list["Row"]:
+        tables = matching(patterns, "data.source.paths")
+        layout = Layout(self.delimiter, self.names, self.encoding)
+        columns = [(self.path, "data.source.path"), (self.text, "data.source.text")]
+        rows = []
+        for table in tables:
+            for where, (path, text) in cells(table, layout, columns):
+                if not has_text(path) or not has_text(text):
+                    part = "text" if has_text(path) else "path"
+                    raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
+                rows.append(Row(table.parent / path.strip(), text.strip(), where))
+        if not rows:
+            raise DataError(f"data.source.paths: hold no line: {', '.join(map(str, tables))}")
+        return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An utterance: its file, what is said, and the line of the table."""
+
+    path: pathlib.Path
+    text: str
+    where: str
+
+
+def _refuse_overlap(rows: Sequence[Row], held_out: Sequence[Row]) -> None:
+    lines = {row.path.resolve(): row.where for row in rows} if held_out else {}
+    for row in held_out:
+        if row.path.resolve() in lines:
+            raise DataError(
+                f"{row.where}: {row.path} is also trained on ({lines[row.path.resolve()]}); leave it "
+                "out on one side"
+            )
+
+
+def read_wav(path: pathlib.Path, where: str) -> tuple[int, np.ndarray]:
+    """(samples a second, int16 samples of the channels' mean).
+
+    Args:
+      path: the file.
+      where: the line that names it, for errors.
+
+    Raises:
+      DataError: the file is missing, cut short, empty, or not PCM.
+    """
+    try:
+        with wave.open(str(path), "rb") as file:
+            rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
+            count = file.getnframes()
+            data = np.frombuffer(file.readframes(count), np.uint8)
+    except OSError as error:
+        what = error.strerror or error
+        raise DataError(f"{where}: cannot read {path}: {what}; correct the path") from error
+    except (wave.Error, EOFError) as error:
+        raise DataError(
+            f"{where}: {path} is not a wav file of PCM ({error or 'it ends too soon'}); convert it, "
+            "as `ffmpeg -i IN -c:a pcm_s16le OUT.wav` does"
+        ) from error
+    if not count or len(data) != count * width * channels:
+        what = "is cut short" if count else "holds no samples"
+        raise DataError(f"{where}: {path} {what}; fetch it again, or leave the line out")
+    if width == 3:  # a low byte of zeros makes 32 bits of 24
+        data = np.pad(data.reshape(-1, 3), ((0, 0), (1, 0))).reshape(-1)
+    dtype, scale = _PCM[width]
+    values = data.view(dtype).reshape(-1, channels)
+    if width == 2 and channels == 1:
+        return rate, values[:, 0].astype(np.int16)
+    mixed = (values.astype(np.float64) - (128 if width == 1 else 0)).mean(axis=1) / scale
+    return rate, np.clip(np.round(mixed), -(2**15), 2**15 - 1).astype(np.int16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """All utterances of some tables.
+
+    Attributes:
+      rows: the lines, in their order.
+      samples: int16, one utterance after the other.
+      start: where each begins, and the end.
+      symbols: of each text.
+    """
+
+    rows: Sequence[Row]
+    samples: np.ndarray
+    start: np.ndarray
+    symbols: Sequence[np.ndarray]
+
+    def refuse_long(self, seconds: float, rate: int, length: int) -> None:
+        """Raises DataError if an utterance is longer, or has more than `length` symbols."""
+        lengths = np.diff(self.start)
+        for row, samples, symbols in zip(self.rows, lengths, self.symbols, strict=True):
+            if samples > math.ceil(seconds * rate):
+                raise DataError(
+                    f"{row.where}: {row.path} has {samples / rate:.2f} seconds, more than "
+                    f"data.source.max_seconds={seconds}; raise it, or leave the line out"
+                )
+            if len(symbols) > length:
+                raise DataError(
+                    f"{row.where}: has {len(symbols)} symbols, more than data.text.seq_len={length}; "
+                    "raise it, or leave the line out"
+                )
+
+
+def _recordings(
+    rows: Sequence[Row], rate: int, tokenizer: Fitted, cache: pathlib.Path
+) -> Recordings:
+    """The utterances of these lines; the samples from the cache, or read now.
+
+    The key of the cache holds every file's path, size and times of change and not its contents, as
+    that of images in class folders.
+    """
+    stats = []
+    for row in rows:
+        try:
+            stat = row.path.stat()
+        except OSError as error:
+            raise DataError(
+                f"{row.where}: cannot read {row.path}: {error.strerror or error}; correct the path"
+            ) from error
+        stats.append([str(row.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+
+    def build(work: pathlib.Path) -> Mapping[str, Any]:
+        start = [0]
+        with NpyWriter(work / "samples.npy", np.dtype(np.int16)) as out:
+            for row in rows:
+                other, samples = read_wav(row.path, row.where)
+                if other != rate:
+                    raise DataError(
+                        f"{row.where}: {row.path} has {other:,} samples a second, and the first file "
+                        f"{rate:,}; resample it (ffmpeg -i IN -ar {rate} OUT.wav), or leave it out"
+                    )
+                out.write(samples)
+                start.append(out.length)
+        np.save(work / "start.npy", np.array(start))
+        return {"examples": len(rows)}
+
+    digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    entry = cached(cache, f"utterances-{key_of({'files': digest, 'rate': rate})}", build)
+    samples = np.load(entry.path / "samples.npy", mmap_mode="r")
+    symbols = tokenizer.encode([row.text for row in rows])
+    return Recordings(rows, samples, np.load(entry.path / "start.npy"), symbols)
+
+
+def tightest(parts: Sequence[Recordings]) -> list[list[Any]]:
+    """The utterances that have the fewest samples for what CTC needs.
+
+    It needs a frame for each symbol, and one for the blank between two equal ones.
+
+    Returns:
+      [frames needed, samples, line], the largest need first, and each next one shorter: if these
+      have frames enough, all have.
+    """
+    needs = [
+        (len(symbols) + int(np.sum(symbols[1:] == symbols[:-1])), int(samples), row.where)
+        for part in parts
+        for row, samples, symbols in zip(part.rows, np.diff(part.start), part.symbols, strict=True)
+    ]
+    kept: list[list[Any]] = []
+    for need, samples, where in sorted(needs, key=lambda x: (-x[0], x[1])):
+        if not kept or samples < kept[-1][1]:
+            kept.append([need, samples, where])
+    return kept
+
+
+class Spoken:
+    """Utterances padded with silence, and their symbols, padded with the blank."""
+
+    def __init__(self, part: Recordings, numbers: np.ndarray, spec: Spec, blank: int) -> None:
+        """Those of a part whose numbers are given."""
+        self.spec = spec
+        self._part, self._numbers, self._blank = part, numbers, blank
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
+        """{audio: int16[n, S], labels: int32[n, L]}, how much of each is there, and weights."""
+        count, part = len(indices), self._part
+        batch = {key: np.zeros((count, *shape), dtype) for key, (shape, dtype) in self.spec.items()}
+        batch["labels"][:] = self._blank
+        batch["weights"][:] = 1.0
+        for place, i in enumerate(self._numbers[indices]):
+            samples, symbols = part.samples[part.start[i] : part.start[i + 1]], part.symbols[i]
+            batch["audio"][place, : len(samples)] = samples
+            batch["labels"][place, : len(symbols)] = symbols
+            batch["num_samples"][place], batch["num_labels"][place] = len(samples), len(symbols)
+        return batch
+
+
+def utterance_spec(samples: int, symbols: int) -> Spec:
+    """Shapes and dtypes of an example of so many samples and symbols, padding included."""
+    return {
+        "audio": ((samples,), np.dtype(np.int16)),
+        "num_samples": ((), np.dtype(np.int32)),
+        "labels": ((symbols,), np.dtype(np.int32)),
+        "num_labels": ((), np.dtype(np.int32)),
+        "weights": ((), np.dtype(np.float32)),
+    }

@@ -1,0 +1,313 @@
+"""Speech recognition with connectionist temporal classification (CTC): loss, SpecAugment, error rates.
+
+Legend: B batch, S samples, T frames of the spectrogram, M mel bands, U frames of the encoder, L symbols
+of a padded text, V symbols of the vocabulary, the blank among them.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from scaling.configs import ConfigError
+from scaling.configs.types import PositiveFloat, PositiveInt, Probability
+from scaling.data.tokenizers import Fitted
+from scaling.ops.log_mel import fft_size, log_mel, mel_bank, num_frames, standardised
+from scaling.tasks.base import (
+    Batch,
+    Context,
+    Evaluation,
+    Hparams,
+    Loss,
+    PyTree,
+    Sown,
+    Task,
+    TaskContext,
+    Variables,
+    call,
+    scoring,
+)
+from scaling.tasks.language_model import CARRY
+from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.spectrograms import sheet
+
+SHOWN = 20  # transcripts in a report, the wrong ones first
+_FULL_SCALE = 2.0**15
+
+# (variables, batch, context) -> (logits, how many frames of each count, what the model sowed)
+Logits = Callable[[Variables, Batch, Context], tuple[jax.Array, jax.Array, Sown]]
+
+
+def speech(
+    context: TaskContext,
+    *,
+    window_seconds: PositiveFloat = 0.025,
+    hop_seconds: PositiveFloat = 0.01,
+    mel_bands: PositiveInt = 40,
+    frequency_masks: tuple[PositiveInt, ...] = (),
+    time_masks: tuple[Probability, ...] = (),
+) -> Task:
+    """What is said in an utterance, as the probability of its text over all alignments.
+
+    The loss is that of Graves et al. (2006, "Connectionist temporal classification"), in nats per
+    utterance; the blank is the tokenizer's separator. The model is called as
+    model(features_BTM, frames_B, train=...) -> logits_BUV, with standardised log-mel spectrograms of
+    which `frames_B` frames count, and has `encoder_frames(frames)`, the frames with logits of an
+    utterance of so many.
+
+    Evaluation `transcribe` takes the likeliest symbol of each frame, drops repeats and blanks, and
+    reports word and character error rates over all utterances. `spectrograms` makes a picture of the
+    first utterances of its batches, of which one is enough.
+
+    Args:
+      context: config, data, platform; the data give sample rate, shapes and vocabulary.
+      window_seconds: of samples under a frame.
+      hop_seconds: from one frame to the next.
+      mel_bands: M.
+      frequency_masks: SpecAugment (Park et al. 2019, 1904.08779): for each number a mask of up to so
+        many bands, in training.
+      time_masks: for each number a mask of up to such a share of the utterance's frames, in training
+        (shares as in Park et al. 2020, 1912.05533).
+    """
+    context.need("utterances")
+    _need_jiwer(context)
+    info = context.info
+    rate, symbols = info.facts["sample_rate"], info.vocab_size
+    blank = info.separator
+    assert symbols is not None
+    assert blank is not None
+    window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
+    _check_frames(rate, window, hop, mel_bands)
+    features = Features(rate, window, hop, mel_bands)
+    model = context.model(vocab_size=context.outputs("vocab_size", symbols))
+    _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, hop)
+
+    def init(rng: jax.Array) -> Variables:
+        frames = num_frames(info.spec["audio"][0][0], hop)
+        x_BTM = jnp.zeros((1, frames, mel_bands))
+        variables = model.init(rng, x_BTM, jnp.ones((1,), jnp.int32), train=False)
+        return {name: x for name, x in variables.items() if name != CARRY}
+
+    def logits(
+        variables: Variables, batch: Batch, context: Context
+    ) -> tuple[jax.Array, jax.Array, Sown]:
+        x_BTM, frames_B = features(batch)
+        if context.train:
+            # A key of its own: the model draws its dropout from context.rng.
+            rng = jax.random.fold_in(context.rng, 1)
+            x_BTM = masked(x_BTM, frames_B, rng, frequency_masks, time_masks)
+        logits_BUV, sown = call(model, variables, x_BTM, frames_B, context=context)
+        return logits_BUV, model.encoder_frames(frames_B), sown
+
+    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
+        logits_BUV, frames_B, sown = logits(variables, batch, context)
+        nll_B = optax.ctc_loss(
+            logits_BUV,
+            _padding(frames_B, logits_BUV.shape[1]),
+            batch["labels"],
+            _padding(batch["num_labels"], batch["labels"].shape[1]),
+            blank_id=blank,
+        )
+        weights_B = batch["weights"]
+        total = jnp.sum(weights_B * nll_B), jnp.sum(weights_B)
+        metrics = {"loss": total}
+        if not context.train:
+            metrics["moments"] = (moments(weights_B * nll_B, weights_B), total[1])
+        return sown.added_to(Loss(*total, metrics, {}))
+
+    return Task(
+        init=init,
+        loss=loss,
+        unit="utterances",
+        evaluations={
+            "score": scoring(loss, summarize),
+            **_evaluations(features, logits, symbols, blank),
+        },
+        functions={"logits": lambda *arguments: logits(*arguments)[0]},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """(standardised log-mel spectrograms [B, T, M], frames of each) of a batch's audio.
+
+    Attributes:
+      rate: samples a second.
+      window: samples under a frame.
+      hop: samples from one frame to the next.
+      bands: M.
+    """
+
+    rate: int
+    window: int
+    hop: int
+    bands: int
+
+    def __call__(self, batch: Batch) -> tuple[jax.Array, jax.Array]:  # noqa: D102
+        audio_BS, count_B = batch["audio"].astype(jnp.float32) / _FULL_SCALE, batch["num_samples"]
+        x_BTM = log_mel(audio_BS, count_B, self.rate, self.window, self.hop, self.bands)
+        frames_B = num_frames(count_B, self.hop)
+        return standardised(x_BTM, frames_B), frames_B
+
+
+def _evaluations(
+    features: Features, logits: Logits, symbols: int, blank: int
+) -> dict[str, Evaluation]:
+    """`transcribe` and `spectrograms`; see `speech`."""
+
+    def transcribe(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        logits_BUV, frames_B, _ = logits(variables, batch, context)
+        best_BU = jnp.argmax(logits_BUV[..., :symbols], axis=-1)
+        kept = {key: batch[key] for key in ("labels", "num_labels")}
+        return {"best": best_BU, "frames": frames_B, **kept}, carry
+
+    def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
+        return error_rates(*texts(rows, artefacts["tokenizer"], blank))
+
+    def show(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        x_BTM, sound_B = features(batch)
+        rows, carry = transcribe(variables, batch, context, carry)
+        return {**rows, "features": x_BTM, "sound": sound_B}, carry
+
+    def picture(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
+        tokenizer = artefacts["tokenizer"]
+        return {"sheet": sheet(rows, *texts(rows, tokenizer, blank), tokenizer, blank)}
+
+    return {
+        "transcribe": Evaluation(transcribe, report, keeps="rows"),
+        "spectrograms": Evaluation(show, picture, keeps="rows"),
+    }
+
+
+def _need_jiwer(context: TaskContext) -> None:
+    """Refuses a config that asks for error rates where their library is missing."""
+    for name, entry in (context.config.eval.also or {}).items():
+        if (entry.evaluation or name) == "transcribe" and not importlib.util.find_spec("jiwer"):
+            raise ConfigError(
+                f"eval.also.{name}",
+                "needs jiwer, which is not installed",
+                "pip install 'scaling[metrics]', or leave this evaluation out",
+            )
+
+
+def _check_frames(rate: int, window: int, hop: int, bands: int) -> None:
+    """Raises ConfigError if samples lie under no window, or a band has no frequency."""
+    if hop > window:
+        raise ConfigError(
+            "task.hop_seconds",
+            f"is longer than task.window_seconds, so that {hop - window} samples of {hop} are not heard",
+            "make it at most that",
+        )
+    try:
+        mel_bank(rate, fft_size(window), bands)
+    except ValueError as error:
+        remedy = "give fewer bands, or longer task.window_seconds"
+        raise ConfigError("task.mel_bands", str(error), remedy) from error
+
+
+def _refuse_short(
+    tightest: Sequence[Sequence[Any]], encoder_frames: Callable[[int], int], rate: int, hop: int
+) -> None:
+    """Raises ConfigError if an utterance has fewer frames than CTC needs for its text."""
+    for needed, samples, where in tightest:
+        frames = encoder_frames(num_frames(samples, hop))
+        if frames < needed:
+            raise ConfigError(
+                "data.source.paths",
+                f"{where}: has {samples / rate:.2f} seconds, of which the model makes {frames} "
+                f"frames, and CTC needs {needed} for its text",
+                "leave the line out, or give a smaller task.hop_seconds or model.time_strides, or "
+                "longer symbols (data.text.tokenizer)",
+            )
+
+
+def _padding(count_B: jax.Array, length: int) -> jax.Array:
+    """1 behind the first `count_B`, else 0; float32[B, length]."""
+    return (jnp.arange(length)[None] >= count_B[:, None]).astype(jnp.float32)
+
+
+def masked(
+    x_BTM: jax.Array,
+    frames_B: jax.Array,
+    rng: jax.Array,
+    frequency_masks: Sequence[int],
+    time_masks: Sequence[float],
+) -> jax.Array:
+    """Spectrograms with bands and frames at 0, their mean; see `speech`.
+
+    A mask's width is uniform from 0 to its largest, its place uniform among those that fit.
+    """
+    count, length, bands = x_BTM.shape
+
+    def mask(rng: jax.Array, size: int, whole_B: jax.Array, largest_B: jax.Array) -> jax.Array:
+        width, place = jax.random.split(rng)
+        width_B = jax.random.randint(width, (count,), 0, largest_B + 1)
+        first_B = jax.random.randint(place, (count,), 0, whole_B - width_B + 1)
+        at_1N = jnp.arange(size)[None]
+        return (at_1N >= first_B[:, None]) & (at_1N < (first_B + width_B)[:, None])
+
+    keys = iter(jax.random.split(rng, max(1, len(frequency_masks) + len(time_masks))))
+    for width in frequency_masks:
+        whole_B = jnp.full((count,), bands)
+        hidden_BM = mask(next(keys), bands, whole_B, jnp.full((count,), min(width, bands)))
+        x_BTM = jnp.where(hidden_BM[:, None], 0.0, x_BTM)
+    for share in time_masks:
+        hidden_BT = mask(next(keys), length, frames_B, (share * frames_B).astype(jnp.int32))
+        x_BTM = jnp.where(hidden_BT[:, :, None], 0.0, x_BTM)
+    return x_BTM
+
+
+def texts(
+    rows: Mapping[str, np.ndarray], tokenizer: Fitted, blank: int
+) -> tuple[list[str], list[str]]:
+    """(what is said, what was heard) in each row of `transcribe`."""
+    said, heard = [], []
+    for labels, count, best, frames in zip(
+        *(rows[key] for key in ("labels", "num_labels", "best", "frames")), strict=True
+    ):
+        said.append(tokenizer.decode(labels[:count]))
+        heard.append(tokenizer.decode(collapsed(best[:frames], blank)))
+    return said, heard
+
+
+def collapsed(path_U: np.ndarray, blank: int) -> np.ndarray:
+    """The symbols of an alignment: repeats once, then without blanks."""
+    first_U = np.ones(len(path_U), bool)
+    first_U[1:] = path_U[1:] != path_U[:-1]
+    return path_U[first_U & (path_U != blank)]
+
+
+def error_rates(said: list[str], heard: list[str]) -> dict[str, Any]:
+    """Word and character error rates over all texts, and how many texts are right as a whole."""
+    import jiwer
+
+    pairs = list(zip(said, heard, strict=True))
+    shown = sorted(pairs, key=lambda pair: pair[0] == pair[1])[:SHOWN]
+    return {
+        "wer": jiwer.process_words(said, heard).wer,
+        "cer": jiwer.process_characters(said, heard).cer,
+        "accuracy": sum(a == b for a, b in pairs) / len(pairs),
+        "utterances": len(pairs),
+        "transcripts": [f"{a} | {b}" for a, b in shown],
+    }
+
+
+def summarize(
+    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
+) -> dict[str, Any]:
+    """Loss in nats per utterance, with its standard error."""
+    loss_sum, weight = (float(x) for x in totals["loss"])
+    return {
+        "loss": loss_sum / weight,
+        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
+        "utterances": weight,
+    }
