@@ -10,6 +10,8 @@ MODELS: dict[str, str] = {
     "cnn": "scaling.models.cnn:CNN",
     "resnet": "scaling.models.resnet:ResNet",
     "vit": "scaling.models.vit:ViT",
+    "dcgan": "scaling.models.dcgan:DCGAN",
+    "unet": "scaling.models.unet:UNet",
     "kim_cnn": "scaling.models.text:KimCNN",
     "text_encoder": "scaling.models.text:TextEncoder",
     "matrix_factorisation": "scaling.models.recommender:MatrixFactorisation",

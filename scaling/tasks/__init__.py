@@ -9,10 +9,14 @@ TASKS: dict[str, str] = {
     "classification": "scaling.tasks.classification:classification",
     "rating": "scaling.tasks.rating:rating",
     "next_item": "scaling.tasks.next_item:next_item",
+    "gan": "scaling.tasks.gan:gan",
+    "diffusion": "scaling.tasks.diffusion:diffusion",
     "augment": "scaling.tasks.augment:augment",
 }
 
 # Evaluations that a task need not bring itself: functions (task, *, option=default) -> Evaluation.
+# The key of a ConfigError that one raises is below the entry: "options.NAME".
 EVALUATIONS: dict[str, str] = {
     "adversarial": "scaling.tasks.adversarial:adversarial",
+    "frechet": "scaling.train.frechet:frechet",
 }
