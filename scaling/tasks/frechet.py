@@ -20,7 +20,7 @@ COVERED = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Who judges the images.
+    """What judges the images.
 
     Attributes:
       task: has the functions "logits" and "features".

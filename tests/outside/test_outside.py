@@ -13,7 +13,10 @@ import pytest
 from run_helpers import stream, summary
 
 from scaling import configs, data, parallel
+from scaling.configs import ConfigError
+from scaling.experiment import EvaluationEntry
 from scaling.main import main
+from scaling.tasks.base import Context
 from scaling.train.population import run_population
 from scaling.train.program import build_program
 from scaling.train.reopen import open_run
@@ -21,7 +24,7 @@ from scaling.train.reopen import open_run
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs.py"
 FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own")
-FAMILIES += ("resnet", "vit", "mixed", "rating", "sasrec", "kim")
+FAMILIES += ("resnet", "vit", "mixed", "dcgan", "unet", "rating", "sasrec", "kim")
 # Through the same seams as `sasrec` and `kim`.
 FAMILIES += tuple(pytest.param(name, marks=pytest.mark.slow) for name in ("two_tower", "encoder"))
 
@@ -236,6 +239,62 @@ def test_augmentation_on_the_host_is_a_function_of_the_position():
     assert all((a != b).any() for a, b in repeated)
 
 
+def test_a_run_of_a_classifier_judges_what_another_makes(runs, tmp_path):
+    judge = tmp_path / "judge"
+    launch("mixed", judge, "--config.train.ema_decay=0.9")
+    launch(f"dcgan,{judge}", tmp_path / "judged")
+    values = summary(tmp_path / "judged")["evals"]["frechet"]
+    assert values["samples"] == 100  # as many as are held out; the padding of a batch is left out
+    assert values["distance"] > values["halves"] > 0
+    assert sum(values["classes"].values()) == pytest.approx(1)
+    folder = tmp_path / "judged" / "evaluations" / "frechet"
+    assert (folder / values["sheet"]).read_bytes()[1:4] == b"PNG"
+    # What it looks at are the features of the run's averaged weights.
+    task = open_run(tmp_path / "judged").program.task
+    options = {"classifier": str(judge)}
+    evaluation = task.evaluation(EvaluationEntry("frechet", options), "frechet")
+    batch = data.build(resolved("dcgan")).evals["eval"].batch(0, 4, 0, 4)
+    context = Context(jax.random.key(0), np.int32(0), False)
+    variables = open_run(tmp_path / "judged").variables()
+    rows, _ = jax.jit(lambda b: evaluation.run(variables, b, context, None))(batch)
+    opened = open_run(judge)
+    features = opened.program.task.functions["features"]
+    expected = features(opened.variables(), batch, context)
+    np.testing.assert_allclose(rows["real"], expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(expected, features(opened.checkpoint()[1].variables(), batch, context))
+    made = task.functions["sample"](variables, context.rng, 4)
+    assert np.abs(np.asarray(rows["images"], int) - made).max() <= 1
+    expected = features(opened.variables(), {**batch, "images": rows["images"]}, context)
+    np.testing.assert_allclose(rows["generated"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_judge_is_named(runs, tmp_path):
+    task = open_run(runs("dcgan")).program.task
+
+    def refused(classifier, message, task=task):
+        options = {"classifier": str(classifier)} if classifier else {}
+        with pytest.raises(ConfigError, match=message):
+            task.evaluation(EvaluationEntry("frechet", options), "judge")
+
+    key = r"eval\.also\.judge\.options\.classifier: "
+    refused("", key + "is not set")
+    refused(tmp_path, key + ".* is not a run directory")
+    refused("gs://runs/one", key + ".* is a URL")
+    refused(runs("base"), key + ".* examples of None, and these are")
+    refused(runs("unet"), key + ".* is a run of task diffusion")
+    text = open_run(runs("base")).program.task
+    refused(runs("mixed"), r"eval\.also\.judge\.evaluation: .* makes images", task=text)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "data.json"):
+        (bare / name).write_text((runs("mixed") / name).read_text())
+    refused(bare, key + ".*bare")
+    info = json.loads((bare / "data.json").read_text())
+    info["info"]["image_shape"] = [9, 9, 1]
+    (bare / "data.json").write_text(json.dumps(info))
+    refused(bare, key + r".* examples of \(9, 9, 1\), and these are \(8, 8, 1\)")
+
+
 def test_frozen_parameters_stay_and_are_not_differentiated(runs):
     _, base = open_run(runs("base")).checkpoint()
     run = open_run(runs("lora"))
@@ -256,8 +315,6 @@ def test_a_run_is_opened_without_corpus_and_cache(runs, tmp_path, monkeypatch, c
     monkeypatch.setattr(data, "build", lambda config: pytest.fail("the corpus was asked for"))
 
     def logits(path):
-        from scaling.tasks.base import Context
-
         run = open_run(path)
         context = Context(jax.random.key(0), np.int32(0), False)
         return np.asarray(run.program.task.functions["logits"](run.variables(), batch, context))
