@@ -123,7 +123,7 @@ FAMILIES = {
     },
     "unet": {
         "task": {"name": "diffusion", "sample_steps": 2},
-        "model": {"name": "unet", "width": 8, "multipliers": (1, 2), "blocks": 1, "num_heads": 2},
+        "model": {"name": "unet", "width": 8, "multipliers": (1,), "blocks": 1, "num_heads": 2},
         "data": {"source": {"name": "myx.aug:Bars"}},
     },
     "rating": {
