@@ -261,8 +261,8 @@ class EvaluationEntry:
     """One entry of `eval.also`: an evaluation that runs beside the task's scoring.
 
     Attributes:
-      evaluation: one of the task's evaluations, `adversarial`, or "package.module:function" that
-        makes one of the task; empty takes the name of the entry.
+      evaluation: one of the task's evaluations, `adversarial`, `frechet`, or
+        "package.module:function" that makes one of the task; empty takes the name of the entry.
       options: keyword parameters of the function that makes the evaluation.
       split: which held-out examples it runs on.
       every: steps between its runs; None takes `eval.every`, 0 means only after the last step.

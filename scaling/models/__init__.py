@@ -12,6 +12,8 @@ MODELS: dict[str, str] = {
     "cnn": "scaling.models.cnn:CNN",
     "resnet": "scaling.models.resnet:ResNet",
     "vit": "scaling.models.vit:ViT",
+    "dcgan": "scaling.models.dcgan:DCGAN",
+    "unet": "scaling.models.unet:UNet",
     "kim_cnn": "scaling.models.text:KimCNN",
     "text_encoder": "scaling.models.text:TextEncoder",
     "speech_gru": "scaling.models.speech:SpeechGRU",

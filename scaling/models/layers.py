@@ -1,6 +1,7 @@
-"""The dense layer that the families share, its initialiser and its type.
+"""Layers that the families share, their initialiser and their type.
 
-Legend: N flattened leading dimensions, D features in, F features out.
+Legend: N flattened leading dimensions, D features in, F features out; B batch, H height, W width,
+C channels.
 """
 
 from collections.abc import Callable
@@ -38,6 +39,41 @@ def stochastic_depth(y_Bx: jax.Array, rate: float | jax.Array, rng: jax.Array) -
     """
     kept_B1 = jax.random.bernoulli(rng, 1.0 - rate, (len(y_Bx), *(1,) * (y_Bx.ndim - 1)))
     return jnp.where(kept_B1, y_Bx / jnp.asarray(1.0 - rate, y_Bx.dtype), 0)
+
+
+def convolution(
+    features: int,
+    side: int,
+    *,
+    init: Initializer,
+    dtype: str,
+    name: str,
+    stride: int = 1,
+    use_bias: bool = True,
+    out: str | None = "conv_out",
+) -> nn.Conv:
+    """A square convolution that keeps the sides (divided by the stride), its axes named.
+
+    Args:
+      features: channels out.
+      side: of the kernel.
+      init: of the kernel; zeros for the bias.
+      dtype: type of the computation.
+      name: of the layer.
+      stride: of both sides.
+      use_bias: whether to add a bias.
+      out: logical name of the channels out; None where they are the few of an image.
+    """
+    return nn.Conv(
+        features,
+        (side, side),
+        strides=(stride, stride),
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=nn.with_partitioning(init, (None, None, "conv_in", out)),
+        bias_init=nn.with_partitioning(nn.initializers.zeros, ("norm",)),
+        name=name,
+    )
 
 
 class Dense(nn.Module):
@@ -78,3 +114,10 @@ class Dense(nn.Module):
             )
             y_NF = y_NF + bias_F.astype(self.dtype)[None]
         return y_NF.reshape(*x_xD.shape[:-1], self.features)
+
+
+def upsampled(x_BHWC: jax.Array) -> jax.Array:
+    """Twice the sides, each value repeated."""
+    batch, height, width, channels = x_BHWC.shape
+    x = jnp.broadcast_to(x_BHWC[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)

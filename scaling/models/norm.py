@@ -1,4 +1,4 @@
-"""Normalisation: RMSNorm, LayerNorm, and batch norm whose result does not depend on accumulation.
+"""Norms: RMSNorm, LayerNorm, group norm, and batch norm that does not depend on accumulation.
 
 Legend: B batch, G groups, S rows of a group, D features, x any dimensions.
 """
@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt
 from scaling.models.layers import Initializer
+
+# Groups of `group_norm`, which must divide the channels.
+GROUPS = 8
 
 
 class RMSNorm(nn.Module):
@@ -49,6 +52,19 @@ class LayerNorm(nn.Module):
                 _parameter(self, "bias", nn.initializers.zeros, x_xD.shape[-1]), x_xD
             )
         return y_xD.astype(self.dtype)
+
+
+def group_norm(dtype: str, name: str, channels: int | None = None) -> nn.GroupNorm:
+    """Group norm (Wu and He 2018, 1803.08494) over `GROUPS` groups, or groups of so many channels."""
+    return nn.GroupNorm(
+        num_groups=None if channels else GROUPS,
+        group_size=channels,
+        epsilon=1e-5,
+        dtype=dtype,
+        scale_init=nn.with_partitioning(nn.initializers.ones, ("norm",)),
+        bias_init=nn.with_partitioning(nn.initializers.zeros, ("norm",)),
+        name=name,
+    )
 
 
 class GroupedBatchNorm(nn.Module):

@@ -24,7 +24,7 @@ from scaling.configs.errors import ConfigError
 from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Probability, Range
 from scaling.models.cost import Cost
 from scaling.models.layers import Dense, compute_dtype, fan_in, stochastic_depth
-from scaling.models.norm import GroupedBatchNorm
+from scaling.models.norm import GroupedBatchNorm, group_norm
 
 # Depth -> blocks in each stage, and whether they are bottlenecks.
 IMAGENET: dict[int, tuple[tuple[int, ...], bool]] = {
@@ -244,12 +244,4 @@ class ResNet(nn.Module):
                 f"{self.group_channels} does not divide {x_BHWC.shape[-1]} channels",
                 f"give a divisor of model.width={self._width()}",
             )
-        return nn.GroupNorm(
-            num_groups=None,
-            group_size=self.group_channels,
-            epsilon=1e-5,
-            dtype=dtype,
-            scale_init=nn.with_partitioning(nn.initializers.ones, ("norm",)),
-            bias_init=nn.with_partitioning(nn.initializers.zeros, ("norm",)),
-            name=name,
-        )(x_BHWC)
+        return group_norm(dtype, name, self.group_channels)(x_BHWC)

@@ -12,10 +12,14 @@ TASKS: dict[str, str] = {
     "next_item": "scaling.tasks.next_item:next_item",
     "translation": "scaling.tasks.translation:translation",
     "speech": "scaling.tasks.speech:speech",
+    "gan": "scaling.tasks.gan:gan",
+    "diffusion": "scaling.tasks.diffusion:diffusion",
     "augment": "scaling.tasks.augment:augment",
 }
 
 # Evaluations that a task need not bring itself: functions (task, *, option=default) -> Evaluation.
+# The key of a ConfigError that one raises is below the entry: "options.NAME".
 EVALUATIONS: dict[str, str] = {
     "adversarial": "scaling.tasks.adversarial:adversarial",
+    "frechet": "scaling.train.frechet:frechet",
 }

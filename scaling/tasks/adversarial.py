@@ -51,7 +51,7 @@ def adversarial(
     """
     what = "adversarial attacks a task with images and logits"
     if "logits" not in task.functions:
-        raise ConfigError("eval.also", what, "leave it out")
+        raise ConfigError("evaluation", what, "leave it out")
     logits = task.functions["logits"]
     length = step_size or (epsilon if steps == 1 else 2.5 * epsilon / steps)
 

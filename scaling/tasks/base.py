@@ -186,7 +186,11 @@ class Task:
             what = f"this task has no evaluation {chosen!r}"
             raise ConfigError(f"{key}.evaluation", what, f"it has: {known}")
         make = component({"name": chosen}, EVALUATIONS)
-        made = make(self, **_options(make, entry.options, f"{key}.options"))
+        options = _options(make, entry.options, f"{key}.options")
+        try:
+            made = make(self, **options)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error.key}", error.reason, error.remedy) from error
         if not isinstance(made, Evaluation):
             raise ConfigError(
                 f"{key}.evaluation",

@@ -6,6 +6,7 @@ Legend: B batch, H height, W width, C channels, T time, K classes.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.pictures import image_shape
 
 # Classes that top-5 accuracy looks at, and bins of the calibration error.
 TOP, BINS = 5, 15
@@ -44,6 +46,9 @@ def classification(
 
     Where a wrapper puts `soft_labels` float32[B, K] into a training batch, the objective is the
     cross-entropy against them; loss and accuracy are against `labels` all the same.
+
+    Functions: "logits", and "features", what the model's layer `head` reads, both of (variables, batch,
+    context).
 
     Args:
       context: config, data, platform; the data give shapes, classes and their names.
@@ -76,10 +81,42 @@ def classification(
         init=init,
         loss=loss,
         evaluations={"score": scoring(loss, report)},
-        functions={"logits": lambda *arguments: logits(*arguments)[0]},
+        functions={
+            "logits": lambda *arguments: logits(*arguments)[0],
+            "features": lambda *arguments: _read_by_head(lambda: logits(*arguments)),
+        },
         hparams=numbers,
         cost=model.cost(sizes) if hasattr(model, "cost") else None,
     )
+
+
+def _read_by_head(call_model: Callable[[], object]) -> jax.Array:
+    """What the layer `head` of the model reads, float32[B, D], while `call_model` runs.
+
+    Raises:
+      ConfigError: the model has no layer of that name.
+    """
+    inputs: list[jax.Array] = []
+
+    def watch(
+        run: Callable[..., object],
+        arguments: tuple[jax.Array, ...],
+        keywords: dict[str, object],
+        layer: nn.module.InterceptorContext,
+    ) -> object:
+        if layer.module.path == ("head",) and layer.method_name == "__call__":
+            inputs.append(arguments[0].astype(jnp.float32))
+        return run(*arguments, **keywords)
+
+    with nn.intercept_methods(watch):
+        call_model()
+    if not inputs:
+        raise ConfigError(
+            "model.name",
+            "the features of a classifier are what its layer `head` reads, and it has none",
+            'name the last layer of the model "head"',
+        )
+    return inputs[0]
 
 
 # What a kind of data means to the model: (its inputs out of a batch, what `model.cost` takes, keys of
@@ -88,17 +125,12 @@ _Kind = tuple[Callable[[Batch], tuple[jax.Array, ...]], tuple[int, ...] | int, d
 
 
 def _images(context: TaskContext) -> _Kind:
-    context.need("images")
-    shape = context.info.image_shape
-    if shape is None or len(shape) != 3:
-        raise ConfigError(
-            "data.source", f"gives images of shape {shape}", "give (height, width, channels)"
-        )
+    shape = image_shape(context)
 
     def inputs(batch: Batch) -> tuple[jax.Array, ...]:
         return (batch["images"].astype(jnp.float32) / 255.0,)
 
-    return inputs, tuple(shape), {}
+    return inputs, shape, {}
 
 
 def _texts(context: TaskContext) -> _Kind:

@@ -150,7 +150,9 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
         elif name == "conv_general_dilated":
             kernel = _shape(equation.invars[1])
             features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) / features
+            work = math.prod(_shape(equation.outvars[0])) * math.prod(kernel) / features
+            # The zeros between the inputs of a transposed convolution are not work.
+            total += 2.0 * work / math.prod(equation.params["lhs_dilation"])
         elif name.startswith("ragged_dot"):
             rows, kernel = _shape(equation.invars[0]), _shape(equation.invars[1])
             total += 2.0 * math.prod(rows) * kernel[-1]

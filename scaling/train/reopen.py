@@ -96,6 +96,19 @@ class OpenRun:
             raise ReopenError(f"the data of {self.path} is not here: {error}") from error
 
 
+def recorded(path: pathlib.Path) -> tuple[Experiment, DataInfo, dict[str, Any]]:
+    """What a run directory says of its run, without a device: (config, data facts, artefacts).
+
+    Raises:
+      ReopenError, ConfigError: see `open_run`.
+      DataRecordError: it was written without data.json, or an artefact's class is not here.
+    """
+    if not (path / "config.json").exists():
+        raise ReopenError(f"{path} is not a run directory: it has no config.json")
+    config = configs.from_json((path / "config.json").read_text(encoding="utf-8"))
+    return config, *data_record.read(path)
+
+
 def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) -> OpenRun:
     """Opens a run directory, wherever it was copied to.
 
@@ -108,11 +121,8 @@ def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) 
       ConfigError: its config does not resolve here, for want of a component of its own.
     """
     path = pathlib.Path(path)
-    if not (path / "config.json").exists():
-        raise ReopenError(f"{path} is not a run directory: it has no config.json")
-    config = configs.from_json((path / "config.json").read_text(encoding="utf-8"))
+    config, info, artefacts = recorded(path)
     compile_cache.enable()
-    info, artefacts = data_record.read(path)
     program = build_program(config, info, parallel.make_mesh(config.mesh, devices))
     return OpenRun(path, config, program, info, artefacts)
 

@@ -1,4 +1,7 @@
-"""The configs of the families, each small enough for a test. `arg` is the family."""
+"""The configs of the families, each small enough for a test.
+
+`arg` is the family, or "FAMILY,RUN" with the run of a classifier that judges what it makes.
+"""
 
 import pathlib
 
@@ -110,6 +113,25 @@ FAMILIES = {
         "model": {"name": "mlp", "hidden_dims": (16,)},
         "data": {"source": {"name": "myx.aug:Bars"}},
     },
+    "dcgan": {
+        "task": {"name": "gan", "kind": "hinge", "r1": 0.1},
+        "model": {"name": "dcgan", "width": 8, "latent": 4, "spectral_norm": True},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+        "optim": ADAM
+        | {
+            "groups": {
+                "discriminator": {
+                    "match": "discriminator/.*",
+                    "optimizer": {"name": "adamw", "learning_rate": 2e-3, "b1": 0.5},
+                }
+            }
+        },
+    },
+    "unet": {
+        "task": {"name": "diffusion", "sample_steps": 2},
+        "model": {"name": "unet", "width": 8, "multipliers": (1,), "blocks": 1, "num_heads": 2},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+    },
     "rating": {
         "task": {"name": "rating", "l2": 0.03},
         "model": {"name": "matrix_factorisation", "dim": 8, "num_users": 40, "num_items": 48},
@@ -159,12 +181,16 @@ FAMILIES = {
 
 
 def get_config(arg: str) -> ml_collections.ConfigDict:
+    family, _, judge = arg.partition(",")
     common = {
-        "name": arg,
+        "name": family,
         "optim": ADAM,
         "train": {"steps": 8, "batch_size": 32},
         "eval": {"every": 4},
         "checkpoint": {"every": 4},
         "track": {"every": 1, "tensorboard": False, "progress": "off"},
     }
-    return ml_collections.ConfigDict(common | FAMILIES[arg])
+    config = ml_collections.ConfigDict(common | FAMILIES[family])
+    if judge:
+        config.eval.also = {"frechet": {"options": {"classifier": judge}, "every": 0}}
+    return config

@@ -3,6 +3,7 @@
 Trained, killed and resumed, evaluated, replayed, accumulated, sharded, planned, and as populations.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -13,7 +14,11 @@ import pytest
 from run_helpers import stream, summary
 
 from scaling import configs, data, parallel
+from scaling.configs import ConfigError
+from scaling.experiment import EvaluationEntry
 from scaling.main import main
+from scaling.tasks.base import Context, build_task
+from scaling.train import data_record
 from scaling.train.population import run_population
 from scaling.train.program import build_program
 from scaling.train.reopen import open_run
@@ -21,9 +26,9 @@ from scaling.train.reopen import open_run
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs.py"
 FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own")
-FAMILIES += ("resnet", "vit", "mixed", "rating", "sasrec", "kim", "speech")
-# Through the same seams as `sasrec`, `kim` and `speech`.
-ALIKE = ("two_tower", "encoder", "conformer")
+FAMILIES += ("resnet", "vit", "mixed", "dcgan", "rating", "sasrec", "kim", "speech")
+# Through the same seams as `dcgan`, `sasrec`, `kim` and `speech`.
+ALIKE = ("unet", "two_tower", "encoder", "conformer")
 FAMILIES += tuple(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)
 
 
@@ -237,6 +242,73 @@ def test_augmentation_on_the_host_is_a_function_of_the_position():
     assert all((a != b).any() for a, b in repeated)
 
 
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> pathlib.Path:
+    """The run of a classifier with averaged weights."""
+    folder = tmp_path_factory.mktemp("judge") / "run"
+    launch("mixed", folder, "--config.train.ema_decay=0.9")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_is_judged_while_it_trains(judge, tmp_path):
+    launch(f"dcgan,{judge}", tmp_path / "judged")
+    values = summary(tmp_path / "judged")["evals"]["frechet"]
+    assert values["samples"] == 100  # as many as are held out; the padding of a batch is left out
+    assert values["distance"] > values["halves"] > 0
+    assert sum(values["classes"].values()) == pytest.approx(1)
+    folder = tmp_path / "judged" / "evaluations" / "frechet"
+    assert (folder / values["sheet"]).read_bytes()[1:4] == b"PNG"
+
+
+def test_a_judge_looks_through_the_averaged_weights_of_its_run(runs, judge):
+    run = open_run(runs("dcgan"))
+    task, variables = run.program.task, run.variables()
+    options = {"classifier": str(judge)}
+    evaluation = task.evaluation(EvaluationEntry("frechet", options), "frechet")
+    batch = data.build(resolved("dcgan")).evals["eval"].batch(0, 4, 0, 4)
+    context = Context(jax.random.key(0), np.int32(0), False)
+    rows, _ = jax.jit(lambda b: evaluation.run(variables, b, context, None))(batch)
+    opened = open_run(judge)
+    features = opened.program.task.functions["features"]
+    expected = features(opened.variables(), batch, context)
+    np.testing.assert_allclose(rows["real"], expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(expected, features(opened.checkpoint()[1].variables(), batch, context))
+    expected = features(opened.variables(), {**batch, "images": rows["images"]}, context)
+    np.testing.assert_allclose(rows["generated"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_judge_is_named(tmp_path):
+    def task(family):
+        config = resolved(family)
+        return build_task(config, data.describe(config), "cpu")
+
+    def recorded(family, **facts):
+        """A run directory without a checkpoint."""
+        folder = tmp_path / "-".join([family, *facts])
+        folder.mkdir()
+        config = resolved(family)
+        info = dataclasses.replace(data.describe(config), **facts)
+        (folder / "config.json").write_text(configs.to_json(config))
+        (folder / "data.json").write_text(data_record.to_text(info, {}, {}))
+        return folder
+
+    def refused(classifier, message, task):
+        options = {"classifier": str(classifier)} if classifier else {}
+        with pytest.raises(ConfigError, match=message):
+            task.evaluation(EvaluationEntry("frechet", options), "judge")
+
+    key, makes = r"eval\.also\.judge\.options\.classifier: ", task("dcgan")
+    refused("", key + "is not set", makes)
+    refused(tmp_path, key + ".* is not a run directory", makes)
+    refused("gs://runs/one", key + ".* is a URL", makes)
+    refused(recorded("unet"), key + ".* is a run of task diffusion", makes)
+    refused(recorded("mixed"), key + ".*checkpoint", makes)
+    other = recorded("mixed", image_shape=(9, 9, 1))
+    refused(other, key + r".* examples of \(9, 9, 1\), and these are \(8, 8, 1\)", makes)
+    refused(other, r"eval\.also\.judge\.evaluation: .* makes images", task("mixed"))
+
+
 def test_frozen_parameters_stay_and_are_not_differentiated(runs):
     _, base = open_run(runs("base")).checkpoint()
     run = open_run(runs("lora"))
@@ -257,8 +329,6 @@ def test_a_run_is_opened_without_corpus_and_cache(runs, tmp_path, monkeypatch, c
     monkeypatch.setattr(data, "build", lambda config: pytest.fail("the corpus was asked for"))
 
     def logits(path):
-        from scaling.tasks.base import Context
-
         run = open_run(path)
         context = Context(jax.random.key(0), np.int32(0), False)
         return np.asarray(run.program.task.functions["logits"](run.variables(), batch, context))

@@ -142,5 +142,6 @@ def test_other_tasks_are_refused():
     task = build_task(tiny_language_model(), TEXT_INFO, "cpu")
     with pytest.raises(ConfigError, match="images"):
         adversarial(task).run({}, text_batch(0), context(False), None)
-    with pytest.raises(ConfigError, match="logits"):
-        adversarial(dataclasses.replace(task, functions={}))
+    bare = dataclasses.replace(task, functions={})
+    with pytest.raises(ConfigError, match=r"eval\.also\.pgd\.evaluation: .* logits"):
+        bare.evaluation(EvaluationEntry("adversarial"), "pgd")

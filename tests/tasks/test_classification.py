@@ -1,5 +1,6 @@
 """The sums of a ragged batch against float64, and the report against scikit-learn."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ from helpers import IMAGE_INFO, context, image_batch, tiny_images
 from ml_collections import ConfigDict
 
 from scaling import parallel
+from scaling.configs import ConfigError
 from scaling.tasks.base import build_task
 from scaling.tasks.classification import summarize_classes
 
@@ -114,3 +116,32 @@ def test_soft_labels_are_what_training_learns_and_hard_ones_what_it_reports(ragg
     assert float(loss.metrics["loss"][0]) == pytest.approx(batch["weights"] @ nll)
     held_out = task.loss(variables, mixed, context(False), {})
     assert float(held_out.sum) == pytest.approx(batch["weights"] @ nll)
+
+
+def test_features_are_what_the_head_reads():
+    task = build_task(tiny_images(), IMAGE_INFO, "cpu")
+    variables = parallel.unbox(jax.jit(task.init)(jax.random.key(0)))
+    batch = image_batch(0, rows=4)
+    features, logits = (
+        jax.jit(lambda v, name=name: task.functions[name](v, batch, context(False)))(variables)
+        for name in ("features", "logits")
+    )
+    assert features.shape == (4, 2 * 2 * 8)
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(features @ head["kernel"] + head["bias"][None], logits, atol=1e-5)
+
+
+def test_a_model_without_a_head_has_no_features():
+    config = tiny_images(model={"name": f"{__name__}:Headless"})
+    task = build_task(config, IMAGE_INFO, "cpu")
+    variables = task.init(jax.random.key(0))
+    with pytest.raises(ConfigError, match="head"):
+        task.functions["features"](parallel.unbox(variables), image_batch(0), context(False))
+
+
+class Headless(nn.Module):
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, images_BHWC, *, train):
+        return nn.Dense(self.num_classes)(images_BHWC.reshape(len(images_BHWC), -1))

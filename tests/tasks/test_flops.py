@@ -233,6 +233,15 @@ def test_products_are_counted_in_loops_branches_and_convolutions():
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )  # fmt: skip
     assert traced(conv, (2, 6, 6, 3), (3, 3, 3, 5)) == 2 * (2 * 6 * 6) * 5 * (3 * 3 * 3)
+    # With a stride, both gradients cost what the product did: zeros put between rows are not work.
+    strided = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=(2, 2), padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    forward = 2 * (2 * 3 * 3) * 5 * (4 * 4 * 3)
+    assert traced(strided, (2, 6, 6, 3), (4, 4, 3, 5)) == forward
+    both = jax.grad(lambda x, k: jnp.sum(strided(x, k) ** 2), argnums=(0, 1))
+    assert traced(both, (2, 6, 6, 3), (4, 4, 3, 5)) == 3 * forward
 
 
 @pytest.mark.parametrize(("tied", "norm"), [(True, "rmsnorm"), (False, "layernorm")])

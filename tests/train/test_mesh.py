@@ -78,6 +78,29 @@ def test_image_losses_with_batch_statistics(shape, expected):
     np.testing.assert_allclose(losses, expected["images"][0], rtol=1e-4)
 
 
+GENERATIVE = {
+    "gan": (
+        {"name": "gan", "kind": "hinge", "r1": 1.0},
+        {"name": "dcgan", "width": 8, "latent": 8, "spectral_norm": True},
+    ),
+    "diffusion": (
+        {"name": "diffusion"},
+        {"name": "unet", "width": 8, "multipliers": (1, 2), "blocks": 1, "num_heads": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", ["gan", pytest.param("diffusion", marks=pytest.mark.slow)])
+def test_draws_of_a_loss_are_the_same_on_a_mesh(family):
+    task, model = GENERATIVE[family]
+    runs = [
+        trajectory(program(shape, "images", task=task, model=model), image_batch)
+        for shape in (None, (2, 4, 1))
+    ]
+    assert_same_start(runs[1][1], runs[0][1])
+    np.testing.assert_allclose(runs[1][0], runs[0][0], rtol=1e-4)
+
+
 def test_accumulation_on_a_mesh(expected):
     losses, _ = trajectory(program((2, 2, 2), "text", **{"train.accumulate": 4}), text_batch)
     np.testing.assert_allclose(losses, expected["text"][0], rtol=2e-5)
