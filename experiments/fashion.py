@@ -6,7 +6,8 @@ Needs a prepared `fashion_mnist` in $TFDS_DATA_DIR, or `--config.data.source.dat
 
 Measured 2026-11-26: the CNN reaches a test accuracy of 92.32 % (seed 0) in 32 minutes on 2 shared CPU
 cores with JAX 0.10.2, beside other work. The residual network reaches 94.96 % (seeds 0 to 2: 94.88,
-94.93, 95.08) on one NVIDIA H200 with JAX 0.11.2, 81 s of training each while three trained at once.
+94.93, 95.08) on one NVIDIA H200 with JAX 0.11.2, 81 s of training each while three trained at once; the
+ViT 91.82 % (seed 0) there, in 161 s beside six other runs, and the CNN 92.50 % in 16 s.
 """
 
 import ml_collections

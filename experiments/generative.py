@@ -9,7 +9,11 @@ says how far the samples are from held-out images in its features, how many clas
 leaves a sheet of them in `evaluations/frechet/`.
 
 Needs a prepared `mnist` or `fashion_mnist` in $TFDS_DATA_DIR, or `--config.data.source.data_dir=DIR`.
-Made for one GPU; none has been trained to an end yet.
+
+Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six other runs, seed 0: the GAN on
+Fashion-MNIST covers all ten classes (7 to 14 % of 10,000 samples each), with a Frechet distance of
+20.3 in the features of `fashion.py:cnn`, where two halves of the held-out images have 8.3; 185 s of
+training. Flow matching and DDPM are made for one GPU too and have not been trained to an end yet.
 """
 
 import ml_collections
@@ -67,7 +71,7 @@ def _adversarial(config: ml_collections.ConfigDict) -> None:
             }
         },
     }
-    config.train = {"steps": 16000, "batch_size": 128, "ema_decay": 0.999}
+    config.train = {"steps": 12000, "batch_size": 128, "ema_decay": 0.999}
 
 
 def _diffusing(config: ml_collections.ConfigDict, kind: str) -> None:

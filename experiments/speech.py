@@ -9,6 +9,11 @@ The first command unpacks the recordings of an archive (tar, plain or compressed
 github.com/Jakobovski/free-spoken-digit-dataset and writes two splits. `official` tests on recordings 0
 to 4 of each speaker and digit; `speakers` on all recordings of the speakers in --held_out, whom
 training never hears.
+
+Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six other runs, seed 0. Word error
+rate on the official test: GRU 2.0 % (191 s of training), conformer 1.0 % (115 s). On the two
+speakers held out (lucas, yweweler), whom four others do not stand for: GRU 38 %, still falling (42
+% halfway).
 """
 
 import argparse

@@ -4,6 +4,11 @@
 
 FOLDER has train, val and test_2016_flickr of the task 1 raw text (train.en.gz, train.de.gz, ...). The
 loss is that of val on the way; the test set is translated at the end, by five beams.
+
+Seen 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six other runs, of 6,000 steps: after
+4,000 the loss of val is 1.572 nats per token and 69.9 % of its tokens are predicted (2,000 steps:
+1.714, 67.0 %). The run was cut at step 5,671, after 288 s, before it had translated: no BLEU is
+known yet.
 """
 
 import pathlib
