@@ -130,6 +130,18 @@ def test_every_check_is_broken_by_some_case(quickstart: Any) -> None:
     assert {path.rpartition(".")[2] for path in CHECKS} <= refusing
 
 
+def test_an_evaluation_is_added_by_flags_and_a_misspelt_one_is_not() -> None:
+    flags = [
+        "eval.also.text.options={}",
+        "eval.also.text.evaluation=sample",
+        "eval.also.text.every=5",
+    ]
+    entry = configs.load_resolved(QUICKSTART, flags).eval.also["text"]
+    assert (entry.evaluation, entry.every, dict(entry.options)) == ("sample", 5, {})
+    with pytest.raises(ConfigError, match=r"also give --config.eval.also.tex.evaluation="):
+        configs.load(QUICKSTART, [*flags, "eval.also.tex.every=5"])
+
+
 def test_devices(quickstart: Any) -> None:
     check_devices(quickstart, 8)
     check_devices(configs.replace(quickstart, {"mesh.tensor": 4}), 8)
@@ -137,6 +149,11 @@ def test_devices(quickstart: Any) -> None:
         ({"mesh.tensor": 4}, 6, "mesh"),
         ({"mesh.data": 4}, 8, "mesh"),
         ({}, 3, "train.batch_size"),
+        (
+            {"eval.also": {"text": {"evaluation": "sample", "batch_size": 3}}},
+            2,
+            "eval.also.text.batch_size",
+        ),
     ):
         with pytest.raises(ConfigError) as caught:
             check_devices(configs.replace(quickstart, overrides), count)

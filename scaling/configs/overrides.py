@@ -22,6 +22,7 @@ Keys of the config: --config.SECTION.KEY=VALUE, as often as you like
   --config.model.head_dim=None      no value, where the key may have none
   --config.mesh.rules='((mlp,None),)'           a tuple
   --config.data.mixture.code.weight=0.3         inside a group of named entries
+  --config.eval.also.robust.evaluation=adversarial      a new entry of such a group
   --config.optim.name=lion          another component; the keys that the file sets stay, and one
                                     that lion does not have is refused
   --config.optim=lion               another component with its own defaults; sections below it,
@@ -152,8 +153,9 @@ class _Edit:
     def _refuse_new_entry(self, path: str) -> None:
         """Refuse to start a new entry of a group by a typing error.
 
-        Only an override that gives the entry a key that it requires, or its component, starts a new
-        one: `--config.data.mixture.cod.weight=1` alone is a misspelt `code`.
+        Only an override that gives the entry a key that it requires (its first key, where it
+        requires none), or its component, starts a new one: `--config.data.mixture.cod.weight=1`
+        alone is a misspelt `code`.
         """
         parts = path.split(".")
         for depth, name in enumerate(parts[1:], 1):
@@ -161,8 +163,9 @@ class _Edit:
             if rest or group.section.entry is None or name in group.names():
                 continue
             entry = Node(join(group.path, name), group.section.entry, None)
-            required = [key for key, p in entry.keys().items() if p.default is MISSING]
-            keys = [] if entry.section.family else required
+            params = entry.keys()
+            required = [key for key, p in params.items() if p.default is MISSING]
+            keys = [] if entry.section.family else required or list(params)[:1]
             starts = [join(entry.path, key) for key in keys] or [entry.path]
             if {one.removesuffix(".name") for one in self.texts}.intersection(starts):
                 continue

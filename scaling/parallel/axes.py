@@ -159,11 +159,14 @@ def check_batches(config: Experiment, sizes: Mapping[str, int]) -> None:
             f"{batch} does not divide by {' times '.join(part for part in (into, over) if part)}",
             f"give a multiple of {parts * accumulate}",
         )
-    scored = config.eval.batch_size
-    if scored is not None and scored % parts:
-        raise ConfigError(
-            "eval.batch_size", f"{scored} does not divide by {over}", f"give a multiple of {parts}"
-        )
+    scored = {"eval.batch_size": config.eval.batch_size}
+    for name, entry in (config.eval.also or {}).items():
+        scored[f"eval.also.{name}.batch_size"] = entry.batch_size
+    for key, rows in scored.items():
+        if rows is not None and rows % parts:
+            raise ConfigError(
+                key, f"{rows} does not divide by {over}", f"give a multiple of {parts}"
+            )
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, ...]:
