@@ -118,7 +118,8 @@ def paths() -> list[dict[str, Any]]:
             stated.append(inspect_path(name, folder()))
         except RuntimeError as error:
             stated.append({
-                "name": name, "path": str(error), "exists": False, "free": 0, "writable": False,
+                "name": name, "path": None, "exists": False, "free": 0, "writable": False,
+                "error": str(error),
             })  # fmt: skip
     return [
         *stated,
@@ -234,7 +235,9 @@ def advise(report: dict[str, Any]) -> list[str]:
     for path in report["paths"]:
         if path["name"].startswith("data sets"):
             continue  # only read from, and only by some runs
-        if not path["writable"]:
+        if "error" in path:
+            advice.append(f"{path['name']}: {path['error']}")
+        elif not path["writable"]:
             advice.append(
                 f"{path['name']}: {path['path']} cannot be written to; fix its owner and mode"
                 + (" or set SCALING_CACHE elsewhere" if "here" not in path["name"] else "")
@@ -318,7 +321,8 @@ def render(report: dict[str, Any]) -> str:
         ]
     rows += [(f"${key}", value) for key, value in report["environment"].items()]
     rows += [
-        (p["name"], f"{p['path']}: " + ("" if p["exists"] else "not there yet, ")
+        (p["name"], p["error"] if "error" in p else f"{p['path']}: "
+         + ("" if p["exists"] else "not there yet, ")
          + ("writable" if p["writable"] else "NOT writable") + f", {p['free'] / GiB:.0f} GiB free")
         for p in report["paths"]
     ]  # fmt: skip

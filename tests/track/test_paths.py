@@ -44,7 +44,7 @@ def test_no_home_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("SCALING_CACHE", "TFDS_DATA_DIR"):
         (path,) = [path for key, path in found.items() if name in key]
         assert not path["writable"]
-        assert "no home directory" in path["path"]
+        assert "no home directory" in path["error"]
     with pytest.raises(RuntimeError, match=r"data\.cache_dir: ~/x cannot be found"):
         paths.expand("~/x", "data.cache_dir")
 
@@ -65,7 +65,7 @@ def test_every_variable_of_a_folder_follows_the_home(monkeypatch: pytest.MonkeyP
 )
 def test_a_url_is_no_place_here(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "gs://bucket/folder")
-    told = [place["path"] for place in machine.paths() if not place["writable"]]
+    told = [place["error"] for place in machine.paths() if "error" in place]
     assert any(text.startswith(f"{variable}: gs://bucket/folder is a URL") for text in told)
     with pytest.raises(paths.PathError, match=r"is a URL.*mount the bucket"):
         paths.expand("s3://b/x", "data.cache_dir")
