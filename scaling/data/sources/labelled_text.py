@@ -16,7 +16,7 @@ import numpy as np
 from scaling import configs
 from scaling.configs.types import LocalPath
 from scaling.data.cache import Entry, cached, key_of
-from scaling.data.documents import Part, document_hash, has_text
+from scaling.data.documents import Part, has_text, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
@@ -140,10 +140,9 @@ class LabelledText:
             if both:
                 _LOG.warning("%d training texts are also held out: the files say so", both)
             return rows, held_out
-        limit = int(fraction * 2.0**64)
         parts: tuple[list[Row], list[Row]] = ([], [])
         for row in rows:
-            parts[document_hash(row.text) < limit].append(row)
+            parts[is_held_out(row.text, fraction)].append(row)
         if fraction and not all(parts):
             raise DataError(
                 f"data.eval_fraction={fraction} of {len(rows)} texts holds out {len(parts[1])}: "
