@@ -62,7 +62,7 @@ class Recogniser(nn.Module):
 
         Args:
           features_BTM: standardised log-mel spectrograms.
-          frames_B: int32, how many frames of each are its own.
+          frames_B: int32, how many frames of each are of the utterance; the rest is padding.
           train: whether dropout is on.
         """
         if self.vocab_size is None:

@@ -31,7 +31,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.keys import wrap_key
-from scaling.tasks.language_model import capped, score_tokens, summarize
+from scaling.tasks.language_model import capped, hidden_and_kernel, score_tokens, summarize
 from scaling.tasks.losses import moments, standard_error
 
 # Of the chosen tokens, the share that the mask hides, and that another token replaces; the others stay.
@@ -64,8 +64,9 @@ def masked_language_model(
     info, seq_len = context.info, context.config.data.text.seq_len
     assert info.vocab_size is not None
     mask = info.vocab_size
-    model = context.model(vocab_size=context.outputs("vocab_size", mask + 1))
-    if getattr(model, "causal", False):
+    vocab = context.outputs("vocab_size", mask + 1)
+    model = context.model("hidden", "head_kernel", "causal", vocab_size=vocab)
+    if model.causal:
         raise ConfigError(
             "model.causal",
             "is True, and a masked language model reads both ways",
@@ -88,7 +89,7 @@ def masked_language_model(
     ) -> tuple[tuple[jax.Array, jax.Array], Sown]:
         """((hidden states [B, T, D], output matrix [D, V]), what was sown)."""
         inputs = (tokens_BT, batch.get("segments"), batch.get("positions"))
-        return call(model, variables, *inputs, context=context, method=_hidden_and_kernel)
+        return call(model, variables, *inputs, context=context, method=hidden_and_kernel)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         (x_BTD, kernel_DV), _ = predict(variables, batch["inputs"], batch, context)
@@ -191,9 +192,3 @@ def pseudo_perplexity(
 def _logits(model: nn.Module, x_xD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
     logits_xV = jnp.dot(x_xD, kernel_DV, preferred_element_type=jnp.float32)
     return softcap(logits_xV, getattr(model, "logit_softcap", None))
-
-
-def _hidden_and_kernel(
-    model: nn.Module, *inputs: jax.Array | None, train: bool
-) -> tuple[jax.Array, jax.Array]:
-    return model.hidden(*inputs, train=train), model.head_kernel()

@@ -5,7 +5,6 @@ of a padded text, V symbols of the vocabulary, the blank among them.
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,7 +74,7 @@ def speech(
         (shares as in Park et al. 2020, 1912.05533).
     """
     context.need("utterances")
-    _need_jiwer(context)
+    context.need_library("jiwer", "transcribe")
     info = context.info
     rate, symbols = info.facts["sample_rate"], info.vocab_size
     blank = info.separator
@@ -84,7 +83,7 @@ def speech(
     window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
     _check_frames(rate, window, hop, mel_bands)
     features = Features(rate, window, hop, mel_bands)
-    model = context.model(vocab_size=context.outputs("vocab_size", symbols))
+    model = context.model("encoder_frames", vocab_size=context.outputs("vocab_size", symbols))
     _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, hop)
 
     def init(rng: jax.Array) -> Variables:
@@ -186,17 +185,6 @@ def _evaluations(
         "transcribe": Evaluation(transcribe, report, keeps="rows"),
         "spectrograms": Evaluation(show, picture, keeps="rows"),
     }
-
-
-def _need_jiwer(context: TaskContext) -> None:
-    """Refuses a config that asks for error rates where their library is missing."""
-    for name, entry in (context.config.eval.also or {}).items():
-        if (entry.evaluation or name) == "transcribe" and not importlib.util.find_spec("jiwer"):
-            raise ConfigError(
-                f"eval.also.{name}",
-                "needs jiwer, which is not installed",
-                "pip install 'scaling[metrics]', or leave this evaluation out",
-            )
 
 
 def _check_frames(rate: int, window: int, hop: int, bands: int) -> None:

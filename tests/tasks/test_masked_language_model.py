@@ -158,5 +158,12 @@ def test_pseudo_perplexity_hides_one_token_at_a_time():
 def test_a_model_that_reads_one_way_is_refused():
     with pytest.raises(ConfigError, match=r"(?s)model\.causal.*--config\.model\.causal=False"):
         task(**{"model.causal": True})
+    recurrent = tiny_language_model(
+        **{"task.name": "masked_language_model", "model": {"name": "rnn", "num_layers": 1}}
+    )
+    with pytest.raises(
+        ConfigError, match=r"model\.name: rnn has no causal, which task\.name=masked"
+    ):
+        build_task(recurrent, INFO, "cpu")
     with pytest.raises(ConfigError, match=r"(?s)model\.vocab_size: 40 is less than the 41"):
         task(**{"model.vocab_size": VOCAB})
