@@ -36,6 +36,7 @@ from scaling.tasks.losses import moments, standard_error
 from scaling.tasks.spectrograms import sheet
 
 SHOWN = 20  # transcripts in a report, the wrong ones first
+UNREADABLE = "\u25a1"  # a white square
 _FULL_SCALE = 2.0**15
 
 # (variables, batch, context) -> (logits, how many frames of each count, what the model sowed)
@@ -257,13 +258,18 @@ def masked(
 def texts(
     rows: Mapping[str, np.ndarray], tokenizer: Fitted, blank: int
 ) -> tuple[list[str], list[str]]:
-    """(what is said, what was heard) in each row of `transcribe`."""
+    """(what is said, what was heard) in each row of `transcribe`.
+
+    Where a tokenizer of words knows neither, the two would be equal, and a word that nobody can read
+    would pass for right: what was heard has UNREADABLE there.
+    """
     said, heard = [], []
     for labels, count, best, frames in zip(
         *(rows[key] for key in ("labels", "num_labels", "best", "frames")), strict=True
     ):
         said.append(tokenizer.decode(labels[:count]))
-        heard.append(tokenizer.decode(collapsed(best[:frames], blank)))
+        text = tokenizer.decode(collapsed(best[:frames], blank))
+        heard.append(text.replace("\ufffd", UNREADABLE))
     return said, heard
 
 

@@ -14,6 +14,7 @@ from scaling.configs import ConfigError
 from scaling.data import DataInfo
 from scaling.data.sources.utterances import utterance_spec
 from scaling.data.tokenizers import Bytes
+from scaling.data.words import FittedWords
 from scaling.tasks.base import Context, build_task
 from scaling.tasks.spectrograms import HIGH, LINE, WIDE, sheet
 from scaling.tasks.speech import collapsed, error_rates, masked, texts
@@ -119,6 +120,18 @@ def test_decoding_drops_repeats_then_blanks():
         "num_labels": np.array([3, 1]),
     }
     assert texts(rows, Bytes(), BLANK) == (["bba", "b"], ["bba", "b"])
+
+
+def test_an_unknown_word_is_never_right():
+    words = FittedWords(("one", "two"), 4, lowercase=True)
+    rows = {
+        "best": np.array([[0, 2]]),
+        "frames": np.array([2]),
+        "labels": np.array([[0, 2]]),
+        "num_labels": np.array([2]),
+    }
+    said, heard = texts(rows, words, blank=3)
+    assert error_rates(said, heard)["wer"] == 0.5
 
 
 def test_error_rates_are_over_all_words_and_letters():
