@@ -48,7 +48,8 @@ def masked_language_model(
 
     Of the chosen tokens 80 % are hidden by a mask, 10 % replaced by a random token, 10 % left; the loss
     is over the chosen ones alone, and separators are never chosen. Training chooses anew in each
-    microbatch, as dropout does; evaluation always hides the same places, whatever the seed of the run.
+    microbatch, as dropout does; evaluation always hides the same tokens of a text, whatever the seed of
+    the run and the texts beside it.
 
     The model is one of `language_model` that reads both ways (`model.causal=False`), with one number
     more for the mask; it has `hidden` and `head_kernel`. Evaluations are `score` and
@@ -97,8 +98,11 @@ def masked_language_model(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         targets_BT = batch["inputs"]
-        rng = context.rng if context.train else wrap_key(jnp.zeros(2, jnp.uint32))
-        tokens_BT, chosen_BT = hide(targets_BT, rng)
+        if context.train:
+            tokens_BT, chosen_BT = hide(targets_BT, context.rng)
+        else:
+            tokens_BT, chosen_BT = jax.vmap(hide)(targets_BT[:, None], text_keys(targets_BT))
+            tokens_BT, chosen_BT = tokens_BT[:, 0], chosen_BT[:, 0]
         weights_BT = batch["weights"] * chosen_BT
         weight = jnp.sum(weights_BT)
         output, sown = predict(variables, tokens_BT, batch, context)
@@ -141,6 +145,13 @@ def masked_language_model(
         functions={"logits": logits},
         cost=model.cost(seq_len) if hasattr(model, "cost") else None,
     )
+
+
+def text_keys(tokens_BT: jax.Array) -> jax.Array:
+    """A random key for each row, a function of its tokens alone; key[B]."""
+    factors_T = np.cumprod(np.full(tokens_BT.shape[1], 1_000_003, np.uint32), dtype=np.uint32)
+    hash_B = jnp.sum(tokens_BT.astype(jnp.uint32) * factors_T[None], axis=1)
+    return jax.vmap(jax.random.fold_in, (None, 0))(wrap_key(jnp.zeros(2, jnp.uint32)), hash_B)
 
 
 def hidden_tokens(
