@@ -12,7 +12,7 @@ training never hears.
 
 Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six other runs, seed 0. Word error
 rate on the official test: GRU 2.0 % (191 s of training), conformer 1.0 % (115 s). On the two
-speakers held out (lucas, yweweler), whom four others do not stand for: GRU 38 %, still falling (42
+speakers held out (lucas, yweweler), whom four others do not represent: GRU 38 %, still falling (42
 % halfway).
 """
 

@@ -235,22 +235,20 @@ class TaskContext:
         section = self.config.model
         for key in values:
             if key not in section:
-                raise ConfigError(
-                    "model.name",
-                    f"{section.name} has no {key}, which task.name={self.config.task.name} sets",
-                    "choose another model or another task",
-                )
+                raise self._lacks(key)
         arguments = FrozenMapping({**section.arguments, **values})
         section = dataclasses.replace(section, arguments=arguments)
         model: nn.Module = build(section, MODELS, platform=self.platform)
         for name in members:
             if not hasattr(model, name):
-                raise ConfigError(
-                    "model.name",
-                    f"{section.name} has no {name}, which task.name={self.config.task.name} uses",
-                    "choose another model or another task",
-                )
+                raise self._lacks(name)
         return model
+
+    def _lacks(self, name: str) -> ConfigError:
+        what = (
+            f"{self.config.model.name} has no {name}, which task.name={self.config.task.name} needs"
+        )
+        return ConfigError("model.name", what, "choose another model or another task")
 
     def outputs(self, key: str, needed: int | None) -> int:
         """How many outputs the model has: its own number where it states one, else the data's.
@@ -265,13 +263,9 @@ class TaskContext:
         Raises:
           ConfigError: the model has no such key, has fewer than the data need, or neither says.
         """
-        section, task = self.config.model, self.config.task.name
+        section = self.config.model
         if key not in section:
-            raise ConfigError(
-                "model.name",
-                f"{section.name} has no {key}, which task.name={task} needs",
-                "choose another model or another task",
-            )
+            raise self._lacks(key)
         stated: int | None = section[key]
         if stated is not None and needed is not None and stated < needed:
             raise ConfigError(

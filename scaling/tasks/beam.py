@@ -16,7 +16,7 @@ from scaling.parallel.sharding import PyTree
 # the state with a row for each hypothesis have it as [B, K] at `axis` (see `beam_search`).
 Step = Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 
-# Of a hypothesis that is not there; finite, so that differences of two are numbers.
+# Log probability of a hypothesis that does not exist; finite, so that differences are numbers.
 NEVER = -1e30
 
 

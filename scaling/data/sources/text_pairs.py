@@ -280,7 +280,7 @@ class _Split:
         if not fits.any():
             raise DataError(
                 f"data.source.source_len={self.source_len}, target_len={self.target_len}: none of "
-                f"the {len(texts)} pairs ({name}) is as short; give more"
+                f"the {len(texts)} pairs ({name}) fits; give more"
             )
         counts = {"too_long": int((~fits).sum()), "without_text": len(rows) - len(texts)}
         for reason, count in counts.items():
