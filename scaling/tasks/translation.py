@@ -57,7 +57,7 @@ def translation(
     context.need_library("sacrebleu", "translate")
     info = context.info
     vocab = context.outputs("vocab_size", info.vocab_size)
-    model = context.model("encode", "decode", "logits", "head_kernel", vocab_size=vocab)
+    model = context.model("encode", "hidden", "logits", "head_kernel", vocab_size=vocab)
     lengths = tuple(info.spec[key][0][0] for key in ("source", "targets"))
     room = getattr(model, "max_len", None)
     if room is not None and max(lengths) > room:
