@@ -173,6 +173,13 @@ class Conformer(Recogniser):
             raise ConfigError(
                 "model.kernel_size", f"is {self.kernel_size}", "make it odd: it lies around a frame"
             )
+        if self.model_dim % (2 * self.num_heads):
+            raise ConfigError(
+                "model.num_heads",
+                f"{self.num_heads} heads of model.model_dim={self.model_dim} have no even width, and "
+                "rotary positions turn pairs of features",
+                "make model_dim a multiple of twice the heads",
+            )
         config = self._block_config()
         tables = rotary_tables(jnp.arange(x_BUD.shape[1]), config.head_dim, 10_000.0)
         inside_BU = _inside(frames_B, x_BUD.shape[1])
