@@ -12,7 +12,7 @@ training never hears.
 
 Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six other runs, seed 0. Word error
 rate on the official test: GRU 2.0 % (191 s of training), conformer 1.0 % (115 s). On the two
-speakers held out (lucas, yweweler), whom four others do not stand for: GRU 38 %, still falling (42
+speakers held out (lucas, yweweler), whom four others do not represent: GRU 38 %, still falling (42
 % halfway).
 """
 
@@ -54,9 +54,9 @@ LONGEST = 2.3  # seconds
 
 def get_config(arg: str = "gru") -> ml_collections.ConfigDict:
     """`arg` is MODEL[,FOLDER[,SPLIT]]: "gru" or "conformer", of `prepare`, "official" or "speakers"."""
-    model, folder, split = [*(arg or "gru").split(","), "", ""][:3]
+    model, folder, split, *more = [*(arg or "gru").split(","), "", ""]
     folder, split = folder or "fsdd", split or "official"
-    if model not in VARIANTS or split not in SPLITS:
+    if model not in VARIANTS or split not in SPLITS or any(more):
         raise ValueError(f"speech takes MODEL,FOLDER,SPLIT of {VARIANTS} and {SPLITS}, got {arg!r}")
     tables = [str(pathlib.Path(folder) / f"{split}_{part}.csv") for part in ("train", "test")]
     if not all(pathlib.Path(path).exists() for path in tables):
@@ -95,6 +95,8 @@ def prepare(archive: pathlib.Path, out: pathlib.Path, held_out: tuple[str, ...])
       out: folder for the tables, and `recordings` in it.
       held_out: speakers whose recordings are the test of the split `speakers`.
     """
+    if not archive.is_file() or not tarfile.is_tarfile(archive):
+        raise SystemExit(f"--archive: {archive} is not a tar file; get it from {URL}")
     recordings = out / "recordings"
     recordings.mkdir(parents=True, exist_ok=True)
     tables: dict[str, list[tuple[str, str]]] = {

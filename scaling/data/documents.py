@@ -70,9 +70,8 @@ class Part:
             cut = int(len(text) * (1.0 - self.fraction))  # as nanoGPT: the first 90 % train
             yield text[:cut] if self.side == "train" else text[cut:]
         else:
-            limit = int(self.fraction * 2.0**64)
             for text in self.source.documents():
-                if (document_hash(text) < limit) == (self.side == "eval"):
+                if is_held_out(text, self.fraction) == (self.side == "eval"):
                     yield text
 
     def is_tail(self) -> bool:
@@ -96,6 +95,11 @@ def has_text(text: str) -> bool:
 def document_hash(text: str) -> int:
     """64 bits that stand for the text of a document."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def is_held_out(text: str, fraction: float) -> bool:
+    """Whether the text is of the held-out share, whatever the seed; equal texts go together."""
+    return document_hash(text) < int(fraction * 2.0**64)
 
 
 def hashes(texts: list[str]) -> np.ndarray:

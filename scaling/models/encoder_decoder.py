@@ -9,6 +9,7 @@ import math
 
 import jax
 
+from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt
 from scaling.models.block import BlockConfig, Memory, make_norm
 from scaling.models.cost import Cost
@@ -30,6 +31,12 @@ class EncoderDecoder(Transformer):
     encoder_layers: PositiveInt | None = None
 
     def setup(self) -> None:  # noqa: D102
+        if not self.causal:
+            raise ConfigError(
+                "model.causal",
+                "is False, and a decoder must not read the tokens that it predicts",
+                "leave it out: the encoder reads both ways as it is",
+            )
         super().setup()
         self.encoder = self.stack(self._encoder_layers())(config=self.encoder_config())
         self.encoder_norm = make_norm(self.encoder_config())

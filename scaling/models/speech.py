@@ -62,7 +62,7 @@ class Recogniser(nn.Module):
 
         Args:
           features_BTM: standardised log-mel spectrograms.
-          frames_B: int32, how many frames of each are its own.
+          frames_B: int32, how many frames of each are of the utterance; the rest is padding.
           train: whether dropout is on.
         """
         if self.vocab_size is None:
@@ -172,6 +172,13 @@ class Conformer(Recogniser):
         if self.kernel_size % 2 == 0:
             raise ConfigError(
                 "model.kernel_size", f"is {self.kernel_size}", "make it odd: it lies around a frame"
+            )
+        if self.model_dim % (2 * self.num_heads):
+            raise ConfigError(
+                "model.num_heads",
+                f"{self.num_heads} heads of model.model_dim={self.model_dim} have no even width, and "
+                "rotary positions turn pairs of features",
+                "make model_dim a multiple of twice the heads",
             )
         config = self._block_config()
         tables = rotary_tables(jnp.arange(x_BUD.shape[1]), config.head_dim, 10_000.0)

@@ -11,7 +11,8 @@ import numpy as np
 
 Count = TypeVar("Count", int, jax.Array)
 
-# Added to the power of a band, of samples in [-1, 1]: what 16-bit rounding alone would leave.
+# Added to the power of a band, of samples in [-1, 1]; far above what rounding to 16 bits leaves
+# (2^-30 / 12 at each frequency).
 FLOOR = 1e-8
 # Added to the variance of a band over an utterance.
 EPSILON = 1e-5
@@ -20,7 +21,7 @@ EPSILON = 1e-5
 def log_mel(
     audio_BS: jax.Array, num_samples_B: jax.Array, rate: int, window: int, hop: int, bands: int
 ) -> jax.Array:
-    """The log of the mean power in mel bands, float32[B, T, M], T = ceil(S / hop).
+    """The log of the power in mel bands, float32[B, T, M], T = ceil(S / hop).
 
     Frame t is of samples t hop to t hop + W under a Hann window (periodic); behind the last sample
     stand zeros, whatever the array holds there. The bands are HTK's: triangles of height 1 at equal

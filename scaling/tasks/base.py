@@ -20,6 +20,7 @@ the task inside.
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -224,19 +225,30 @@ class TaskContext:
     info: DataInfo
     platform: str
 
-    def model(self, **values: object) -> nn.Module:
-        """The model of section `model`; `values` replace keys, such as `vocab_size`."""
+    def model(self, *members: str, **values: object) -> nn.Module:
+        """The model of section `model`; `values` replace keys, such as `vocab_size`.
+
+        Raises:
+          ConfigError: it has no such key, or lacks one of the `members` (methods or fields) that the
+            task uses.
+        """
         section = self.config.model
         for key in values:
             if key not in section:
-                raise ConfigError(
-                    "model.name",
-                    f"{section.name} has no {key}, which task.name={self.config.task.name} sets",
-                    "choose another model or another task",
-                )
+                raise self._lacks(key)
         arguments = FrozenMapping({**section.arguments, **values})
         section = dataclasses.replace(section, arguments=arguments)
-        return build(section, MODELS, platform=self.platform)
+        model: nn.Module = build(section, MODELS, platform=self.platform)
+        for name in members:
+            if not hasattr(model, name):
+                raise self._lacks(name)
+        return model
+
+    def _lacks(self, name: str) -> ConfigError:
+        what = (
+            f"{self.config.model.name} has no {name}, which task.name={self.config.task.name} needs"
+        )
+        return ConfigError("model.name", what, "choose another model or another task")
 
     def outputs(self, key: str, needed: int | None) -> int:
         """How many outputs the model has: its own number where it states one, else the data's.
@@ -251,13 +263,9 @@ class TaskContext:
         Raises:
           ConfigError: the model has no such key, has fewer than the data need, or neither says.
         """
-        section, task = self.config.model, self.config.task.name
+        section = self.config.model
         if key not in section:
-            raise ConfigError(
-                "model.name",
-                f"{section.name} has no {key}, which task.name={task} needs",
-                "choose another model or another task",
-            )
+            raise self._lacks(key)
         stated: int | None = section[key]
         if stated is not None and needed is not None and stated < needed:
             raise ConfigError(
@@ -284,6 +292,21 @@ class TaskContext:
                 f"gives {self.info.kind}, but task.name={self.config.task.name} learns from {kind}",
                 "choose another source or another task",
             )
+
+    def need_library(self, library: str, evaluation: str) -> None:
+        """Refuses an evaluation that could not report, before anything runs.
+
+        Raises:
+          ConfigError: `eval.also` asks for this evaluation, and its library is not installed.
+        """
+        for name, entry in (self.config.eval.also or {}).items():
+            chosen = entry.evaluation or name
+            if chosen == evaluation and not importlib.util.find_spec(library):
+                raise ConfigError(
+                    f"eval.also.{name}",
+                    f"needs {library}, which is not installed",
+                    "pip install 'scaling[metrics]', or leave this evaluation out",
+                )
 
 
 class Sown(NamedTuple):

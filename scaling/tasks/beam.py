@@ -16,7 +16,7 @@ from scaling.parallel.sharding import PyTree
 # the state with a row for each hypothesis have it as [B, K] at `axis` (see `beam_search`).
 Step = Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 
-# Of a hypothesis that is not there; finite, so that differences of two are numbers.
+# Log probability of a hypothesis that does not exist; finite, so that differences are numbers.
 NEVER = -1e30
 
 
@@ -105,19 +105,11 @@ def beam_search(
         return (at.place < length) & ~jnp.all(done_B(at))
 
     def turn(at: _Beams) -> _Beams:
-        chosen = _choose(at, done_B(at), vocab_size, alpha)
-        state = jax.tree.map(functools.partial(_rearranged, chosen.beam_BK, axis), at.state)
+        beam_BK, token_BK, at = _choose(at, done_B(at), vocab_size, alpha)
+        state = jax.tree.map(functools.partial(_rearranged, beam_BK, axis), at.state)
         # At the last place nothing is read from this step.
-        logits_BKV, state = step(state, chosen.token_BK, at.place + 1)
-        return _Beams(
-            at.place + 1,
-            chosen.logp_BK,
-            chosen.tokens_BKT,
-            logits_BKV,
-            state,
-            chosen.best,
-            chosen.ends_B,
-        )
+        logits_BKV, state = step(state, token_BK, at.place)
+        return at._replace(logits_BKV=logits_BKV, state=state)
 
     at = jax.lax.while_loop(unfinished, turn, beginning)
     cut_B = ~at.best.ended
@@ -129,17 +121,13 @@ def beam_search(
     )
 
 
-class _Chosen(NamedTuple):
-    beam_BK: jax.Array
-    token_BK: jax.Array
-    logp_BK: jax.Array
-    tokens_BKT: jax.Array
-    best: Sequences
-    ends_B: jax.Array
+def _choose(
+    at: _Beams, done_B: jax.Array, vocab_size: int, alpha: float
+) -> tuple[jax.Array, jax.Array, _Beams]:
+    """(which beams go on [B, K], with which tokens [B, K], what is there after that place).
 
-
-def _choose(at: _Beams, done_B: jax.Array, vocab_size: int, alpha: float) -> _Chosen:
-    """What ends at this place, and what goes on."""
+    `logits_BKV` and `state` stay those of before.
+    """
     beams, separator = at.logp_BK.shape[1], vocab_size - 1
     logp_BKV = jax.nn.log_softmax(at.logits_BKV[:, :, :vocab_size].astype(jnp.float32))
     logp_BJ = (at.logp_BK[:, :, None] + logp_BKV).reshape(len(logp_BKV), -1)
@@ -167,14 +155,14 @@ def _choose(at: _Beams, done_B: jax.Array, vocab_size: int, alpha: float) -> _Ch
 
     logp_BK, place_BK = jax.lax.top_k(jnp.where(ends_BC, NEVER, logp_BC), beams)
     beam_BK, token_BK = (jnp.take_along_axis(x, place_BK, axis=1) for x in (beam_BC, token_BC))
-    return _Chosen(
-        beam_BK,
-        token_BK,
-        logp_BK,
-        jnp.take_along_axis(tokens_BCT, place_BK[:, :, None], axis=1),
-        best,
-        at.ends_B + jnp.sum(finished_BC, axis=1),
+    after = at._replace(
+        place=at.place + 1,
+        logp_BK=logp_BK,
+        tokens_BKT=jnp.take_along_axis(tokens_BCT, place_BK[:, :, None], axis=1),
+        best=best,
+        ends_B=at.ends_B + jnp.sum(finished_BC, axis=1),
     )
+    return beam_BK, token_BK, after
 
 
 def _rearranged(beam_BK: jax.Array, axis: int, x: jax.Array) -> jax.Array:

@@ -92,7 +92,7 @@ def language_model(
             metrics = score_tokens(logits_BTV, nll_BT, batch, token_bytes)
             return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, after.state)
         h = {**numbers, **hparams}
-        method = _hidden_and_kernel if in_pieces else None
+        method = hidden_and_kernel if in_pieces else None
         output, sown = call(model, variables, *_inputs(batch), context=context, method=method)
         if in_pieces:
             score = capped(getattr(model, "logit_softcap", None))
@@ -178,9 +178,10 @@ def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None
     return batch["inputs"], batch.get("segments"), batch.get("positions")
 
 
-def _hidden_and_kernel(
+def hidden_and_kernel(
     model: nn.Module, *inputs: jax.Array | None, train: bool
 ) -> tuple[jax.Array, jax.Array]:
+    """(hidden states [B, T, D], output matrix [D, V]), for `call` as the method of a model."""
     return model.hidden(*inputs, train=train), model.head_kernel()
 
 

@@ -31,7 +31,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.keys import wrap_key
-from scaling.tasks.language_model import capped, score_tokens, summarize
+from scaling.tasks.language_model import capped, hidden_and_kernel, score_tokens, summarize
 from scaling.tasks.losses import moments, standard_error
 
 # Of the chosen tokens, the share that the mask hides, and that another token replaces; the others stay.
@@ -48,7 +48,8 @@ def masked_language_model(
 
     Of the chosen tokens 80 % are hidden by a mask, 10 % replaced by a random token, 10 % left; the loss
     is over the chosen ones alone, and separators are never chosen. Training chooses anew in each
-    microbatch, as dropout does; evaluation always hides the same places, whatever the seed of the run.
+    microbatch, as dropout does; evaluation always hides the same tokens of a text, whatever the seed of
+    the run and the texts beside it.
 
     The model is one of `language_model` that reads both ways (`model.causal=False`), with one number
     more for the mask; it has `hidden` and `head_kernel`. Evaluations are `score` and
@@ -64,8 +65,9 @@ def masked_language_model(
     info, seq_len = context.info, context.config.data.text.seq_len
     assert info.vocab_size is not None
     mask = info.vocab_size
-    model = context.model(vocab_size=context.outputs("vocab_size", mask + 1))
-    if getattr(model, "causal", False):
+    vocab = context.outputs("vocab_size", mask + 1)
+    model = context.model("hidden", "head_kernel", "causal", vocab_size=vocab)
+    if model.causal:
         raise ConfigError(
             "model.causal",
             "is True, and a masked language model reads both ways",
@@ -88,7 +90,7 @@ def masked_language_model(
     ) -> tuple[tuple[jax.Array, jax.Array], Sown]:
         """((hidden states [B, T, D], output matrix [D, V]), what was sown)."""
         inputs = (tokens_BT, batch.get("segments"), batch.get("positions"))
-        return call(model, variables, *inputs, context=context, method=_hidden_and_kernel)
+        return call(model, variables, *inputs, context=context, method=hidden_and_kernel)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         (x_BTD, kernel_DV), _ = predict(variables, batch["inputs"], batch, context)
@@ -96,8 +98,11 @@ def masked_language_model(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         targets_BT = batch["inputs"]
-        rng = context.rng if context.train else wrap_key(jnp.zeros(2, jnp.uint32))
-        tokens_BT, chosen_BT = hide(targets_BT, rng)
+        if context.train:
+            tokens_BT, chosen_BT = hide(targets_BT, context.rng)
+        else:
+            tokens_BT, chosen_BT = jax.vmap(hide)(targets_BT[:, None], text_keys(targets_BT))
+            tokens_BT, chosen_BT = tokens_BT[:, 0], chosen_BT[:, 0]
         weights_BT = batch["weights"] * chosen_BT
         weight = jnp.sum(weights_BT)
         output, sown = predict(variables, tokens_BT, batch, context)
@@ -140,6 +145,13 @@ def masked_language_model(
         functions={"logits": logits},
         cost=model.cost(seq_len) if hasattr(model, "cost") else None,
     )
+
+
+def text_keys(tokens_BT: jax.Array) -> jax.Array:
+    """A random key for each row, a function of its tokens alone; key[B]."""
+    factors_T = np.cumprod(np.full(tokens_BT.shape[1], 1_000_003, np.uint32), dtype=np.uint32)
+    hash_B = jnp.sum(tokens_BT.astype(jnp.uint32) * factors_T[None], axis=1)
+    return jax.vmap(jax.random.fold_in, (None, 0))(wrap_key(jnp.zeros(2, jnp.uint32)), hash_B)
 
 
 def hidden_tokens(
@@ -191,9 +203,3 @@ def pseudo_perplexity(
 def _logits(model: nn.Module, x_xD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
     logits_xV = jnp.dot(x_xD, kernel_DV, preferred_element_type=jnp.float32)
     return softcap(logits_xV, getattr(model, "logit_softcap", None))
-
-
-def _hidden_and_kernel(
-    model: nn.Module, *inputs: jax.Array | None, train: bool
-) -> tuple[jax.Array, jax.Array]:
-    return model.hidden(*inputs, train=train), model.head_kernel()

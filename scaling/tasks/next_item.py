@@ -6,7 +6,6 @@ Legend: B batch, T time, D model width, V items and the separator, I items.
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +23,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
+from scaling.tasks.language_model import hidden_and_kernel
 from scaling.tasks.losses import moments, standard_error
 
 
@@ -40,7 +40,7 @@ def next_item(context: TaskContext) -> Task:
     context.need("histories")
     info = context.info
     vocab = context.outputs("vocab_size", info.vocab_size)
-    model = context.model(vocab_size=vocab)
+    model = context.model("hidden", "head_kernel", vocab_size=vocab)
     length = info.spec["inputs"][0][0]
     items, counts = info.facts["items"], info.facts["item_counts"]
 
@@ -48,15 +48,15 @@ def next_item(context: TaskContext) -> Task:
         zeros_BT = jnp.zeros((1, length), jnp.int32)
         return model.init(rng, zeros_BT, zeros_BT, zeros_BT, train=False)
 
-    def hidden_and_kernel(
+    def predict(
         variables: Variables, batch: Batch, context: Context
     ) -> tuple[tuple[jax.Array, jax.Array], Any]:
         inputs = (batch["inputs"], batch["segments"], batch["positions"])
-        return call(model, variables, *inputs, context=context, method=_hidden_and_kernel)
+        return call(model, variables, *inputs, context=context, method=hidden_and_kernel)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         """Of every item, float32 [B, I], at the one position of a held-out example."""
-        (x_BTD, kernel_DV), _ = hidden_and_kernel(variables, batch, context)
+        (x_BTD, kernel_DV), _ = predict(variables, batch, context)
         x_BD = jnp.take_along_axis(x_BTD, _end(batch)[:, :, None], axis=1)[:, 0]
         return jnp.dot(x_BD, kernel_DV, preferred_element_type=jnp.float32)[:, :items]
 
@@ -75,7 +75,7 @@ def next_item(context: TaskContext) -> Task:
         if not context.train:
             return evaluate(variables, batch, context)
         weights_BT = batch["weights"] * (batch["targets"] < items)
-        output, sown = hidden_and_kernel(variables, batch, context)
+        output, sown = predict(variables, batch, context)
         nll_BT, _ = chunked_loss(_score, *output, batch["targets"], dict(hparams))
         total = jnp.sum(weights_BT * nll_BT), jnp.sum(weights_BT)
         return sown.added_to(Loss(*total, {"loss": total}, {}))
@@ -89,12 +89,6 @@ def next_item(context: TaskContext) -> Task:
         functions={"logits": logits},
         cost=model.cost(length) if hasattr(model, "cost") else None,
     )
-
-
-def _hidden_and_kernel(
-    model: nn.Module, *inputs: jax.Array | None, train: bool
-) -> tuple[jax.Array, jax.Array]:
-    return model.hidden(*inputs, train=train), model.head_kernel()
 
 
 def _score(

@@ -18,7 +18,7 @@ _RANGE = 2.5  # standard deviations from black to white
 def sheet(
     rows: Mapping[str, np.ndarray], said: list[str], heard: list[str], tokenizer: Fitted, blank: int
 ) -> np.ndarray:
-    """The first utterances one below the other, uint8[H, W, 3].
+    """The first utterances one below the other, as wide as the longest of them, uint8[H, W, 3].
 
     Above each spectrogram (high frequencies on top) stand both texts, below it each symbol under the
     frame where it is first heard.
@@ -31,11 +31,10 @@ def sheet(
       blank: the symbol that stands for none.
     """
     panels = []
+    padded, longest = rows["features"].shape[1], max(rows["sound"][:SHOWN])
     for row in range(min(SHOWN, len(said))):
-        features_TM = (
-            rows["features"][row]
-            * (np.arange(rows["features"].shape[1]) < rows["sound"][row])[:, None]
-        )
+        inside_T1 = (np.arange(longest) < rows["sound"][row])[:, None]
+        features_TM = rows["features"][row, :longest] * inside_T1
         grey_MT = np.clip(128 + 128 * features_TM.T[::-1] / _RANGE, 0, 255).astype(np.uint8)
         picture = np.kron(grey_MT, np.ones((HIGH, WIDE), np.uint8))
         height, width = picture.shape
@@ -46,7 +45,7 @@ def sheet(
         path_U = rows["best"][row][: rows["frames"][row]]
         starts = np.flatnonzero((path_U != blank) & (path_U != np.append(blank, path_U[:-1])))
         for u in starts:
-            left = u * width // rows["best"].shape[1]
+            left = u * padded * WIDE // rows["best"].shape[1]
             draw.text((left, height + LINE), tokenizer.decode(path_U[u : u + 1]), fill=0)
         panels.append(np.asarray(panel))
     return np.repeat(np.concatenate(panels)[..., None], 3, axis=2)

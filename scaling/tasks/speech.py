@@ -5,7 +5,6 @@ of a padded text, V symbols of the vocabulary, the blank among them.
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from scaling.tasks.losses import moments, standard_error
 from scaling.tasks.spectrograms import sheet
 
 SHOWN = 20  # transcripts in a report, the wrong ones first
+UNREADABLE = "\u25a1"  # a white square
 _FULL_SCALE = 2.0**15
 
 # (variables, batch, context) -> (logits, how many frames of each count, what the model sowed)
@@ -75,7 +75,7 @@ def speech(
         (shares as in Park et al. 2020, 1912.05533).
     """
     context.need("utterances")
-    _need_jiwer(context)
+    context.need_library("jiwer", "transcribe")
     info = context.info
     rate, symbols = info.facts["sample_rate"], info.vocab_size
     blank = info.separator
@@ -84,7 +84,7 @@ def speech(
     window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
     _check_frames(rate, window, hop, mel_bands)
     features = Features(rate, window, hop, mel_bands)
-    model = context.model(vocab_size=context.outputs("vocab_size", symbols))
+    model = context.model("encoder_frames", vocab_size=context.outputs("vocab_size", symbols))
     _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, hop)
 
     def init(rng: jax.Array) -> Variables:
@@ -188,17 +188,6 @@ def _evaluations(
     }
 
 
-def _need_jiwer(context: TaskContext) -> None:
-    """Refuses a config that asks for error rates where their library is missing."""
-    for name, entry in (context.config.eval.also or {}).items():
-        if (entry.evaluation or name) == "transcribe" and not importlib.util.find_spec("jiwer"):
-            raise ConfigError(
-                f"eval.also.{name}",
-                "needs jiwer, which is not installed",
-                "pip install 'scaling[metrics]', or leave this evaluation out",
-            )
-
-
 def _check_frames(rate: int, window: int, hop: int, bands: int) -> None:
     """Raises ConfigError if samples lie under no window, or a band has no frequency."""
     if hop > window:
@@ -269,13 +258,18 @@ def masked(
 def texts(
     rows: Mapping[str, np.ndarray], tokenizer: Fitted, blank: int
 ) -> tuple[list[str], list[str]]:
-    """(what is said, what was heard) in each row of `transcribe`."""
+    """(what is said, what was heard) in each row of `transcribe`.
+
+    Where a tokenizer of words knows neither, the two would be equal, and a word that nobody can read
+    would pass for right: what was heard has UNREADABLE there.
+    """
     said, heard = [], []
     for labels, count, best, frames in zip(
         *(rows[key] for key in ("labels", "num_labels", "best", "frames")), strict=True
     ):
         said.append(tokenizer.decode(labels[:count]))
-        heard.append(tokenizer.decode(collapsed(best[:frames], blank)))
+        text = tokenizer.decode(collapsed(best[:frames], blank))
+        heard.append(text.replace("\ufffd", UNREADABLE))
     return said, heard
 
 

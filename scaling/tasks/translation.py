@@ -3,7 +3,6 @@
 Legend: B batch, S source tokens, T target tokens, D model width, K beams, L layers, V vocabulary.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -29,7 +28,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.beam import Sequences, beam_search
-from scaling.tasks.language_model import capped, score_tokens, summarize
+from scaling.tasks.language_model import capped, hidden_and_kernel, score_tokens, summarize
 
 SAMPLES = 8
 
@@ -55,10 +54,10 @@ def translation(
       length_penalty: alpha of Wu et al. 2016, see `scaling.tasks.beam`.
     """
     context.need("text_pairs")
-    _need_sacrebleu(context)
+    context.need_library("sacrebleu", "translate")
     info = context.info
     vocab = context.outputs("vocab_size", info.vocab_size)
-    model = context.model(vocab_size=vocab)
+    model = context.model("encode", "hidden", "logits", "head_kernel", vocab_size=vocab)
     lengths = tuple(info.spec[key][0][0] for key in ("source", "targets"))
     room = getattr(model, "max_len", None)
     if room is not None and max(lengths) > room:
@@ -81,13 +80,12 @@ def translation(
         weights_BT, targets_BT = batch["weights"], batch["targets"]
         weight = jnp.sum(weights_BT)
         if not context.train:
-            logits_BTV = logits(variables, batch, context)
+            logits_BTV, sown = call(model, variables, *_inputs(batch), context=context)
             nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
             metrics = score_tokens(logits_BTV, nll_BT, batch, token_bytes)
-            state = {k: v for k, v in variables.items() if k not in ("params", "frozen")}
-            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, state)
+            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, sown.state)
         output, sown = call(
-            model, variables, *_inputs(batch), context=context, method=_hidden_and_kernel
+            model, variables, *_inputs(batch), context=context, method=hidden_and_kernel
         )
         score = capped(getattr(model, "logit_softcap", None))
         objective_BT, (nll_BT, _) = chunked_loss(score, *output, targets_BT, {**numbers, **hparams})
@@ -216,22 +214,5 @@ def compare(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dic
     }
 
 
-def _need_sacrebleu(context: TaskContext) -> None:
-    """Refuses the evaluation `translate` where it could not report, before anything runs."""
-    for name, entry in (context.config.eval.also or {}).items():
-        if (entry.evaluation or name) == "translate" and not importlib.util.find_spec("sacrebleu"):
-            raise ConfigError(
-                f"eval.also.{name}.evaluation",
-                "needs sacrebleu, which is not installed",
-                "pip install 'scaling[metrics]', or leave the evaluation out",
-            )
-
-
 def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
     return batch["source"], batch["source_segments"], batch["inputs"]
-
-
-def _hidden_and_kernel(
-    model: nn.Module, *inputs: jax.Array, train: bool
-) -> tuple[jax.Array, jax.Array]:
-    return model.hidden(*inputs, train=train), model.head_kernel()

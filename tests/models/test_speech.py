@@ -85,6 +85,8 @@ def test_parameters_by_hand(name):
     ("model", "message"),
     [
         (MODELS["conformer"].clone(kernel_size=4), r"kernel_size(?s:.*)make it odd"),
+        (MODELS["conformer"].clone(num_heads=16), r"model\.num_heads(?s:.*)twice the heads"),
+        (MODELS["conformer"].clone(num_heads=3), r"model\.num_heads(?s:.*)twice the heads"),
         (MODELS["gru"].clone(model_dim=15), r"model_dim(?s:.*)make it even"),
     ],
 )

@@ -14,7 +14,7 @@ from scaling.ops import cross_entropy as head
 from scaling.parallel.axes import DEFAULT_RULES, rules
 from scaling.parallel.logical import logical_rules
 from scaling.parallel.mesh import make_mesh
-from scaling.tasks.language_model import _hidden_and_kernel, _objective, capped
+from scaling.tasks.language_model import _objective, capped, hidden_and_kernel
 
 # A loop compiles faster than straight-line code; the tests of equality unroll.
 SMALL = {
@@ -346,9 +346,9 @@ def test_the_loss_in_pieces_is_that_of_the_logits(monkeypatch, change):
     score = capped(model.logit_softcap)
 
     def pieces(params):
-        given = {"train": False, "method": _hidden_and_kernel}
-        hidden_and_kernel = model.apply({"params": params}, inputs, None, None, **given)
-        found = head.chunked_loss(score, *hidden_and_kernel, targets, numbers)
+        given = {"train": False, "method": hidden_and_kernel}
+        output = model.apply({"params": params}, inputs, None, None, **given)
+        found = head.chunked_loss(score, *output, targets, numbers)
         return jnp.sum(found[0]), found
 
     def whole(params):

@@ -14,7 +14,7 @@ from scaling.data.documents import Part
 from scaling.data.info import DataInfo
 from scaling.data.tokenizers import Bpe, Bytes
 from scaling.tasks.base import Context, build_task
-from scaling.tasks.masked_language_model import hidden_tokens, pseudo_perplexity
+from scaling.tasks.masked_language_model import hidden_tokens, pseudo_perplexity, text_keys
 
 VOCAB, LENGTH = 40, 8
 SEPARATOR, MASK = VOCAB - 1, VOCAB
@@ -107,12 +107,11 @@ def test_the_loss_is_that_of_the_chosen_tokens_and_the_same_in_every_run():
     data = batch()
     first, again = evaluated(data, 0), evaluated(data, 1)
     jax.tree.map(np.testing.assert_array_equal, first.metrics, again.metrics)
-    changed, chosen = hidden_tokens(
-        data["inputs"],
-        jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32), impl="threefry2x32"),
-        separator=SEPARATOR,
-        rate=0.15,
-    )
+    rows = [
+        hidden_tokens(row[None], key, separator=SEPARATOR, rate=0.15)
+        for row, key in zip(data["inputs"], text_keys(data["inputs"]), strict=True)
+    ]
+    changed, chosen = (jnp.concatenate(parts) for parts in zip(*rows, strict=True))
     context = Context(jax.random.key(0), jnp.int32(0), False)
     apply = jax.jit(lambda data: built.functions["logits"](variables, data, context))
     logits = apply(data | {"inputs": changed})
@@ -123,6 +122,16 @@ def test_the_loss_is_that_of_the_chosen_tokens_and_the_same_in_every_run():
     np.testing.assert_allclose(
         first.metrics["loss"], (-(right * counted).sum(), counted.sum()), rtol=1e-5
     )
+
+
+def test_what_is_hidden_of_a_text_does_not_depend_on_the_texts_beside_it():
+    data = batch()
+    turned = {k: v[::-1] for k, v in data.items()}
+    alone = {k: v[:3] for k, v in data.items()}  # all that have a weight
+    for other in (turned, alone):
+        for a, b in zip(evaluated(data, 0)[:2], evaluated(other, 0)[:2], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert len(np.unique(jax.random.key_data(text_keys(data["inputs"])), axis=0)) == 16
 
 
 def test_training_chooses_anew_in_each_step():
@@ -158,5 +167,12 @@ def test_pseudo_perplexity_hides_one_token_at_a_time():
 def test_a_model_that_reads_one_way_is_refused():
     with pytest.raises(ConfigError, match=r"(?s)model\.causal.*--config\.model\.causal=False"):
         task(**{"model.causal": True})
+    recurrent = tiny_language_model(
+        **{"task.name": "masked_language_model", "model": {"name": "rnn", "num_layers": 1}}
+    )
+    with pytest.raises(
+        ConfigError, match=r"model\.name: rnn has no causal, which task\.name=masked"
+    ):
+        build_task(recurrent, INFO, "cpu")
     with pytest.raises(ConfigError, match=r"(?s)model\.vocab_size: 40 is less than the 41"):
         task(**{"model.vocab_size": VOCAB})

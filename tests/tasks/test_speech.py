@@ -14,6 +14,7 @@ from scaling.configs import ConfigError
 from scaling.data import DataInfo
 from scaling.data.sources.utterances import utterance_spec
 from scaling.data.tokenizers import Bytes
+from scaling.data.words import FittedWords
 from scaling.tasks.base import Context, build_task
 from scaling.tasks.spectrograms import HIGH, LINE, WIDE, sheet
 from scaling.tasks.speech import collapsed, error_rates, masked, texts
@@ -121,6 +122,18 @@ def test_decoding_drops_repeats_then_blanks():
     assert texts(rows, Bytes(), BLANK) == (["bba", "b"], ["bba", "b"])
 
 
+def test_an_unknown_word_is_never_right():
+    words = FittedWords(("one", "two"), 4, lowercase=True)
+    rows = {
+        "best": np.array([[0, 2]]),
+        "frames": np.array([2]),
+        "labels": np.array([[0, 2]]),
+        "num_labels": np.array([2]),
+    }
+    said, heard = texts(rows, words, blank=3)
+    assert error_rates(said, heard)["wer"] == 0.5
+
+
 def test_error_rates_are_over_all_words_and_letters():
     said = ["one two", "three", "four five six"]
     heard = ["one too", "", "four five six"]
@@ -136,15 +149,16 @@ def test_error_rates_are_over_all_words_and_letters():
 
 
 def test_a_sheet_shows_each_symbol_under_the_frame_where_it_is_first_heard():
+    # The longest has 16 of 20 frames: the sheet ends there.
     features = np.zeros((2, 20, 4), np.float32)
     features[:, 5, 3] = 10.0  # the highest band
     features[1, 12:] = 10.0  # behind the utterance
     best = np.full((2, 10), BLANK)
     best[:, 4:6] = 98
-    rows = {"features": features, "best": best, "sound": np.array([20, 12]), "frames": [10, 6]}
+    rows = {"features": features, "best": best, "sound": np.array([16, 12]), "frames": [8, 6]}
     picture = sheet(rows, ["b", "b"], ["b", "b"], Bytes(), BLANK)
     panel = 4 * HIGH + 2 * LINE
-    assert picture.shape == (2 * panel, 20 * WIDE, 3)
+    assert picture.shape == (2 * panel, 16 * WIDE, 3)
     assert picture.dtype == np.uint8
     for top in (0, panel):
         sound = picture[top + LINE : top + LINE + 4 * HIGH, :, 0]
@@ -199,6 +213,12 @@ def test_a_text_that_does_not_fit_its_frames_is_refused_with_its_line():
         ConfigError, match=r"a.csv, line 3: has 0.04 seconds(?s:.*) 1 frames.* needs 2"
     ):
         build(tightest=[[5, 40, "a.csv, line 2"], [2, 8, "a.csv, line 3"]])
+
+
+def test_a_model_that_hears_nothing_is_refused():
+    model = {"name": "transformer", "model_dim": 4, "num_heads": 2, "num_layers": 1}
+    with pytest.raises(ConfigError, match=r"model\.name: transformer has no encoder_frames"):
+        build(model=model)
 
 
 @pytest.mark.parametrize(

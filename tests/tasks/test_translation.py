@@ -184,6 +184,13 @@ def test_scores_are_sacrebleus_against_the_texts_of_the_files():
 def test_what_is_missing_is_said_before_anything_runs(monkeypatch):
     with pytest.raises(ConfigError, match=r"(?s)model\.max_len: 4 is less than the 6.*max_len=6"):
         build_task(config(**{"model.max_len": 4}), INFO, "cpu")
+    with pytest.raises(ConfigError, match=r"model\.causal: is False, and a decoder must not read"):
+        build_task(config(**{"model.causal": False}), INFO, "cpu")
+    # A decoder alone takes three arrays too: it would read the targets as positions.
+    with pytest.raises(
+        ConfigError, match=r"model\.name: transformer has no encode, which task\.name"
+    ):
+        build_task(config(**{"model.name": "transformer"}), INFO, "cpu")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         ConfigError, match=r"(?s)eval\.also\.words.*pip install 'scaling\[metrics\]'"

@@ -16,7 +16,7 @@ import numpy as np
 from scaling import configs
 from scaling.configs.types import LocalPath
 from scaling.data.cache import Entry, cached, key_of
-from scaling.data.documents import Part, document_hash, has_text
+from scaling.data.documents import Part, has_text, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
@@ -91,7 +91,7 @@ class LabelledText:
     def describe(self, context: DataContext) -> DataInfo:
         """The classes, by reading the files; the vocabulary, by the config."""
         tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        return self._describe(context, classes(self._read(self.paths)), tokenizer.vocab_size)
+        return self._describe(context, classes(self._read("paths")), tokenizer.vocab_size)
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out texts, tokenised.
@@ -100,7 +100,7 @@ class LabelledText:
           DataError: a file cannot be read, a line has no text or label, a held-out label is not
             among those of training, or one of the parts would be empty.
         """
-        everything = self._read(self.paths)
+        everything = self._read("paths")
         names = classes(everything)
         train, held_out = self._split(everything, context.section.eval_fraction)
         texts = Texts(tuple(row.text for row in train))
@@ -134,16 +134,15 @@ class LabelledText:
     def _split(self, rows: list["Row"], fraction: float) -> tuple[list["Row"], list["Row"]]:
         """(training, held-out) texts; those on both sides by the user's files are counted."""
         if self.eval_paths:
-            held_out = self._read(self.eval_paths)
+            held_out = self._read("eval_paths")
             known = {row.text for row in held_out}
             both = sum(row.text in known for row in rows)
             if both:
                 _LOG.warning("%d training texts are also held out: the files say so", both)
             return rows, held_out
-        limit = int(fraction * 2.0**64)
         parts: tuple[list[Row], list[Row]] = ([], [])
         for row in rows:
-            parts[document_hash(row.text) < limit].append(row)
+            parts[is_held_out(row.text, fraction)].append(row)
         if fraction and not all(parts):
             raise DataError(
                 f"data.eval_fraction={fraction} of {len(rows)} texts holds out {len(parts[1])}: "
@@ -151,8 +150,9 @@ class LabelledText:
             )
         return parts
 
-    def _read(self, patterns: tuple[str, ...]) -> list["Row"]:
-        paths = matching(patterns, "data.source.paths")
+    def _read(self, name: Literal["paths", "eval_paths"]) -> list["Row"]:
+        key = f"data.source.{name}"
+        paths = matching(getattr(self, name), key)
         rows = []
         for path in paths:
             for where, text, label in self._lines(path):
@@ -162,7 +162,7 @@ class LabelledText:
                     raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
                 rows.append(Row(text.strip(), label.strip(), where))
         if not rows:
-            raise DataError(f"data.source.paths: hold no text: {', '.join(map(str, paths))}")
+            raise DataError(f"{key}: hold no text: {', '.join(map(str, paths))}")
         return rows
 
     def _lines(self, path: pathlib.Path) -> Iterator[tuple[str, str, str]]:

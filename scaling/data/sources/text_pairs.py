@@ -16,7 +16,7 @@ import numpy as np
 from scaling import configs
 from scaling.configs.types import LocalPath, PositiveInt
 from scaling.data.cache import Entry, cached, key_of
-from scaling.data.documents import Part, document_hash, has_text
+from scaling.data.documents import Part, has_text, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
@@ -144,16 +144,15 @@ class TextPairs:
                 "eval_source_paths", self.eval_source_paths, self.eval_target_paths
             )
         elif fraction:
-            limit = int(fraction * 2.0**64)
-            out = [document_hash(row.source) < limit for row in rows]
-            held_out["eval"] = [row for row, x in zip(rows, out, strict=True) if x]
-            rows, everything = [row for row, x in zip(rows, out, strict=True) if not x], len(rows)
-            if not rows or not held_out["eval"]:
+            parts: tuple[list[Row], list[Row]] = ([], [])
+            for row in rows:
+                parts[is_held_out(row.source, fraction)].append(row)
+            if not all(parts):
                 raise DataError(
-                    f"data.eval_fraction={fraction} of {everything} pairs holds out "
-                    f"{len(held_out['eval'])}: change it, or name held-out files with "
-                    "data.source.eval_source_paths"
+                    f"data.eval_fraction={fraction} of {len(rows)} pairs holds out {len(parts[1])}: "
+                    "change it, or name held-out files with data.source.eval_source_paths"
                 )
+            rows, held_out["eval"] = parts
         if self.test_source_paths:
             held_out["test"] = self._read(
                 "test_source_paths", self.test_source_paths, self.test_target_paths
@@ -281,7 +280,7 @@ class _Split:
         if not fits.any():
             raise DataError(
                 f"data.source.source_len={self.source_len}, target_len={self.target_len}: none of "
-                f"the {len(texts)} pairs ({name}) is as short; give more"
+                f"the {len(texts)} pairs ({name}) fits; give more"
             )
         counts = {"too_long": int((~fits).sum()), "without_text": len(rows) - len(texts)}
         for reason, count in counts.items():
@@ -327,7 +326,8 @@ class Pairs:
         first: int | None = None,
     ) -> None:
         """Those pairs of an entry; `lengths` are (S, T), and `first` numbers the examples."""
-        self._tokens, self._start = (np.load(entry.path / f"{x}.npy") for x in ("tokens", "start"))
+        self._tokens = np.load(entry.path / "tokens.npy", mmap_mode="r")
+        self._start = np.load(entry.path / "start.npy")
         self._rows, self._lengths = rows, lengths
         self._separator, self._first = separator, first
         self.spec = pair_spec(*lengths, first is not None)

@@ -12,7 +12,7 @@ import math
 import pathlib
 import wave
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Utterances:
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes by the config and the first file's sample rate; the vocabulary by the config."""
         tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        first = self._read(self.paths)[0]
+        first = self._read("paths")[0]
         return self._describe(context, read_wav(first.path, first.where)[0], tokenizer.vocab_size)
 
     def open(self, context: DataContext) -> Opened:
@@ -82,11 +82,11 @@ class Utterances:
           DataError: a table or a wav file cannot be read; a line has no path or text, or names an
             utterance that is too long, of another sample rate, or also held out.
         """
-        rows = self._read(self.paths)
-        held_out = self._read(self.eval_paths) if self.eval_paths else []
-        _refuse_overlap(rows, held_out)
+        rows = self._read("paths")
+        held_out = self._read("eval_paths") if self.eval_paths else []
         fraction = 0.0 if self.eval_paths else context.section.eval_fraction
         train, evals = split_rows(len(rows), fraction)
+        _refuse_overlap([rows[i] for i in train], held_out or [rows[i] for i in evals])
         texts = Texts(tuple(rows[i].text for i in sorted(train)))
         settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
         tokenizer = settings.fit([Part(texts)], context.cache)
@@ -121,8 +121,9 @@ class Utterances:
             facts={"sample_rate": rate},
         )
 
-    def _read(self, patterns: tuple[str, ...]) -> list["Row"]:
-        tables = matching(patterns, "data.source.paths")
+    def _read(self, name: Literal["paths", "eval_paths"]) -> list["Row"]:
+        key = f"data.source.{name}"
+        tables = matching(getattr(self, name), key)
         layout = Layout(self.delimiter, self.names, self.encoding)
         columns = [(self.path, "data.source.path"), (self.text, "data.source.text")]
         rows = []
@@ -133,7 +134,7 @@ class Utterances:
                     raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
                 rows.append(Row(table.parent / path.strip(), text.strip(), where))
         if not rows:
-            raise DataError(f"data.source.paths: hold no line: {', '.join(map(str, tables))}")
+            raise DataError(f"{key}: hold no line: {', '.join(map(str, tables))}")
         return rows
 
 
@@ -149,10 +150,10 @@ class Row:
 def _refuse_overlap(rows: Sequence[Row], held_out: Sequence[Row]) -> None:
     lines = {row.path.resolve(): row.where for row in rows} if held_out else {}
     for row in held_out:
-        if row.path.resolve() in lines:
+        line = lines.get(row.path.resolve())
+        if line:
             raise DataError(
-                f"{row.where}: {row.path} is also trained on ({lines[row.path.resolve()]}); leave it "
-                "out on one side"
+                f"{row.where}: {row.path} is held out and also trained on ({line}); leave one line out"
             )
 
 
@@ -179,6 +180,11 @@ def read_wav(path: pathlib.Path, where: str) -> tuple[int, np.ndarray]:
             f"{where}: {path} is not a wav file of PCM ({error or 'it ends too soon'}); convert it, "
             "as `ffmpeg -i IN -c:a pcm_s16le OUT.wav` does"
         ) from error
+    if width not in _PCM or not rate:
+        raise DataError(
+            f"{where}: {path} has {8 * width} bits a sample and {rate} samples a second; convert it to "
+            "PCM of 8 to 32 bits"
+        )
     if not count or len(data) != count * width * channels:
         what = "is cut short" if count else "holds no samples"
         raise DataError(f"{where}: {path} {what}; fetch it again, or leave the line out")

@@ -92,3 +92,11 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         opened(tmp_path, {"paths": (str(tmp_path / "bad.csv"),)})
+
+
+def test_an_error_names_the_key_of_the_held_out_files(tmp_path):
+    (tmp_path / "a.csv").write_text(TABLE, encoding="utf-8")
+    (tmp_path / "empty.csv").write_text("label,text\n", encoding="utf-8")
+    paths = {"paths": (str(tmp_path / "a.csv"),), "eval_paths": (str(tmp_path / "empty.csv"),)}
+    with pytest.raises(DataError, match=r"data\.source\.eval_paths: hold no text"):
+        opened(tmp_path, paths)

@@ -122,7 +122,7 @@ def test_equal_sources_fall_on_one_side_and_long_ones_are_left_out(tmp_path):
             r"line 1: a held-out pair is too long.*source_len=7, target",
         ),
         ({"test": [("a", "x"), ("a", "xyzw")]}, r"line 2.*test needs .*source_len=1, target_len=5"),
-        ({"train": [("abcdefg", "x")]}, r"none of the 1 pairs \(train\) is as short"),
+        ({"train": [("abcdefg", "x")]}, r"none of the 1 pairs \(train\) fits"),
         ({"train": [(" ", " ")]}, "hold no pair of texts"),
     ],
 )

@@ -158,6 +158,28 @@ def test_an_utterance_is_not_on_both_sides(tmp_path):
     train, held_out = (table(tmp_path / name, ["a.wav,a"]) for name in ("train.csv", "test.csv"))
     with pytest.raises(DataError, match=r"test.csv, line 2: .*also trained on .*train.csv, line 2"):
         opened(tmp_path, {"paths": (train,), "eval_paths": (held_out,)})
+    twice = table(tmp_path / "twice.csv", ["a.wav,a", "a.wav,a"])
+    with pytest.raises(DataError, match=r"twice.csv, line .: .*held out and also trained on"):
+        opened(tmp_path, {"paths": (twice,)}, fraction=0.5)
+
+
+def test_an_error_names_the_key_of_the_held_out_tables(tmp_path):
+    write_wav(tmp_path / "a.wav", np.zeros(20))
+    train, empty = (table(tmp_path / f"{len(x)}.csv", x) for x in (["a.wav,a"], []))
+    with pytest.raises(DataError, match=r"data\.source\.eval_paths: hold no line"):
+        opened(tmp_path, {"paths": (train,), "eval_paths": (empty,)})
+
+
+@pytest.mark.parametrize(("place", "value"), [(34, 64), (24, 0)])
+def test_a_header_without_a_known_width_or_rate_is_refused(tmp_path, place, value):
+    write_wav(tmp_path / "a.wav", np.zeros(20), width=4)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[place : place + 2] = value.to_bytes(2, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"here: .*a\.wav has .* bits a sample and .* samples a second"
+    ):
+        read_wav(tmp_path / "a.wav", "here")
 
 
 def test_spoken_digits_are_unpacked_into_both_splits(tmp_path):
@@ -180,3 +202,7 @@ def test_spoken_digits_are_unpacked_into_both_splits(tmp_path):
         assert ("recordings/0_bob_5.wav,zero" in lines) == (split == "speakers")
     with pytest.raises(SystemExit, match="held_out: takes some of the speakers"):
         digits.prepare(tmp_path / "digits.tar.xz", tmp_path / "out", ("dan",))
+    with pytest.raises(SystemExit, match=r"--archive: .*README\.md is not a tar"):
+        digits.prepare(ROOT / "README.md", tmp_path / "out", ("bob",))
+    with pytest.raises(ValueError, match=r"MODEL,FOLDER,SPLIT.*official,more"):
+        digits.get_config("gru,folder,official,more")
