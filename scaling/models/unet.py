@@ -92,7 +92,9 @@ class UNet(nn.Module):
         return last(h).astype(jnp.float32)
 
     def _check(self, sides: tuple[int, ...]) -> None:
-        """Raises ConfigError where the sides or the width do not divide."""
+        """Raises ConfigError where there is no level, or the sides or the width do not divide."""
+        if not self.multipliers:
+            raise ConfigError("model.multipliers", "is empty", "give one for each level")
         if self.width % GROUPS:
             raise ConfigError(
                 "model.width", f"{self.width} does not divide by {GROUPS}", "give a multiple"

@@ -3,6 +3,7 @@
 Legend: B batch, H height, W width, C channels.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -67,9 +68,18 @@ def diffusion(
       sample_steps: of the sampler.
 
     Raises:
-      ConfigError: the sampler is not one for this kind, or has more steps than ddpm has.
+      ConfigError: the model is called otherwise, or the sampler is not one for this kind, or has more
+        steps than ddpm has.
     """
     shape, model = image_shape(context), context.model()
+    try:
+        inspect.signature(type(model).__call__).bind(model, "x_BHWC", "time_B", train=False)
+    except TypeError as error:
+        raise ConfigError(
+            "model.name",
+            f"{context.config.model.name} is not called as model(x_BHWC, time_B, train=...)",
+            "choose unet, or another task",
+        ) from error
     chosen = _sampler(kind, sampler, sample_steps)
     levels = noise_levels()
 
@@ -83,7 +93,7 @@ def diffusion(
         noise_BHWC = _noise(for_noise, image_BHWC.shape)
         corrupt = on_the_line if kind == "flow" else _at_a_level(levels)
         x_BHWC, time_B, target_BHWC = corrupt(
-            image_BHWC, noise_BHWC, spaced(for_time, len(image_BHWC))
+            image_BHWC, noise_BHWC, spaced(for_time, batch["weights"])
         )
         guess_BHWC, sown = call(
             model, variables, x_BHWC, time_B, context=context._replace(rng=for_model)
@@ -144,9 +154,14 @@ def _noise(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return constrain(jax.random.normal(rng, shape), ("batch", None, None, None))
 
 
-def spaced(rng: jax.Array, rows: int) -> jax.Array:
-    """Evenly spaced numbers with a common random offset, each uniform in [0, 1); float32[rows]."""
-    return (jax.random.uniform(rng) + jnp.arange(rows) / rows) % 1.0
+def spaced(rng: jax.Array, weights_B: jax.Array) -> jax.Array:
+    """Evenly spaced numbers with a common random offset, each uniform in [0, 1); float32[B].
+
+    Only rows that have a weight are counted, so that those of a batch with padding are spaced too.
+    """
+    counted_B = weights_B > 0
+    place_B = jnp.cumsum(counted_B) - 1
+    return (jax.random.uniform(rng) + place_B / jnp.maximum(jnp.sum(counted_B), 1)) % 1.0
 
 
 def on_the_line(

@@ -53,12 +53,15 @@ def test_the_line_and_its_velocity():
 
 
 def test_times_are_spaced_and_each_is_uniform():
-    times = np.stack([spaced(jax.random.key(i), 8) for i in range(400)])
+    times = np.stack([spaced(jax.random.key(i), jnp.ones(8)) for i in range(400)])
     assert times.min() >= 0
     assert times.max() < 1
     np.testing.assert_allclose(np.diff(np.sort(times, axis=1), axis=1), 1 / 8, atol=1e-6)
     for row in times.T:
         assert np.histogram(row, bins=4, range=(0, 1))[0].min() > 60
+    weights = jnp.array([0.0, 1.0, 1.0, 0.0, 2.0, 1.0, 0.0, 0.0])
+    counted = np.sort(spaced(jax.random.key(0), weights)[weights > 0])
+    np.testing.assert_allclose(np.diff(counted), 1 / 4, atol=1e-6)
 
 
 # --- samplers --------------------------------------------------------------------------------
@@ -179,6 +182,14 @@ def test_samplers_that_do_not_fit_are_named(task, key):
         built(**task)
 
 
+@pytest.mark.parametrize("model", [{"name": "cnn"}, {"name": "dcgan", "width": 8}])
+def test_models_that_are_called_otherwise_are_named(model):
+    with pytest.raises(
+        ConfigError, match=r"model\.name: .* is not called as model\(x_BHWC, time_B"
+    ):
+        build_task(tiny_images(task={"name": "diffusion"}, model=model), IMAGE_INFO, "cpu")
+
+
 # --- the U-Net -------------------------------------------------------------------------------
 
 
@@ -218,6 +229,7 @@ def test_rows_do_not_see_each_other_and_all_see_the_time():
     [
         ({"width": 12}, "model.width"),
         ({"multipliers": (1, 1, 1, 1, 1)}, "model.multipliers"),
+        ({"multipliers": ()}, "model.multipliers: is empty"),
         ({"num_heads": 3}, "model.num_heads"),
     ],
 )

@@ -186,7 +186,21 @@ def test_the_energy_distance_has_no_bias_in_small_batches_and_no_padding():
     padded = jnp.pad(pairs[0], ((0, 0), (0, 3), (0, 0), (0, 0), (0, 0)), constant_values=9.0)
     weights = jnp.array([1.0] * 4 + [0.0] * 3)
     assert float(energy_distance(*padded, weights)) == pytest.approx(float(each[0]), abs=1e-6)
-    assert float(energy_distance(pairs[0, 0, :1], pairs[0, 1, :1], jnp.ones(1))) == 0.0
+
+
+def test_a_batch_of_a_single_image_gives_no_distance():
+    """It would count as 0, the best there is."""
+    task, variables = built()
+    batch = image_batch(0, rows=8)
+    batch["weights"][1:] = 0.0
+    assert [float(x) for x in scored(task, variables, batch, False).metrics[task.objective]] == [
+        0,
+        0,
+    ]
+    batch["weights"][1] = 1.0
+    assert float(scored(task, variables, batch, False).metrics[task.objective][1]) == 2.0
+    with pytest.raises(ConfigError, match=r"eval\.batch_size: 1 leaves no two images"):
+        scored(task, variables, image_batch(0, rows=1), train=False)
 
 
 def test_samples_are_pixels_and_a_function_of_the_key():
@@ -200,6 +214,11 @@ def test_samples_are_pixels_and_a_function_of_the_key():
     score = jax.jit(lambda seed: task.loss(variables, image_batch(0), context(False, seed), {}))
     distances = [float(score(seed).metrics[task.objective][0]) for seed in (0, 0, 1)]
     assert distances[0] == distances[1] != distances[2]
+
+
+def test_models_without_two_players_are_named():
+    with pytest.raises(ConfigError, match=r"model\.name: cnn lacks 'latent'"):
+        build_task(tiny_images(task={"name": "gan"}), IMAGE_INFO, "cpu")
 
 
 @pytest.mark.parametrize(
