@@ -126,14 +126,14 @@ def _judge_real(
 
 
 def discriminator_loss(kind: Kind, real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
-    """What the discriminator pays for its scores of real and of generated images, [B]."""
+    """Of each pair of scores, one of a real and one of a generated image, [B]."""
     if kind == "hinge":
         return jax.nn.relu(1.0 - real_B) + jax.nn.relu(1.0 + fake_B)
     return jax.nn.softplus(-real_B) + jax.nn.softplus(fake_B)
 
 
 def generator_loss(kind: Kind, fake_B: jax.Array) -> jax.Array:
-    """What the generator pays for the scores of its images, [B]."""
+    """Of the scores of its images, [B]."""
     return -fake_B if kind == "hinge" else jax.nn.softplus(-fake_B)
 
 

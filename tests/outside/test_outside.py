@@ -288,9 +288,10 @@ def test_what_cannot_judge_is_named(tmp_path):
         folder = tmp_path / "-".join([family, *facts])
         folder.mkdir()
         config = resolved(family)
-        info = dataclasses.replace(data.describe(config), **facts)
+        built = data.build(config)
+        built = dataclasses.replace(built, info=dataclasses.replace(built.info, **facts))
         (folder / "config.json").write_text(configs.to_json(config))
-        (folder / "data.json").write_text(data_record.to_text(info, {}, {}))
+        (folder / "data.json").write_text(data_record.to_text(built))
         return folder
 
     def refused(classifier, message, task):
