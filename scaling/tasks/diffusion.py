@@ -94,7 +94,7 @@ def diffusion(
         noise_BHWC = _noise(for_noise, image_BHWC.shape)
         corrupt = on_the_line if kind == "flow" else partial(_at_a_level, levels)
         x_BHWC, time_B, target_BHWC = corrupt(
-            image_BHWC, noise_BHWC, spaced(for_time, batch["weights"])
+            image_BHWC, noise_BHWC, spaced(for_time, len(image_BHWC))
         )
         guess_BHWC, sown = call(
             model, variables, x_BHWC, time_B, context=context._replace(rng=for_model)
@@ -155,14 +155,9 @@ def _noise(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return constrain(jax.random.normal(rng, shape), ("batch", None, None, None))
 
 
-def spaced(rng: jax.Array, weights_B: jax.Array) -> jax.Array:
-    """Evenly spaced numbers with a common random offset, each uniform in [0, 1); float32[B].
-
-    Only rows that have a weight are counted, so that those of a batch with padding are spaced too.
-    """
-    counted_B = weights_B > 0
-    place_B = jnp.cumsum(counted_B) - 1
-    return (jax.random.uniform(rng) + place_B / jnp.maximum(jnp.sum(counted_B), 1)) % 1.0
+def spaced(rng: jax.Array, rows: int) -> jax.Array:
+    """Evenly spaced numbers with a common random offset, each uniform in [0, 1); float32[rows]."""
+    return (jax.random.uniform(rng) + jnp.arange(rows) / rows) % 1.0
 
 
 def on_the_line(

@@ -53,15 +53,12 @@ def test_the_line_and_its_velocity():
 
 
 def test_times_are_spaced_and_each_is_uniform():
-    times = np.stack([spaced(jax.random.key(i), jnp.ones(8)) for i in range(400)])
+    times = np.stack([spaced(jax.random.key(i), 8) for i in range(400)])
     assert times.min() >= 0
     assert times.max() < 1
     np.testing.assert_allclose(np.diff(np.sort(times, axis=1), axis=1), 1 / 8, atol=1e-6)
     for row in times.T:
         assert np.histogram(row, bins=4, range=(0, 1))[0].min() > 60
-    weights = jnp.array([0.0, 1.0, 1.0, 0.0, 2.0, 1.0, 0.0, 0.0])
-    counted = np.sort(spaced(jax.random.key(0), weights)[weights > 0])
-    np.testing.assert_allclose(np.diff(counted), 1 / 4, atol=1e-6)
 
 
 # --- samplers --------------------------------------------------------------------------------
