@@ -46,6 +46,16 @@ def imports(path: pathlib.Path) -> set[str]:
     return found & MODULES.keys()
 
 
+def components(path: pathlib.Path) -> set[str]:
+    """Modules of ours that a table of components names in a file."""
+    texts = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return {text.partition(":")[0] for text in texts if ":" in text} & MODULES.keys()
+
+
 GRAPH = {name: imports(path) - {name} for name, path in MODULES.items()}
 
 
@@ -64,6 +74,18 @@ def test_no_import_goes_up() -> None:
         for name, others in GRAPH.items()
         for other in others
         if "scaling" not in (name, other) and LAYERS.index(layer(other)) > LAYERS.index(layer(name))
+    ]
+    assert not up
+
+
+def test_no_table_of_components_names_a_higher_package() -> None:
+    """Only the schema of configs does: there a table of each family is where its names come from."""
+    up = [
+        f"{name} names {other}"
+        for name, path in MODULES.items()
+        if layer(f"{name}.") not in ("configs", "experiment")
+        for other in components(path)
+        if LAYERS.index(layer(f"{other}.")) > LAYERS.index(layer(f"{name}."))
     ]
     assert not up
 

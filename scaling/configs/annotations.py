@@ -15,7 +15,7 @@ from scaling.configs.component import MISSING, FrozenMapping, alternatives, stri
 from scaling.configs.errors import RefusedError
 
 _SEQUENCES = (tuple, list, collections.abc.Sequence, collections.abc.Iterable)
-BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
 _WORDS = {
     int: "an integer", float: "a number", bool: "true or false", str: "a string",
     types.NoneType: "None", None: "None", Any: "any value",

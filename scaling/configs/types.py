@@ -34,6 +34,9 @@ def Range(  # read as a type beside other types
     return annotated_types.Interval(ge=low, le=high, gt=above, lt=below)
 
 
+MultipleOf = annotated_types.MultipleOf
+
+
 @dataclasses.dataclass(frozen=True)
 class NotInFingerprint:
     """Marks a key that says where or how a run goes, not what comes out of it.

@@ -10,7 +10,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union
 
 import pydantic
@@ -28,7 +28,7 @@ from scaling.configs.annotations import (
     plain,
 )
 from scaling.configs.brackets import split_items, split_mapping, unquote
-from scaling.configs.component import MISSING, Param, alternatives, strip
+from scaling.configs.component import MISSING, Param, alternatives, parameters, strip
 from scaling.configs.errors import ConfigError, RefusedError, suggest
 
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
@@ -67,6 +67,28 @@ def value_of(param: Param, value: Any, key: str) -> Any:
     if value is MISSING:
         raise ConfigError(key, "is required", f"give {describe(param.annotation)}")
     return None if value is param.default is None else coerce(value, param.annotation, key)
+
+
+def options(called: Callable[..., Any], stated: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What a config states for the parameters of a function or module, but the first.
+
+    Args:
+      called: its first parameter is given by the code.
+      stated: values by name.
+      key: config path of `stated`, for errors.
+
+    Raises:
+      ConfigError: there is no such parameter, a value does not fit its annotation, or one is missing.
+    """
+    params = dict(list(parameters(called).items())[1:])
+    for name in stated:
+        if name not in params:
+            raise ConfigError(f"{key}.{name}", "is not an option", suggest(name, list(params)))
+    return {
+        name: value_of(param, stated.get(name, MISSING), f"{key}.{name}")
+        for name, param in params.items()
+        if name in stated or param.default is MISSING
+    }
 
 
 def _validate(value: Any, annotation: Any) -> Any:

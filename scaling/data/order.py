@@ -165,8 +165,8 @@ class MixtureOrder:
         # A whole block holds each occurrence of its range once; of the last block only a part.
         whole = blocks * (high - low)
         part = whole + place[(place >= low) & (place < high)] - low
-        order, own = self._orders[member], index - int(self._offsets[member])
-        return order.visits(own, whole) + int((order(part) == own).sum())
+        order, example = self._orders[member], index - int(self._offsets[member])
+        return order.visits(example, whole) + int((order(part) == example).sum())
 
 
 def slots(weights: Mapping[str, float]) -> dict[str, int]:

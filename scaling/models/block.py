@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from scaling.configs.component import find_component
 from scaling.configs.errors import ConfigError
+from scaling.configs.values import options
 from scaling.models import dims
 from scaling.models.cost import Cost
 from scaling.models.layers import DENSE_NAME, Dense, fan_in, stochastic_depth
@@ -135,16 +136,11 @@ def make_layer(
       module: flax's own fields: `name`, or `parent=None` for a layer outside of a model.
 
     Raises:
-      ConfigError: there is none of that name, or it has no such option.
+      ConfigError: there is none of that name, it has no such option, or a value does not fit.
     """
     layer = find_component(getattr(config, key), LAYERS, f"model.{key}")
-    options = dict(config.feed_forward_options) if key == "feed_forward" else {}
-    try:
-        return layer(config, **module, **options)
-    except TypeError as error:
-        raise ConfigError(
-            f"model.{key}_options", str(error), "see the fields of that class"
-        ) from error
+    stated = dict(config.feed_forward_options) if key == "feed_forward" else {}
+    return layer(config, **module, **options(layer, stated, f"model.{key}_options"))
 
 
 class Memory(NamedTuple):

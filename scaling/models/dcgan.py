@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt
+from scaling.configs.types import MultipleOf, PerMember, PositiveFloat, PositiveInt
 from scaling.models.layers import Dense, compute_dtype, convolution, fan_in, upsampled
 from scaling.models.norm import GROUPS, group_norm
 from scaling.ops import constrain
@@ -43,7 +43,7 @@ class DCGAN(nn.Module):
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
-    width: PositiveInt = 64
+    width: Annotated[PositiveInt, MultipleOf(GROUPS)] = 64
     latent: PositiveInt = 64
     spectral_norm: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -51,15 +51,7 @@ class DCGAN(nn.Module):
     platform: str = "cpu"
 
     def setup(self) -> None:
-        """Makes the two players.
-
-        Raises:
-          ConfigError: the width does not divide into the groups of group norm.
-        """
-        if self.width % GROUPS:
-            raise ConfigError(
-                "model.width", f"{self.width} does not divide by {GROUPS}", "give a multiple"
-            )
+        """Makes the two players."""
         dtype = compute_dtype(self.dtype, self.platform)
         self.generator = Generator(self.width, dtype, self.init_scale)
         self.discriminator = Discriminator(self.width, self.spectral_norm, dtype, self.init_scale)

@@ -12,7 +12,7 @@ What keeps the load even is one of
                expert e and p_e the mean of its share of the scores (Fedus et al. 2021, 2101.03961)
     bias_rate  step of a bias that is added to the scores when experts are chosen, and not when their
                outputs are weighed (Wang et al. 2024, 2408.15664): bias_e += rate (1 - E f_e). Theirs is
-               the sign of it; being linear, the sum over microbatches is that of the whole batch.
+               the sign of it; being linear, the mean over microbatches is that of the whole batch.
 
 The balance loss is of a microbatch, so accumulation changes it, as it changes batch norm. The load f
 is reported as `train/load`, [layers, experts].
@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
+from scaling.configs.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 from scaling.models import dims
 from scaling.models.block import BlockConfig, FeedForward, activated
 from scaling.models.cost import Cost
@@ -53,14 +54,14 @@ class MoE(nn.Module):
     """
 
     config: BlockConfig
-    experts: int = 8
-    top_k: int = 2
-    shared: int = 0
-    expert_dim: int | None = None
+    experts: PositiveInt = 8
+    top_k: PositiveInt = 2
+    shared: NonNegativeInt = 0
+    expert_dim: PositiveInt | None = None
     scores: Literal["softmax", "sigmoid"] = "softmax"
-    balance: float = 0.01
-    router_z_loss: float = 0.0
-    bias_rate: float = 0.0
+    balance: NonNegativeFloat = 0.01
+    router_z_loss: NonNegativeFloat = 0.0
+    bias_rate: NonNegativeFloat = 0.0
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -156,13 +157,11 @@ class MoE(nn.Module):
 
     def _check(self) -> None:
         key = "model.feed_forward_options"
-        if not 1 <= self.top_k <= self.experts:
+        if self.top_k > self.experts:
             raise ConfigError(
-                f"{key}.top_k", f"{self.top_k} of {self.experts} experts", "give 1 to all of them"
-            )
-        if self.scores not in ("softmax", "sigmoid"):
-            raise ConfigError(
-                f"{key}.scores", f"{self.scores!r} is not one", "give softmax or sigmoid"
+                f"{key}.top_k",
+                f"{self.top_k} of {self.experts} experts",
+                "give fewer, or more experts",
             )
         parts = self.top_k + self.shared
         if self.expert_dim is None and self.config.mlp_dim % parts:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import MultipleOf, PerMember, PositiveFloat, PositiveInt, Range
 from scaling.models.dims import head_dim
 from scaling.models.layers import Dense, compute_dtype, convolution, fan_in, upsampled
 from scaling.models.norm import GROUPS, group_norm
@@ -45,7 +45,7 @@ class UNet(nn.Module):
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
-    width: PositiveInt = 64
+    width: Annotated[PositiveInt, MultipleOf(GROUPS)] = 64
     multipliers: tuple[PositiveInt, ...] = (1, 2, 2)
     blocks: PositiveInt = 2
     num_heads: PositiveInt = 4
@@ -92,11 +92,9 @@ class UNet(nn.Module):
         return last(h).astype(jnp.float32)
 
     def _check(self, sides: tuple[int, ...]) -> None:
-        """Raises ConfigError where the sides or the width do not divide."""
-        if self.width % GROUPS:
-            raise ConfigError(
-                "model.width", f"{self.width} does not divide by {GROUPS}", "give a multiple"
-            )
+        """Raises ConfigError where there is no level, or the sides do not divide."""
+        if not self.multipliers:
+            raise ConfigError("model.multipliers", "is empty", "give one for each level")
         factor = 2 ** (len(self.multipliers) - 1)
         if sides[0] % factor or sides[1] % factor:
             raise ConfigError(

@@ -16,10 +16,3 @@ TASKS: dict[str, str] = {
     "diffusion": "scaling.tasks.diffusion:diffusion",
     "augment": "scaling.tasks.augment:augment",
 }
-
-# Evaluations that a task need not bring itself: functions (task, *, option=default) -> Evaluation.
-# The key of a ConfigError that one raises is below the entry: "options.NAME".
-EVALUATIONS: dict[str, str] = {
-    "adversarial": "scaling.tasks.adversarial:adversarial",
-    "frechet": "scaling.train.frechet:frechet",
-}

@@ -31,15 +31,13 @@ import numpy as np
 
 from scaling.configs import ConfigError, build, component
 from scaling.configs.component import FrozenMapping, marked, parameters
-from scaling.configs.errors import suggest
 from scaling.configs.types import RuntimeNumber
-from scaling.configs.values import value_of
 from scaling.data.info import DataInfo
-from scaling.experiment import EvaluationEntry, Experiment, TaskConfig
+from scaling.experiment import Experiment, TaskConfig
 from scaling.models import MODELS
 from scaling.models.cost import Cost
 from scaling.parallel.sharding import PyTree
-from scaling.tasks import EVALUATIONS, TASKS, flops
+from scaling.tasks import TASKS, flops
 from scaling.tasks.flops import FlopCounts, ParamCounts
 from scaling.tasks.keys import abstract_key, pin_generator
 
@@ -163,51 +161,6 @@ class Task:
     cost: Cost | None = None
     params: ParamCounts = dataclasses.field(default_factory=ParamCounts)
     flops: FlopCounts = dataclasses.field(default_factory=FlopCounts)
-
-    def evaluation(self, entry: EvaluationEntry, name: str) -> Evaluation:
-        """What an entry of `eval.also` names, with its options.
-
-        Args:
-          entry: names one of `evaluations`, or of the table `EVALUATIONS`, or "package.module:name".
-          name: of the entry, which stands for the evaluation where the entry names none.
-
-        Raises:
-          ConfigError: there is none of that name, or it takes no such option.
-        """
-        key, chosen = f"eval.also.{name}", entry.evaluation or name
-        if chosen in self.evaluations:
-            if entry.options:
-                what = f"{chosen!r} belongs to the task and takes none"
-                raise ConfigError(
-                    f"{key}.options", what, "leave them out; the keys of `task` set it"
-                )
-            return self.evaluations[chosen]
-        if ":" not in chosen and chosen not in EVALUATIONS:
-            known = ", ".join([*self.evaluations, *EVALUATIONS])
-            what = f"this task has no evaluation {chosen!r}"
-            raise ConfigError(f"{key}.evaluation", what, f"it has: {known}")
-        make = component({"name": chosen}, EVALUATIONS)
-        options = _options(make, entry.options, f"{key}.options")
-        try:
-            made = make(self, **options)
-        except ConfigError as error:
-            raise ConfigError(f"{key}.{error.key}", error.reason, error.remedy) from error
-        if not isinstance(made, Evaluation):
-            raise ConfigError(
-                f"{key}.evaluation",
-                f"{chosen} returned {type(made).__name__}",
-                "return a tasks.base.Evaluation",
-            )
-        return made
-
-
-def _options(make: Callable[..., Any], stated: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The options of an evaluation, each as its parameter's annotation wants it."""
-    params = dict(list(parameters(make).items())[1:])  # the first is the task
-    for name in stated:
-        if name not in params:
-            raise ConfigError(f"{key}.{name}", "is not an option", suggest(name, list(params)))
-    return {name: value_of(params[name], x, f"{key}.{name}") for name, x in stated.items()}
 
 
 @dataclasses.dataclass(frozen=True)

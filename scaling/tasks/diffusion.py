@@ -3,7 +3,9 @@
 Legend: B batch, H height, W width, C channels.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -67,9 +69,18 @@ def diffusion(
       sample_steps: of the sampler.
 
     Raises:
-      ConfigError: the sampler is not one for this kind, or has more steps than ddpm has.
+      ConfigError: the model is called otherwise, or the sampler is not one for this kind, or has more
+        steps than ddpm has.
     """
     shape, model = image_shape(context), context.model()
+    try:
+        inspect.signature(type(model).__call__).bind(model, "x_BHWC", "time_B", train=False)
+    except TypeError as error:
+        raise ConfigError(
+            "model.name",
+            f"{context.config.model.name} is not called as model(x_BHWC, time_B, train=...)",
+            "choose unet, or another task",
+        ) from error
     chosen = _sampler(kind, sampler, sample_steps)
     levels = noise_levels()
 
@@ -81,7 +92,7 @@ def diffusion(
         image_BHWC = as_signed(batch["images"])
         for_noise, for_time, for_model = jax.random.split(context.rng, 3)
         noise_BHWC = _noise(for_noise, image_BHWC.shape)
-        corrupt = on_the_line if kind == "flow" else _at_a_level(levels)
+        corrupt = on_the_line if kind == "flow" else partial(_at_a_level, levels)
         x_BHWC, time_B, target_BHWC = corrupt(
             image_BHWC, noise_BHWC, spaced(for_time, len(image_BHWC))
         )
@@ -158,18 +169,14 @@ def on_the_line(
     return x_BHWC, uniform_B, image_BHWC - noise_BHWC
 
 
-def _at_a_level(levels: np.ndarray) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+def _at_a_level(
+    levels: np.ndarray, image_BHWC: jax.Array, noise_BHWC: jax.Array, uniform_B: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same for ddpm: (x after a number of its steps, the share of all steps, the noise)."""
-
-    def corrupt(
-        image_BHWC: jax.Array, noise_BHWC: jax.Array, uniform_B: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        step_B = jnp.minimum(1 + jnp.floor(uniform_B * STEPS).astype(jnp.int32), STEPS)
-        level_B111 = jnp.asarray(levels, jnp.float32)[step_B][:, None, None, None]
-        x_BHWC = jnp.sqrt(level_B111) * image_BHWC + jnp.sqrt(1.0 - level_B111) * noise_BHWC
-        return x_BHWC, step_B / STEPS, noise_BHWC
-
-    return corrupt
+    step_B = jnp.minimum(1 + jnp.floor(uniform_B * STEPS).astype(jnp.int32), STEPS)
+    level_B111 = jnp.asarray(levels, jnp.float32)[step_B][:, None, None, None]
+    x_BHWC = jnp.sqrt(level_B111) * image_BHWC + jnp.sqrt(1.0 - level_B111) * noise_BHWC
+    return x_BHWC, step_B / STEPS, noise_BHWC
 
 
 def noise_levels(steps: int = STEPS) -> np.ndarray:

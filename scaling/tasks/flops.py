@@ -102,7 +102,7 @@ def flops(cost: Cost) -> FlopCounts:
 def counted_params(names_and_sizes: Iterable[tuple[AxisNames, int]]) -> ParamCounts:
     """Parameter counts of a model that states no cost, from the axis names of its parameters.
 
-    A parameter whose first own axis is `vocab` or `positions` is a table, one whose last axis is
+    A parameter whose first axis is `vocab` or `positions` is a table, one whose last axis is
     `vocab` an output matrix; all else is the body.
     """
     total = tables = heads = 0

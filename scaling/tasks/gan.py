@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.configs import ConfigError
 from scaling.configs.types import RuntimeFloat
 from scaling.ops import constrain
 from scaling.tasks.base import Batch, Context, Hparams, Loss, Task, TaskContext, Total, Variables
@@ -39,8 +40,18 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         (Lim and Ye 2017, 1705.02894).
       r1: weight of half the squared gradient of the score at real images (Mescheder et al. 2018,
         1801.04406, R1), without which the non-saturating game need not converge.
+
+    Raises:
+      ConfigError: the model lacks one of these, or (in evaluation) a batch holds a single image.
     """
     shape, model = image_shape(context), context.model()
+    lacking = [x for x in ("latent", "generate", "discriminate") if not hasattr(model, x)]
+    if lacking:
+        raise ConfigError(
+            "model.name",
+            f"{context.config.model.name} lacks {lacking[0]!r}, which task.name=gan needs",
+            "choose dcgan, or another task",
+        )
     numbers = {"r1": r1} if r1 else {}
 
     def init(rng: jax.Array) -> Variables:
@@ -72,8 +83,14 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
             name: (jnp.sum(weights_B * x_B), weight) for name, x_B in rows.items()
         }
         if not context.train:
+            if len(weights_B) < 2:
+                raise ConfigError(
+                    "eval.batch_size", "1 leaves no two images to compare", "give at least 2"
+                )
+            # What a last batch of a single image gives is not a distance.
+            compared = jnp.where(jnp.sum(weights_B > 0) > 1, weight, 0.0)
             distance = energy_distance(real_BHWC, fake_BHWC, weights_B)
-            metrics["energy_distance"] = (distance * weight, weight)
+            metrics["energy_distance"] = (distance * compared, compared)
         kept = {name: x for name, x in variables.items() if name not in ("params", "frozen")}
         return Loss(jnp.sum(weights_B * objective_B), weight, metrics, kept)
 
@@ -109,14 +126,14 @@ def _judge_real(
 
 
 def discriminator_loss(kind: Kind, real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
-    """What the discriminator pays for its scores of real and of generated images, [B]."""
+    """Of each pair of scores, one of a real and one of a generated image, [B]."""
     if kind == "hinge":
         return jax.nn.relu(1.0 - real_B) + jax.nn.relu(1.0 + fake_B)
     return jax.nn.softplus(-real_B) + jax.nn.softplus(fake_B)
 
 
 def generator_loss(kind: Kind, fake_B: jax.Array) -> jax.Array:
-    """What the generator pays for the scores of its images, [B]."""
+    """Of the scores of its images, [B]."""
     return -fake_B if kind == "hinge" else jax.nn.softplus(-fake_B)
 
 
@@ -125,7 +142,7 @@ def energy_distance(x_BHWC: jax.Array, y_BHWC: jax.Array, weights_B: jax.Array) 
 
     Zero in expectation where, and only where, both are of one distribution (Szekely and Rizzo 2013);
     nothing is learned or tuned for it. It sees pixels: brightness and shape, less than a classifier's
-    features do. A batch with fewer than two rows gives 0.
+    features do. At least two rows must have a weight.
 
     Args:
       x_BHWC: some images.
@@ -143,8 +160,7 @@ def energy_distance(x_BHWC: jax.Array, y_BHWC: jax.Array, weights_B: jax.Array) 
         return total / jnp.maximum(jnp.sum(weights_BB), 1e-30)
 
     distance = 2.0 * mean(x_BHWC, y_BHWC, pairs_BB)
-    distance -= mean(x_BHWC, x_BHWC, others_BB) + mean(y_BHWC, y_BHWC, others_BB)
-    return jnp.where(jnp.sum(others_BB) > 0, distance, 0.0)
+    return distance - mean(x_BHWC, x_BHWC, others_BB) - mean(y_BHWC, y_BHWC, others_BB)
 
 
 def _apart(a_BHWC: jax.Array, b_BHWC: jax.Array) -> jax.Array:

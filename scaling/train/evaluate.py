@@ -17,6 +17,7 @@ from scaling.data.loader import EvalSet
 from scaling.experiment import Experiment
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Evaluation, Task
+from scaling.train import evaluations
 from scaling.train.program import Program, key_data, timed_compile
 
 # A batch's result of an evaluation, given (batch number, carry) -> (result, carry).
@@ -76,7 +77,7 @@ def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> li
         if entry.split not in evals:
             hint = suggest(entry.split, list(evals), what="splits") or "hold examples out"
             raise ConfigError(f"{key}.split", f"there is no held-out split {entry.split!r}", hint)
-        evaluation = task.evaluation(entry, name)
+        evaluation = evaluations.named(task, entry, name)
         every = section.every if entry.every is None else entry.every
         rows = entry.batch_size or size
         examples, batches = evals[entry.split], entry.batches

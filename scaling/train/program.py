@@ -26,6 +26,7 @@ from scaling.parallel.audit import audit
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Batch, Context, Evaluation, Task, build_task
 from scaling.tasks.keys import abstract_key, wrap_key
+from scaling.train import evaluations
 from scaling.train.callbacks import build_callbacks
 from scaling.train.state import TrainState, as_variables, fresh_guard
 from scaling.train.step import TrainStep, make_train_step
@@ -307,7 +308,7 @@ def check_buildable(config: Experiment) -> None:
         raise ConfigError("model", str(error), "change the keys that the message names") from error
     build_callbacks(config.track)
     for name, entry in (config.eval.also or {}).items():
-        task.evaluation(entry, name)
+        evaluations.named(task, entry, name)
 
 
 def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:

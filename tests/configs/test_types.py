@@ -5,7 +5,7 @@ import pytest
 
 from scaling.configs import ConfigError
 from scaling.configs.annotations import describe
-from scaling.configs.types import Range
+from scaling.configs.types import MultipleOf, PositiveInt, Range
 from scaling.configs.values import coerce
 
 CLOSED, OPEN = Annotated[float, Range(0, 1)], Annotated[float, Range(above=0, below=1)]
@@ -27,3 +27,4 @@ def test_range_holds_no_nan() -> None:
 
 def test_range_in_words() -> None:
     assert describe(Annotated[float, Range(0, below=1)]) == "a number >= 0 and < 1"
+    assert describe(Annotated[PositiveInt, MultipleOf(8)]) == "an integer >= 1 and a multiple of 8"

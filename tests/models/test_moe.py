@@ -229,8 +229,11 @@ def test_the_cost_is_what_a_trace_for_an_accelerator_multiplies(options):
     [
         ({"top_k": 9}, "top_k: 9 of 8 experts"),
         ({"top_k": 5}, "mlp_dim=12 does not divide into the 5 experts"),
-        ({"expert": 5}, "feed_forward_options"),
-        ({"scores": "relu"}, "scores: 'relu' is not one"),
+        ({"expert": 5}, r"feed_forward_options\.expert: is not an option"),
+        ({"scores": "relu"}, r"feed_forward_options\.scores: "),
+        ({"experts": "many"}, r"feed_forward_options\.experts: "),
+        ({"shared": -1}, r"feed_forward_options\.shared: "),
+        ({"expert_dim": 0}, r"feed_forward_options\.expert_dim: "),
     ],
 )
 def test_impossible_mixtures_say_why(options, message):

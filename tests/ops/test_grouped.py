@@ -52,6 +52,34 @@ def test_blocks_have_the_gradients_of_ragged_dot(sizes):
     jax.tree.map(compare, gradients("cpu"), gradients("tpu"))
 
 
+def test_rows_behind_the_last_group_take_nothing_from_the_kernel(monkeypatch):
+    """Whatever an accelerator leaves there, in the product or in its gradient."""
+    x_MD, kernel_EDF, sizes_E, y_MF = operands(SIZES["rows behind"])
+    ragged_dot = jax.lax.ragged_dot
+
+    @jax.custom_vjp
+    def careless(x_MD, kernel_EDF, sizes_E):
+        return spoiled(ragged_dot(x_MD, kernel_EDF, sizes_E))
+
+    def spoiled(rows):
+        return rows.at[int(sum(SIZES["rows behind"])) :].set(jnp.nan)
+
+    def forward(x_MD, kernel_EDF, sizes_E):
+        pull = jax.vjp(lambda x, k: ragged_dot(x, k, sizes_E), x_MD, kernel_EDF)[1]
+        return careless(x_MD, kernel_EDF, sizes_E), pull
+
+    def backward(pull, grad_MF):
+        grad_MD, grad_EDF = pull(grad_MF)
+        return spoiled(grad_MD), grad_EDF, None
+
+    careless.defvjp(forward, backward)
+    monkeypatch.setattr(jax.lax, "ragged_dot", careless)
+    run = lambda x: jnp.sum(jnp.sin(grouped_matmul(x, kernel_EDF, sizes_E, "tpu")))  # noqa: E731
+    value, gradient = jax.value_and_grad(run)(x_MD)
+    assert float(value) == pytest.approx(np.sin(y_MF).sum(), rel=1e-4)
+    assert np.isfinite(gradient).all()
+
+
 def test_the_work_does_not_grow_with_the_number_of_groups():
     """Nor does any array hold all rows for all groups."""
 

@@ -18,7 +18,7 @@ from scaling.configs import ConfigError
 from scaling.experiment import EvaluationEntry
 from scaling.main import main
 from scaling.tasks.base import Context, build_task
-from scaling.train import data_record
+from scaling.train import data_record, evaluations
 from scaling.train.population import run_population
 from scaling.train.program import build_program
 from scaling.train.reopen import open_run
@@ -265,7 +265,7 @@ def test_a_judge_looks_through_the_averaged_weights_of_its_run(runs, judge):
     run = open_run(runs("dcgan"))
     task, variables = run.program.task, run.variables()
     options = {"classifier": str(judge)}
-    evaluation = task.evaluation(EvaluationEntry("frechet", options), "frechet")
+    evaluation = evaluations.named(task, EvaluationEntry("frechet", options), "frechet")
     batch = data.build(resolved("dcgan")).evals["eval"].batch(0, 4, 0, 4)
     context = Context(jax.random.key(0), np.int32(0), False)
     rows, _ = jax.jit(lambda b: evaluation.run(variables, b, context, None))(batch)
@@ -288,15 +288,16 @@ def test_what_cannot_judge_is_named(tmp_path):
         folder = tmp_path / "-".join([family, *facts])
         folder.mkdir()
         config = resolved(family)
-        info = dataclasses.replace(data.describe(config), **facts)
+        built = data.build(config)
+        built = dataclasses.replace(built, info=dataclasses.replace(built.info, **facts))
         (folder / "config.json").write_text(configs.to_json(config))
-        (folder / "data.json").write_text(data_record.to_text(info, {}, {}))
+        (folder / "data.json").write_text(data_record.to_text(built))
         return folder
 
     def refused(classifier, message, task):
         options = {"classifier": str(classifier)} if classifier else {}
         with pytest.raises(ConfigError, match=message):
-            task.evaluation(EvaluationEntry("frechet", options), "judge")
+            evaluations.named(task, EvaluationEntry("frechet", options), "judge")
 
     key, makes = r"eval\.also\.judge\.options\.classifier: ", task("dcgan")
     refused("", key + "is not set", makes)

@@ -22,6 +22,7 @@ from scaling.configs import ConfigError
 from scaling.experiment import EvaluationEntry
 from scaling.tasks.adversarial import adversarial, projected, start
 from scaling.tasks.base import build_task
+from scaling.train import evaluations
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_options_are_held_to_the_functions_parameters(linear):
     task = linear[0]
 
     def make(**options):
-        return task.evaluation(EvaluationEntry("adversarial", options), "pgd")
+        return evaluations.named(task, EvaluationEntry("adversarial", options), "pgd")
 
     make(epsilon=0, steps=3)
     for options, key in (
@@ -129,7 +130,17 @@ def test_options_are_held_to_the_functions_parameters(linear):
         with pytest.raises(ConfigError, match=key):
             make(**options)
     with pytest.raises(ConfigError, match=r"eval\.also\.s\.options"):
-        task.evaluation(EvaluationEntry("score", {"a": 1}), "s")
+        evaluations.named(task, EvaluationEntry("score", {"a": 1}), "s")
+
+
+def needs_an_option(task, *, rows: int):
+    raise AssertionError("not reached")
+
+
+def test_an_option_without_a_default_is_asked_for(linear):
+    entry = EvaluationEntry(f"{__name__}:needs_an_option")
+    with pytest.raises(ConfigError, match=r"eval\.also\.own\.options\.rows: is required"):
+        evaluations.named(linear[0], entry, "own")
 
 
 def test_a_config_names_it():
@@ -144,4 +155,4 @@ def test_other_tasks_are_refused():
         adversarial(task).run({}, text_batch(0), context(False), None)
     bare = dataclasses.replace(task, functions={})
     with pytest.raises(ConfigError, match=r"eval\.also\.pgd\.evaluation: .* logits"):
-        bare.evaluation(EvaluationEntry("adversarial"), "pgd")
+        evaluations.named(bare, EvaluationEntry("adversarial"), "pgd")

@@ -14,8 +14,8 @@ from scaling.tasks.diffusion import ddim, integrate, noise_levels, on_the_line, 
 MODEL = {"name": "unet", "width": 8, "multipliers": (1, 2), "blocks": 1, "num_heads": 2}
 
 
-def built(**task):
-    config = tiny_images(task={"name": "diffusion", **task}, model=MODEL)
+def built(model=MODEL, **task):
+    config = tiny_images(task={"name": "diffusion", **task}, model=model)
     task = build_task(config, IMAGE_INFO, "cpu")
     return task, parallel.unbox(jax.jit(task.init)(jax.random.key(0)))
 
@@ -179,6 +179,14 @@ def test_samplers_that_do_not_fit_are_named(task, key):
         built(**task)
 
 
+@pytest.mark.parametrize("model", [{"name": "cnn"}, {"name": "dcgan", "width": 8}])
+def test_models_that_are_called_otherwise_are_named(model):
+    with pytest.raises(
+        ConfigError, match=r"model\.name: .* is not called as model\(x_BHWC, time_B"
+    ):
+        built(model)
+
+
 # --- the U-Net -------------------------------------------------------------------------------
 
 
@@ -216,12 +224,12 @@ def test_rows_do_not_see_each_other_and_all_see_the_time():
 @pytest.mark.parametrize(
     ("model", "key"),
     [
-        ({"width": 12}, "model.width"),
+        ({"width": 12}, "model.width: 12 .*a multiple of 8"),
         ({"multipliers": (1, 1, 1, 1, 1)}, "model.multipliers"),
+        ({"multipliers": ()}, "model.multipliers: is empty"),
         ({"num_heads": 3}, "model.num_heads"),
     ],
 )
 def test_sizes_that_do_not_divide_are_named(model, key):
-    config = tiny_images(task={"name": "diffusion"}, model=MODEL | model)
     with pytest.raises(ConfigError, match=key):
-        build_task(config, IMAGE_INFO, "cpu")
+        built(MODEL | model)

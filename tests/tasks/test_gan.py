@@ -1,5 +1,6 @@
 """The two players, against finite differences and the SVD; the distance against closed forms."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -186,7 +187,21 @@ def test_the_energy_distance_has_no_bias_in_small_batches_and_no_padding():
     padded = jnp.pad(pairs[0], ((0, 0), (0, 3), (0, 0), (0, 0), (0, 0)), constant_values=9.0)
     weights = jnp.array([1.0] * 4 + [0.0] * 3)
     assert float(energy_distance(*padded, weights)) == pytest.approx(float(each[0]), abs=1e-6)
-    assert float(energy_distance(pairs[0, 0, :1], pairs[0, 1, :1], jnp.ones(1))) == 0.0
+
+
+def test_a_batch_of_a_single_image_gives_no_distance():
+    """It would count as 0, the best there is."""
+    task, variables = built()
+    batch = image_batch(0, rows=8)
+    batch["weights"][1:] = 0.0
+    assert [float(x) for x in scored(task, variables, batch, False).metrics[task.objective]] == [
+        0,
+        0,
+    ]
+    batch["weights"][1] = 1.0
+    assert float(scored(task, variables, batch, False).metrics[task.objective][1]) == 2.0
+    with pytest.raises(ConfigError, match=r"eval\.batch_size: 1 leaves no two images"):
+        scored(task, variables, image_batch(0, rows=1), train=False)
 
 
 def test_samples_are_pixels_and_a_function_of_the_key():
@@ -202,10 +217,14 @@ def test_samples_are_pixels_and_a_function_of_the_key():
     assert distances[0] == distances[1] != distances[2]
 
 
-@pytest.mark.parametrize(
-    ("width", "sides", "key"), [(12, (8, 8), "model.width"), (8, (8, 10), "data.source")]
-)
-def test_what_does_not_fit_is_named(width, sides, key):
-    model = DCGAN(width=width, latent=4)
-    with pytest.raises(ConfigError, match=key):
-        jax.eval_shape(lambda z: model.init(jax.random.key(0), z, (*sides, 1)), jnp.zeros((1, 4)))
+def test_models_without_two_players_are_named():
+    with pytest.raises(ConfigError, match=r"model\.name: cnn lacks 'latent'"):
+        build_task(tiny_images(task={"name": "gan"}), IMAGE_INFO, "cpu")
+
+
+def test_sizes_that_do_not_divide_are_named():
+    with pytest.raises(ConfigError, match=r"model\.width: 12 .*a multiple of 8"):
+        tiny_images(task={"name": "gan"}, model=MODEL | {"width": 12})
+    info = dataclasses.replace(IMAGE_INFO, image_shape=(8, 10, 1))
+    with pytest.raises(ConfigError, match=r"data\.source: gives images of 8 x 10"):
+        build_task(tiny_images(task={"name": "gan"}, model=MODEL), info, "cpu")
