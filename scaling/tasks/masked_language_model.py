@@ -4,7 +4,7 @@ Legend: B batch, T time, D model width, V vocabulary and the mask.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -117,22 +117,6 @@ def masked_language_model(
         total = jnp.sum(weights_BT * nll_BT)
         return sown.added_to(Loss(total, weight, {"loss": (total, weight)}, {}))
 
-    def one_by_one(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
-        tokens_BT = batch["inputs"]
-
-        def at(place: jax.Array) -> jax.Array:
-            hidden_BT = tokens_BT.at[:, place].set(mask)
-            (x_BTD, kernel_DV), _ = predict(variables, hidden_BT, batch, context)
-            return cross_entropy(_logits(model, x_BTD[:, place], kernel_DV), tokens_BT[:, place])[0]
-
-        nll_BT = jax.lax.map(at, jnp.arange(seq_len)).T
-        weights_BT = batch["weights"] * (tokens_BT != mask - 1)
-        loss_B, weight_B = jnp.sum(weights_BT * nll_BT, axis=1), jnp.sum(weights_BT, axis=1)
-        total = jnp.sum(loss_B), jnp.sum(weight_B)
-        return {"loss": total, "moments": (moments(loss_B, weight_B), total[1])}, carry
-
     return Task(
         init=init,
         loss=loss,
@@ -140,11 +124,45 @@ def masked_language_model(
         units_per_example=seq_len,
         evaluations={
             "score": scoring(loss, summarize),
-            "pseudo_perplexity": Evaluation(one_by_one, pseudo_perplexity),
+            "pseudo_perplexity": one_by_one(predict, partial(_logits, model), seq_len, mask),
         },
         functions={"logits": logits},
         cost=model.cost(seq_len) if hasattr(model, "cost") else None,
     )
+
+
+def one_by_one(
+    predict: Callable[[Variables, jax.Array, Batch, Context], tuple[tuple[Any, Any], Sown]],
+    score: Callable[[jax.Array, jax.Array], jax.Array],
+    seq_len: int,
+    mask: int,
+) -> Evaluation:
+    """`pseudo_perplexity`: every token of a text predicted with it alone hidden.
+
+    Args:
+      predict: (variables, tokens, batch, context) -> ((hidden states, output matrix), what was sown).
+      score: (hidden states, output matrix) -> logits.
+      seq_len: T; a batch takes so many forward passes.
+      mask: the token that hides; the one before it is the separator, which is not scored.
+    """
+
+    def run(
+        variables: Variables, batch: Batch, context: Context, carry: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tokens_BT = batch["inputs"]
+
+        def at(place: jax.Array) -> jax.Array:
+            hidden_BT = tokens_BT.at[:, place].set(mask)
+            (x_BTD, kernel_DV), _ = predict(variables, hidden_BT, batch, context)
+            return cross_entropy(score(x_BTD[:, place], kernel_DV), tokens_BT[:, place])[0]
+
+        nll_BT = jax.lax.map(at, jnp.arange(seq_len)).T
+        weights_BT = batch["weights"] * (tokens_BT != mask - 1)
+        loss_B, weight_B = jnp.sum(weights_BT * nll_BT, axis=1), jnp.sum(weights_BT, axis=1)
+        total = jnp.sum(loss_B), jnp.sum(weight_B)
+        return {"loss": total, "moments": (moments(loss_B, weight_B), total[1])}, carry
+
+    return Evaluation(run, pseudo_perplexity)
 
 
 def text_keys(tokens_BT: jax.Array) -> jax.Array:
