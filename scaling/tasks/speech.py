@@ -83,6 +83,12 @@ def speech(
     assert blank is not None
     window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
     _check_frames(rate, window, hop, mel_bands)
+    if max(frequency_masks, default=0) > mel_bands:
+        raise ConfigError(
+            "task.frequency_masks",
+            f"{max(frequency_masks)} bands are more than the {mel_bands} of task.mel_bands",
+            "make the mask narrower",
+        )
     features = Features(rate, window, hop, mel_bands)
     model = context.model("encoder_frames", vocab_size=context.outputs("vocab_size", symbols))
     _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, hop)

@@ -225,6 +225,7 @@ def test_a_model_that_hears_nothing_is_refused():
     ("key", "value", "message"),
     [
         ("mel_bands", 40, r"task\.mel_bands(?s:.*)no frequency(?s:.*)fewer bands"),
+        ("frequency_masks", (2, 5), r"task\.frequency_masks: 5 bands are more than the 4"),
         ("hop_seconds", 0.05, r"task\.hop_seconds: is longer than(?s:.*)2 samples of 10"),
     ],
 )
