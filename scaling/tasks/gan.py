@@ -44,14 +44,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
     Raises:
       ConfigError: the model lacks one of these, or (in evaluation) a batch holds a single image.
     """
-    shape, model = image_shape(context), context.model()
-    lacking = [x for x in ("latent", "generate", "discriminate") if not hasattr(model, x)]
-    if lacking:
-        raise ConfigError(
-            "model.name",
-            f"{context.config.model.name} lacks {lacking[0]!r}, which task.name=gan needs",
-            "choose dcgan, or another task",
-        )
+    shape, model = image_shape(context), context.model("latent", "generate", "discriminate")
     numbers = {"r1": r1} if r1 else {}
 
     def init(rng: jax.Array) -> Variables:

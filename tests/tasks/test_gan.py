@@ -218,7 +218,9 @@ def test_samples_are_pixels_and_a_function_of_the_key():
 
 
 def test_models_without_two_players_are_named():
-    with pytest.raises(ConfigError, match=r"model\.name: cnn lacks 'latent'"):
+    with pytest.raises(
+        ConfigError, match=r"model\.name: cnn has no latent, which task\.name=gan needs"
+    ):
         build_task(tiny_images(task={"name": "gan"}), IMAGE_INFO, "cpu")
 
 
