@@ -56,23 +56,24 @@ class Rule:
     def update(
         self,
         grads: PyTree,
+        norm: jax.Array,
         state: PyTree,
         params: PyTree,
         names: PyTree,
         step: jax.Array,
         h: Mapping[str, jax.Array],
-    ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
-        """(updates, new state, {"learning_rate", "grad_norm"}) of one step."""
+    ) -> tuple[PyTree, PyTree]:
+        """(updates, new state) of one step; `norm` is the gradients' global norm."""
         grads, params = _float32(grads), _float32(params)
-        norm = optax.global_norm(grads)
         if "clip_norm" in h and not isinstance(self.rule, Optax):
             factor = h["clip_norm"] / jnp.maximum(norm, h["clip_norm"])
             grads = jax.tree.map(lambda g: g * factor, grads)
         rate = functools.partial(self.schedule, step)
-        updates, state = self._transform(h, rate, names).update(grads, state, params)
-        peak = h.get("learning_rate", 1.0)  # a rule without one is told the schedule's fraction
-        learning_rate = jnp.asarray(rate(peak), jnp.float32)
-        return updates, state, {"learning_rate": learning_rate, "grad_norm": norm}
+        return self._transform(h, rate, names).update(grads, state, params)
+
+    def learning_rate(self, step: jax.Array, h: Mapping[str, jax.Array]) -> jax.Array:
+        """float32[]; the schedule's fraction of the peak for a rule without a learning rate."""
+        return jnp.asarray(self.schedule(step, h.get("learning_rate", 1.0)), jnp.float32)
 
     def _transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
         assert not isinstance(self.rule, Frozen), "frozen parameters are never updated"
@@ -120,27 +121,48 @@ class Optimizer:
         }
         return states[""] if set(self.rules) == {""} else states
 
+    def norms(self, grads: PyTree) -> dict[str, jax.Array]:
+        """The global norm (float32[]) of each trained group's gradients, before clipping."""
+        return {g: optax.global_norm(_float32(self._of(g, grads)[0])) for g in self._active()}
+
+    def metrics(
+        self, norms: Mapping[str, jax.Array], step: jax.Array, hparams: Mapping[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """{"learning_rate": the first group's at this step, "grad_norm": of all gradients}.
+
+        With groups also "learning_rate/GROUP" and "grad_norm/GROUP".
+        """
+        rates = {g: self.rules[g].learning_rate(step, self._hparams_of(g, hparams)) for g in norms}
+        total = jnp.sqrt(sum(jnp.square(n) for n in norms.values())) if len(norms) > 1 else None
+        first = next(iter(norms))
+        named = {f"learning_rate/{g}": rate for g, rate in rates.items() if g}
+        named |= {f"grad_norm/{g}": norm for g, norm in norms.items() if g}
+        return named | {
+            "learning_rate": rates[first],
+            "grad_norm": norms[first] if total is None else total,
+        }
+
     def update(
         self,
         grads: PyTree,
+        norms: Mapping[str, jax.Array],
         opt_state: PyTree,
         params: PyTree,
         step: jax.Array,
         hparams: Mapping[str, jax.Array],
-    ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
+    ) -> tuple[PyTree, PyTree]:
         """One update.
 
         Args:
           grads: mean gradients of the parameters that are trained.
+          norms: of these gradients, from `norms`.
           opt_state: from `init` or the last update.
           params: the same parameters.
           step: int32[], drives the schedules.
           hparams: a value (float32[], may be traced or batched by vmap) for each of `hparams`.
 
         Returns:
-          (updates to add to the parameters (float32), new state, {"learning_rate": of this step,
-          "grad_norm": global norm before clipping}; with groups also "learning_rate/GROUP" and
-          "grad_norm/GROUP").
+          (updates to add to the parameters (float32), new state).
 
         Raises:
           KeyError: a hyper-parameter is missing or unknown.
@@ -148,25 +170,27 @@ class Optimizer:
         if set(hparams) != set(self.hparams):
             differing = sorted(set(hparams) ^ set(self.hparams))
             raise KeyError(f"hyper-parameters must be {sorted(self.hparams)}; check {differing}")
-        if set(self.rules) == {""}:
-            return self.rules[""].update(grads, opt_state, params, self.axis_names, step, hparams)
         states: dict[str, PyTree] = {}
-        info: dict[str, jax.Array] = {}
         updates = jax.tree.map(lambda _: None, grads)
+        alone = set(self.rules) == {""}
         for group in self._active():
-            h = {name: hparams[_join(group, name)] for name in self.rules[group].hparams}
             mine, names = self._of(group, params)
-            change, states[group], facts = self.rules[group].update(
-                self._of(group, grads)[0], opt_state[group], mine, names, step, h
+            change, states[group] = self.rules[group].update(
+                self._of(group, grads)[0],
+                norms[group],
+                opt_state if alone else opt_state[group],
+                mine,
+                names,
+                step,
+                self._hparams_of(group, hparams),
             )
             updates = jax.tree.map(
                 lambda old, new: old if new is None else new, updates, change, is_leaf=_is_none
             )
-            info |= {f"{name}/{group}" if group else name: value for name, value in facts.items()}
-        norms = [value for name, value in info.items() if name.startswith("grad_norm")]
-        first = next(value for name, value in info.items() if name.startswith("learning_rate"))
-        info["grad_norm"] = jnp.sqrt(sum(jnp.square(norm) for norm in norms))
-        return updates, states, {"learning_rate": first} | info
+        return updates, states[""] if alone else states
+
+    def _hparams_of(self, group: str, hparams: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {name: hparams[_join(group, name)] for name in self.rules[group].hparams}
 
     def _active(self) -> list[str]:
         """Groups that are trained and have parameters; the section's own first."""

@@ -210,6 +210,7 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
         accumulate=config.train.accumulate,
         ema_decay=config.train.ema_decay,
         spike_factor=config.train.spike_factor,
+        conditional=platform == "cpu",
     )
     return Functions(task, optimizer, shardings, init, step)
 

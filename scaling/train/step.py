@@ -36,6 +36,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
     spike_factor: float | None = None,
+    conditional: bool = False,
 ) -> TrainStep:
     """Builds the step.
 
@@ -45,6 +46,9 @@ def make_train_step(
       accumulate: microbatches per step; must divide the batch.
       ema_decay: decay of the parameter average, warmed up (see `warm_decay`); None for no average.
       spike_factor: multiple of the usual gradient norm that makes a step bad, or None.
+      conditional: whether a conditional leaves out the update of a bad step, or its result is
+        dropped. XLA on CPU copies the optimizer's state to choose between old and new, but updates
+        it in place inside a conditional; on TPU a conditional took 13 % more memory (gpt2 1.5b).
 
     Returns:
       step(state, batch, hparams) -> (state, metrics): hparams are a value for each of the
@@ -59,21 +63,26 @@ def make_train_step(
         scale = jnp.where(total.weight > 0, 1.0 / jnp.maximum(total.weight, 1e-30), 0.0)
         grads = jax.tree.map(lambda g: g * scale, grads)
         trained = optimizer.trained(state.params)
-        updates, opt_state, info = optimizer.update(
-            grads, state.opt_state, trained, state.step, optimizer.own(hparams)
-        )
-        new = optax.apply_updates(trained, updates)
-        objective, norm = total.sum * scale, info["grad_norm"]
+        own = optimizer.own(hparams)
+        norms = optimizer.norms(grads)
+        rates = optimizer.metrics(norms, state.step, own)
+        objective, norm = total.sum * scale, rates["grad_norm"]
         ok = (total.weight > 0) & _is_good(objective, norm, state.guard, spike_factor)
-        ema = state.ema
-        if ema_decay is not None:
-            decay = warm_decay(ema_decay, state.step)
-            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, new)
-        kept, model_state, opt_state, ema = _where(
-            ok,
-            (new, total.state, opt_state, ema),
-            (trained, state.model_state, state.opt_state, state.ema),
-        )
+
+        def update(trained: PyTree, opt_state: PyTree, ema: PyTree) -> tuple[PyTree, ...]:
+            updates, opt_state = optimizer.update(grads, norms, opt_state, trained, state.step, own)
+            new = optax.apply_updates(trained, updates)
+            if ema_decay is not None:
+                decay = warm_decay(ema_decay, state.step)
+                ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, new)
+            return new, opt_state, ema
+
+        old = (trained, state.opt_state, state.ema)
+        if conditional:
+            kept, opt_state, ema = jax.lax.cond(ok, update, lambda *old: old, *old)
+        else:
+            kept, opt_state, ema = _where(ok, update(*old), old)
+        model_state = _where(ok, total.state, state.model_state)
         params = combined(kept, state.params)
         guard = _watch(state.guard, norm, ok, total.weight)
         new_state = state.replace(
@@ -85,7 +94,7 @@ def make_train_step(
             guard=guard,
         )
         means = {k: s / jnp.maximum(w, 1e-30) for k, (s, w) in total.metrics.items()}
-        ours = info | {
+        ours = rates | {
             "objective": objective,
             "weight": total.weight,
             "param_norm": optax.global_norm(params),

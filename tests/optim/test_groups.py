@@ -31,9 +31,9 @@ def updated(optim, step=0, **hparams):
     params = optimizer.trained(PARAMS)
     values = {k: jnp.float32(v) for k, v in optimizer.hparams.items()} | hparams
     grads = optimizer.trained(GRADS)
-    return optimizer, *optimizer.update(
-        grads, optimizer.init(params), params, jnp.int32(step), values
-    )
+    norms, state = optimizer.norms(grads), optimizer.init(params)
+    updates, state = optimizer.update(grads, norms, state, params, jnp.int32(step), values)
+    return optimizer, updates, state, optimizer.metrics(norms, jnp.int32(step), values)
 
 
 def test_each_group_has_its_rate_schedule_norm_and_clip():
@@ -80,7 +80,8 @@ def test_one_executable_serves_every_rate_of_every_group():
     @jax.jit
     def update(h):
         traced.append(1)
-        return optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS, jnp.int32(0), h)[0]
+        norms, state = optimizer.norms(GRADS), optimizer.init(PARAMS)
+        return optimizer.update(GRADS, norms, state, PARAMS, jnp.int32(0), h)[0]
 
     values = {k: jnp.float32(v) for k, v in optimizer.hparams.items()}
     slow = update(values)

@@ -46,7 +46,8 @@ def test_update_on_a_mesh_equals_one_device(name: str) -> None:
 
     def two_updates(params: Any, state: Any, grads: Any) -> Any:
         for step in range(2):
-            updates, state, _ = optimizer.update(grads, state, params, jnp.int32(step), values)
+            norms = optimizer.norms(grads)
+            updates, state = optimizer.update(grads, norms, state, params, jnp.int32(step), values)
             params = jax.tree.map(jnp.add, params, updates)
         return params, state
 

@@ -56,7 +56,8 @@ def run(rule: Any) -> dict[str, np.ndarray]:
     update = jax.jit(optimizer.update)
     for step in range(STEPS):
         grads = jax.tree.map(jnp.float32, gradient(step))
-        updates, state, _ = update(grads, state, params, jnp.int32(step), hparams)
+        norms = optimizer.norms(grads)
+        updates, state = update(grads, norms, state, params, jnp.int32(step), hparams)
         params = jax.tree.map(jnp.add, params, updates)
     return jax.device_get(params)
 
@@ -225,7 +226,8 @@ def test_muon_updates_are_nearly_orthogonal() -> None:
     hparams = {k: jnp.float32(v) for k, v in optimizer.hparams.items()}
     grads = jax.tree.map(jnp.float32, gradient(0))
     state = optimizer.init(params)
-    updates, *_ = jax.jit(optimizer.update)(grads, state, params, jnp.int32(0), hparams)
+    norms = optimizer.norms(grads)
+    updates, _ = jax.jit(optimizer.update)(grads, norms, state, params, jnp.int32(0), hparams)
     for matrix in updates["stack"]:
         values = np.linalg.svd(np.asarray(matrix), compute_uv=False)
         assert (values > 0.5).all()
