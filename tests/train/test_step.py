@@ -1,6 +1,7 @@
 """The step: accumulation, guard, averages."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -71,13 +72,14 @@ def bare_state(params) -> TrainState:
     return TrainState(jnp.int32(0), key, params, {}, {}, None, fresh_guard())
 
 
-def line_step():
+def line_step(conditional=False):
     """(step, state, hparams) of the row loss slope * p + offset: its gradient is the slope."""
     task = toy_task(lambda p, batch, rng: batch["slope"] * p + batch["offset"])
     optimizer = plain_optimizer()
     state = bare_state({"p": jnp.float32(0.5)})
     state = state.replace(opt_state=optimizer.init(state.params))
-    return make_train_step(task, optimizer), state, optimizer.hparams
+    step = make_train_step(task, optimizer, conditional=conditional)
+    return step, state, optimizer.hparams
 
 
 def largest_difference(a, b) -> float:
@@ -179,6 +181,13 @@ def test_bad_step_touches_nothing_but_counters():
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.ema), before.ema)
 
 
+def test_a_step_on_cpu_updates_the_optimizers_state_in_place():
+    text = text_program().lower_step().compile().as_text()
+    assert re.search(r"%args_0__opt_state\w*__mu", text)
+    copies = re.findall(r"copy\(%args_0__opt_state\S*__(?:mu|nu)\S*\)", text)
+    assert not copies, copies
+
+
 def test_a_batch_left_out_is_not_bad():
     program = text_program()
     state = program.fresh_state()
@@ -224,15 +233,17 @@ def test_the_usual_norm_forgets_all_but_the_last_steps():
     assert (int(state.guard.count), int(state.guard.bad)) == (400, 0)
 
 
+@pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("offset", [np.inf, np.nan])
-def test_an_objective_that_is_not_finite_is_bad_where_its_gradient_is_finite(offset):
-    step, state, hparams = line_step()
+def test_an_objective_that_is_not_finite_is_bad_where_its_gradient_is_finite(offset, conditional):
+    step, state, hparams = line_step(conditional)
     batch = {"slope": jnp.ones(1), "offset": jnp.full(1, offset), "weights": jnp.ones(1)}
     after, metrics = jax.jit(step)(state, batch, hparams)
     assert float(metrics["grad_norm"]) == 1.0
     assert float(metrics["ok"]) == 0.0
     assert (int(after.guard.count), int(after.guard.bad)) == (0, 1)
     assert float(after.params["p"]) == 0.5
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
 
 
 def test_ema_follows_the_parameters():
