@@ -83,11 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Does what the command line says.
-
-    Raises:
-      ConfigError: the command line, the file or one of its cells is wrong.
-    """
+    """Does what the command line says; raises ConfigError where it, the file or a cell is wrong."""
     values, _ = cli.read(argv, OPTIONS, USAGE)
     job = _check(values)
     if job != "table" and not values.get("dry_run"):

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -32,32 +33,25 @@ SHOWN = 60  # cells; of a longer table the middle is left out
 def overview(
     sweep: SweepDir, declared: Sweep, tries: int, speeds: Sequence[Speed] = (), basis: str = ""
 ) -> str:
-    """The table of all cells with totals and warnings.
+    """The table of all cells with totals and warnings, whether they are on disk yet or not.
 
-    Args:
-      sweep: the cells with their costs, whether they are on disk yet or not.
-      declared: what the file says, for the expected optimum.
-      tries: attempts that may fail before a cell has failed.
-      speeds: of cells that ran or were timed.
-      basis: what they rest on, in words.
+    `speeds` are those of cells that ran or were timed, and `basis` says in words what they rest on.
     """
     states = Ledger(sweep).states(tries)
     summaries = {cell: sweep.summary(cell) for cell in sweep.ids}
     seconds = {cell: timing.seconds(cost, speeds) for cell, cost in sweep.costs.items()}
     columns = list(dict.fromkeys(name for axes in sweep.axes.values() for name in axes))
     unit = next(iter(sweep.costs.values())).unit
-    rows = []
-    for cell, cost in sweep.costs.items():
-        spent = seconds[cell]
-        rows.append(
-            [
-                *(show(sweep.axes[cell].get(name, "")) for name in columns),
-                *(f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}"),
-                "" if cost.eval_flops is None else f"{cost.eval_flops:.3g}",
-                *("" if spent is None else duration(spent), f"{quantity(cost.kept_bytes)}B"),
-                states[cell],
-            ]
-        )
+    rows = [
+        [
+            *(show(sweep.axes[cell].get(name, "")) for name in columns),
+            *(f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}"),
+            "" if cost.eval_flops is None else f"{cost.eval_flops:.3g}",
+            *("" if spent is None else duration(spent), f"{quantity(cost.kept_bytes)}B"),
+            states[cell],
+        ]
+        for (cell, cost), spent in zip(sweep.costs.items(), seconds.values(), strict=True)
+    ]
     if len(rows) > SHOWN:
         half = SHOWN // 2
         gap = [f"... {len(rows) - 2 * half} more", *[""] * (len(rows[0]) - 1)]
@@ -184,8 +178,7 @@ class Display:
         self.say(text)
         if event in ("failed", "lost"):
             log = self.sweep.log(cell, record["attempt"])
-            self.say("\n".join(f"    {line}" for line in tail(log, 6).splitlines()))
-            self.say(f"    all of it: {log}")
+            self.say(textwrap.indent(f"{tail(log, 6)}\nall of it: {log}", "    "))
 
     def table(self, states: Mapping[str, State]) -> Table:
         """The cells that run now, with their steps and losses, under the totals."""

@@ -67,9 +67,6 @@ class Search:
         reduction, ... steps (Li et al. 2018, arXiv:1810.05934); `median` ends those that are worse
         than the median of the trials before them at the same step, after `startup` trials; `none`.
       rung: step of the first decision of `asha` and `median`.
-      reduction: see `pruner`.
-      startup: see `sampler` and `pruner`.
-      seed: of the sampler.
     """
 
     base: Any
@@ -135,18 +132,13 @@ def _record(search: Search) -> dict[str, Any]:
 
 
 def load_study(folder: pathlib.Path, record: Mapping[str, Any]) -> "optuna.Study":
-    """The study of a search that is recorded as `record`.
-
-    Raises:
-      SearchError: optuna is missing, or the journal is damaged.
-    """
+    """The study of a search that is recorded as `record`; raises SearchError as `open_study`."""
     try:
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     except ImportError as error:
-        raise SearchError(
-            f"optuna cannot be imported ({error}): pip install 'scaling[sweep]'"
-        ) from error
+        what = f"optuna cannot be imported ({error}): pip install 'scaling[sweep]'"
+        raise SearchError(what) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = folder / JOURNAL
     lock = JournalFileOpenLock(str(journal))
@@ -164,9 +156,8 @@ def load_study(folder: pathlib.Path, record: Mapping[str, Any]) -> "optuna.Study
             pruner=pruner,
         )
     except json.JSONDecodeError as error:
-        raise SearchError(
-            f"{journal} has a damaged line ({error}); delete that line and start again"
-        ) from error
+        what = f"{journal} has a damaged line ({error}); delete that line and start again"
+        raise SearchError(what) from error
     # The journal keeps no random state. A seed that moves with the trials makes a search that was
     # killed propose what it would have proposed.
     seed, startup = record["seed"] + len(study.get_trials(deepcopy=False)), record["startup"]

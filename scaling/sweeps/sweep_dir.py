@@ -20,7 +20,7 @@ from scaling.sweeps.cost import Cost, HeldOut, data_key, measure
 from scaling.sweeps.design import Cell, label
 from scaling.sweeps.trunks import Branch
 from scaling.track import files
-from scaling.track.run_dir import CONFIG, RunDirError, read_summary
+from scaling.track.run_dir import CONFIG, RunDirError, read_run
 
 SWEEP = "sweep.json"
 End = Literal["completed", "diverged", "pruned"]  # statuses after which nothing more is to be done
@@ -33,7 +33,6 @@ class SweepDir:
 
     Attributes:
       path: the directory, absolute.
-      name: of the sweep.
       axes: {cell id: its columns}, in the order of the design.
       costs: {cell id: what it costs}.
       branches: {cell id: the trunk that it branches off, and where}, see `trunks`.
@@ -80,7 +79,7 @@ class SweepDir:
     def summary(self, cell_id: str) -> dict[str, Any]:
         """summary.json of a cell; empty where there is none, or a damaged one."""
         try:
-            return read_summary(self.cell_dir(cell_id)) or {}
+            return read_run(self.cell_dir(cell_id)).summary
         except RunDirError:
             return {}
 
@@ -161,11 +160,7 @@ def preview(
 ) -> SweepDir:
     """The sweep that `claim` would make of a directory; writes nothing.
 
-    Args:
-      path: the directory.
-      name: of the sweep.
-      cells: of the design.
-      held_out: {`cost.data_key` of a cell: its held-out examples}, where they are counted.
+    `held_out` is {`cost.data_key` of a cell: its held-out examples}, where they are counted.
     """
     counted = held_out or {}
     return SweepDir(
@@ -184,13 +179,7 @@ def claim(
     cells: Sequence[Cell],
     held_out: Mapping[str, HeldOut] | None = None,
 ) -> SweepDir:
-    """Makes a directory that of a design, and writes down its cells and their configs.
-
-    Args:
-      path: the directory.
-      name: of the sweep.
-      cells: of the design.
-      held_out: see `preview`.
+    """Makes a directory that of a design, and writes down its cells and their configs; as `preview`.
 
     Raises:
       ConfigError: see `check_claim`.

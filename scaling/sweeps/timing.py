@@ -44,7 +44,7 @@ class Speed:
     Attributes:
       params: of the cell.
       train: exact FLOPs per second of training.
-      evaluate: FLOPs per second of evaluation; None where no evaluation was seen.
+      evaluate: the same of evaluation (forward); None where no evaluation was seen.
       start: seconds of a run beside these two: start, compile, checkpoints.
     """
 
@@ -121,12 +121,8 @@ def look(
 ) -> tuple[SweepDir, list[Speed], str]:
     """(the sweep with the cost of its evaluations, speeds seen or timed, what they rest on).
 
-    Args:
-      workdir: of the sweep, there or not.
-      name: of the sweep.
-      cells: of the design.
-      place: gives the cores of a worker on this machine and its variables; None where the workers
-        are elsewhere, so that nothing can be timed.
+    `place` gives the cores of a worker on this machine and its variables; it is None where the workers
+    are elsewhere, so that nothing can be timed.
     """
     known = open_sweep(workdir).held_out if (workdir / SWEEP).exists() else {}
     sweep = preview(workdir, name, cells, known)

@@ -163,12 +163,7 @@ def manifests(sweep: SweepDir, asked: Resources, parts: int) -> str:
 
 
 def launch(sweep: SweepDir, request: Request) -> int:
-    """Writes the manifests and a script that applies them; runs it if asked to.
-
-    Raises:
-      ConfigError: see `parse`.
-      LaunchError: see `hand_over`.
-    """
+    """Writes the manifests and a script that applies them; runs it if asked to."""
     path = sweep.path / "jobset.yaml"
     return hand_over(
         path,
