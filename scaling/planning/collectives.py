@@ -15,13 +15,8 @@ from scaling.planning import hlo
 from scaling.planning.hlo import Computation, Instruction, Module
 
 KINDS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-    "ragged-all-to-all",
+    *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
 )
 _MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:,? ?device_ids=\(?([^ {]*)\)?)? *\{([^}]*)\}"

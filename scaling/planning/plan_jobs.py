@@ -49,17 +49,12 @@ def plan(target: Target, values: Values, overrides: Sequence[str]) -> int:
 def _budget(compiled: compiling.Plan, values: Values) -> int:
     """Prints the model size and tokens that a budget buys, at both ends of the step time.
 
-    Args:
-      compiled: plan of a config like the one to train, on the hardware to pay for: gives the FLOP/s.
-      values: flags: `budget`, `fit`, `price`.
+    `compiled` is a plan of a config like the one to train, on the hardware to pay for: gives the FLOP/s.
     """
     hours = cost.chip_hours(values["budget"], cost.price_of(compiled.target, values.get("price")))
     if compiled.estimate is None:
-        raise ConfigError(
-            "--budget",
-            f"needs the speed of {compiled.device_kind}, which is not known",
-            "give --hardware=flops=...,bandwidth=...,link=...",
-        )
+        what = f"needs the speed of {compiled.device_kind}, which is not known"
+        raise ConfigError("--budget", what, "give --hardware=flops=...,bandwidth=...,link=...")
     # The law counts FLOPs as its table does, so the rate is of 6 N D: tokens and parameters alone.
     per_step = 6.0 * compiled.params * compiled.tokens
     seconds = hours * 3600 / compiled.target.chips
@@ -88,7 +83,7 @@ def search(target: Target, values: Values, overrides: Sequence[str]) -> int:
         changes=values.get("hardware", {}),
         most=values.get("compiles", 8),
         jobs=values.get("jobs", 1),
-        cache=plan_cache(),
+        cache=cache_root() / "plans",
         say=lambda line: print(line, flush=True),
     )
     rows = [(one.candidate.label(), *one.cells()) for one in result.tried]
@@ -112,8 +107,9 @@ def sweep(target: Target, values: Values, _: Sequence[str]) -> int:
         print(warning)
     candidates = [searching.Candidate(dict(cell.axes), cell.config) for cell in cells]
     jobs, tried = values.get("jobs", 1), []
+    cache = cache_root() / "plans"
     for one in searching.compile_all(
-        candidates, target, jobs=jobs, cache=plan_cache(), effort="default", changes=changes
+        candidates, target, jobs=jobs, cache=cache, effort="default", changes=changes
     ):
         tried.append(one)
         print(f"[{len(tried)}/{len(candidates)}] {one}", flush=True)
@@ -127,11 +123,6 @@ def sweep(target: Target, values: Values, _: Sequence[str]) -> int:
     ]
     print("\n" + report.table(("cell", *searching.HEADER, "would fit with"), rows))
     return 0 if all(one.fits for one in tried) else DOES_NOT_FIT
-
-
-def plan_cache() -> pathlib.Path:
-    """Where reports of compiles are kept: plans/ in the cache."""
-    return cache_root() / "plans"
 
 
 JOBS: dict[str, Callable[[Target, Values, Sequence[str]], int]] = {

@@ -55,15 +55,7 @@ def estimate(
     target: Target,
     mesh: Mapping[str, int],
 ) -> Estimate:
-    """The range of the step time.
-
-    Args:
-      work: counts of one device.
-      traffic: its collectives.
-      device: peak rates.
-      target: for the shape of its torus.
-      mesh: {axis: size}.
-    """
+    """The range of the step time, from the counts, collectives and peak rates of one device."""
     parts = {
         "matmul": work.matmul_flops / device.flops,
         "attention": work.attention_flops / device.flops,

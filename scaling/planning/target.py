@@ -16,11 +16,8 @@ class PlannedRun:
     """A run to come.
 
     Attributes:
-      config: resolved and validated.
-      fingerprint: of the config.
       variables: value by the name under which laws and run tables know it.
       conventions: what each of them counts.
-      params: parameters under every convention.
       unit: what it is trained on, such as "tokens".
       objective: the metric that is forecast under the name `loss`; as in summary.json.
       units_per_step: of them in one update.
@@ -43,13 +40,8 @@ class PlannedRun:
 def describe(config: Experiment, count: str = "total", flops: str = "six_nd") -> PlannedRun:
     """What a run of `config` is to a law; allocates nothing and starts no backend.
 
-    Args:
-      config: resolved and validated.
-      count: which parameters are `params`: one of COUNTS, the one that the table used.
-      flops: which FLOPs are `flops`: "six_nd" or "exact".
-
-    Raises:
-      ConfigError: there is no such count.
+    `count` and `flops` say what the table of the law means by `params` and `flops`: one of COUNTS and
+    one of FLOPS, else ConfigError.
     """
     for flag, value, known in (("--count", count, COUNTS), ("--flops", flops, FLOPS)):
         if value not in known:

@@ -217,11 +217,9 @@ def _traffic(module: Module, scope: Computation, one: Instruction) -> float:
     if one.opcode == "fusion":
         return _fusion_traffic(module, one, operands)
     if one.opcode in ("copy-start", "slice-start"):
-        return (
-            2.0
-            * min((a.bytes for a in one.type if a.size > 1), default=0.0)
-            / 2 ** (len({a.in_memory for a in one.type if a.size > 1}) - 1)
-        )
+        moved = [array for array in one.type if array.size > 1]
+        sides = {array.in_memory for array in moved}  # one side may be on the chip
+        return min((array.bytes for array in moved), default=0.0) * (2.0 if len(sides) < 2 else 1.0)
     if one.opcode in ("dynamic-slice", "slice", "gather"):
         return 2.0 * one.bytes
     if one.opcode in ("dynamic-update-slice", "scatter"):

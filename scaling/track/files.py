@@ -1,5 +1,6 @@
 """Writing small files so that a kill at any moment leaves the old text or the new, never a part."""
 
+import hashlib
 import json
 import math
 import os
@@ -66,6 +67,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return decode(json.loads(text))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
