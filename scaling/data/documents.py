@@ -7,8 +7,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import ClassVar, Literal, Protocol
 
-import numpy as np
-
 from scaling.data.errors import DataError
 
 Holdout = Literal["auto", "documents", "tail"]
@@ -100,8 +98,3 @@ def document_hash(text: str) -> int:
 def is_held_out(text: str, fraction: float) -> bool:
     """Whether the text is of the held-out share, whatever the seed; equal texts go together."""
     return document_hash(text) < int(fraction * 2.0**64)
-
-
-def hashes(texts: list[str]) -> np.ndarray:
-    """uint64[n]."""
-    return np.array([document_hash(text) for text in texts], np.uint64)

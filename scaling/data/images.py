@@ -77,10 +77,8 @@ def image_spec(shape: tuple[int, ...]) -> Spec:
 
 
 def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
-    """The decoded images of a source, from the cache or made now.
-
-    Returns:
-      An entry with `images.npy` (uint8[n, H, W, C]) and `labels.npy` (int32[n]).
+    """The decoded images of a source, from the cache or made now: `images.npy` (uint8[n, H, W, C]) and
+    `labels.npy` (int32[n]).
 
     Raises:
       DataError: there is no image, the shapes differ, or the cache cannot be written.

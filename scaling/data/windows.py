@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from scaling.data.cache import Entry, cached, key_of
-from scaling.data.documents import Part, has_text, hashes
+from scaling.data.documents import Part, document_hash, has_text
 from scaling.data.errors import DataError
 from scaling.data.loader import Batch, Spec
 from scaling.data.npy import NpyWriter
@@ -36,9 +36,6 @@ def token_stream(
     """The tokens of a part, from the cache or made now.
 
     Args:
-      part: which documents.
-      tokenizer: how they are encoded.
-      cache: the cache directory.
       exclude: streams of held-out text: documents that are also there are left out, and counted.
 
     Returns:
@@ -101,7 +98,7 @@ def _write_stream(
             notes["blank"] += len(chunk) - len(texts)
             for marker in MARKERS:
                 markers[marker] += sum(marker in text for text in texts)
-            ids = hashes(texts)
+            ids = np.array([document_hash(text) for text in texts], np.uint64)
             keep = ~np.isin(ids, held_out)
             texts = [text for text, kept in zip(texts, keep, strict=True) if kept]
             notes["excluded"] += int((~keep).sum())
@@ -163,7 +160,6 @@ class Windows:
 
         Args:
           tokens: the stream, an integer array [L] (memory-mapped).
-          seq_len: targets in an example.
           separator: with it, examples carry `segments` and `positions`.
           limit: use only about the first `limit` targets, in whole examples.
           lanes: whether a model may carry a state from the window before: see
@@ -223,7 +219,6 @@ def segments_and_positions(inputs: np.ndarray, separator: int, lanes: bool = Fal
     lanes a window goes on where the one before it ended: what is left of that document is segment 0.
 
     Args:
-      inputs: int32[n, T].
       separator: the token that begins a document.
       lanes: whether windows follow one another.
 

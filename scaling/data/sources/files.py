@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_KEY = "the paths of data.source"
 Errors = Literal["strict", "replace", "ignore"]
 
 
@@ -68,7 +69,7 @@ class Files:
             empty &= not has_text(text)
             yield text
         if empty:
-            raise DataError(f"{self._key} hold no text: {', '.join(map(str, self._files()))}")
+            raise DataError(f"{_KEY} hold no text: {', '.join(map(str, self._files()))}")
 
     def _texts(self) -> Iterator[str]:
         between = re.compile(rf"[\r\n]*{re.escape(self.separator)}[\r\n]*")
@@ -108,12 +109,8 @@ class Files:
             )
         return other
 
-    @property
-    def _key(self) -> str:
-        return "the paths of data.source"
-
     def _files(self) -> list[pathlib.Path]:
-        paths = matching(self.paths, self._key)
+        paths = matching(self.paths, _KEY)
         for path in paths:
             if not path.name.endswith(_SUFFIXES):
                 raise DataError(f"{path}: cannot tell its format; known are {', '.join(_SUFFIXES)}")

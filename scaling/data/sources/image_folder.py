@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveInt
+from scaling.data.cache import stamp
 from scaling.data.errors import DataError
 from scaling.data.images import image_spec
 from scaling.data.info import DataInfo
@@ -91,13 +92,12 @@ class ImageFolder:
         """
         del cache
         try:
-            stats = [(path, label, path.stat()) for path, label in self._files]
+            files = [
+                [str(path.relative_to(self._root)), label, *stamp(path)]
+                for path, label in self._files
+            ]
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-        files = [
-            [str(path.relative_to(self._root)), label, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
-            for path, label, s in stats
-        ]
         text = json.dumps([str(self._root.resolve()), files, self._classes, self.size, self.mode])
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -174,8 +174,6 @@ class Rows:
         """Hands out the ratings at these places.
 
         Args:
-          table: all ratings.
-          places: int64[n].
           seen: with `seen`, int32[n, S]: what the user rated before, padded with the number of
             items.
         """

@@ -61,8 +61,6 @@ def cells(
     """The cells of some columns, line by line; lines without text are passed over.
 
     Args:
-      path: the table.
-      layout: how its lines become cells.
       columns: (name of the column, key of the config that names it).
 
     Yields:
