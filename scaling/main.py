@@ -24,14 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def door(argv: Sequence[str]) -> int:
-    """Does what the command line says.
-
-    Raises:
-      ConfigError: the command line or the config is wrong.
-    """
+    """Does what the command line says; raises ConfigError where it or the config is wrong."""
     arguments = cli.parse(argv)
     if arguments.diff:
-        return cli.diff(*arguments.diff)
+        print(configs.compare(*arguments.diff))
+        return 0
     if arguments.replay or arguments.evaluate or arguments.sample:
         return _guarded(lambda: _look_at(arguments))
     assert arguments.config is not None

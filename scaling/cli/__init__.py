@@ -5,6 +5,7 @@ values, overrides = cli.read(argv, OPTIONS)    # of a door with its own options
 sys.exit(cli.run(door, sys.argv[1:]))          # door(argv) -> exit code; wrong usage is 2
 """
 
+# ruff: noqa: F401
 import importlib
 import os
 import sys
@@ -12,24 +13,7 @@ from collections.abc import Callable, Sequence
 
 from scaling.cli.arguments import OPTIONS, SAMPLE_FLAGS, Args, parse
 from scaling.cli.parser import CONFIG, WORKDIR, Option, help_text, read
-from scaling.configs import compare
 from scaling.configs.errors import ConfigError, suggest
-
-__all__ = [
-    "COMMANDS",
-    "CONFIG",
-    "OPTIONS",
-    "SAMPLE_FLAGS",
-    "WORKDIR",
-    "Args",
-    "Option",
-    "diff",
-    "help_text",
-    "main",
-    "parse",
-    "read",
-    "run",
-]
 
 EXIT_USAGE = 2
 
@@ -69,13 +53,3 @@ def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-
-
-def diff(left: str, right: str) -> int:
-    """Prints every key in which two runs (or config files) differ; returns exit code 0.
-
-    Raises:
-      ConfigError: one of them holds no config.
-    """
-    print(compare(left, right))
-    return 0

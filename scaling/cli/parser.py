@@ -60,9 +60,7 @@ def read(
     """Flags and overrides of a command line.
 
     Args:
-      argv: without the program's name.
       options: of this door; overrides are taken only if `config` is among them.
-      usage: examples for `--help`.
 
     Returns:
       ({flag: value} of the flags given, overrides as "section.key=value"). A flag with two values

@@ -119,10 +119,6 @@ class Param:
 def component(section: Mapping[str, Any], table: Table | str) -> Callable[..., Any]:
     """The dataclass, module or function that a section names.
 
-    Args:
-      section: its `name` is looked up.
-      table: the family's table, or its path "package.module:TABLE".
-
     Raises:
       ConfigError: there is no such name.
     """
@@ -136,7 +132,6 @@ def build(section: Mapping[str, Any], table: Table | str, **supplied: Any) -> An
     Args:
       section: a `Component`, or a mapping with a key `name`. The sections below it are passed only
         to a parameter of that name.
-      table: see `component`.
       **supplied: what the code knows and the config does not.
 
     Raises:
@@ -156,11 +151,7 @@ def build(section: Mapping[str, Any], table: Table | str, **supplied: Any) -> An
 
 
 def import_from(path: str) -> Any:
-    """The object at "package.module:attribute".
-
-    Raises:
-      ImportError, AttributeError: there is no such module or attribute.
-    """
+    """The object at "package.module:attribute"; raises ImportError or AttributeError."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -170,7 +161,6 @@ def find_component(name: str, table: Table, key: str) -> Callable[..., Any]:
 
     Args:
       name: a name in the table or an import path of the user's own component.
-      table: the family's names.
       key: config path, for the error.
 
     Raises:

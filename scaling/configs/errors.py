@@ -54,10 +54,8 @@ def place(text: str) -> str:
     """
     expanded = os.path.expanduser(local_path(text))
     if expanded.startswith("~"):
-        raise RefusedError(
-            f"{text} cannot be found, as there is no such home directory",
-            f"give the whole path, or ./{text} for a folder of that name",
-        )
+        what = f"{text} cannot be found, as there is no such home directory"
+        raise RefusedError(what, f"give the whole path, or ./{text} for a folder of that name")
     return expanded
 
 

@@ -47,19 +47,14 @@ def load(spec: str, tokens: Sequence[str] = (), tree_type: type | None = None) -
 
 
 def load_resolved(spec: str, tokens: Sequence[str] = ()) -> "Experiment":
-    """`load` and `resolve`: the complete config that a run is made from.
-
-    Raises:
-      ConfigError: whatever is wrong with it.
-    """
+    """`load` and `resolve`: the complete config that a run is made from; raises ConfigError."""
     return resolution.resolve(load(spec, tokens))
 
 
 def load_any(path: str) -> "Experiment":
     """The complete config of a run directory, of a `config.json` or of an experiment file.
 
-    Raises:
-      ConfigError: there is no config at that path.
+    Raises ConfigError where there is none.
     """
     folder = pathlib.Path(path)
     if folder.is_dir():

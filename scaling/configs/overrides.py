@@ -52,11 +52,6 @@ def split(token: str) -> tuple[str, str]:
 def apply(config: ConfigDict, tokens: Sequence[str], tree_type: type) -> None:
     """Lay overrides over what a config file returned, in place.
 
-    Args:
-      config: of the file.
-      tokens: see `split`.
-      tree_type: dataclass of the sections.
-
     Raises:
       ConfigError: a key that does not exist, a value that does not fit, or contradictory overrides.
     """

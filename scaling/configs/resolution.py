@@ -50,11 +50,7 @@ def experiment_type() -> type["Experiment"]:
 
 
 def replace(config: T, changes: Mapping[str, Any]) -> T:
-    """A resolved config with other values at some dotted paths, checked again.
-
-    Raises:
-      ConfigError: see `resolve`.
-    """
+    """A resolved config with other values at some dotted paths, checked again as `resolve` does."""
     return resolve(with_values(config, changes), type(config))
 
 

@@ -175,8 +175,6 @@ def unknown_key(node: Node, key: str, top: Node) -> ConfigError:
     """The error for a key that a section does not have: which component has it, what is near.
 
     Args:
-      node: the section.
-      key: the key that it does not have.
       top: the whole config (for keys that stand elsewhere).
     """
     here, path, family = node.names(), join(node.path, key), node.section.family

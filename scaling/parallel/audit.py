@@ -21,10 +21,7 @@ class Row(NamedTuple):
 
     Attributes:
       path: where in the tree, `params/block/kernel`.
-      shape: global shape.
-      dtype: its type.
       spec: its PartitionSpec, as text.
-      bytes: of the whole array.
       bytes_per_device: of one device's part.
       problem: what is wrong with it; empty if nothing.
       waived: whether a pattern of `mesh.allow_replicated` covers it.
@@ -46,10 +43,6 @@ def audit(
     """Checks every array of a state and lists the large ones, largest share of a device first.
 
     Args:
-      tree: abstract arrays.
-      shardings: NamedShardings, shaped like `tree`.
-      mesh: the device mesh.
-      config: section `mesh`, for `allow_replicated`.
       large_bytes: from this size on an array is listed and must not be copied to all devices.
 
     Raises:

@@ -72,11 +72,9 @@ def rules(mesh: MeshConfig | None = None) -> Rules:
         for axis in axes:
             if axis not in AXES:
                 near = difflib.get_close_matches(axis, AXES, n=1, cutoff=0) or AXES
-                raise ConfigError(
-                    "mesh.rules",
-                    f"{name!r} -> {axis!r} is not a mesh axis",
-                    f"axes are {', '.join(AXES)}; the nearest is {near[0]!r}",
-                )
+                what = f"{name!r} -> {axis!r} is not a mesh axis"
+                remedy = f"axes are {', '.join(AXES)}; the nearest is {near[0]!r}"
+                raise ConfigError("mesh.rules", what, remedy)
         table[name] = axes
     return table
 
@@ -121,19 +119,13 @@ def check_sizes(mesh: MeshConfig) -> None:
             raise ConfigError(f"mesh.{axis}", f"{size} is not a size", "give at least 1, or -1")
     rest = [axis for axis, size in stated.items() if size == -1]
     if len(rest) > 1:
-        raise ConfigError(
-            f"mesh.{rest[1]}",
-            f"is -1 (the remaining devices), and so is mesh.{rest[0]}",
-            f"give one of them a size, such as --config.mesh.{rest[0]}=1",
-        )
+        what = f"is -1 (the remaining devices), and so is mesh.{rest[0]}"
+        remedy = f"give one of them a size, such as --config.mesh.{rest[0]}=1"
+        raise ConfigError(f"mesh.{rest[1]}", what, remedy)
 
 
 def check_devices(config: Experiment, num_devices: int) -> None:
     """What needs the number of devices: the mesh fits them and the batch fits the mesh.
-
-    Args:
-      config: resolved.
-      num_devices: all devices of all processes.
 
     Raises:
       ConfigError: it does not fit; names sizes that do.
@@ -154,11 +146,8 @@ def check_batches(config: Experiment, sizes: Mapping[str, int]) -> None:
     batch, accumulate = config.train.batch_size, config.train.accumulate
     if batch % (parts * accumulate):
         into = f"train.accumulate={accumulate}" if accumulate > 1 else ""
-        raise ConfigError(
-            "train.batch_size",
-            f"{batch} does not divide by {' times '.join(part for part in (into, over) if part)}",
-            f"give a multiple of {parts * accumulate}",
-        )
+        what = f"{batch} does not divide by {' times '.join(part for part in (into, over) if part)}"
+        raise ConfigError("train.batch_size", what, f"give a multiple of {parts * accumulate}")
     scored = {"eval.batch_size": config.eval.batch_size}
     for name, entry in (config.eval.also or {}).items():
         scored[f"eval.also.{name}.batch_size"] = entry.batch_size
@@ -184,12 +173,11 @@ def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, ...]:
     if filled and num_devices % fixed == 0:
         shape[filled[0]] = num_devices // fixed
     elif filled or fixed != num_devices:
-        raise ConfigError(
-            "mesh",
+        what = (
             f"{shown} needs {'a multiple of ' if filled else ''}{fixed} devices and there are "
-            f"{num_devices}",
-            f"a shape that fits: {_proposal(shape, num_devices)}",
+            f"{num_devices}"
         )
+        raise ConfigError("mesh", what, f"a shape that fits: {_proposal(shape, num_devices)}")
     return tuple(shape.values())
 
 

@@ -35,12 +35,7 @@ def with_grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, A
 
 
 def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The grade of a run; None where nothing was forecast.
-
-    Args:
-      workdir: the run directory.
-      summary: what summary.json says or is about to say.
-    """
+    """The grade of a run; None where nothing was forecast."""
     run = read_run(workdir)
     recorded = run.provenance.get("forecast")
     try:

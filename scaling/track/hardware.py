@@ -98,8 +98,6 @@ def mfu(
 
     Args:
       flops_per_second: model FLOPs (state the convention they are counted by) over seconds.
-      device_kind: `jax.Device.device_kind`.
-      devices: how many of them took part.
       least: FLOP/s that cannot be done without, where the convention counts more than that: with
         attention over all pairs a kernel that skips masked pairs passes 1 on long sequences.
 
@@ -127,7 +125,6 @@ def override(kind: str, changes: dict[str, float]) -> Device | None:
     """The entry of a device with some numbers replaced; a new entry if the peak rates are all given.
 
     Args:
-      kind: `jax.Device.device_kind`.
       changes: {field of `Device`: value}, rates, and bytes per device.
 
     Returns:

@@ -69,12 +69,8 @@ class ProgressReport:
         """Starts the report.
 
         Args:
-          total: steps of the whole run.
-          unit: what the rate counts, such as tokens.
           mode: `auto` is the bar on a terminal and lines elsewhere.
           seconds: at least this long between two plain lines.
-          main: whether this is process 0.
-          out: where to, standard output by default.
         """
         self._total, self.unit, self._seconds = total, unit, seconds
         self._out = out or sys.stdout
@@ -94,13 +90,7 @@ class ProgressReport:
             self._bar.start()
 
     def update(self, step: int, loss: float, rate: float | None) -> None:
-        """Shows a step.
-
-        Args:
-          step: updates done.
-          loss: its loss.
-          rate: units per second, or None while unknown.
-        """
+        """Shows a step: updates done, its loss, and units per second (None while unknown)."""
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)

@@ -182,7 +182,6 @@ class RunDir:
         """Opens or creates a run directory and writes config.json and provenance.json.
 
         Args:
-          workdir: the directory; made with its parents.
           config_json: `configs.to_json` of the resolved config.
           fingerprint: `configs.fingerprint` of it.
           start: `provenance.collect` of this start.
@@ -280,16 +279,6 @@ class RunDir:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """summary.json of a run, or None when the run never got to write one.
-
-    Raises:
-      RunDirError: the file is damaged.
-    """
-    path = pathlib.Path(workdir) / SUMMARY
-    return _read(path) if path.exists() else None
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -43,9 +43,7 @@ class MetricsStream:
         `start_step` move to superseded.jsonl. Reads only the end of the file.
 
         Args:
-          workdir: the run directory.
           start_step: the step that the run continues from; 0 starts afresh.
-          fsync_seconds: longest time between two fsyncs.
 
         Raises:
           StreamError: a line before the end is not a metrics line.
@@ -61,7 +59,6 @@ class MetricsStream:
         """Appends one line in one system call; when it returns, a killed process loses nothing.
 
         Args:
-          step: not before the last line's.
           values: numbers, strings, booleans or None by key; numpy and JAX scalars are fine.
 
         Raises:
