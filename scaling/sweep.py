@@ -105,20 +105,17 @@ def command(argv: Sequence[str]) -> int:
 
 def _check(values: Values) -> str:
     """The job; refuses flags that it would ignore."""
-    job = next((job for job in JOBS if values.get(job)), None)
-    if job is None:
-        files = sorted(str(path) for path in pathlib.Path("experiments/sweeps").glob("*.py"))
-        here = f"; here are {', '.join(files)}" if files else ""
-        raise ConfigError("--sweep", "is required", f"write --sweep=FILE[:ARG]{here}")
+    job = cli.job_of(values, JOBS)
+    if not job:
+        remedy = f"write --sweep=FILE[:ARG]{cli.files_here('experiments/sweeps')}"
+        raise ConfigError("--sweep", "is required", remedy)
     launcher = values.get("launcher", "local")
     if launcher not in LAUNCHERS:
         raise ConfigError("--launcher", f"there is no {launcher!r}", f"one of {NAMES}")
     foreign = {flag for flags in LAUNCHERS.values() for flag in flags} - {*LAUNCHERS[launcher]}
     for flag, value in values.items():
-        if value is False or flag == job:
+        if value is False:
             continue
-        if flag not in JOBS[job]:
-            raise ConfigError(f"--{flag}", f"does not go with --{job}", "leave it out")
         if job == "sweep" and flag in foreign:
             what = f"does not go with --launcher={launcher}"
             raise ConfigError(f"--{flag}", what, "leave it out")

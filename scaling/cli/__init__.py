@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from scaling.cli.arguments import OPTIONS, SAMPLE_FLAGS, Args, parse
-from scaling.cli.parser import CONFIG, WORKDIR, Option, help_text, read
+from scaling.cli.parser import CONFIG, WORKDIR, Option, files_here, help_text, job_of, read
 from scaling.configs.errors import ConfigError, suggest
 
 EXIT_USAGE = 2

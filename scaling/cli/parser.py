@@ -8,8 +8,9 @@ does not understand in argv without a word. No JAX is imported, so `--help` answ
 
 import dataclasses
 import inspect
+import pathlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling.configs import values as config_values
@@ -95,6 +96,36 @@ def read(
             what = f"is given twice, as {values[flag]} and as {value}"
             raise ConfigError(f"--{flag}", what, "give it once")
     return values, tuple(overrides)
+
+
+def job_of(
+    values: Mapping[str, Any],
+    jobs: Mapping[str, Sequence[str]],
+    overrides: Sequence[str] = (),
+    default: str = "",
+) -> str:
+    """The job that a command line names: the first of `jobs` among its flags, else the default.
+
+    `jobs` has the flags that each understands beside its own, `config` with all overrides.
+
+    Raises:
+      ConfigError: there is a flag that the job would ignore.
+    """
+    given = [flag for flag, value in values.items() if value is not False]
+    job = next((job for job in jobs if job in given), default)
+    known = {job, *jobs.get(job, ())}
+    if "config" not in known:
+        given += [f"config.{text}" for text in overrides]
+    for flag in given if job else ():
+        if flag not in known:
+            raise ConfigError(f"--{flag}", f"does not go with --{job}", "leave it out")
+    return job
+
+
+def files_here(folder: str) -> str:
+    """The python files of a folder, for the remedy of an error; "" without any."""
+    files = sorted(str(path) for path in pathlib.Path(folder).glob("*.py"))
+    return f"; here are {', '.join(files)}" if files else ""
 
 
 def help_text(options: Sequence[Option], usage: str) -> str:

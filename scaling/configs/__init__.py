@@ -6,7 +6,8 @@
 
 A config file states only what it changes. Defaults, types and ranges live in the dataclasses of
 `scaling.experiment` and in the signature of the component that a section names. Importing this
-package starts no JAX backend and imports no JAX.
+package starts no JAX backend and imports no JAX. Whatever is refused is a ConfigError that names the
+key, what is wrong with its value, and what to do.
 """
 
 # ruff: noqa: F401

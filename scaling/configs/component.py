@@ -117,11 +117,7 @@ class Param:
 
 
 def component(section: Mapping[str, Any], table: Table | str) -> Callable[..., Any]:
-    """The dataclass, module or function that a section names.
-
-    Raises:
-      ConfigError: there is no such name.
-    """
+    """The dataclass, module or function that a section names."""
     names = import_from(table) if isinstance(table, str) else table
     return find_component(section["name"], names, "name")
 

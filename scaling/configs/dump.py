@@ -25,11 +25,7 @@ FORMAT = 2
 
 
 def to_json(config: AnyConfig) -> str:
-    """A config as indented JSON; tuples become arrays, infinities {"$float": "inf"}.
-
-    Raises:
-      ConfigError: the config holds something that is not plain data.
-    """
+    """A config as indented JSON; tuples become arrays, infinities {"$float": "inf"}."""
     return json.dumps(_encode(resolution.plain(config), ""), indent=2, allow_nan=False) + "\n"
 
 
@@ -47,11 +43,7 @@ def from_json(text: str) -> "Experiment":
 
 
 def decode(text: str) -> dict[str, Any]:
-    """The keys and values of a config.json as they stand there; arrays become tuples.
-
-    Raises:
-      ConfigError: the text is not a JSON object.
-    """
+    """The keys and values of a config.json as they stand there; arrays become tuples."""
     try:
         data = json.loads(text, object_hook=_decode)
         if not isinstance(data, dict):

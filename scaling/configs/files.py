@@ -98,11 +98,7 @@ def variants(path: pathlib.Path) -> list[str] | None:
 
 
 def variant(argument: str, choices: Mapping[str, Any] | Sequence[str], default: str = "") -> str:
-    """The variant of a config file that its argument names; for use inside `get_config`.
-
-    Raises:
-      ConfigError: there is no such variant; names the nearest.
-    """
+    """The variant of a config file that its argument names; for use inside `get_config`."""
     chosen = argument or default
     if chosen not in choices:
         what = f"there is no variant {chosen!r}" if chosen else "lacks a variant, FILE.py:VARIANT"
@@ -111,11 +107,7 @@ def variant(argument: str, choices: Mapping[str, Any] | Sequence[str], default: 
 
 
 def import_file(path: pathlib.Path) -> ModuleType:
-    """Run a python file as a module of its own.
-
-    Raises:
-      ConfigError: the file raises; says on which line.
-    """
+    """Run a python file as a module of its own."""
     name = f"_scaling_config_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec is not None

@@ -95,11 +95,7 @@ class Node:
         return {key: params[key] for key in section_fields(self.section.cls)}
 
     def params(self) -> dict[str, Param]:
-        """The keys of the section, `name` of a component left out; none for entries.
-
-        Raises:
-          ConfigError: there is no component of the name.
-        """
+        """The keys of the section, `name` of a component left out; none for entries."""
         family = self.section.family
         if family is None:
             return {} if self.section.entry else parameters(self.section.cls)

@@ -46,9 +46,6 @@ def coerce(value: Any, annotation: Any, key: str) -> Any:
       value: from a config file or a default; `Text` from a command line.
       annotation: of the parameter, `Annotated` ranges included.
       key: config path, for the error.
-
-    Raises:
-      ConfigError: the value is of another type or out of range.
     """
     try:
         return freeze(_validate(plain(value), annotation))
@@ -57,11 +54,7 @@ def coerce(value: Any, annotation: Any, key: str) -> Any:
 
 
 def value_of(param: Param, value: Any, key: str) -> Any:
-    """The value of one parameter: the one given, or the default.
-
-    Raises:
-      ConfigError: nothing is given and there is no default, or the value does not fit.
-    """
+    """The value of one parameter: the one given, or the default."""
     if value is MISSING:
         value = param.default
     if value is MISSING:
@@ -75,9 +68,6 @@ def options(called: Callable[..., Any], stated: Mapping[str, Any], key: str) -> 
     Args:
       stated: values by name.
       key: config path of `stated`, for errors.
-
-    Raises:
-      ConfigError: there is no such parameter, a value does not fit its annotation, or one is missing.
     """
     params = dict(list(parameters(called).items())[1:])
     for name in stated:

@@ -1,4 +1,7 @@
-"""From the resolved config to data: the one place where sources, tokenizers and orders meet."""
+"""From the resolved config to data: the one place where sources, tokenizers and orders meet.
+
+What cannot be used as asked is a DataError that says what to do.
+"""
 
 import dataclasses
 import pathlib
@@ -30,12 +33,7 @@ _READS = {
 
 
 def describe(config: Experiment) -> DataInfo:
-    """What the data says of itself, without reading it.
-
-    Raises:
-      ConfigError: neither or both of `data.source` and `data.mixture` are given.
-      DataError: the kinds of the parts do not go together.
-    """
+    """What the data of a resolved config says of itself, without reading it."""
     context = _context(config, None)
     source = next(iter(_sources(context.section).values()))
     if hasattr(source, "open"):
@@ -50,9 +48,6 @@ def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Da
 
     Besides `data`, `seed` and `train.batch_size` count. `cache_dir` is where prepared data is kept when
     `data.cache_dir` does not say it.
-
-    Raises:
-      DataError: the data cannot be used, or the cache not be written; says what to do.
     """
     context = _context(config, cache_dir)
     section = context.section
@@ -138,9 +133,6 @@ def _refuse_idle(section: DataConfig, source: Any) -> None:
     """Refuses keys that are set and that nothing would read.
 
     They would make two runs with the same batches pass for different experiments.
-
-    Raises:
-      DataError: there is such a key; names it.
     """
     own = getattr(source, "reads", ())
     name = section.source.name if section.source else "text"

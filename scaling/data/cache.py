@@ -43,6 +43,11 @@ class Entry:
     meta: Mapping[str, Any]
 
 
+def digest(content: object) -> str:
+    """SHA-256, in hex, of JSON-able content."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def key_of(description: Mapping[str, Any]) -> str:
     """20 hex digits that stand for a JSON-able description."""
     text = json.dumps({"format": FORMAT, **description}, sort_keys=True)
@@ -52,14 +57,11 @@ def key_of(description: Mapping[str, Any]) -> str:
 def cached(
     root: pathlib.Path, name: str, build: Callable[[pathlib.Path], Mapping[str, Any]]
 ) -> Entry:
-    """The entry `root/name`, built first if it is absent or damaged.
+    """The entry `root/name`, built first if it is absent or damaged; or DataError.
 
     Args:
       name: a readable word and the key of everything that the contents depend on.
       build: writes the files into the directory it is given; returns JSON-able notes.
-
-    Raises:
-      DataError: the cache cannot be written (read-only, full).
     """
     path = root / name
     entry = _open(path)

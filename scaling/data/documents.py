@@ -52,15 +52,11 @@ class Part:
         return [self.source.fingerprint(cache), self.side, *split]
 
     def documents(self) -> Iterator[str]:
-        """The documents of this part that hold text; see `with_blank` for errors."""
+        """The documents of this part that hold text."""
         return filter(has_text, self.with_blank())
 
     def with_blank(self) -> Iterator[str]:
-        """The documents of this part, those without text among them.
-
-        Raises:
-          DataError: `tail` is asked of a source with several documents.
-        """
+        """The documents of this part, those without text among them."""
         if self.side == "all":
             yield from self.source.documents()
         elif self.is_tail():

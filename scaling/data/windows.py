@@ -42,9 +42,6 @@ def token_stream(
       An entry with `tokens.npy` (unsigned integers), `documents.npy` (a hash of each document) and
       notes: tokens, bytes, documents, excluded (held-out documents), blank (documents without
       text), and markers: those of `MARKERS` that stand in a text -> in how many documents.
-
-    Raises:
-      DataError: no document is left, or the cache cannot be written.
     """
     key = key_of(
         {
@@ -164,9 +161,6 @@ class Windows:
           limit: use only about the first `limit` targets, in whole examples.
           lanes: whether a model may carry a state from the window before: see
             `segments_and_positions`.
-
-        Raises:
-          DataError: the stream has no target.
         """
         if len(tokens) < 2:
             raise DataError(

@@ -7,7 +7,7 @@
 
 The last axis varies fastest over devices, so `tensor` gets neighbours. Everything iterates over the
 axes and their roles: a new axis (sequence, expert, stage) is one line in `ROLES`, one field of
-`MeshConfig`, and its lines in `DEFAULT_RULES`.
+`MeshConfig`, and its lines in `DEFAULT_RULES`. What does not fit is a ConfigError.
 """
 
 import difflib
@@ -61,11 +61,7 @@ DEFAULT_RULES: Rules = {
 
 
 def rules(mesh: MeshConfig | None = None) -> Rules:
-    """The rule table: the defaults with `mesh.rules` on top.
-
-    Raises:
-      ConfigError: a rule of the config names an axis that the mesh does not have.
-    """
+    """The rule table: the defaults with `mesh.rules` on top."""
     table = dict(DEFAULT_RULES)
     for name, axes in mesh.rules if mesh is not None else ():
         axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
@@ -85,11 +81,7 @@ def sizes(mesh: MeshConfig) -> dict[str, int]:
 
 
 def check(config: Experiment) -> None:
-    """What can be held without the number of devices: sizes, rules, batches and heads.
-
-    Raises:
-      ConfigError: they do not fit.
-    """
+    """What can be held without the number of devices: sizes, rules, batches and heads."""
     check_sizes(config.mesh)
     stated = sizes(config.mesh)
     check_batches(config, stated)
@@ -108,11 +100,7 @@ def check(config: Experiment) -> None:
 
 
 def check_sizes(mesh: MeshConfig) -> None:
-    """Every axis has at least one device, and at most one axis takes the rest.
-
-    Raises:
-      ConfigError: it does not.
-    """
+    """Every axis has at least one device, and at most one axis takes the rest."""
     stated = sizes(mesh)
     for axis, size in stated.items():
         if size == 0 or size < -1:
@@ -125,21 +113,13 @@ def check_sizes(mesh: MeshConfig) -> None:
 
 
 def check_devices(config: Experiment, num_devices: int) -> None:
-    """What needs the number of devices: the mesh fits them and the batch fits the mesh.
-
-    Raises:
-      ConfigError: it does not fit; names sizes that do.
-    """
+    """What needs the number of devices: the mesh fits them and the batch fits the mesh."""
     shape = mesh_shape(config.mesh, num_devices)
     check_batches(config, dict(zip(AXES, shape, strict=True)))
 
 
 def check_batches(config: Experiment, sizes: Mapping[str, int]) -> None:
-    """Batches against mesh sizes; a size of -1 is not known yet and counts as 1.
-
-    Raises:
-      ConfigError: a batch does not divide.
-    """
+    """Batches against mesh sizes; a size of -1 is not known yet and counts as 1."""
     axes = [axis for axis in rules(config.mesh)["batch"] if sizes[axis] > 1]
     parts = math.prod(sizes[axis] for axis in axes)
     over = f"{_product(axes, sizes)} devices" if axes else ""
@@ -159,12 +139,7 @@ def check_batches(config: Experiment, sizes: Mapping[str, int]) -> None:
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, ...]:
-    """Sizes of `AXES` on `num_devices` devices, with the one -1 filled in.
-
-    Raises:
-      ConfigError: see `check_sizes`, or the product is not the number of devices; names the sizes
-        and proposes a shape.
-    """
+    """Sizes of `AXES` on `num_devices` devices, with the one -1 filled in; an error proposes a shape."""
     check_sizes(mesh)
     shape = sizes(mesh)
     shown = ", ".join(f"{axis}={size}" for axis, size in shape.items())

@@ -140,9 +140,6 @@ def join(
     Args:
       facts: what must be equal in all processes.
       explain: (process 0's, another's "config") -> their difference in words.
-
-    Raises:
-      RosterError: see `start_processes`.
     """
     timeout = float(env.get("SCALING_START_TIMEOUT", "50"))
     if place.coordinator == AUTO:

@@ -73,11 +73,7 @@ def cost(plan: Plan, price: float | None = None) -> RunCost | None:
 
 
 def chip_hours(budget: str, price: Price | None) -> float:
-    """Chip-hours of "1000h" or of "50000usd" at a price.
-
-    Raises:
-      ConfigError: it is neither, or money without a price.
-    """
+    """Chip-hours of "1000h" or of "50000usd" at a price; ConfigError if it is neither."""
     match = re.fullmatch(r"([\d.]+(?:e\d+)?)(h|usd|\$)", budget.lower().replace(",", "").strip())
     try:
         amount = float(match[1]) if match else 0.0

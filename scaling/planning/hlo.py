@@ -117,11 +117,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Reads a compiled program.
-
-    Raises:
-      HloError: it has no entry computation, or a line is not understood.
-    """
+    """Reads a compiled program."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for number, line in _logical_lines(text):

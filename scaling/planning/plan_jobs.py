@@ -19,6 +19,7 @@ from scaling.planning.topology import Target
 from scaling.sweeps import design
 from scaling.track import compile_cache, files
 from scaling.track.paths import cache_root
+from scaling.track.progress import aligned
 
 DOES_NOT_FIT = 1
 
@@ -71,7 +72,7 @@ def _budget(compiled: compiling.Plan, values: Values) -> int:
         rows.append((label, f"{one.flops:.3g}", *numbers, "; ".join(one.warnings)))
     print(f"\n{hours:,.0f} chip-hours of {compiled.target.name} under {law.result.law.name}, 95 %:")
     header = ("step time", "FLOPs (6ND)", "parameters", "tokens", "loss", "")
-    print(report.table(header, rows))
+    print(aligned([header, *rows], left=(0,)))
     return 0
 
 
@@ -87,7 +88,8 @@ def search(target: Target, values: Values, overrides: Sequence[str]) -> int:
         say=lambda line: print(line, flush=True),
     )
     rows = [(one.candidate.label(), *one.cells()) for one in result.tried]
-    print("\n" + report.table(("settings", *searching.HEADER), rows))
+    header = ("settings", *searching.HEADER)
+    print("\n" + aligned([header, *rows], left=(0,)))
     print(f"{result.pruned} could not fit by the lower bound, {result.left} were not compiled")
     if result.best is None:
         print("nothing fits: take more chips, a smaller batch or a smaller model")
@@ -121,7 +123,8 @@ def sweep(target: Target, values: Values, _: Sequence[str]) -> int:
         )
         for one in tried
     ]
-    print("\n" + report.table(("cell", *searching.HEADER, "would fit with"), rows))
+    header = ("cell", *searching.HEADER, "would fit with")
+    print("\n" + aligned([header, *rows], left=(0,)))
     return 0 if all(one.fits for one in tried) else DOES_NOT_FIT
 
 

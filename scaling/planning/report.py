@@ -1,7 +1,5 @@
 """A plan as text."""
 
-from collections.abc import Sequence
-
 from scaling.planning import roofline
 from scaling.planning.compile import GiB, Plan
 from scaling.planning.cost import RunCost
@@ -128,16 +126,3 @@ def _time(plan: Plan, cost: RunCost | None) -> list[str]:
         else:
             lines.append("  no price is known for it: give --price=DOLLARS per chip-hour")
     return lines
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the first to the left, the others to the right."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )

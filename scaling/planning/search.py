@@ -250,11 +250,7 @@ def remedy(config: Experiment, target: Target, changes: Mapping[str, float]) -> 
 
 
 def candidates(config: Experiment, target: Target, rates: Rates) -> list[Candidate]:
-    """Every combination that divides: mesh, microbatches, rematerialisation; with its sketch.
-
-    Raises:
-      ConfigError: the batch divides over no mesh of this topology.
-    """
+    """Every combination that divides: mesh, microbatches, rematerialisation; with its sketch."""
     program = footprint(config, target)
     batch_size, possible = config.train.batch_size, []
     microbatches = [n for n in POWERS if n <= MOST_MICROBATCHES]

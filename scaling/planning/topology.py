@@ -89,11 +89,7 @@ class Target:
 
 
 def parse(name: str, slices: int = 1) -> Target:
-    """What a topology name stands for; starts nothing.
-
-    Raises:
-      ConfigError: an unknown name, or a size that no slice has; lists the names.
-    """
+    """What a topology name stands for; starts nothing. ConfigError lists the names."""
     if slices < 1:
         raise ConfigError("--slices", f"is {slices}", "give at least 1")
     text = name.strip().lower()
@@ -179,11 +175,7 @@ def prepare(target: Target) -> None:
 
 
 def devices(target: Target) -> list[Any]:
-    """The devices of a target, in JAX's order; `prepare` came before.
-
-    Raises:
-      ConfigError: libtpu refuses the shape, there is no GPU, or too few CPU devices.
-    """
+    """The devices of a target, in JAX's order, or ConfigError; `prepare` came before."""
     import jax
 
     if target.platform == "gpu":

@@ -22,7 +22,7 @@ from scaling.sweeps.design import Sweep, label, show
 from scaling.sweeps.ledger import Ledger, State, counts
 from scaling.sweeps.sweep_dir import ENDS, SweepDir
 from scaling.sweeps.timing import Speed
-from scaling.track.progress import duration, quantity
+from scaling.track.progress import aligned, duration, quantity
 
 SHOWN = 60  # cells; of a longer table the middle is left out
 
@@ -58,7 +58,7 @@ def overview(
         rows = [*rows[:half], gap, *rows[-half:]]
     header = [*columns, "params", unit, "FLOPs", "eval FLOPs", "time", "kept", "state"]
     left = [cell for cell in sweep.ids if states[cell] not in ENDS]
-    lines = [_aligned([header, *rows]), _totals(sweep, left, seconds, basis)]
+    lines = [aligned([header, *rows]), _totals(sweep, left, seconds, basis)]
     lines.append(f"{len(sweep.ids)} cells: {counts(states)}")
     return "\n".join([*lines, *warnings(sweep, declared, summaries)])
 
@@ -112,14 +112,6 @@ def _totals(
     if known:
         text += f"\nleft about {duration(sum(known))} of one worker"
     return text + (f" ({basis})" if known and basis else f"\n{basis}" if basis else "")
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
 
 
 # --- while it runs ---------------------------------------------------------------------------

@@ -55,11 +55,7 @@ class Ledger:
         self.path = sweep.path / "ledger.jsonl"
 
     def append(self, cell: str, attempt: int, event: str, **details: Any) -> None:
-        """Adds a line, durably. A torn last line (of a kill) is cut off first.
-
-        Raises:
-          OSError: the disk is full or gone.
-        """
+        """Adds a line, durably. A torn last line (of a kill) is cut off first."""
         record = {"time": provenance.now(), "cell": cell, "attempt": attempt, "event": event}
         line = (files.to_json(record | details) + "\n").encode()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

@@ -89,11 +89,7 @@ class SearchError(ValueError):
 
 
 def open_study(folder: pathlib.Path, search: Search) -> "optuna.Study":
-    """The Optuna study in a sweep's directory, begun if there is none.
-
-    Raises:
-      SearchError: optuna is missing, the directory holds another search, or its journal is damaged.
-    """
+    """The Optuna study in a sweep's directory, begun if there is none; or SearchError."""
     record = _record(search)
     path = folder / SEARCH
     if path.exists():

@@ -65,11 +65,7 @@ class SweepDir:
         return self.path / "logs" / f"{cell_id}.{attempt}.log"
 
     def cell(self, cell_id: str) -> Cell:
-        """A cell with its config, as it lies on disk.
-
-        Raises:
-          ConfigError: there is no such cell, or its config.json is damaged.
-        """
+        """A cell with its config, as it lies on disk; ConfigError if it is not there or damaged."""
         if cell_id not in self.axes:
             what = f"{cell_id!r} is not a cell of {self.path}"
             raise ConfigError("--cells", what, f"see {self.path / SWEEP}")
@@ -94,11 +90,7 @@ class SweepDir:
 
 
 def open_sweep(path: str | pathlib.Path) -> SweepDir:
-    """The sweep that lives in a directory.
-
-    Raises:
-      ConfigError: there is none, or sweep.json is damaged.
-    """
+    """The sweep that lives in a directory; ConfigError if there is none, or it is damaged."""
     folder = pathlib.Path(path).absolute()
     file = folder / SWEEP
     if not file.is_file():
@@ -179,12 +171,7 @@ def claim(
     cells: Sequence[Cell],
     held_out: Mapping[str, HeldOut] | None = None,
 ) -> SweepDir:
-    """Makes a directory that of a design, and writes down its cells and their configs; as `preview`.
-
-    Raises:
-      ConfigError: see `check_claim`.
-      OSError: it cannot be written to.
-    """
+    """Makes a directory that of a design, and writes down its cells and their configs; as `preview`."""
     check_claim(path, cells)
     sweep = preview(path, name, cells, held_out)
     for part in ("cells", "leases", "logs"):

@@ -56,12 +56,8 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What the process found out.
-
-    Attributes:
-      held_out: {`data_key` of a config: examples by split}.
-      speeds: of the timed cells.
-      note: what was timed, or why not.
+    """What the process found out: {`data_key` of a config: held-out examples by split}, the speeds of
+    the timed cells, and what was timed, or why not.
     """
 
     held_out: Mapping[str, HeldOut]
@@ -155,8 +151,6 @@ def probe(
       cells: whose held-out examples are counted.
       sizes: cells by the FLOPs of their step, ascending: the smallest is timed, and the largest whose
         step does not take too long.
-      cores: that a worker has.
-      env: variables that a worker gets.
     """
     question = {
         "cores": list(cores),
@@ -184,12 +178,7 @@ def probe(
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """{"held_out": ..., "speeds": ..., "note": ...}, see `Probe`.
-
-    Raises:
-      DataError: the data cannot be prepared.
-      ConfigError, ValueError: a timed cell cannot be built.
-    """
+    """{"held_out": ..., "speeds": ..., "note": ...}, see `Probe`."""
     if question["cores"]:
         os.sched_setaffinity(0, question["cores"])  # before JAX counts them
     from scaling import data

@@ -45,11 +45,7 @@ class Branch:
 
 
 def stable_until(config: "Experiment") -> int:
-    """The last step that does not depend on the length of the run, by all of its schedules.
-
-    Raises:
-      TrunkError: there is none: not a wsd schedule, or a warm-up as a fraction of the run.
-    """
+    """The last step that does not depend on the run's length, by all of its schedules; or TrunkError."""
     schedules = {"optim.schedule": config.optim.schedule}
     for name, group in (config.optim.get("groups") or {}).items():
         if group.schedule is not None:

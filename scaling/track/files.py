@@ -12,13 +12,10 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode(value: object) -> Any:
-    """`value` as plain JSON types: numpy and JAX scalars become Python numbers.
+    """`value` as plain JSON types: numpy and JAX scalars become Python numbers; else TypeError.
 
     JSON has no NaN and no infinities. They are written as the strings "NaN", "Infinity" and
     "-Infinity", which `decode` turns back; every other float round-trips exactly (`repr`).
-
-    Raises:
-      TypeError: for a value that has no JSON form.
     """
     if value is None or isinstance(value, bool | str | int):
         return value
@@ -83,8 +80,7 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes UTF-8 text atomically and durably: temporary file, fsync, rename, fsync; makes folders.
 
-    Raises:
-      OSError: with the old content of `path` untouched.
+    On OSError the old content of `path` is untouched.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,11 +56,7 @@ def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] |
 
 
 def regrade(workdir: pathlib.Path) -> dict[str, Any]:
-    """Grades a run directory (again) and writes the grade into its summary.json.
-
-    Raises:
-      GradeError: it holds no run that has ended, or no forecast.
-    """
+    """Grades a run directory (again) and writes the grade into its summary.json."""
     try:
         summary = read_run(workdir).summary
         if not summary:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Collection, Sequence
 from typing import Literal, TextIO
 
 from rich.console import Console
@@ -37,6 +38,18 @@ def quantity(value: float) -> str:
         if abs(value) >= scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> str:
+    """Rows of cells as columns of text: those numbered in `left` begin at the left, others end right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 class _LogLines(logging.Handler):

@@ -86,21 +86,13 @@ class RunFacts:
 
     @functools.cached_property
     def forecast(self) -> dict[str, Any]:
-        """forecast.json, its seal checked.
-
-        Raises:
-          SealError: it was edited since it was written.
-        """
+        """forecast.json, its seal checked (SealError)."""
         path = self.path / sealed.FORECAST
         return sealed.read(path) if path.exists() else {}
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl; a torn last line is left out.
-
-        Raises:
-          StreamError: a line before the end is damaged.
-        """
+        """Lines of metrics.jsonl, as `read_metrics`."""
         return read_metrics(self.path) if (self.path / METRICS).exists() else []
 
     @property

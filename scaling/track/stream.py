@@ -95,11 +95,7 @@ class MetricsStream:
         self._synced = time.monotonic()
 
     def rewind(self, step: int) -> int:
-        """Moves lines of later steps to superseded.jsonl; returns how many.
-
-        Raises:
-          StreamError: a line before the end is not a metrics line.
-        """
+        """Moves lines of later steps to superseded.jsonl; returns how many."""
         size = os.fstat(self._file).st_size
         keep, self.last_step, torn = self._end_at(step, size)
         tail = os.pread(self._file, size - keep, keep)[: size - keep - torn]
@@ -190,13 +186,9 @@ def _lines_backward(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics; a torn last line is left out.
+    """All whole lines of a run directory's metrics, or of a .jsonl file; a torn last line is left out.
 
-    Args:
-      workdir: a run directory, or a .jsonl file.
-
-    Raises:
-      StreamError: a line before the end is not a metrics line; the message gives its number.
+    StreamError gives the number of a line before the end that is not a metrics line.
     """
     path = pathlib.Path(workdir)
     path = path / METRICS if path.is_dir() else path

@@ -106,9 +106,7 @@ class Tracker:
     ) -> None:
         """Opens metrics.jsonl at `start_step` and the other writers that `track` asks for.
 
-        Raises:
-          TrackError: a package that `track` needs is missing.
-          StreamError: metrics.jsonl is damaged.
+        TrackError: a package that those need is missing.
         """
         self._path = pathlib.Path(workdir).absolute()
         self._stream: MetricsStream | None = None

@@ -4,7 +4,6 @@ import codecs
 import dataclasses
 import glob
 import gzip
-import hashlib
 import io
 import json
 import lzma
@@ -18,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 import zstandard
 
 from scaling.configs.types import LocalPath
-from scaling.data.cache import file_hash
+from scaling.data.cache import digest, file_hash
 from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 
@@ -58,12 +57,7 @@ class Files:
     separator: str = ""
 
     def documents(self) -> Iterator[str]:
-        """The documents, file by file; one without text as an empty string.
-
-        Raises:
-          DataError: a file is missing, unreadable, damaged, not UTF-8, or not such lines; no line
-            of it has the key; or there is no text in any of them.
-        """
+        """The documents, file by file; one without text as an empty string."""
         empty = True
         for text in self._texts():
             empty &= not has_text(text)
@@ -87,15 +81,10 @@ class Files:
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
         split = [self.separator] if self.separator else []
-        text = json.dumps([hashes, self.field, self.errors, *split])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest([hashes, self.field, self.errors, *split])
 
     def held_out(self) -> "Files | None":
-        """The source of `eval_paths`, if any.
-
-        Raises:
-          DataError: a file is in both.
-        """
+        """The source of `eval_paths`, if any; DataError if a file is in both."""
         if not self.eval_paths:
             return None
         other = dataclasses.replace(self, paths=self.eval_paths, eval_paths=())
@@ -241,9 +230,6 @@ def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
     Args:
       patterns: `**` goes into folders, `~` is the user's home.
       key: what holds them, for the errors.
-
-    Raises:
-      DataError: there is none, or a pattern matches no file.
     """
     if not patterns:
         raise DataError(f"{key} are empty: name at least one file, e.g. paths=('a.txt',)")

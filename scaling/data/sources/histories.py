@@ -41,11 +41,7 @@ class Histories(RatingTable):
         return self._parts(context)[0]
 
     def open(self, context: DataContext) -> Opened:
-        """Training windows and held-out items.
-
-        Raises:
-          DataError: the table cannot be used, or all users have too few ratings.
-        """
+        """Training windows and held-out items."""
         info, table, windows = self._parts(context)
         length = context.section.text.seq_len
         evals = {name: Next(table, at, length) for name, at in left_out_parts(table).items()}

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -11,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveInt
-from scaling.data.cache import stamp
+from scaling.data.cache import digest, stamp
 from scaling.data.errors import DataError
 from scaling.data.images import image_spec
 from scaling.data.info import DataInfo
@@ -45,12 +43,7 @@ class ImageFolder:
     classes: tuple[str, ...] | None = None
 
     def describe(self) -> DataInfo:
-        """Image shape and classes.
-
-        Raises:
-          DataError: there is no such folder, no class in it or no image in a class, or the first
-            image cannot be read.
-        """
+        """Image shape and classes."""
         channels = 3 if self.mode == "RGB" else 1
         height, width = self.size or self._read(self._files[0][0]).shape[:2]
         shape = (height, width, channels)
@@ -64,11 +57,7 @@ class ImageFolder:
         )
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(uint8[n, H, W, C], int32[n]) blocks, class by class.
-
-        Raises:
-          DataError: an image cannot be read or has another shape; names it.
-        """
+        """(uint8[n, H, W, C], int32[n]) blocks, class by class."""
         shape = self.describe().image_shape
         for start in range(0, len(self._files), _BLOCK):
             part = self._files[start : start + _BLOCK]
@@ -98,15 +87,10 @@ class ImageFolder:
             ]
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-        text = json.dumps([str(self._root.resolve()), files, self._classes, self.size, self.mode])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest([str(self._root.resolve()), files, self._classes, self.size, self.mode])
 
     def held_out(self) -> "ImageFolder | None":
-        """The source of `eval_path`, if any, its labels those of `path`.
-
-        Raises:
-          DataError: it has a class that `path` does not have, or shares a file with it.
-        """
+        """The source of `eval_path`, if any, its labels those of `path`; it may share no file."""
         if self.eval_path is None:
             return None
         shape = self.describe().image_shape

@@ -4,8 +4,6 @@ Legend: T tokens in an example.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from scaling.configs.types import LocalPath
-from scaling.data.cache import Entry, cached, key_of
+from scaling.data.cache import Entry, cached, digest, key_of
 from scaling.data.documents import Part, has_text, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
@@ -42,7 +40,7 @@ class Texts:
 
     def fingerprint(self, cache: pathlib.Path) -> str:
         """Stands for the contents."""
-        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+        return digest(self.texts)
 
     def held_out(self) -> None:
         """Nothing is held out of these."""
@@ -98,12 +96,7 @@ class LabelledText:
         return self._describe(context, classes(self._read("paths")), vocab_size)
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out texts, tokenised.
-
-        Raises:
-          DataError: a file cannot be read, a line has no text or label, a held-out label is not
-            among those of training, or one of the parts would be empty.
-        """
+        """Training and held-out texts, tokenised."""
         everything = self._read("paths")
         names = classes(everything)
         train, held_out = self._split(everything, context.section.eval_fraction)
@@ -191,11 +184,7 @@ class Row:
 
 
 def classes(rows: list[Row]) -> tuple[str, ...]:
-    """The labels, each once.
-
-    Raises:
-      DataError: there is one alone, and so nothing to tell apart.
-    """
+    """The labels, each once; DataError if there is one alone, and so nothing to tell apart."""
     names = ordered(row.label for row in rows)
     if len(names) < 2:
         raise DataError(
@@ -217,7 +206,7 @@ def _tokens(
             )
     labels = np.array([number[row.label] for row in rows], np.int32)
     texts = [row.text for row in rows]
-    content = hashlib.sha256(json.dumps([texts, labels.tolist()]).encode()).hexdigest()
+    content = digest([texts, labels.tolist()])
 
     def build(work: pathlib.Path) -> Mapping[str, Any]:
         write_ragged(work, "tokens", np.dtype(np.int32), tokenizer.encode(texts))

@@ -107,11 +107,7 @@ class RatingTable:
     encoding: str = "utf-8"
 
     def load(self, cache: pathlib.Path) -> Sorted:
-        """The ratings, from the cache or read now.
-
-        Raises:
-          DataError: a file cannot be read, or a line is not a rating; names the line.
-        """
+        """The ratings, from the cache or read now."""
         paths = matching(self.paths, "data.source.paths")
         fields = [field.name for field in dataclasses.fields(RatingTable) if field.name != "paths"]
         columns = {name: getattr(self, name) for name in fields}
@@ -225,11 +221,7 @@ class Ratings(RatingTable):
         return self._describe(table, self._places(table, context)[0])
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out ratings.
-
-        Raises:
-          DataError: the table cannot be used, or one of the parts would be empty.
-        """
+        """Training and held-out ratings."""
         table = self.load(context.cache)
         train, evals = self._places(table, context)
         return Opened(
@@ -273,11 +265,7 @@ class Ratings(RatingTable):
 
 
 def left_out_parts(table: Sorted) -> dict[str, np.ndarray]:
-    """Leave-last-out: {"eval": each user's last rating, "valid": the one before it}, as places.
-
-    Raises:
-      DataError: all users have too few ratings.
-    """
+    """Leave-last-out: {"eval": each user's last rating, "valid": the one before it}, as places."""
     parts = {"eval": table.left_out(1), "valid": table.left_out(2)}
     if not len(parts["eval"]):
         raise DataError(

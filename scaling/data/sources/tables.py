@@ -27,11 +27,7 @@ class Layout:
 
 
 def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
-    """The lines of a text file with their ends, unpacked where it is compressed.
-
-    Raises:
-      DataError: the file cannot be read, is damaged, or is not of this encoding.
-    """
+    """The lines of a text file with their ends, unpacked where it is compressed."""
     number = 0
     try:
         codec = "utf-8-sig" if encoding == "utf-8" else encoding
@@ -65,9 +61,6 @@ def cells(
 
     Yields:
       (place of the line, for errors; its cells in the order of `columns`).
-
-    Raises:
-      DataError: a column is missing, or a line has more or fewer cells than there are columns.
     """
     names, places = list(layout.names), []
     for number, row in _rows(path, layout):

@@ -4,7 +4,6 @@ Legend: S tokens of a source, T tokens of a target with its end.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveInt
-from scaling.data.cache import Entry, cached, key_of
+from scaling.data.cache import Entry, cached, digest, key_of
 from scaling.data.documents import has_text, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
@@ -82,12 +81,7 @@ class TextPairs:
         return self._describe(context, tokenizer_of(context.section.text).vocab_size)
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact.
-
-        Raises:
-          DataError: a file cannot be read, two files differ in their number of lines, a held-out
-            pair is too long, or one of the parts would be empty.
-        """
+        """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact."""
         train, held_out = self._parts(context.section.eval_fraction)
         both = (text for row in train for text in (row.source, row.target))
         tokenizer = fit_tokenizer(context, both)
@@ -290,7 +284,7 @@ class _Split:
 def _tokens(rows: list[Row], tokenizer: Fitted, cache: pathlib.Path) -> Entry:
     """The tokens (`Ragged`) of each source and then of its target."""
     texts = [text for row in rows for text in (row.source, row.target)]
-    content = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    content = digest(texts)
 
     def build(work: pathlib.Path) -> Mapping[str, Any]:
         write_ragged(work, "tokens", np.dtype(np.int32), tokenizer.encode(texts))

@@ -6,8 +6,6 @@ Legend: S samples of a padded utterance, L symbols of a padded text.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import pathlib
 import wave
@@ -17,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveFloat
-from scaling.data.cache import cached, key_of, stamp
+from scaling.data.cache import cached, digest, key_of, stamp
 from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
@@ -74,12 +72,7 @@ class Utterances:
         return self._describe(context, read_wav(first.path, first.where)[0], vocab_size)
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out utterances.
-
-        Raises:
-          DataError: a table or a wav file cannot be read; a line has no path or text, or names an
-            utterance that is too long, of another sample rate, or also held out.
-        """
+        """Training and held-out utterances."""
         rows = self._read("paths")
         held_out = self._read("eval_paths") if self.eval_paths else []
         fraction = 0.0 if self.eval_paths else context.section.eval_fraction
@@ -154,14 +147,7 @@ def _refuse_overlap(rows: Sequence[Row], held_out: Sequence[Row]) -> None:
 
 
 def read_wav(path: pathlib.Path, where: str) -> tuple[int, np.ndarray]:
-    """(samples a second, int16 samples of the channels' mean).
-
-    Args:
-      where: the line that names it, for errors.
-
-    Raises:
-      DataError: the file is missing, cut short, empty, or not PCM.
-    """
+    """(samples a second, int16 samples of the channels' mean); `where` is the line of the table."""
     try:
         with wave.open(str(path), "rb") as file:
             rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
@@ -246,8 +232,8 @@ def _recordings(
         write_ragged(work, "samples", np.dtype(np.int16), (_samples(row, rate) for row in rows))
         return {"examples": len(rows)}
 
-    digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    entry = cached(cache, f"utterances-{key_of({'files': digest, 'rate': rate})}", build)
+    key = key_of({"files": digest(stats), "rate": rate})
+    entry = cached(cache, f"utterances-{key}", build)
     samples = Ragged(entry.path, "samples")
     symbols = tokenizer.encode([row.text for row in rows])
     return Recordings(rows, samples.values, samples.start, symbols)

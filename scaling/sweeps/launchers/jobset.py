@@ -106,11 +106,7 @@ spec:
 
 
 def parse(text: str) -> Resources:
-    """What `--resources` asks for.
-
-    Raises:
-      ConfigError: an unknown or missing key, a generation or topology that does not exist.
-    """
+    """What `--resources` asks for; ConfigError as `parse_resources`, or of a slice that cannot be."""
     asked = parse_resources(text, KEYS, required=("tpu", "topology", "image", "claim"))
     if asked["tpu"] not in ACCELERATORS:
         hint = suggest(str(asked["tpu"]), list(ACCELERATORS))

@@ -44,11 +44,7 @@ POLL_SECONDS = 2.0
 
 
 def parse(text: str) -> Resources:
-    """What `--resources` asks for; `slurm_*` goes to submitit as it stands.
-
-    Raises:
-      ConfigError: an unknown key or cluster, or several nodes.
-    """
+    """What `--resources` asks for; `slurm_*` goes to submitit as it stands."""
     asked: Resources = {"cluster": "slurm", "timeout_min": 240}
     asked |= parse_resources(text, KEYS, prefix="slurm_")
     for name in ("max_num_timeout", "slurm_max_num_timeout"):  # the second is submitit's spelling
