@@ -68,7 +68,7 @@ class Ragged:
         self.start = np.load(folder / "start.npy")
 
     def padded(self, rows: np.ndarray, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-        """(the first `length` values of these rows, int32[n, length]; where they are no padding)."""
+        """(the first `length` values of these rows, int32[n, length]; where the row has them)."""
         grid = self.start[rows][:, None] + np.arange(length)
         inside = grid < self.start[rows + 1][:, None]
         values = self.values[np.minimum(grid, len(self.values) - 1)]
