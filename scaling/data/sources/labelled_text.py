@@ -20,7 +20,7 @@ from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
-from scaling.data.sources.tables import Layout, cells, lines, ordered
+from scaling.data.sources.tables import Tables, cells, lines, ordered
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def fit_tokenizer(context: DataContext, texts: Iterable[str]) -> Fitted:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledText:
+class LabelledText(Tables):
     """Files of text and label. `data.text.tokenizer` makes tokens, cut or padded to `seq_len`.
 
     Classes are the labels of the training files, in the order of the alphabet (numbers by value).
@@ -67,11 +67,9 @@ class LabelledText:
         label, and the text stands after a blank (as in TREC's files).
       text: column of the text.
       label: column of the label.
-      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
-      names: of the columns, for files without a header.
       label_until: the label ends before this mark, such as ":" for TREC's six coarse classes; empty
         takes it whole.
-      encoding: of the files.
+      delimiter, names, encoding: see `Tables`.
     """
 
     paths: tuple[LocalPath, ...]
@@ -79,10 +77,7 @@ class LabelledText:
     form: Literal["table", "label_first"] = "table"
     text: str = "text"
     label: str = "label"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
     label_until: str = ""
-    encoding: str = "utf-8"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -163,9 +158,8 @@ class LabelledText:
     def _lines(self, path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
         """(place, text, label) line by line."""
         if self.form == "table":
-            layout = Layout(self.delimiter, self.names, self.encoding)
             columns = [(self.text, "data.source.text"), (self.label, "data.source.label")]
-            for where, (text, label) in cells(path, layout, columns):
+            for where, (text, label) in cells(path, self, columns):
                 yield where, text, label
             return
         for number, line in enumerate(lines(path, self.encoding), 1):

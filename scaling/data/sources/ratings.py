@@ -22,7 +22,7 @@ from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
 from scaling.data.sources.files import matching
-from scaling.data.sources.tables import Layout, cells, ordered
+from scaling.data.sources.tables import Tables, cells, ordered
 
 # A user with fewer ratings has nothing to leave out: one to learn from, one for each held-out split.
 MIN_HELD_OUT = 3
@@ -83,7 +83,7 @@ class Sorted:
 
 
 @dataclasses.dataclass(frozen=True)
-class RatingTable:
+class RatingTable(Tables):
     """What both sources share: where the table is and what its columns are called.
 
     Attributes:
@@ -92,9 +92,7 @@ class RatingTable:
       item: column of the item, any text.
       rating: column of the rating, a number.
       time: column of the time, a number; None takes the order of the lines.
-      delimiter: what stands between two columns, such as "::".
-      names: of the columns, for files without a header.
-      encoding: of the files.
+      delimiter, names, encoding: see `Tables`.
     """
 
     paths: tuple[LocalPath, ...]
@@ -102,9 +100,6 @@ class RatingTable:
     item: str = "movieId"
     rating: str = "rating"
     time: str | None = "timestamp"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
-    encoding: str = "utf-8"
 
     def load(self, cache: pathlib.Path) -> Sorted:
         """The ratings, from the cache or read now."""
@@ -132,13 +127,12 @@ class RatingTable:
 
     def _read(self, paths: list[pathlib.Path]) -> Iterator[tuple[str, str, float, float]]:
         """(user, item, rating, time) line by line."""
-        layout = Layout(self.delimiter, self.names, self.encoding)
         wanted = [(getattr(self, key), f"data.source.{key}") for key in ("user", "item", "rating")]
         if self.time is not None:
             wanted.append((self.time, "data.source.time"))
         empty = True
         for path in paths:
-            for where, (user, item, rating, *time) in cells(path, layout, wanted):
+            for where, (user, item, rating, *time) in cells(path, self, wanted):
                 if not user.strip() or not item.strip():
                     raise DataError(f"{where}: has no {self.item if user.strip() else self.user}")
                 empty = False

@@ -22,14 +22,14 @@ from scaling.data.loader import Batch, Spec
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
 from scaling.data.sources.labelled_text import fit_tokenizer
-from scaling.data.sources.tables import Layout, cells, lines
+from scaling.data.sources.tables import Tables, cells, lines
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class TextPairs:
+class TextPairs(Tables):
     """Two text files whose lines belong together, or a table with a column for each side.
 
     One tokenizer is trained on both sides of the training pairs (`data.text.tokenizer`). Nothing is
@@ -51,9 +51,7 @@ class TextPairs:
       target_len: T, the end of the text among them.
       source: column of the source in a table.
       target: column of the target in a table.
-      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
-      names: of the columns, for tables without a header.
-      encoding: of the files.
+      delimiter, names, encoding: see `Tables`.
     """
 
     source_paths: tuple[LocalPath, ...]
@@ -66,9 +64,6 @@ class TextPairs:
     target_len: PositiveInt = 64
     source: str = "source"
     target: str = "target"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
-    encoding: str = "utf-8"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -187,10 +182,9 @@ class TextPairs:
                 yield Row(source.strip(), target.strip(), f"{path}, line {number}")
 
     def _table(self, paths: Sequence[pathlib.Path]) -> Iterator["Row"]:
-        layout = Layout(self.delimiter, self.names, self.encoding)
         columns = [(self.source, "data.source.source"), (self.target, "data.source.target")]
         for path in paths:
-            for where, (source, target) in cells(path, layout, columns):
+            for where, (source, target) in cells(path, self, columns):
                 yield Row(source.strip(), target.strip(), where)
 
 

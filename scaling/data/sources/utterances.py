@@ -24,7 +24,7 @@ from scaling.data.loader import Batch, Spec
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
 from scaling.data.sources.labelled_text import fit_tokenizer
-from scaling.data.sources.tables import Layout, cells
+from scaling.data.sources.tables import Tables, cells
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
 # How bytes of PCM become numbers, by the bytes of a sample, and what divides them to be 16-bit ones.
@@ -32,7 +32,7 @@ _PCM = {1: ("u1", 2**-8), 2: ("<i2", 1), 3: ("<i4", 2**16), 4: ("<i4", 2**16)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Utterances:
+class Utterances(Tables):
     """Wav files and their texts. `data.text.tokenizer` makes symbols, at most `data.text.seq_len`.
 
     Files hold PCM of 8 to 32 bits. Channels are averaged, and samples rounded to 16 bits. All files
@@ -45,19 +45,14 @@ class Utterances:
         `data.eval_fraction` of the utterances is held out.
       path: column of the wav file, as seen from the table's folder.
       text: column of what is said.
-      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
-      names: of the columns, for files without a header.
-      encoding: of the tables.
       max_seconds: to which utterances are padded; a longer one is refused.
+      delimiter, names, encoding: see `Tables`.
     """
 
     paths: tuple[LocalPath, ...]
     eval_paths: tuple[LocalPath, ...] = ()
     path: str = "path"
     text: str = "text"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
-    encoding: str = "utf-8"
     max_seconds: PositiveFloat = 16.0
 
     @property
@@ -113,11 +108,10 @@ class Utterances:
     def _read(self, name: Literal["paths", "eval_paths"]) -> list["Row"]:
         key = f"data.source.{name}"
         tables = matching(getattr(self, name), key)
-        layout = Layout(self.delimiter, self.names, self.encoding)
         columns = [(self.path, "data.source.path"), (self.text, "data.source.text")]
         rows = []
         for table in tables:
-            for where, (path, text) in cells(table, layout, columns):
+            for where, (path, text) in cells(table, self, columns):
                 if not has_text(path) or not has_text(text):
                     part = "text" if has_text(path) else "path"
                     raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
