@@ -140,7 +140,9 @@ def build(section: Mapping[str, Any], table: Table | str, **supplied: Any) -> An
     for key, value in {**section, **supplied}.items():
         if key in params:
             keywords[key] = dict(value) if isinstance(value, FrozenMapping) else value
-        elif key not in supplied and not (key == "name" or value is None or _is_group(value)):
+        elif key not in supplied and key != "name" and value is not None:
+            if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+                continue  # a section below
             name = getattr(called, "__name__", section["name"])
             raise ConfigError(key, f"{name} takes no {key!r}", "resolve the config first")
     return called(**keywords)
@@ -250,7 +252,3 @@ def _is_flax_module(called: Any) -> bool:
 def _is_code(default: Any) -> bool:
     plain = (bool, int, float, str, tuple, list, Mapping, types.NoneType, type(MISSING))
     return not isinstance(default, plain) and not dataclasses.is_dataclass(default)
-
-
-def _is_group(value: Any) -> bool:
-    return isinstance(value, Mapping) or hasattr(value, "to_dict")

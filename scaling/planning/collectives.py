@@ -68,7 +68,8 @@ def collectives(
             if kind not in KINDS and kind != "send":
                 continue
             # The pieces of one asynchronous operation share channel and chain.
-            key = (kind, one.attribute("channel_id"), _chain(one))
+            chain = re.search(r'(?:chain_id|async_collective_name)="([^"]*)"', one.attributes)
+            key = (kind, one.attribute("channel_id"), chain[1] if chain else one.name)
             if key in seen:
                 continue
             seen.add(key)
@@ -91,11 +92,6 @@ def _communicating(module: Module, computation: Computation) -> list[Instruction
             for name in hlo.called(one):
                 instructions += _communicating(module, module.computations[name])
     return instructions
-
-
-def _chain(one: Instruction) -> str:
-    match = re.search(r'(?:chain_id|async_collective_name)="([^"]*)"', one.attributes)
-    return match[1] if match else one.name
 
 
 def _bytes(one: Instruction, kind: str) -> float:

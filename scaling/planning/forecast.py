@@ -66,7 +66,10 @@ def build(
     values = _variables(target, law, dict(at or {}))
     runs = smaller_runs.find(law.runs)
     absent: dict[str, str] = {}
-    simulated = _simulated(law, values, graded)
+    try:
+        simulated = simulate(law.result, values, law.draws, graded)
+    except LawError as error:
+        raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
     quantities = {"loss": _loss(target, law, simulated)}
     measured, machine = _machine(target, runs, plan, price, absent)
     quantities |= measured
@@ -132,13 +135,6 @@ def _variables(target: PlannedRun, law: LawFit, at: dict[str, float]) -> dict[st
         what = f"{strange[0]} is not a variable of law {declared.name}"
         raise ConfigError("--at", what, f"its variables are {', '.join(names)}")
     return {name: known[name] for name in names}
-
-
-def _simulated(law: LawFit, values: dict[str, float], graded: float) -> Simulated:
-    try:
-        return simulate(law.result, values, law.draws, graded)
-    except LawError as error:
-        raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
 
 
 def _loss(target: PlannedRun, law: LawFit, simulated: Simulated) -> Quantity:

@@ -49,11 +49,7 @@ class Estimate:
 
 
 def estimate(
-    work: Work,
-    traffic: Sequence[Traffic],
-    device: Device,
-    target: Target,
-    mesh: Mapping[str, int],
+    work: Work, traffic: Sequence[Traffic], device: Device, target: Target, mesh: Mapping[str, int]
 ) -> Estimate:
     """The range of the step time, from the counts, collectives and peak rates of one device."""
     parts = {

@@ -90,8 +90,6 @@ class Target:
 
 def parse(name: str, slices: int = 1) -> Target:
     """What a topology name stands for; starts nothing. ConfigError lists the names."""
-    if slices < 1:
-        raise ConfigError("--slices", f"is {slices}", "give at least 1")
     text = name.strip().lower()
     if text == "gpu" or re.fullmatch(r"cpu-\d{1,4}", text):
         if slices > 1:

@@ -76,8 +76,10 @@ def count(module: Module, *, causal: bool = True) -> Work:
                 name, flops = kernel
                 attention += times * flops * (0.5 if causal else 1.0)
                 kernels[name] = kernels.get(name, 0.0) + times
-            elif not _understood(one):
-                target = one.attribute("custom_call_target").strip('"')
+                continue
+            target = one.attribute("custom_call_target").strip('"')
+            known = target.startswith(("AsyncCollective", "__cublas")) or target in _NO_TRAFFIC
+            if not known:
                 opaque[target] = opaque.get(target, 0.0) + times
     return Work(matmul, attention, kernels, traffic, opaque)
 
@@ -195,11 +197,6 @@ def _kernel(one: Instruction, scope: Computation) -> tuple[str, float] | None:
         return target, products * 2.0 * math.prod(queries) * keys[1]
     kernel = re.search(r"splash_m[hq]a_(?:fwd|dq|dkv)", name)
     return (kernel[0] if kernel else "splash"), products * 2.0 * math.prod(queries) * keys[-2]
-
-
-def _understood(one: Instruction) -> bool:
-    target = one.attribute("custom_call_target").strip('"')
-    return target.startswith(("AsyncCollective", "__cublas")) or target in _NO_TRAFFIC
 
 
 def _traffic(module: Module, scope: Computation, one: Instruction) -> float:

@@ -139,8 +139,7 @@ def isoflop(
             for index in chosen:
                 steps = _steps(budget, costs[index], sizes[index])
                 yield Point(
-                    {**sizes[index], "train.steps": steps},
-                    {"budget": float(budget), "size": index},
+                    {**sizes[index], "train.steps": steps}, {"budget": float(budget), "size": index}
                 )
 
     return Design(len(budgets) * min(len(sizes), per_budget or len(sizes)), points)

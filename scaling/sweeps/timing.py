@@ -6,7 +6,6 @@ times the smallest and the largest cell where a worker would run them: this proc
 accelerator's memory from the workers.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -37,8 +36,7 @@ TIMED_SECONDS = 2.0  # of steps, and of evaluation batches, after the first of e
 LONGEST_STEP = 5.0  # seconds; a cell whose step takes longer at the smallest's rate is not timed
 
 
-@dataclasses.dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """Of a cell that ran, or was timed.
 
     Attributes:
@@ -54,8 +52,7 @@ class Speed:
     start: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """What the process found out: {`data_key` of a config: held-out examples by split}, the speeds of
     the timed cells, and what was timed, or why not.
     """
@@ -169,16 +166,15 @@ def probe(
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return Probe({}, [], f"evaluation and time are not in this table: {last}")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    speeds = [Speed(**speed) for speed in answer["speeds"]]
-    return Probe(answer["held_out"], speeds, answer["note"])
+    held_out, speeds, note = json.loads(done.stdout.splitlines()[-1])
+    return Probe(held_out, [Speed(*speed) for speed in speeds], note)
 
 
 # --- in that process -------------------------------------------------------------------------
 
 
-def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """{"held_out": ..., "speeds": ..., "note": ...}, see `Probe`."""
+def answer(question: Mapping[str, Any]) -> Probe:
+    """What `probe` asks for."""
     if question["cores"]:
         os.sched_setaffinity(0, question["cores"])  # before JAX counts them
     from scaling import data
@@ -188,7 +184,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         built = data.build(configs.from_json(text))
         held_out[key] = {split: len(examples) for split, examples in built.evals.items()}
     speeds, note = _smallest_and_largest(question["sizes"]) if question["sizes"] else ([], "")
-    return {"held_out": held_out, "speeds": list(map(dataclasses.asdict, speeds)), "note": note}
+    return Probe(held_out, speeds, note)
 
 
 def _smallest_and_largest(sizes: Sequence[tuple[float, str]]) -> tuple[list[Speed], str]:

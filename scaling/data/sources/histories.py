@@ -14,13 +14,7 @@ import numpy as np
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
-from scaling.data.sources.ratings import (
-    RatingTable,
-    Sorted,
-    item_counts,
-    left_out_parts,
-    sizes,
-)
+from scaling.data.sources.ratings import RatingTable, Sorted, item_counts, left_out_parts, sizes
 from scaling.data.windows import Windows, text_spec
 
 

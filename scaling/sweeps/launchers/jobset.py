@@ -17,14 +17,7 @@ import re
 import string
 
 from scaling.configs.errors import suggest
-from scaling.sweeps.launchers import (
-    Request,
-    Resources,
-    hand_over,
-    parse_resources,
-    refused,
-    slug,
-)
+from scaling.sweeps.launchers import Request, Resources, hand_over, parse_resources, refused, slug
 from scaling.sweeps.sweep_dir import SweepDir
 from scaling.train.signals import EXIT_PREEMPTED
 
