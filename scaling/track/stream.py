@@ -80,10 +80,8 @@ class MetricsStream:
                 os.write(self._file, line[written:])
         except OSError as error:
             os.ftruncate(self._file, end)
-            text = (
-                f"{os.strerror(error.errno or 0)}: cannot append metrics; free space on that disk"
-            )
-            text += ", then start the run again"
+            remedy = "cannot append metrics; free space on that disk, then start the run again"
+            text = f"{os.strerror(error.errno or 0)}: {remedy}"
             raise OSError(error.errno, text, str(self.path)) from error
         self.last_step = int(step)
         if time.monotonic() - self._synced >= self._fsync_seconds:
