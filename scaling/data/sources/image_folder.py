@@ -73,11 +73,10 @@ class ImageFolder:
             yield np.stack(images), np.array([label for _, label in part], np.int32)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
-        """A hash of every file's name, label, size and times of change, and of how it is read.
+        """A hash of every file's name, label and `stamp`, and of how it is read.
 
-        Not of the contents: a million files would be read at each start. Of the two times a program
-        may put one back, and the kernel keeps the other, as in `cache.file_hash`. A copy with new
-        times is decoded again, into equal arrays.
+        Not of the contents: a million files would be read at each start. A copy with new times is decoded
+        again, into equal arrays.
         """
         del cache
         try:
