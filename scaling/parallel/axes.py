@@ -10,13 +10,12 @@ axes and their roles: a new axis (sequence, expert, stage) is one line in `ROLES
 `MeshConfig`, and its lines in `DEFAULT_RULES`. What does not fit is a ConfigError.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from scaling.configs.dump import get
-from scaling.configs.errors import ConfigError
+from scaling.configs.errors import ConfigError, suggest
 from scaling.experiment import Experiment, MeshConfig
 
 Role = Literal["batch", "parameters"]
@@ -67,10 +66,8 @@ def rules(mesh: MeshConfig | None = None) -> Rules:
         axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
         for axis in axes:
             if axis not in AXES:
-                near = difflib.get_close_matches(axis, AXES, n=1, cutoff=0) or AXES
                 what = f"{name!r} -> {axis!r} is not a mesh axis"
-                remedy = f"axes are {', '.join(AXES)}; the nearest is {near[0]!r}"
-                raise ConfigError("mesh.rules", what, remedy)
+                raise ConfigError("mesh.rules", what, suggest(axis, AXES, what="axes"))
         table[name] = axes
     return table
 

@@ -6,13 +6,13 @@ Models name dimensions (`nn.with_partitioning(init, ("embed", "mlp"))`, `constra
 
 import contextlib
 import contextvars
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from scaling.configs.errors import nearest
 from scaling.parallel.axes import Rules
 
 Names = Sequence[str | None]
@@ -31,7 +31,7 @@ def spec(names: Names, rules: Rules) -> PartitionSpec:
     entries: list[str | tuple[str, ...] | None] = []
     for name in names:
         if name is not None and name not in rules:
-            near = difflib.get_close_matches(name, rules, n=1)
+            near = nearest(name, rules, count=1)
             raise ValueError(
                 f"logical axis {name!r} of {tuple(names)} has no rule"
                 + (f"; nearest is {near[0]!r}" if near else "")

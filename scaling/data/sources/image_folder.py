@@ -75,8 +75,8 @@ class ImageFolder:
     def fingerprint(self, cache: pathlib.Path) -> str:
         """A hash of every file's name, label and `stamp`, and of how it is read.
 
-        Not of the contents: a million files would be read at each start. A copy with new times is decoded
-        again, into equal arrays.
+        Not of the contents: a million files would be read at each start. A copy with new times is
+        decoded again, into equal arrays.
         """
         del cache
         try:
