@@ -91,16 +91,8 @@ def command(argv: Sequence[str]) -> int:
 
         if not machine.device_files():
             allocator.restart()  # workers that this process starts have its settings
-    from scaling.sweeps.launchers import LaunchError
-    from scaling.sweeps.ledger import LedgerError
-    from scaling.sweeps.study import SearchError
-
     jobs = {"sweep": _sweep, "search": _search, "table": _table, "worker": _worker, "part": _part}
-    try:
-        return jobs[job](values)
-    except (LaunchError, LedgerError, SearchError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return jobs[job](values)
 
 
 def _check(values: Values) -> str:
