@@ -29,7 +29,6 @@ class Option:
     """One flag of a front door.
 
     Attributes:
-      flag: without dashes.
       help: one line or more; "" hides the flag from `--help`.
       metavar: shown for the value; "" for a switch, two words for a flag that takes two values. `~`
         is expanded and URLs are refused where it is one of `PLACES`.

@@ -72,7 +72,6 @@ class Node:
     """A section at its place in a config, as far as that is stated.
 
     Attributes:
-      path: of the section; "" for the whole.
       section: what the annotations say.
       stated: what the config states there: a mapping, None, or (wrongly) something else.
     """

@@ -35,7 +35,6 @@ class Part:
     """The whole of a source, or one side of its split.
 
     Attributes:
-      source: where the documents come from.
       side: which side of the split; `all` when nothing is split off.
       holdout: how it is split, `data.text.holdout`.
       fraction: how much is held out, `data.eval_fraction`.

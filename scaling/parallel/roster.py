@@ -33,12 +33,7 @@ STOP = "stop"
 
 
 class Processes:
-    """The processes of a run, here one alone; a context manager around everything that uses JAX.
-
-    Attributes:
-      process_id: which one this is, from 0.
-      num_processes: how many there are.
-    """
+    """The processes of a run, here one alone; a context manager around everything that uses JAX."""
 
     process_id = 0
     num_processes = 1
@@ -92,7 +87,6 @@ class Roster(Processes):
         """Process 0 listens, the others connect to it.
 
         Args:
-          host: where process 0 is.
           interface: the address that process 0 listens on; "::" means all of its addresses.
           secret: the same in all processes; a connection that does not know it is closed.
           timeout: seconds to wait for process 0, and the default of `decide`.

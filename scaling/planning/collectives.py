@@ -55,7 +55,6 @@ def collectives(
     """Communication of a program, most bytes first.
 
     Args:
-      module: the compiled program.
       mesh_shape: {axis: size}; the first axis varies slowest over device numbers.
       slice_of: slice of each device, in the mesh's order; None: one slice.
     """

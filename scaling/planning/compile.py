@@ -90,11 +90,7 @@ class Plan:
     `batch_size` and `tokens` (units, which may be examples) of all devices.
 
     Attributes:
-      mesh: {axis: size}.
-      device_kind: as JAX names it.
-      remat: `model.remat`, where the model has it.
       rows: examples of a device and microbatch.
-      accumulate: microbatches in a step.
       model_flops: forward and backward products, attention halved by its mask, without
         recomputation; of one device.
       largest: the largest allocations, by the names of the model.

@@ -57,13 +57,10 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: unique in its computation.
       type: arrays of the result; more than one for a tuple.
       opcode: "fusion", "while", "dot", ...
       operands: names of instructions of the same computation.
       text: everything between the parentheses of the operands (a constant's value).
-      attributes: the rest of the line.
-      root: whether it is the computation's result.
     """
 
     name: str

@@ -68,7 +68,6 @@ class Target:
 
     Attributes:
       name: as the user wrote it, with `xN` for several slices.
-      platform: "tpu", "cpu" or "gpu".
       chips: all chips of all slices.
       slices: groups of chips that only the data-centre network joins.
       shape: chips along the torus of a slice; () where there is none.

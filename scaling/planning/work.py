@@ -58,7 +58,6 @@ def count(module: Module, *, causal: bool = True) -> Work:
     """Counts a program.
 
     Args:
-      module: the compiled program.
       causal: whether its attention kernels skip what a causal mask hides; the text does not say.
     """
     matmul = attention = traffic = 0.0

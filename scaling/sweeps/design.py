@@ -78,7 +78,6 @@ class Cell:
 
     Attributes:
       id: `configs.fingerprint` of the config: everything that changes the result, nothing else.
-      config: resolved and checked.
       axes: its columns in the table.
     """
 

@@ -34,7 +34,6 @@ class Lease:
     """One cell held by this process, from `take` to `release`.
 
     Attributes:
-      cell: its id.
       attempt: number of the lease, from 1: how often the cell was started.
       lost: another process has taken the cell over.
     """

@@ -103,12 +103,7 @@ class Ledger:
         return tallies
 
     def states(self, tries: int, cells: Iterable[str] | None = None) -> dict[str, State]:
-        """The state of every cell, now.
-
-        Args:
-          tries: attempts that may fail before a cell counts as failed.
-          cells: only of these.
-        """
+        """The state of every cell (or of `cells`), now; one may fail in `tries` attempts."""
         tallies = self.tallies()
         chosen = self.sweep.ids if cells is None else cells
         return {cell: self._state(cell, tallies[cell], tries) for cell in chosen}

@@ -60,7 +60,6 @@ class Search:
       base: a config as its file states it, or "FILE[:ARG]" of one.
       space: config key -> its range.
       metric: key of the stream that trials are compared by.
-      mode: whether a smaller or a larger value is better.
       sampler: `tpe` (Bergstra et al. 2011; the first `startup` trials are random), `random`, or
         `grid`, which tries every combination of `Choice`s once.
       pruner: `asha` keeps the best 1 / `reduction` of the trials at evaluations `rung`, rung x

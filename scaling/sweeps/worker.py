@@ -255,10 +255,7 @@ def work(
     """Runs the rest of a sweep in this process; returns the exit code.
 
     Args:
-      path: the sweep's directory.
       chosen: only these cells; empty for all.
-      tries: attempts that may fail before a cell has failed.
-      group: most cells that train in one program.
       parent: process that must stay this one's parent.
 
     Raises ConfigError (no such sweep or cell) and LedgerError.

@@ -57,9 +57,6 @@ class RunFacts:
 
     A file that is missing is an empty dict (or list). One that is damaged raises RunDirError with
     its name.
-
-    Attributes:
-      path: the run directory.
     """
 
     path: pathlib.Path
@@ -158,7 +155,6 @@ class RunDir:
     Only process 0 of a run opens it; the others need only the path.
 
     Attributes:
-      path: the directory.
       attempt: number of this start of the run, from 1.
       provenance: content of provenance.json.
       notes: what is worth telling about the start (a lock taken over, changed settings).

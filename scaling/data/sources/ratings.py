@@ -54,7 +54,6 @@ class Sorted:
       item: int32[N].
       rating: float32[N].
       start: int64[U + 1], where each user's ratings begin; the last is N.
-      names: of users and items.
     """
 
     user: np.ndarray

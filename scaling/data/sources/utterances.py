@@ -178,7 +178,6 @@ class Recordings:
     """All utterances of some tables.
 
     Attributes:
-      rows: the lines, in their order.
       samples: int16, one utterance after the other.
       start: where each begins, and the end.
       symbols: of each text.
