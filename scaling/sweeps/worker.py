@@ -276,7 +276,7 @@ def work(
 def command(sweep: pathlib.Path, tries: int, group: int, cores: Sequence[int] = ()) -> list[str]:
     """The command line of a child process that works on a sweep until this process is gone.
 
-    It stays on the processor cores `cores`, if there are any. See `work` for the others.
+    It stays on the processor cores `cores`, if there are any.
     """
     words = [sys.executable, "-m", "scaling.sweep", "--worker", f"--workdir={sweep}"]
     words += [f"--tries={tries}", f"--group={group}", f"--parent={os.getpid()}"]
