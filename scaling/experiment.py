@@ -122,17 +122,12 @@ class DataConfig:
     def check(self) -> None:
         """`source` or `mixture`, not both and not neither."""
         if self.source is None and not self.mixture:
-            raise ConfigError(
-                "data.source",
-                "neither data.source nor data.mixture is set",
-                "choose one: --config.data.source=stdlib",
-            )
+            what = "neither data.source nor data.mixture is set"
+            raise ConfigError("data.source", what, "choose one: --config.data.source=stdlib")
         if self.source is not None and self.mixture:
-            raise ConfigError(
-                "data.mixture",
-                "and data.source are both given, and only one can be read",
-                "drop one: --config.data.source=None or --config.data.mixture=None",
-            )
+            what = "and data.source are both given, and only one can be read"
+            remedy = "drop one: --config.data.source=None or --config.data.mixture=None"
+            raise ConfigError("data.mixture", what, remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -315,11 +310,9 @@ class EvalConfig:
         if self.every == 0 and self.patience:
             raise _one_evaluation("eval.patience", self.patience)
         if self.min_delta and not self.patience:
-            raise ConfigError(
-                "eval.min_delta",
-                f"is {self.min_delta}, and without eval.patience nothing stops early",
-                "give --config.eval.patience=N too, or drop it",
-            )
+            what = f"is {self.min_delta}, and without eval.patience nothing stops early"
+            remedy = "give --config.eval.patience=N too, or drop it"
+            raise ConfigError("eval.min_delta", what, remedy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -430,17 +423,12 @@ class Experiment:
             )
         late = [step for step in saved.keep_steps if step > steps]
         if late:
-            raise ConfigError(
-                "checkpoint.keep_steps",
-                f"{late[0]} is after the last step, train.steps={steps}",
-                "drop it, or lengthen the run",
-            )
+            what = f"{late[0]} is after the last step, train.steps={steps}"
+            raise ConfigError("checkpoint.keep_steps", what, "drop it, or lengthen the run")
         if self.train.on_bad_step == "rollback" and not saved.every:
-            raise ConfigError(
-                "train.on_bad_step",
-                "is 'rollback', and with checkpoint.every=0 there is no checkpoint to return to",
-                "give --config.checkpoint.every=N, or --config.train.on_bad_step=skip",
-            )
+            what = "is 'rollback', and with checkpoint.every=0 there is no checkpoint to return to"
+            remedy = "give --config.checkpoint.every=N, or --config.train.on_bad_step=skip"
+            raise ConfigError("train.on_bad_step", what, remedy)
         for path in CHECKS:
             import_from(path)(self)
 
@@ -454,8 +442,5 @@ CHECKS = (
 
 
 def _one_evaluation(key: str, value: int) -> ConfigError:
-    return ConfigError(
-        key,
-        f"is {value}, and with eval.every=0 there is one evaluation, the last",
-        "give --config.eval.every=N",
-    )
+    what = f"is {value}, and with eval.every=0 there is one evaluation, the last"
+    return ConfigError(key, what, "give --config.eval.every=N")

@@ -8,14 +8,11 @@ JAX backend starts. Exit codes: 0 done; 2 bad usage or config; 75 preempted, run
 
 import pathlib
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from scaling import cli, configs
 from scaling.experiment import Experiment
 from scaling.train.signals import StopRequest
-
-EXIT_FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,16 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def door(argv: Sequence[str]) -> int:
-    """Does what the command line says.
-
-    Raises:
-      ConfigError: the command line or the config is wrong.
-    """
+    """Does what the command line says; raises ConfigError where it or the config is wrong."""
     arguments = cli.parse(argv)
     if arguments.diff:
-        return cli.diff(*arguments.diff)
+        print(configs.compare(*arguments.diff))
+        return 0
     if arguments.replay or arguments.evaluate or arguments.sample:
-        return _guarded(lambda: _look_at(arguments))
+        return _look_at(arguments)
     assert arguments.config is not None
     config = configs.load_resolved(arguments.config, arguments.overrides)
     if arguments.dry_run:
@@ -41,7 +35,7 @@ def door(argv: Sequence[str]) -> int:
         print(configs.to_json(config))
         return 0
     workdir = pathlib.Path(arguments.workdir or f"runs/{config.name}").absolute()
-    return _guarded(lambda: _train(config, workdir, arguments))
+    return _train(config, workdir, arguments)
 
 
 def _check(config: Experiment) -> None:
@@ -92,26 +86,6 @@ def _look_at(arguments: cli.Args) -> int:
     assert arguments.replay is not None
     assert arguments.step is not None
     return replay.replay(pathlib.Path(arguments.replay), arguments.step)
-
-
-def _guarded(job: Callable[[], int]) -> int:
-    """Runs a job; a failure that we can explain is one message, any other a traceback."""
-    try:
-        return job()
-    except configs.ConfigError:
-        raise
-    except Exception as error:
-        if _explained(error):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return EXIT_FAILED
-
-
-def _explained(error: Exception) -> bool:
-    """Whether the message is for people: an error of ours or the system's, or JAX found no backend."""
-    ours = type(error).__module__.startswith("scaling.") or isinstance(error, OSError)
-    return ours or str(error).startswith("Unable to initialize backend")
 
 
 if __name__ == "__main__":

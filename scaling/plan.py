@@ -22,11 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def door(argv: Sequence[str]) -> int:
-    """Does what the command line says.
-
-    Raises:
-      ConfigError: the command line or the config is wrong.
-    """
+    """Does what the command line says; raises ConfigError where it or the config is wrong."""
     job, values, overrides = parse(argv)
     # What JAX reads from the environment is set before anything imports it.
     if job in ("forecast", "grade", "scoreboard"):

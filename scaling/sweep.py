@@ -83,11 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Does what the command line says.
-
-    Raises:
-      ConfigError: the command line, the file or one of its cells is wrong.
-    """
+    """Does what the command line says; raises ConfigError where it, the file or a cell is wrong."""
     values, _ = cli.read(argv, OPTIONS, USAGE)
     job = _check(values)
     if job != "table" and not values.get("dry_run"):
@@ -95,34 +91,23 @@ def command(argv: Sequence[str]) -> int:
 
         if not machine.device_files():
             allocator.restart()  # workers that this process starts have its settings
-    from scaling.sweeps.launchers import LaunchError
-    from scaling.sweeps.ledger import LedgerError
-    from scaling.sweeps.study import SearchError
-
     jobs = {"sweep": _sweep, "search": _search, "table": _table, "worker": _worker, "part": _part}
-    try:
-        return jobs[job](values)
-    except (LaunchError, LedgerError, SearchError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return jobs[job](values)
 
 
 def _check(values: Values) -> str:
     """The job; refuses flags that it would ignore."""
-    job = next((job for job in JOBS if values.get(job)), None)
-    if job is None:
-        files = sorted(str(path) for path in pathlib.Path("experiments/sweeps").glob("*.py"))
-        here = f"; here are {', '.join(files)}" if files else ""
-        raise ConfigError("--sweep", "is required", f"write --sweep=FILE[:ARG]{here}")
+    job = cli.job_of(values, JOBS)
+    if not job:
+        remedy = f"write --sweep=FILE[:ARG]{cli.files_here('experiments/sweeps')}"
+        raise ConfigError("--sweep", "is required", remedy)
     launcher = values.get("launcher", "local")
     if launcher not in LAUNCHERS:
         raise ConfigError("--launcher", f"there is no {launcher!r}", f"one of {NAMES}")
     foreign = {flag for flags in LAUNCHERS.values() for flag in flags} - {*LAUNCHERS[launcher]}
     for flag, value in values.items():
-        if value is False or flag == job:
+        if value is False:
             continue
-        if flag not in JOBS[job]:
-            raise ConfigError(f"--{flag}", f"does not go with --{job}", "leave it out")
         if job == "sweep" and flag in foreign:
             what = f"does not go with --launcher={launcher}"
             raise ConfigError(f"--{flag}", what, "leave it out")

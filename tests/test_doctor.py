@@ -107,9 +107,9 @@ def test_advice() -> None:
 
 def test_paths_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
-    assert machine.inspect_path("a", tmp_path / "b" / "c")["writable"]
-    assert not machine.inspect_path("a", tmp_path / "file" / "c")["writable"]
-    assert not machine.inspect_path("a", pathlib.Path("/proc/x"))["writable"]
+    assert machine.inspect_path("a", lambda: tmp_path / "b" / "c")["writable"]
+    assert not machine.inspect_path("a", lambda: tmp_path / "file" / "c")["writable"]
+    assert not machine.inspect_path("a", lambda: pathlib.Path("/proc/x"))["writable"]
 
 
 def test_it_starts_no_backend_itself() -> None:

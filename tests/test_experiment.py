@@ -25,7 +25,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"data.mixture": {"a": {"source": {"name": "stdlib"}}}}, "data.mixture", "both given"),
     ({"mesh.fsdp": 0}, "mesh.fsdp", "not a size"),
     ({"mesh.tensor": -1}, "mesh.tensor", "and so is"),
-    ({"mesh.rules": (("embed", "fdsp"),)}, "mesh.rules", "nearest is 'fsdp'"),
+    ({"mesh.rules": (("embed", "fdsp"),)}, "mesh.rules", "did you mean fsdp"),
     ({"mesh.fsdp": 3}, "train.batch_size", "multiple of 3"),
     ({"mesh.fsdp": 2, "mesh.replica": 3}, "train.batch_size", "multiple of 6"),
     ({"train.accumulate": 3}, "train.batch_size", "multiple of 3"),

@@ -5,33 +5,18 @@ values, overrides = cli.read(argv, OPTIONS)    # of a door with its own options
 sys.exit(cli.run(door, sys.argv[1:]))          # door(argv) -> exit code; wrong usage is 2
 """
 
+# ruff: noqa: F401
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from scaling.cli.arguments import OPTIONS, SAMPLE_FLAGS, Args, parse
-from scaling.cli.parser import CONFIG, WORKDIR, Option, help_text, read
-from scaling.configs import compare
+from scaling.cli.parser import CONFIG, WORKDIR, Option, files_here, help_text, job_of, read
 from scaling.configs.errors import ConfigError, suggest
 
-__all__ = [
-    "COMMANDS",
-    "CONFIG",
-    "OPTIONS",
-    "SAMPLE_FLAGS",
-    "WORKDIR",
-    "Args",
-    "Option",
-    "diff",
-    "help_text",
-    "main",
-    "parse",
-    "read",
-    "run",
-]
-
-EXIT_USAGE = 2
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 # Command -> (module with a function `main`, what it does).
 COMMANDS = {
@@ -63,19 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Call a front door; a wrong command line or config becomes exit code 2 and one message."""
+    """Call a front door; an error that we can explain becomes one message, any other a traceback.
+
+    The exit code is 2 for a wrong command line or config, else 1.
+    """
     try:
         return door(argv)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-
-
-def diff(left: str, right: str) -> int:
-    """Prints every key in which two runs (or config files) differ; returns exit code 0.
-
-    Raises:
-      ConfigError: one of them holds no config.
-    """
-    print(compare(left, right))
-    return 0
+    except Exception as error:
+        # Ours or the system's, or JAX found no backend.
+        ours = type(error).__module__.startswith("scaling.") or isinstance(error, OSError)
+        if ours or str(error).startswith("Unable to initialize backend"):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED

@@ -1,10 +1,9 @@
 """The command line of `python -m scaling.main`."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
-from scaling.cli.parser import CONFIG, WORKDIR, Option, read
+from scaling.cli.parser import CONFIG, WORKDIR, Option, files_here, job_of, read
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt
 
@@ -40,8 +39,8 @@ SAMPLE_FLAGS = ("prompt", "tokens", "temperature", "top_k", "sample_seed")
 _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 # Jobs, of which a command line names exactly one, and the flags that each understands.
-USED = {
-    "config": ("overrides", "workdir", "dry_run", *_PROCESS_FLAGS),
+JOBS = {
+    "config": ("workdir", "dry_run", *_PROCESS_FLAGS),
     "diff": (),
     "evaluate": ("step",),
     "replay": ("step",),
@@ -94,36 +93,17 @@ class Args:
 
 
 def parse(argv: Sequence[str]) -> Args:
-    """The command line of `python -m scaling.main`, without the program's name.
-
-    Raises:
-      ConfigError: a flag that does not exist, a value that does not fit, flags that contradict.
-      SystemExit: 0, after `--help`.
-    """
+    """The command line of `python -m scaling.main`, without the program's name."""
     values, overrides = read(argv, OPTIONS, USAGE)
+    job = job_of(values, JOBS, overrides)
+    if not job:
+        remedy = f"write --config=FILE[:ARG]{files_here('experiments')}"
+        raise ConfigError("--config", "is required", remedy)
+    if job == "replay" and "step" not in values:
+        raise ConfigError("--step", "is required with --replay", "write --step=N")
     arguments = Args(**values, overrides=overrides)
-    _check_job(arguments)
     _check_processes(arguments)
     return arguments
-
-
-def _check_job(arguments: Args) -> None:
-    """Exactly one job, and no flag that it would ignore."""
-    jobs = [job for job in USED if getattr(arguments, job) is not None]
-    if not jobs:
-        files = sorted(str(path) for path in pathlib.Path("experiments").glob("*.py"))
-        here = f"; here are {', '.join(files)}" if files else ""
-        raise ConfigError("--config", "is required", f"write --config=FILE[:ARG]{here}")
-    if len(jobs) > 1:
-        raise ConfigError(f"--{jobs[1]}", f"does not go with --{jobs[0]}", "give one of the two")
-    if jobs == ["replay"] and arguments.step is None:
-        raise ConfigError("--step", "is required with --replay", "write --step=N")
-    used = {jobs[0], *USED[jobs[0]]}
-    for field in dataclasses.fields(Args):
-        value = getattr(arguments, field.name)
-        if field.name not in used and value != field.default:
-            name = "--" + field.name if field.name != "overrides" else f"--config.{value[0]}"
-            raise ConfigError(name, f"does not go with --{jobs[0]}", "leave it out")
 
 
 def _check_processes(arguments: Args) -> None:

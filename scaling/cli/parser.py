@@ -8,8 +8,9 @@ does not understand in argv without a word. No JAX is imported, so `--help` answ
 
 import dataclasses
 import inspect
+import pathlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling.configs import values as config_values
@@ -28,7 +29,6 @@ class Option:
     """One flag of a front door.
 
     Attributes:
-      flag: without dashes.
       help: one line or more; "" hides the flag from `--help`.
       metavar: shown for the value; "" for a switch, two words for a flag that takes two values. `~`
         is expanded and URLs are refused where it is one of `PLACES`.
@@ -60,9 +60,7 @@ def read(
     """Flags and overrides of a command line.
 
     Args:
-      argv: without the program's name.
       options: of this door; overrides are taken only if `config` is among them.
-      usage: examples for `--help`.
 
     Returns:
       ({flag: value} of the flags given, overrides as "section.key=value"). A flag with two values
@@ -97,6 +95,36 @@ def read(
             what = f"is given twice, as {values[flag]} and as {value}"
             raise ConfigError(f"--{flag}", what, "give it once")
     return values, tuple(overrides)
+
+
+def job_of(
+    values: Mapping[str, Any],
+    jobs: Mapping[str, Sequence[str]],
+    overrides: Sequence[str] = (),
+    default: str = "",
+) -> str:
+    """The job that a command line names: the first of `jobs` among its flags, else the default.
+
+    `jobs` has the flags that each understands beside its own, `config` with all overrides.
+
+    Raises:
+      ConfigError: there is a flag that the job would ignore.
+    """
+    given = [flag for flag, value in values.items() if value is not False]
+    job = next((job for job in jobs if job in given), default)
+    known = {job, *jobs.get(job, ())}
+    if "config" not in known:
+        given += [f"config.{text}" for text in overrides]
+    for flag in given if job else ():
+        if flag not in known:
+            raise ConfigError(f"--{flag}", f"does not go with --{job}", "leave it out")
+    return job
+
+
+def files_here(folder: str) -> str:
+    """The python files of a folder, for the remedy of an error; "" without any."""
+    files = sorted(str(path) for path in pathlib.Path(folder).glob("*.py"))
+    return f"; here are {', '.join(files)}" if files else ""
 
 
 def help_text(options: Sequence[Option], usage: str) -> str:

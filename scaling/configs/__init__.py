@@ -6,9 +6,11 @@
 
 A config file states only what it changes. Defaults, types and ranges live in the dataclasses of
 `scaling.experiment` and in the signature of the component that a section names. Importing this
-package starts no JAX backend and imports no JAX.
+package starts no JAX backend and imports no JAX. Whatever is refused is a ConfigError that names the
+key, what is wrong with its value, and what to do.
 """
 
+# ruff: noqa: F401
 from ml_collections.config_dict import ConfigDict
 
 from scaling.configs.component import Component, Family, build, component
@@ -26,30 +28,3 @@ from scaling.configs.dump import (
 from scaling.configs.errors import ConfigError
 from scaling.configs.files import compare, load, load_any, load_resolved, variant
 from scaling.configs.resolution import plain, replace, resolve, with_values
-
-__all__ = [
-    "Component",
-    "ConfigDict",
-    "ConfigError",
-    "Difference",
-    "Family",
-    "build",
-    "compare",
-    "component",
-    "decode",
-    "diff",
-    "fingerprint",
-    "flatten",
-    "format_differences",
-    "from_json",
-    "get",
-    "load",
-    "load_any",
-    "load_resolved",
-    "plain",
-    "replace",
-    "resolve",
-    "to_json",
-    "variant",
-    "with_values",
-]

@@ -103,10 +103,8 @@ def plain(value: Any) -> Any:
             if not isinstance(name, str) or "." in name:
                 raise RefusedError(f"{name!r} cannot be a key", "use words without dots as keys")
         return {name: plain(item) for name, item in value.items()}
-    raise RefusedError(
-        f"{value!r} ({type(value).__name__}) is not plain data",
-        "use None, bool, int, float, str, tuples and mappings of these",
-    )
+    what = f"{value!r} ({type(value).__name__}) is not plain data"
+    raise RefusedError(what, "use None, bool, int, float, str, tuples and mappings of these")
 
 
 def freeze(value: Any) -> Any:

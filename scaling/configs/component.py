@@ -117,15 +117,7 @@ class Param:
 
 
 def component(section: Mapping[str, Any], table: Table | str) -> Callable[..., Any]:
-    """The dataclass, module or function that a section names.
-
-    Args:
-      section: its `name` is looked up.
-      table: the family's table, or its path "package.module:TABLE".
-
-    Raises:
-      ConfigError: there is no such name.
-    """
+    """The dataclass, module or function that a section names."""
     names = import_from(table) if isinstance(table, str) else table
     return find_component(section["name"], names, "name")
 
@@ -136,7 +128,6 @@ def build(section: Mapping[str, Any], table: Table | str, **supplied: Any) -> An
     Args:
       section: a `Component`, or a mapping with a key `name`. The sections below it are passed only
         to a parameter of that name.
-      table: see `component`.
       **supplied: what the code knows and the config does not.
 
     Raises:
@@ -149,18 +140,16 @@ def build(section: Mapping[str, Any], table: Table | str, **supplied: Any) -> An
     for key, value in {**section, **supplied}.items():
         if key in params:
             keywords[key] = dict(value) if isinstance(value, FrozenMapping) else value
-        elif key not in supplied and not (key == "name" or value is None or _is_group(value)):
+        elif key not in supplied and key != "name" and value is not None:
+            if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+                continue  # a section below
             name = getattr(called, "__name__", section["name"])
             raise ConfigError(key, f"{name} takes no {key!r}", "resolve the config first")
     return called(**keywords)
 
 
 def import_from(path: str) -> Any:
-    """The object at "package.module:attribute".
-
-    Raises:
-      ImportError, AttributeError: there is no such module or attribute.
-    """
+    """The object at "package.module:attribute"; raises ImportError or AttributeError."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -170,7 +159,6 @@ def find_component(name: str, table: Table, key: str) -> Callable[..., Any]:
 
     Args:
       name: a name in the table or an import path of the user's own component.
-      table: the family's names.
       key: config path, for the error.
 
     Raises:
@@ -264,7 +252,3 @@ def _is_flax_module(called: Any) -> bool:
 def _is_code(default: Any) -> bool:
     plain = (bool, int, float, str, tuple, list, Mapping, types.NoneType, type(MISSING))
     return not isinstance(default, plain) and not dataclasses.is_dataclass(default)
-
-
-def _is_group(value: Any) -> bool:
-    return isinstance(value, Mapping) or hasattr(value, "to_dict")

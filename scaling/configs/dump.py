@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.configs import resolution, tree
 from scaling.configs.annotations import AnyConfig, to_plain
-from scaling.configs.component import MISSING, Param, has_mark
+from scaling.configs.component import MISSING, has_mark
 from scaling.configs.errors import ConfigError
 from scaling.configs.tree import Node
 from scaling.configs.types import AddedLater, NotInFingerprint
@@ -25,11 +25,7 @@ FORMAT = 2
 
 
 def to_json(config: AnyConfig) -> str:
-    """A config as indented JSON; tuples become arrays, infinities {"$float": "inf"}.
-
-    Raises:
-      ConfigError: the config holds something that is not plain data.
-    """
+    """A config as indented JSON; tuples become arrays, infinities {"$float": "inf"}."""
     return json.dumps(_encode(resolution.plain(config), ""), indent=2, allow_nan=False) + "\n"
 
 
@@ -47,11 +43,7 @@ def from_json(text: str) -> "Experiment":
 
 
 def decode(text: str) -> dict[str, Any]:
-    """The keys and values of a config.json as they stand there; arrays become tuples.
-
-    Raises:
-      ConfigError: the text is not a JSON object.
-    """
+    """The keys and values of a config.json as they stand there; arrays become tuples."""
     try:
         data = json.loads(text, object_hook=_decode)
         if not isinstance(data, dict):
@@ -71,7 +63,6 @@ def fingerprint(config: AnyConfig, *, whole: bool = False, leave_out: Sequence[s
     process and Python version.
 
     Args:
-      config: a resolved config.
       whole: leave nothing out (to compare the hosts of one run).
       leave_out: paths of further keys that do not count.
     """
@@ -96,17 +87,14 @@ def without(config: AnyConfig, mark: type) -> dict[str, Any]:
 def _without(node: Node, mark: type) -> dict[str, Any]:
     params, kept = node.params(), {}
     for key, value in node.stated.items():
-        if key in params and (
-            has_mark(params[key].annotation, mark) or _is_new(params[key], value)
-        ):
+        param = params.get(key)
+        if param and has_mark(param.annotation, mark):
+            continue
+        if param and has_mark(param.annotation, AddedLater) and value == param.default:
             continue
         below = node.child(key)
         kept[key] = value if below is None or value is None else _without(below, mark)
     return kept
-
-
-def _is_new(param: Param, value: object) -> bool:
-    return has_mark(param.annotation, AddedLater) and value == param.default
 
 
 @dataclasses.dataclass(frozen=True)

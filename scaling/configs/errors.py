@@ -32,11 +32,7 @@ class RefusedError(ValueError):
 
 
 def local_path(text: str) -> str:
-    """The text, unless it is a URL, of which a folder of that name would be made here.
-
-    Raises:
-      RefusedError: it is one.
-    """
+    """The text, unless it is a URL (RefusedError), of which a folder of that name would be made here."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise RefusedError(
             f"{text} is a URL, and everything here reads and writes the file system of this machine",
@@ -47,17 +43,11 @@ def local_path(text: str) -> str:
 
 
 def place(text: str) -> str:
-    """A path of this machine as somebody typed it, `~` expanded: shells leave that of `--flag=~/x`.
-
-    Raises:
-      RefusedError: it is a URL, or begins with `~` where there is no home directory.
-    """
+    """A path of this machine as somebody typed it, `~` expanded: shells leave that of `--flag=~/x`."""
     expanded = os.path.expanduser(local_path(text))
     if expanded.startswith("~"):
-        raise RefusedError(
-            f"{text} cannot be found, as there is no such home directory",
-            f"give the whole path, or ./{text} for a folder of that name",
-        )
+        what = f"{text} cannot be found, as there is no such home directory"
+        raise RefusedError(what, f"give the whole path, or ./{text} for a folder of that name")
     return expanded
 
 

@@ -47,19 +47,14 @@ def load(spec: str, tokens: Sequence[str] = (), tree_type: type | None = None) -
 
 
 def load_resolved(spec: str, tokens: Sequence[str] = ()) -> "Experiment":
-    """`load` and `resolve`: the complete config that a run is made from.
-
-    Raises:
-      ConfigError: whatever is wrong with it.
-    """
+    """`load` and `resolve`: the complete config that a run is made from; raises ConfigError."""
     return resolution.resolve(load(spec, tokens))
 
 
 def load_any(path: str) -> "Experiment":
     """The complete config of a run directory, of a `config.json` or of an experiment file.
 
-    Raises:
-      ConfigError: there is no config at that path.
+    Raises ConfigError where there is none.
     """
     folder = pathlib.Path(path)
     if folder.is_dir():
@@ -103,11 +98,7 @@ def variants(path: pathlib.Path) -> list[str] | None:
 
 
 def variant(argument: str, choices: Mapping[str, Any] | Sequence[str], default: str = "") -> str:
-    """The variant of a config file that its argument names; for use inside `get_config`.
-
-    Raises:
-      ConfigError: there is no such variant; names the nearest.
-    """
+    """The variant of a config file that its argument names; for use inside `get_config`."""
     chosen = argument or default
     if chosen not in choices:
         what = f"there is no variant {chosen!r}" if chosen else "lacks a variant, FILE.py:VARIANT"
@@ -116,11 +107,7 @@ def variant(argument: str, choices: Mapping[str, Any] | Sequence[str], default: 
 
 
 def import_file(path: pathlib.Path) -> ModuleType:
-    """Run a python file as a module of its own.
-
-    Raises:
-      ConfigError: the file raises; says on which line.
-    """
+    """Run a python file as a module of its own."""
     name = f"_scaling_config_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec is not None

@@ -18,11 +18,7 @@ MOVED = {
 
 
 def translate(raw: dict[str, Any]) -> None:
-    """Moves what nested dictionaries state in old places, in place.
-
-    Raises:
-      ConfigError: a key is stated in the old place and in the new.
-    """
+    """Moves what nested dictionaries state in old places, in place; not over what the new place has."""
     for old, new in MOVED.items():
         section, _, key = old.rpartition(".")
         node = raw.get(section)
@@ -33,12 +29,7 @@ def translate(raw: dict[str, Any]) -> None:
         value = node.pop(key)
         if old == "train.init_from_map" and not value:
             continue  # as older runs wrote it beside init_from=None
-        *groups, last = new.split(".")
-        target = raw
-        for group in groups:
-            if not isinstance(target.get(group), dict):
-                target[group] = {}
-            target = target[group]
+        target, last = parent(raw, new)
         if last in target:
             raise ConfigError(new, f"is given, and so is {old}, its old place", f"drop {old}")
         target[last] = value
@@ -47,6 +38,16 @@ def translate(raw: dict[str, Any]) -> None:
     whole = "min_delta" in scoring and "also" not in scoring
     if whole and scoring.get("stop_metric") == "eval/loss":
         scoring["stop_metric"] = None
+
+
+def parent(raw: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """(the dictionary that holds the last key of a path, that key); groups on the way are made."""
+    *groups, key = path.split(".")
+    for group in groups:
+        if not isinstance(raw.get(group), dict):
+            raw[group] = {}
+        raw = raw[group]
+    return raw, key
 
 
 def path(old: str, value: Any) -> str:

@@ -35,11 +35,7 @@ _PATH = re.compile(r"\w+(\.\w[\w-]*)*")
 
 
 def split(token: str) -> tuple[str, str]:
-    """`--config.a.b=v`, `config.a.b=v` or `a.b=v` as ("a.b", "v").
-
-    Raises:
-      ConfigError: no equals sign, or what stands before it is not a path.
-    """
+    """`--config.a.b=v`, `config.a.b=v` or `a.b=v` as ("a.b", "v")."""
     path, equals, text = token.removeprefix("--").removeprefix("config.").partition("=")
     if not equals:
         raise ConfigError(path, "has no value", f"write --config.{path}=VALUE")
@@ -50,16 +46,7 @@ def split(token: str) -> tuple[str, str]:
 
 
 def apply(config: ConfigDict, tokens: Sequence[str], tree_type: type) -> None:
-    """Lay overrides over what a config file returned, in place.
-
-    Args:
-      config: of the file.
-      tokens: see `split`.
-      tree_type: dataclass of the sections.
-
-    Raises:
-      ConfigError: a key that does not exist, a value that does not fit, or contradictory overrides.
-    """
+    """Lay overrides over what a config file returned, in place."""
     texts: dict[str, str] = {}
     for path, text in map(split, tokens):
         if texts.setdefault(path, text) != text:

@@ -50,11 +50,7 @@ def experiment_type() -> type["Experiment"]:
 
 
 def replace(config: T, changes: Mapping[str, Any]) -> T:
-    """A resolved config with other values at some dotted paths, checked again.
-
-    Raises:
-      ConfigError: see `resolve`.
-    """
+    """A resolved config with other values at some dotted paths, checked again as `resolve` does."""
     return resolve(with_values(config, changes), type(config))
 
 
@@ -63,22 +59,13 @@ def with_values(config: AnyConfig, changes: Mapping[str, Any]) -> dict[str, Any]
     raw = plain(config)
     moved.translate(raw)
     for path, value in changes.items():
-        *groups, key = moved.path(path, value).split(".")
-        node = raw
-        for group in groups:
-            if not isinstance(node.get(group), dict):
-                node[group] = {}
-            node = node[group]
+        node, key = moved.parent(raw, moved.path(path, value))
         node[key] = value
     return raw
 
 
 def plain(config: AnyConfig) -> dict[str, Any]:
-    """A config as nested dictionaries, with every field reference replaced by its value.
-
-    Raises:
-      ConfigError: a required placeholder was left empty.
-    """
+    """A config as nested dictionaries, with every field reference replaced by its value."""
     try:
         raw: dict[str, Any] = to_plain(config)
     except config_dict.RequiredValueError as error:

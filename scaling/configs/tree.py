@@ -72,7 +72,6 @@ class Node:
     """A section at its place in a config, as far as that is stated.
 
     Attributes:
-      path: of the section; "" for the whole.
       section: what the annotations say.
       stated: what the config states there: a mapping, None, or (wrongly) something else.
     """
@@ -95,11 +94,7 @@ class Node:
         return {key: params[key] for key in section_fields(self.section.cls)}
 
     def params(self) -> dict[str, Param]:
-        """The keys of the section, `name` of a component left out; none for entries.
-
-        Raises:
-          ConfigError: there is no component of the name.
-        """
+        """The keys of the section, `name` of a component left out; none for entries."""
         family = self.section.family
         if family is None:
             return {} if self.section.entry else parameters(self.section.cls)
@@ -175,8 +170,6 @@ def unknown_key(node: Node, key: str, top: Node) -> ConfigError:
     """The error for a key that a section does not have: which component has it, what is near.
 
     Args:
-      node: the section.
-      key: the key that it does not have.
       top: the whole config (for keys that stand elsewhere).
     """
     here, path, family = node.names(), join(node.path, key), node.section.family

@@ -46,9 +46,6 @@ def coerce(value: Any, annotation: Any, key: str) -> Any:
       value: from a config file or a default; `Text` from a command line.
       annotation: of the parameter, `Annotated` ranges included.
       key: config path, for the error.
-
-    Raises:
-      ConfigError: the value is of another type or out of range.
     """
     try:
         return freeze(_validate(plain(value), annotation))
@@ -57,11 +54,7 @@ def coerce(value: Any, annotation: Any, key: str) -> Any:
 
 
 def value_of(param: Param, value: Any, key: str) -> Any:
-    """The value of one parameter: the one given, or the default.
-
-    Raises:
-      ConfigError: nothing is given and there is no default, or the value does not fit.
-    """
+    """The value of one parameter: the one given, or the default."""
     if value is MISSING:
         value = param.default
     if value is MISSING:
@@ -73,12 +66,8 @@ def options(called: Callable[..., Any], stated: Mapping[str, Any], key: str) -> 
     """What a config states for the parameters of a function or module, but the first.
 
     Args:
-      called: its first parameter is given by the code.
       stated: values by name.
       key: config path of `stated`, for errors.
-
-    Raises:
-      ConfigError: there is no such parameter, a value does not fit its annotation, or one is missing.
     """
     params = dict(list(parameters(called).items())[1:])
     for name in stated:
@@ -107,11 +96,8 @@ def _adapter(annotation: Any) -> "pydantic.TypeAdapter[Any]":
 def _schema(annotation: Any, among: Sequence[Any] = ()) -> Any:
     """The annotation in terms of plain data, with a reader of text at each place.
 
-    Sequences become tuples, and classes of the user's own take any plain data.
-
-    Args:
-      annotation: of a value.
-      among: the members of the union that the annotation stands in.
+    Sequences become tuples, and classes of the user's own take any plain data. `among` are the members
+    of the union that the annotation stands in.
     """
     members = alternatives(annotation)
     inner, marks = strip(annotation)
@@ -204,10 +190,8 @@ def _read_sequence(annotation: Any, or_word: bool, value: Any) -> Any:
     count = fixed_length(annotation)
     if count and isinstance(value, tuple) and len(value) != count:
         shown = tuple(map(str, value)) if any(isinstance(item, Text) for item in value) else value
-        raise RefusedError(
-            f"{shown!r} holds {len(value)} value{'s' * (len(value) != 1)}, not {count}",
-            f"give all {count}, as in {describe(annotation)}",
-        )
+        what = f"{shown!r} holds {len(value)} value{'s' * (len(value) != 1)}, not {count}"
+        raise RefusedError(what, f"give all {count}, as in {describe(annotation)}")
     return value
 
 

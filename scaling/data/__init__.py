@@ -9,20 +9,9 @@ Sources and tokenizers are dataclasses that the config names, by the tables SOUR
 Nothing in this package imports JAX or TensorFlow.
 """
 
+# ruff: noqa: F401
 from scaling.data.building import build, describe
 from scaling.data.errors import DataError
 from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.sources import SOURCES
 from scaling.data.tokenizers import TOKENIZERS
-
-__all__ = [
-    "SOURCES",
-    "TOKENIZERS",
-    "Data",
-    "DataContext",
-    "DataError",
-    "DataInfo",
-    "Opened",
-    "build",
-    "describe",
-]

@@ -1,4 +1,7 @@
-"""From the resolved config to data: the one place where sources, tokenizers and orders meet."""
+"""From the resolved config to data: the one place where sources, tokenizers and orders meet.
+
+What cannot be used as asked is a DataError that says what to do.
+"""
 
 import dataclasses
 import pathlib
@@ -16,7 +19,7 @@ from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import LaneOrder, MixtureOrder, Order, ShuffledOrder
 from scaling.data.sources import SOURCES
-from scaling.data.tokenizers import TOKENIZERS, Fitted, Tokenizer
+from scaling.data.tokenizers import Fitted, Tokenizer, tokenizer_of
 from scaling.data.windows import Windows, open_tokens, text_spec, token_stream, warn_of_markers
 from scaling.experiment import DataConfig, Experiment, TextConfig
 from scaling.track.paths import cache_root, expand
@@ -30,35 +33,21 @@ _READS = {
 
 
 def describe(config: Experiment) -> DataInfo:
-    """What the data says of itself, without reading it.
-
-    Args:
-      config: the resolved experiment config.
-
-    Raises:
-      ConfigError: neither or both of `data.source` and `data.mixture` are given.
-      DataError: the kinds of the parts do not go together.
-    """
+    """What the data of a resolved config says of itself, without reading it."""
     context = _context(config, None)
     source = next(iter(_sources(context.section).values()))
     if hasattr(source, "open"):
         return source.describe(context)
     if source.kind == "images":
         return source.describe()
-    return _describe_text(
-        context.section, configs.build(context.section.text.tokenizer, TOKENIZERS)
-    )
+    return _describe_text(context.section, tokenizer_of(context.section.text))
 
 
 def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Data:
     """Prepares the data of a config: reads and tokenises what is not in the cache yet.
 
-    Args:
-      config: the resolved experiment config; besides `data`, `seed` and `train.batch_size` count.
-      cache_dir: where prepared data is kept when `data.cache_dir` does not say it.
-
-    Raises:
-      DataError: the data cannot be used, or the cache not be written; says what to do.
+    Besides `data`, `seed` and `train.batch_size` count. `cache_dir` is where prepared data is kept when
+    `data.cache_dir` does not say it.
     """
     context = _context(config, cache_dir)
     section = context.section
@@ -144,9 +133,6 @@ def _refuse_idle(section: DataConfig, source: Any) -> None:
     """Refuses keys that are set and that nothing would read.
 
     They would make two runs with the same batches pass for different experiments.
-
-    Raises:
-      DataError: there is such a key; names it.
     """
     own = getattr(source, "reads", ())
     name = section.source.name if section.source else "text"
@@ -192,7 +178,7 @@ def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opene
         if _kind(other) != "text":
             raise DataError(f"data.eval_source is of {other.kind}, and the training data of text")
         held_out = {"eval": Part(other)}
-    tokenizer = configs.build(section.text.tokenizer, TOKENIZERS).fit(list(train.values()), cache)
+    tokenizer = tokenizer_of(section.text).fit(list(train.values()), cache)
     eval_entries = {name: token_stream(part, tokenizer, cache) for name, part in held_out.items()}
     exclude = list(eval_entries.values())
     entries = {name: token_stream(part, tokenizer, cache, exclude) for name, part in train.items()}

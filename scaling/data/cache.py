@@ -43,6 +43,11 @@ class Entry:
     meta: Mapping[str, Any]
 
 
+def digest(content: object) -> str:
+    """SHA-256, in hex, of JSON-able content."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def key_of(description: Mapping[str, Any]) -> str:
     """20 hex digits that stand for a JSON-able description."""
     text = json.dumps({"format": FORMAT, **description}, sort_keys=True)
@@ -52,15 +57,11 @@ def key_of(description: Mapping[str, Any]) -> str:
 def cached(
     root: pathlib.Path, name: str, build: Callable[[pathlib.Path], Mapping[str, Any]]
 ) -> Entry:
-    """The entry `root/name`, built first if it is absent or damaged.
+    """The entry `root/name`, built first if it is absent or damaged; or DataError.
 
     Args:
-      root: the cache directory; made when needed.
       name: a readable word and the key of everything that the contents depend on.
       build: writes the files into the directory it is given; returns JSON-able notes.
-
-    Raises:
-      DataError: the cache cannot be written (read-only, full).
     """
     path = root / name
     entry = _open(path)
@@ -86,26 +87,33 @@ def cached(
             shutil.rmtree(work, ignore_errors=True)
 
 
+def stamp(path: pathlib.Path) -> list[int]:
+    """Size and times of change of a file, in ns.
+
+    Of the two times a program may set one (`cp -p`, `rsync -t`, `touch -r`), and the kernel keeps
+    the other.
+    """
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
 def file_hash(path: pathlib.Path, root: pathlib.Path) -> str:
     """sha256 of a file's bytes, remembered in the cache under its path, size and times of change.
 
-    Of the two times a program may set one (`cp -p`, `rsync -t`, `touch -r`), and the kernel keeps
-    the other. A file changed within the last two seconds is not remembered: it could change again
+    A file changed within the last two seconds is not remembered: it could change again
     without its time showing it. Where the cache cannot be written the hash is computed every time.
     """
     stat = path.stat()
-    times = [stat.st_mtime_ns, stat.st_ctime_ns]
-    stamp = [str(path.resolve()), stat.st_size, *times, stat.st_ino]
-    memo = root / "hashes" / f"{key_of({'path': stamp[0]})}.json"
+    seen = [str(path.resolve()), *stamp(path), stat.st_ino]
+    memo = root / "hashes" / f"{key_of({'path': seen[0]})}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):
         known = files.read_json(memo)
-        if known["stamp"] == stamp:
+        if known["stamp"] == seen:
             return known["sha256"]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = files.sha256(path)
     if time.time() - max(stat.st_mtime, stat.st_ctime) > 2:
         with contextlib.suppress(OSError):
-            files.write_json(memo, {"stamp": stamp, "sha256": digest})
+            files.write_json(memo, {"stamp": seen, "sha256": digest})
     return digest
 
 

@@ -7,8 +7,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import ClassVar, Literal, Protocol
 
-import numpy as np
-
 from scaling.data.errors import DataError
 
 Holdout = Literal["auto", "documents", "tail"]
@@ -37,7 +35,6 @@ class Part:
     """The whole of a source, or one side of its split.
 
     Attributes:
-      source: where the documents come from.
       side: which side of the split; `all` when nothing is split off.
       holdout: how it is split, `data.text.holdout`.
       fraction: how much is held out, `data.eval_fraction`.
@@ -54,15 +51,11 @@ class Part:
         return [self.source.fingerprint(cache), self.side, *split]
 
     def documents(self) -> Iterator[str]:
-        """The documents of this part that hold text; see `with_blank` for errors."""
+        """The documents of this part that hold text."""
         return filter(has_text, self.with_blank())
 
     def with_blank(self) -> Iterator[str]:
-        """The documents of this part, those without text among them.
-
-        Raises:
-          DataError: `tail` is asked of a source with several documents.
-        """
+        """The documents of this part, those without text among them."""
         if self.side == "all":
             yield from self.source.documents()
         elif self.is_tail():
@@ -100,8 +93,3 @@ def document_hash(text: str) -> int:
 def is_held_out(text: str, fraction: float) -> bool:
     """Whether the text is of the held-out share, whatever the seed; equal texts go together."""
     return document_hash(text) < int(fraction * 2.0**64)
-
-
-def hashes(texts: list[str]) -> np.ndarray:
-    """uint64[n]."""
-    return np.array([document_hash(text) for text in texts], np.uint64)

@@ -44,9 +44,6 @@ def permute(index: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
     Returns:
       int64[k].
-
-    Raises:
-      ValueError: n is out of range, or an index is.
     """
     index = np.asarray(index, np.int64)
     if not 1 <= n <= 2**62:

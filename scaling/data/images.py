@@ -77,13 +77,8 @@ def image_spec(shape: tuple[int, ...]) -> Spec:
 
 
 def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
-    """The decoded images of a source, from the cache or made now.
-
-    Returns:
-      An entry with `images.npy` (uint8[n, H, W, C]) and `labels.npy` (int32[n]).
-
-    Raises:
-      DataError: there is no image, the shapes differ, or the cache cannot be written.
+    """The decoded images of a source, from the cache or made now: `images.npy` (uint8[n, H, W, C]) and
+    `labels.npy` (int32[n]).
     """
     shape = source.describe().image_shape
     assert shape is not None
@@ -107,9 +102,6 @@ def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """(train, eval) row numbers: a fixed pseudo-random share is held out, whatever the seed.
 
     Both come in a fixed pseudo-random order, so that the first n are a fair sample (`data.limit`).
-
-    Raises:
-      DataError: one of the two would be empty.
     """
     count = round(size * fraction)
     if fraction and not 0 < count < size:

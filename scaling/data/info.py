@@ -124,12 +124,10 @@ class Data:
     """Data ready to train on.
 
     Attributes:
-      info: what it says of itself, complete.
       train: the batch of every training step.
       evals: held-out data; `eval` is the whole of it, further names are parts (mixture members).
         Empty when nothing is held out.
       sizes: for the records: numbers of train and eval examples, tokens, bytes, documents.
-      artefacts: see `Opened`.
     """
 
     info: DataInfo

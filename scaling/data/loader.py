@@ -113,11 +113,7 @@ class Loader:
         return self._rows(step, 0, self.batch_size)
 
     def batch(self, step: int, start: int, stop: int) -> Batch:
-        """Rows start:stop of a step's global batch: {key: [stop - start, ...]}.
-
-        Raises:
-          IndexError: as for `indices`.
-        """
+        """Rows start:stop of a step's global batch: {key: [stop - start, ...]}; see `indices`."""
         positions = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
         return gather_padded(self._dataset, self._rows(step, start, stop), positions)
 
@@ -129,7 +125,6 @@ class Loader:
         """What the batches before this step hold, padding left out: exact, whatever came between.
 
         Args:
-          step: batches taken.
           per_example: units (tokens) in an example without padding.
         """
         position = self._position(step)

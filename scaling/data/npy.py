@@ -1,7 +1,8 @@
-"""Writes .npy files piece by piece."""
+"""Arrays on disk: .npy files that are written piece by piece, and rows of different lengths."""
 
 import io
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -45,3 +46,30 @@ class NpyWriter:
                 self._header()
                 if self._file.tell() != self._start:
                     raise OSError("the header of a .npy file grew into its data")
+
+
+def write_ragged(
+    folder: pathlib.Path, name: str, dtype: np.dtype, rows: Iterable[np.ndarray]
+) -> None:
+    """Rows one after the other in NAME.npy; start.npy says where each begins, and the end."""
+    start = [0]
+    with NpyWriter(folder / f"{name}.npy", dtype) as out:
+        for row in rows:
+            out.write(row)
+            start.append(out.length)
+    np.save(folder / "start.npy", np.array(start))
+
+
+class Ragged:
+    """What `write_ragged` wrote, the values memory-mapped."""
+
+    def __init__(self, folder: pathlib.Path, name: str) -> None:
+        self.values = np.load(folder / f"{name}.npy", mmap_mode="r")
+        self.start = np.load(folder / "start.npy")
+
+    def padded(self, rows: np.ndarray, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
+        """(the first `length` values of these rows, int32[n, length]; where the row has them)."""
+        grid = self.start[rows][:, None] + np.arange(length)
+        inside = grid < self.start[rows + 1][:, None]
+        values = self.values[np.minimum(grid, len(self.values) - 1)]
+        return np.where(inside, values, pad).astype(np.int32), inside

@@ -69,11 +69,7 @@ class LaneOrder:
     """
 
     def __init__(self, size: int, rows: int) -> None:
-        """Orders `size` windows for batches of `rows`.
-
-        Raises:
-          DataError: there are fewer windows than rows.
-        """
+        """Orders `size` windows for batches of `rows`; DataError if there are fewer windows."""
         if size < rows:
             raise DataError(
                 f"data.text.lanes: {size} windows are fewer than the {rows} rows of a batch, each of "
@@ -121,11 +117,7 @@ class MixtureOrder:
     """
 
     def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> None:
-        """Mixes members of the given sizes by weight (of any sum).
-
-        Raises:
-          DataError: a weight is so small that the member would never be seen.
-        """
+        """Mixes members of the given sizes by weight (of any sum); see `slots`."""
         self.slots = slots(weights)
         self._orders = [ShuffledOrder(size, seed, name) for name, size in sizes.items()]
         self._offsets = np.cumsum([0, *sizes.values()])

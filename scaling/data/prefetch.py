@@ -7,7 +7,6 @@ outside the interpreter lock, and there is nothing to pickle, to start or to los
 import collections
 import concurrent.futures
 from collections.abc import Callable
-from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -32,9 +31,7 @@ class Prefetcher(Generic[T]):
 
         Args:
           fetch: step -> batch, safe to call from `workers` threads at once.
-          start_step: the first step.
           depth: how many batches to hold or make ahead, >= 1.
-          workers: threads.
           end_step: the first step that is not fetched; None for no end.
         """
         self._fetch = fetch
@@ -72,10 +69,5 @@ class Prefetcher(Generic[T]):
     def __enter__(self) -> "Prefetcher[T]":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -17,9 +17,11 @@ from typing import Annotated, Any, ClassVar, Protocol
 import numpy as np
 import tokenizers
 
+from scaling import configs
 from scaling.configs.types import PositiveInt, Range
 from scaling.data.cache import cached, key_of
 from scaling.data.documents import Part
+from scaling.experiment import TextConfig
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +67,12 @@ class Fitted(Protocol):
     def decode(self, tokens: np.ndarray) -> str:
         """Text of the tokens; separators vanish, and what is not UTF-8 becomes U+FFFD."""
         ...
+
+
+def tokenizer_of(section: TextConfig) -> Tokenizer:
+    """The tokenizer that section `data.text` names."""
+    tokenizer: Tokenizer = configs.build(section.tokenizer, TOKENIZERS)
+    return tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from scaling.data.cache import Entry, cached, key_of
-from scaling.data.documents import Part, has_text, hashes
+from scaling.data.documents import Part, document_hash, has_text
 from scaling.data.errors import DataError
 from scaling.data.loader import Batch, Spec
 from scaling.data.npy import NpyWriter
@@ -36,18 +36,12 @@ def token_stream(
     """The tokens of a part, from the cache or made now.
 
     Args:
-      part: which documents.
-      tokenizer: how they are encoded.
-      cache: the cache directory.
       exclude: streams of held-out text: documents that are also there are left out, and counted.
 
     Returns:
       An entry with `tokens.npy` (unsigned integers), `documents.npy` (a hash of each document) and
       notes: tokens, bytes, documents, excluded (held-out documents), blank (documents without
       text), and markers: those of `MARKERS` that stand in a text -> in how many documents.
-
-    Raises:
-      DataError: no document is left, or the cache cannot be written.
     """
     key = key_of(
         {
@@ -101,7 +95,7 @@ def _write_stream(
             notes["blank"] += len(chunk) - len(texts)
             for marker in MARKERS:
                 markers[marker] += sum(marker in text for text in texts)
-            ids = hashes(texts)
+            ids = np.array([document_hash(text) for text in texts], np.uint64)
             keep = ~np.isin(ids, held_out)
             texts = [text for text, kept in zip(texts, keep, strict=True) if kept]
             notes["excluded"] += int((~keep).sum())
@@ -163,14 +157,10 @@ class Windows:
 
         Args:
           tokens: the stream, an integer array [L] (memory-mapped).
-          seq_len: targets in an example.
           separator: with it, examples carry `segments` and `positions`.
           limit: use only about the first `limit` targets, in whole examples.
           lanes: whether a model may carry a state from the window before: see
             `segments_and_positions`.
-
-        Raises:
-          DataError: the stream has no target.
         """
         if len(tokens) < 2:
             raise DataError(
@@ -223,7 +213,6 @@ def segments_and_positions(inputs: np.ndarray, separator: int, lanes: bool = Fal
     lanes a window goes on where the one before it ended: what is left of that document is segment 0.
 
     Args:
-      inputs: int32[n, T].
       separator: the token that begins a document.
       lanes: whether windows follow one another.
 

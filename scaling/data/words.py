@@ -51,7 +51,6 @@ class FittedWords:
     Attributes:
       words: the most frequent first.
       vocab_size: see `Words`; the unknown word is `vocab_size - 2`.
-      lowercase: see `Words`.
     """
 
     token_bytes: ClassVar[None] = None

@@ -14,6 +14,7 @@ from scaling.experiment import MeshConfig
 from scaling.parallel import logical
 from scaling.parallel.axes import axes_with
 from scaling.parallel.sharding import PyTree, ShardingError, path_name, waived
+from scaling.track.progress import aligned
 
 
 class Row(NamedTuple):
@@ -21,10 +22,7 @@ class Row(NamedTuple):
 
     Attributes:
       path: where in the tree, `params/block/kernel`.
-      shape: global shape.
-      dtype: its type.
       spec: its PartitionSpec, as text.
-      bytes: of the whole array.
       bytes_per_device: of one device's part.
       problem: what is wrong with it; empty if nothing.
       waived: whether a pattern of `mesh.allow_replicated` covers it.
@@ -46,10 +44,6 @@ def audit(
     """Checks every array of a state and lists the large ones, largest share of a device first.
 
     Args:
-      tree: abstract arrays.
-      shardings: NamedShardings, shaped like `tree`.
-      mesh: the device mesh.
-      config: section `mesh`, for `allow_replicated`.
       large_bytes: from this size on an array is listed and must not be copied to all devices.
 
     Raises:
@@ -87,14 +81,7 @@ def format_rows(rows: list[Row]) -> str:
     total = sum(row.bytes for row in rows) / 2**20
     per_device = sum(row.bytes_per_device for row in rows) / 2**20
     cells.append(("sum", "", "", "", f"{total:.1f}", f"{per_device:.1f}", ""))
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i in (4, 5) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+    return aligned(cells, left=(0, 1, 2, 3, 6))
 
 
 def _row(

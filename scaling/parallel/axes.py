@@ -7,16 +7,15 @@
 
 The last axis varies fastest over devices, so `tensor` gets neighbours. Everything iterates over the
 axes and their roles: a new axis (sequence, expert, stage) is one line in `ROLES`, one field of
-`MeshConfig`, and its lines in `DEFAULT_RULES`.
+`MeshConfig`, and its lines in `DEFAULT_RULES`. What does not fit is a ConfigError.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from scaling.configs.dump import get
-from scaling.configs.errors import ConfigError
+from scaling.configs.errors import ConfigError, suggest
 from scaling.experiment import Experiment, MeshConfig
 
 Role = Literal["batch", "parameters"]
@@ -61,22 +60,14 @@ DEFAULT_RULES: Rules = {
 
 
 def rules(mesh: MeshConfig | None = None) -> Rules:
-    """The rule table: the defaults with `mesh.rules` on top.
-
-    Raises:
-      ConfigError: a rule of the config names an axis that the mesh does not have.
-    """
+    """The rule table: the defaults with `mesh.rules` on top."""
     table = dict(DEFAULT_RULES)
     for name, axes in mesh.rules if mesh is not None else ():
         axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
         for axis in axes:
             if axis not in AXES:
-                near = difflib.get_close_matches(axis, AXES, n=1, cutoff=0) or AXES
-                raise ConfigError(
-                    "mesh.rules",
-                    f"{name!r} -> {axis!r} is not a mesh axis",
-                    f"axes are {', '.join(AXES)}; the nearest is {near[0]!r}",
-                )
+                what = f"{name!r} -> {axis!r} is not a mesh axis"
+                raise ConfigError("mesh.rules", what, suggest(axis, AXES, what="axes"))
         table[name] = axes
     return table
 
@@ -87,11 +78,7 @@ def sizes(mesh: MeshConfig) -> dict[str, int]:
 
 
 def check(config: Experiment) -> None:
-    """What can be held without the number of devices: sizes, rules, batches and heads.
-
-    Raises:
-      ConfigError: they do not fit.
-    """
+    """What can be held without the number of devices: sizes, rules, batches and heads."""
     check_sizes(config.mesh)
     stated = sizes(config.mesh)
     check_batches(config, stated)
@@ -110,55 +97,34 @@ def check(config: Experiment) -> None:
 
 
 def check_sizes(mesh: MeshConfig) -> None:
-    """Every axis has at least one device, and at most one axis takes the rest.
-
-    Raises:
-      ConfigError: it does not.
-    """
+    """Every axis has at least one device, and at most one axis takes the rest."""
     stated = sizes(mesh)
     for axis, size in stated.items():
         if size == 0 or size < -1:
             raise ConfigError(f"mesh.{axis}", f"{size} is not a size", "give at least 1, or -1")
     rest = [axis for axis, size in stated.items() if size == -1]
     if len(rest) > 1:
-        raise ConfigError(
-            f"mesh.{rest[1]}",
-            f"is -1 (the remaining devices), and so is mesh.{rest[0]}",
-            f"give one of them a size, such as --config.mesh.{rest[0]}=1",
-        )
+        what = f"is -1 (the remaining devices), and so is mesh.{rest[0]}"
+        remedy = f"give one of them a size, such as --config.mesh.{rest[0]}=1"
+        raise ConfigError(f"mesh.{rest[1]}", what, remedy)
 
 
 def check_devices(config: Experiment, num_devices: int) -> None:
-    """What needs the number of devices: the mesh fits them and the batch fits the mesh.
-
-    Args:
-      config: resolved.
-      num_devices: all devices of all processes.
-
-    Raises:
-      ConfigError: it does not fit; names sizes that do.
-    """
+    """What needs the number of devices: the mesh fits them and the batch fits the mesh."""
     shape = mesh_shape(config.mesh, num_devices)
     check_batches(config, dict(zip(AXES, shape, strict=True)))
 
 
 def check_batches(config: Experiment, sizes: Mapping[str, int]) -> None:
-    """Batches against mesh sizes; a size of -1 is not known yet and counts as 1.
-
-    Raises:
-      ConfigError: a batch does not divide.
-    """
+    """Batches against mesh sizes; a size of -1 is not known yet and counts as 1."""
     axes = [axis for axis in rules(config.mesh)["batch"] if sizes[axis] > 1]
     parts = math.prod(sizes[axis] for axis in axes)
     over = f"{_product(axes, sizes)} devices" if axes else ""
     batch, accumulate = config.train.batch_size, config.train.accumulate
     if batch % (parts * accumulate):
         into = f"train.accumulate={accumulate}" if accumulate > 1 else ""
-        raise ConfigError(
-            "train.batch_size",
-            f"{batch} does not divide by {' times '.join(part for part in (into, over) if part)}",
-            f"give a multiple of {parts * accumulate}",
-        )
+        what = f"{batch} does not divide by {' times '.join(part for part in (into, over) if part)}"
+        raise ConfigError("train.batch_size", what, f"give a multiple of {parts * accumulate}")
     scored = {"eval.batch_size": config.eval.batch_size}
     for name, entry in (config.eval.also or {}).items():
         scored[f"eval.also.{name}.batch_size"] = entry.batch_size
@@ -170,12 +136,7 @@ def check_batches(config: Experiment, sizes: Mapping[str, int]) -> None:
 
 
 def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, ...]:
-    """Sizes of `AXES` on `num_devices` devices, with the one -1 filled in.
-
-    Raises:
-      ConfigError: see `check_sizes`, or the product is not the number of devices; names the sizes
-        and proposes a shape.
-    """
+    """Sizes of `AXES` on `num_devices` devices, with the one -1 filled in; an error proposes a shape."""
     check_sizes(mesh)
     shape = sizes(mesh)
     shown = ", ".join(f"{axis}={size}" for axis, size in shape.items())
@@ -184,12 +145,11 @@ def mesh_shape(mesh: MeshConfig, num_devices: int) -> tuple[int, ...]:
     if filled and num_devices % fixed == 0:
         shape[filled[0]] = num_devices // fixed
     elif filled or fixed != num_devices:
-        raise ConfigError(
-            "mesh",
+        what = (
             f"{shown} needs {'a multiple of ' if filled else ''}{fixed} devices and there are "
-            f"{num_devices}",
-            f"a shape that fits: {_proposal(shape, num_devices)}",
+            f"{num_devices}"
         )
+        raise ConfigError("mesh", what, f"a shape that fits: {_proposal(shape, num_devices)}")
     return tuple(shape.values())
 
 

@@ -32,10 +32,6 @@ def put_batch(
         same batch.
       spec: shapes and types of the global batch; its shardings, if it has any, else
         `batch_sharding(mesh)`.
-      mesh: the device mesh; may span processes.
-
-    Returns:
-      Global arrays, shaped as in `spec`.
 
     Raises:
       ValueError: rows that do not divide the mesh, a key that is missing, or an array of another

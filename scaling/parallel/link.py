@@ -15,7 +15,7 @@ from typing import Any
 
 # More than any message; it bounds what a foreign connection can make us read.
 MAX_BYTES = 64 * 2**20
-# What a connection raises when the other side is gone, silent, or not a process of this run.
+# What a link raises when the other side is gone, silent, or not a process of this run.
 BROKEN = (OSError, EOFError, ValueError, AssertionError, AuthenticationError)
 
 
@@ -27,12 +27,7 @@ class Link:
     """An authenticated connection that carries JSON lists; any thread may send."""
 
     def __init__(self, sock: socket.socket, secret: bytes, silence: float, server: bool) -> None:
-        """Both sides prove that they know the secret.
-
-        Raises:
-          OSError, EOFError, ValueError: the other side speaks another protocol, or is gone.
-          AuthenticationError: it has another secret.
-        """
+        """Both sides prove that they know the secret."""
         sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         limit = struct.pack("ll", int(silence), int(silence % 1 * 1e6))
@@ -50,11 +45,7 @@ class Link:
             self._connection.send_bytes(json.dumps(message).encode())
 
     def messages(self) -> Iterator[list[Any]]:
-        """The messages of the other side; sends a heartbeat (an empty message) every second.
-
-        Raises:
-          OSError, EOFError, ValueError: the other side is gone, silent, or speaks otherwise.
-        """
+        """The messages of the other side; sends a heartbeat (an empty message) every second."""
         beat = min(1.0, self._silence / 4)
         heard, beaten = time.monotonic(), 0.0
         while True:

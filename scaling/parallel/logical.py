@@ -6,13 +6,13 @@ Models name dimensions (`nn.with_partitioning(init, ("embed", "mlp"))`, `constra
 
 import contextlib
 import contextvars
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from scaling.configs.errors import nearest
 from scaling.parallel.axes import Rules
 
 Names = Sequence[str | None]
@@ -22,22 +22,16 @@ _active: contextvars.ContextVar[tuple[jax.sharding.Mesh, Rules] | None] = contex
 
 
 def spec(names: Names, rules: Rules) -> PartitionSpec:
-    """The partition of an array whose dimensions have these names.
+    """The partition of an array whose dimensions have these names; one of None is never split.
 
-    A mesh axis splits one dimension of an array at most; the first that asks gets it.
-
-    Args:
-      names: one a dimension; None is never split.
-      rules: name -> mesh axes.
-
-    Raises:
-      ValueError: a name that is not in the table.
+    A mesh axis splits one dimension of an array at most; the first that asks gets it. Raises ValueError
+    for a name that is not in the table.
     """
     taken: set[str] = set()
     entries: list[str | tuple[str, ...] | None] = []
     for name in names:
         if name is not None and name not in rules:
-            near = difflib.get_close_matches(name, rules, n=1)
+            near = nearest(name, rules, count=1)
             raise ValueError(
                 f"logical axis {name!r} of {tuple(names)} has no rule"
                 + (f"; nearest is {near[0]!r}" if near else "")
@@ -76,10 +70,6 @@ def active_rules() -> tuple[jax.sharding.Mesh, Rules] | None:
 
 def constrain(x: jax.Array, names: Names) -> jax.Array:
     """Tells the compiler how an activation is split; without `logical_rules` returns `x`.
-
-    Args:
-      x: any array, also under `vmap`.
-      names: one logical name (or None) a dimension.
 
     Raises:
       ValueError: the wrong number of names, an unknown name, or a dimension that does not divide

@@ -10,19 +10,12 @@ from scaling.parallel.axes import AXES, axes_with, mesh_shape
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Any:
-    """The mesh of a config, with axes `AXES` of type Auto.
+    """The mesh (`jax.sharding.Mesh`) of a config, with axes `AXES` of type Auto.
 
     On TPU the order of devices follows the topology. On several slices `replica` (or else `data`)
     goes across them. Elsewhere the order is that of `jax.devices()`, by process, so that the
-    later axes stay inside a process.
-
-    Args:
-      config: sizes; also a resolved config section.
-      devices: what to use instead of all devices, for instance those of a topology that is not
-        here.
-
-    Returns:
-      jax.sharding.Mesh.
+    later axes stay inside a process. `devices` are those to use instead of all, for instance those of a
+    topology that is not here.
 
     Raises:
       ConfigError: the sizes do not fit the devices.

@@ -118,10 +118,6 @@ def start_processes(config: Any, arguments: Any) -> Processes:
     SCALING_SECRET (the same in all processes: a connection that does not know it is refused;
     without one, whatever reaches the port may join, as with JAX's coordinator).
 
-    Args:
-      config: resolved config.
-      arguments: has `coordinator`, `num_processes` and `process_id`, each possibly None.
-
     Raises:
       RosterError: a process is missing (named) or died, or they differ (in what, is said).
     """
@@ -142,13 +138,8 @@ def join(
     """Roster, comparison, `jax.distributed`, devices, watch.
 
     Args:
-      place: this process's place.
       facts: what must be equal in all processes.
       explain: (process 0's, another's "config") -> their difference in words.
-      env: where the variables of `start_processes` are.
-
-    Raises:
-      RosterError: see `start_processes`.
     """
     timeout = float(env.get("SCALING_START_TIMEOUT", "50"))
     if place.coordinator == AUTO:

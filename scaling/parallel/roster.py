@@ -33,12 +33,7 @@ STOP = "stop"
 
 
 class Processes:
-    """The processes of a run, here one alone; a context manager around everything that uses JAX.
-
-    Attributes:
-      process_id: which one this is, from 0.
-      num_processes: how many there are.
-    """
+    """The processes of a run, here one alone; a context manager around everything that uses JAX."""
 
     process_id = 0
     num_processes = 1
@@ -47,7 +42,6 @@ class Processes:
         """Whether to stop before step `where`; the same answer in all processes.
 
         Args:
-          where: the step, for messages.
           wanted: whether this process was told to stop.
 
         Raises:
@@ -62,7 +56,6 @@ class Processes:
           tag: names the decision; all processes take the same ones in the same order.
           value: JSON data.
           rule: {process: value} -> JSON data; only process 0 applies it.
-          timeout: seconds to wait for the others.
 
         Raises:
           RosterError: a process is missing (named) or died.
@@ -94,10 +87,6 @@ class Roster(Processes):
         """Process 0 listens, the others connect to it.
 
         Args:
-          host: where process 0 is.
-          port: where it listens.
-          num_processes: how many processes the run has.
-          process_id: which one this is, from 0.
           interface: the address that process 0 listens on; "::" means all of its addresses.
           secret: the same in all processes; a connection that does not know it is closed.
           timeout: seconds to wait for process 0, and the default of `decide`.

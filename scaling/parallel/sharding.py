@@ -52,8 +52,6 @@ def param_shardings(
 
     Args:
       boxed: abstract variables (`jax.eval_shape(init, key)`), annotated leaves in flax boxes.
-      mesh: the device mesh.
-      config: section `mesh`: rules, waivers, and from which size un-annotated arrays are split.
 
     Returns:
       (tree of NamedSharding, tree of axis names), both shaped like the unboxed variables; the
@@ -89,7 +87,6 @@ def state_shardings(state: PyTree, placed: Mapping[str, PyTree], mesh: jax.shard
     Args:
       state: abstract state with the attributes `params`, `frozen` and `model_state`.
       placed: shardings of the task's variables, by collection.
-      mesh: the device mesh.
     """
     shapes = jax.tree_util.tree_flatten_with_path(state.params)[0]
     known = {

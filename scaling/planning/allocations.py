@@ -27,7 +27,6 @@ class Allocation:
     Attributes:
       name: `params/layers/mlp/up/kernel`, or `saved: layers/mlp/up` for an activation.
       shape: of the whole array.
-      dtype: its type.
       bytes: on one device.
       exact: whether the sharding is known; else the batch is taken to be split and nothing more.
     """
@@ -56,13 +55,7 @@ def batch_parts(config: Experiment, mesh: jax.sharding.Mesh) -> int:
 
 
 def largest(program: Program, *, overflow: bool = False, count: int = 12) -> list[Allocation]:
-    """The largest arrays, largest first.
-
-    Args:
-      program: of the step.
-      overflow: also trace the step for the activations that it saves.
-      count: how many.
-    """
+    """The largest `count` arrays, largest first; of an `overflow` also the activations that it saves."""
     arrays = [
         Allocation(path_name(path), tuple(x.shape), str(x.dtype), float(_part_bytes(x)), True)
         for path, x in jax.tree_util.tree_flatten_with_path(program.abstract)[0]

@@ -98,21 +98,12 @@ JOBS = {
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Values, tuple[str, ...]]:
-    """(job, {flag: value}, overrides) of a command line.
-
-    Raises:
-      ConfigError: a flag that does not exist or fit, or that the job would ignore or lacks.
-      SystemExit: 0, after `--help`.
-    """
+    """(job, {flag: value}, overrides) of a command line; ConfigError for what the job does not take."""
     values, overrides = cli.read(argv, OPTIONS, USAGE)
-    asked = [name for name in JOBS if name in values]
-    job = asked[0] if asked else "topology"
-    if not asked and "config" not in values:
+    if not {"config", *JOBS} & values.keys():
         jobs = ", ".join(f"--{name}" for name in JOBS)
         raise ConfigError("scaling.plan", "nothing was asked for", f"give one of {jobs}")
-    for name in (*values, *(["config"] if overrides else [])):
-        if name not in (job, *JOBS[job]):
-            raise ConfigError(f"--{name}", f"does not go with --{job}", "leave it out")
+    job = cli.job_of(values, JOBS, overrides, default="topology")
     if "config" in JOBS[job] and "config" not in values:
         raise ConfigError("--config", "is required", "write --config=FILE[:ARG]")
     if ("budget" in values) != ("fit" in values):

@@ -15,13 +15,8 @@ from scaling.planning import hlo
 from scaling.planning.hlo import Computation, Instruction, Module
 
 KINDS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-    "ragged-all-to-all",
+    *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
 )
 _MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:,? ?device_ids=\(?([^ {]*)\)?)? *\{([^}]*)\}"
@@ -60,7 +55,6 @@ def collectives(
     """Communication of a program, most bytes first.
 
     Args:
-      module: the compiled program.
       mesh_shape: {axis: size}; the first axis varies slowest over device numbers.
       slice_of: slice of each device, in the mesh's order; None: one slice.
     """
@@ -73,7 +67,8 @@ def collectives(
             if kind not in KINDS and kind != "send":
                 continue
             # The pieces of one asynchronous operation share channel and chain.
-            key = (kind, one.attribute("channel_id"), _chain(one))
+            chain = re.search(r'(?:chain_id|async_collective_name)="([^"]*)"', one.attributes)
+            key = (kind, one.attribute("channel_id"), chain[1] if chain else one.name)
             if key in seen:
                 continue
             seen.add(key)
@@ -96,11 +91,6 @@ def _communicating(module: Module, computation: Computation) -> list[Instruction
             for name in hlo.called(one):
                 instructions += _communicating(module, module.computations[name])
     return instructions
-
-
-def _chain(one: Instruction) -> str:
-    match = re.search(r'(?:chain_id|async_collective_name)="([^"]*)"', one.attributes)
-    return match[1] if match else one.name
 
 
 def _bytes(one: Instruction, kind: str) -> float:

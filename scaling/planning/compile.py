@@ -46,15 +46,12 @@ class Memory:
     """Bytes on one device.
 
     Attributes:
-      params: parameters.
-      optimizer: optimizer state.
       other: the rest of the arguments: batch, averages, counters, hyper-parameters.
       arguments: everything that lives before the step starts, by the compiler's count (padding
         included).
       temporaries: peak less arguments: activations, gradients, gathered parameters, buffers.
       peak: the most that is alive at once; for GPU and CPU arguments + results + temporaries.
       limit: what a program may use; None where it is not known.
-      code: the program itself.
     """
 
     params: float
@@ -89,34 +86,18 @@ class Overflow:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is known of a run before it runs; sizes and rates are of one device, one step.
+    """What is known of a run before it runs; sizes and rates are of one device, one step, but
+    `batch_size` and `tokens` (units, which may be examples) of all devices.
 
     Attributes:
-      name: of the config.
-      target: the hardware.
-      devices: JAX devices.
-      mesh: {axis: size}.
-      device_kind: as JAX names it.
-      remat: `model.remat`, where the model has it.
       rows: examples of a device and microbatch.
-      accumulate: microbatches in a step.
-      batch_size: examples in a step, over all devices.
-      tokens: units (tokens or examples) in a step, over all devices.
-      unit: what they are.
-      steps: of the whole run.
-      params: parameters of the model.
       model_flops: forward and backward products, attention halved by its mask, without
         recomputation; of one device.
       largest: the largest allocations, by the names of the model.
-      seconds: of lowering and of compiling.
-      effort: of the compiler.
       fingerprint: of config (whole), code of the program, hardware and compiler.
       run_id: `configs.fingerprint` of the config: the same as that of the run itself.
-      versions: of jax and the compiler.
       memory: None if it does not fit.
       overflow: None if it fits.
-      work: None if it does not fit.
-      traffic: collectives.
       estimate: step time; None if it does not fit, or on devices without known rates.
     """
 
@@ -171,8 +152,6 @@ def compile_plan(
     """Compiles the train step of a config for a target; `topology.prepare` came before.
 
     Args:
-      config: resolved and validated.
-      target: the hardware.
       changes: numbers of its devices that replace the table's, see `hardware.override`.
       text_path: where to keep the compiled program as text.
       effort: `least` (XLA's level O1) compiles in a fraction of the time to nearly the same program;
@@ -259,23 +238,15 @@ def _limit(
 def _memory(stats: Any, program: Program, limit: float | None) -> Memory:
     """From the compiler's statistics; donated arguments are counted once."""
     state = program.abstract
-    params, optimizer = (
-        allocations.tree_bytes(state.params),
-        allocations.tree_bytes(state.opt_state),
-    )
+    params = allocations.tree_bytes(state.params)
+    optimizer = allocations.tree_bytes(state.opt_state)
     arguments = float(stats.argument_size_in_bytes)
     peak = float(getattr(stats, "peak_memory_in_bytes", 0) or 0)
-    whole = (
-        arguments
-        + stats.temp_size_in_bytes
-        + stats.output_size_in_bytes
-        - stats.alias_size_in_bytes
-    )
-    platform = program.mesh.devices.flat[0].platform
-    if platform != "tpu" or not peak:
+    if program.mesh.devices.flat[0].platform != "tpu" or not peak:
         # Only the TPU compiler packs over time; elsewhere temporaries are one block that lives
         # through the whole step.
-        peak = float(whole)
+        results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+        peak = float(arguments + stats.temp_size_in_bytes + results)
     return Memory(
         params=params,
         optimizer=optimizer,

@@ -15,13 +15,7 @@ from scaling.planning.topology import Target
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """Dollars per chip-hour.
-
-    Attributes:
-      dollars: on demand.
-      source: where it was read.
-      date: when.
-    """
+    """Dollars per chip-hour, on demand; where that was read, and when."""
 
     dollars: float
     source: str
@@ -62,17 +56,12 @@ class RunCost:
 
 
 def price_of(target: Target, price: float | None = None) -> Price | None:
-    """The price given, else the table's; None where there is neither."""
+    """The price given (dollars per chip-hour), else the table's; None where there is neither."""
     return PRICES.get(target.family or "") if price is None else Price(price, "--price", "")
 
 
 def cost(plan: Plan, price: float | None = None) -> RunCost | None:
-    """The cost of a whole run; None without an estimate of its step time.
-
-    Args:
-      plan: a compiled plan.
-      price: dollars per chip-hour, instead of the table's.
-    """
+    """The cost of a whole run; None without an estimate of its step time. `price` as in `price_of`."""
     if plan.estimate is None:
         return None
     chosen = price_of(plan.target, price)
@@ -84,11 +73,7 @@ def cost(plan: Plan, price: float | None = None) -> RunCost | None:
 
 
 def chip_hours(budget: str, price: Price | None) -> float:
-    """Chip-hours of "1000h" or of "50000usd" at a price.
-
-    Raises:
-      ConfigError: it is neither, or money without a price.
-    """
+    """Chip-hours of "1000h" or of "50000usd" at a price; ConfigError if it is neither."""
     match = re.fullmatch(r"([\d.]+(?:e\d+)?)(h|usd|\$)", budget.lower().replace(",", "").strip())
     try:
         amount = float(match[1]) if match else 0.0
@@ -99,9 +84,6 @@ def chip_hours(budget: str, price: Price | None) -> float:
     if match[2] == "h":
         return amount
     if price is None:
-        raise ConfigError(
-            "--budget",
-            f"{budget} is money, and no price is known for this hardware",
-            "give --price=DOLLARS per chip-hour",
-        )
+        what = f"{budget} is money, and no price is known for this hardware"
+        raise ConfigError("--budget", what, "give --price=DOLLARS per chip-hour")
     return amount / price.dollars

@@ -84,12 +84,7 @@ class Footprint:
     ) -> Sketch:
         """The numbers of one candidate.
 
-        Args:
-          mesh: {axis: size}.
-          batch_size: examples of a step.
-          accumulate: microbatches of a step.
-          remat: a key of `kept`.
-          rates: of a device.
+        `mesh` is {axis: size}, `remat` a key of `kept`, `batch_size` that of a whole step.
         """
         batch, model = axes_with("batch"), axes_with("parameters")
         parts = math.prod(mesh[axis] for axis in batch)
@@ -107,11 +102,8 @@ class Footprint:
         if across > 1:
             link += 8 * (self.stream or self.kept[remat]) * rows * accumulate
         work = self.flops * batch_size / math.prod(mesh.values()) * self.again[remat]
-        units = (
-            work / rates.flops,
-            link / rates.link,
-            3 * self.state / split / rates.bandwidth,
-        )
+        memory_seconds = 3 * self.state / split / rates.bandwidth
+        units = work / rates.flops, link / rates.link, memory_seconds
         return Sketch(memory, max(units) + 0.2 * sum(units))
 
 

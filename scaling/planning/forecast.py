@@ -34,7 +34,6 @@ class Machine:
       device: what `step_time` and all that follows from it hold for.
       chips: what is paid for; a chip may be several devices. None without a device.
       price: money per chip-hour, in `currency`.
-      currency: of the price.
     """
 
     device: UsedDevices | None = None
@@ -54,7 +53,6 @@ def build(
     """The content of a forecast, not sealed yet.
 
     Args:
-      target: the run.
       law: a fitted law whose target is `loss`.
       at: values of variables of the law that a config does not tell.
       plan: what `python -m scaling.plan --json` found for the same config.
@@ -68,7 +66,10 @@ def build(
     values = _variables(target, law, dict(at or {}))
     runs = smaller_runs.find(law.runs)
     absent: dict[str, str] = {}
-    simulated = _simulated(law, values, graded)
+    try:
+        simulated = simulate(law.result, values, law.draws, graded)
+    except LawError as error:
+        raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
     quantities = {"loss": _loss(target, law, simulated)}
     measured, machine = _machine(target, runs, plan, price, absent)
     quantities |= measured
@@ -103,11 +104,8 @@ def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
     """
     path = workdir / sealed.FORECAST
     if (workdir / "provenance.json").exists():
-        raise ConfigError(
-            "--workdir",
-            f"{workdir} holds a run that has started: a forecast comes before the run",
-            "use another --workdir, and start the run there",
-        )
+        what = f"{workdir} holds a run that has started: a forecast comes before the run"
+        raise ConfigError("--workdir", what, "use another --workdir, and start the run there")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         sealed.write(path, content)
@@ -122,35 +120,21 @@ def _variables(target: PlannedRun, law: LawFit, at: dict[str, float]) -> dict[st
     """Exactly the variables of the law."""
     declared = law.result.law
     if declared.target.name != "loss":
-        raise ConfigError(
-            "--law",
-            f"{declared.name} is a law of {declared.target.name}, not of the loss",
-            "fit one whose target is loss (python -m scaling.fit --list)",
-        )
+        what = f"{declared.name} is a law of {declared.target.name}, not of the loss"
+        remedy = "fit one whose target is loss (python -m scaling.fit --list)"
+        raise ConfigError("--law", what, remedy)
     names = [variable.name for variable in declared.variables]
     known = {**target.variables, **at}
     missing = [name for name in names if name not in known]
     if missing:
-        raise ConfigError(
-            "--at",
-            f"law {declared.name} needs {', '.join(missing)}, which a config does not tell",
-            "write --at=" + ",".join(f"{name}=VALUE" for name in missing),
-        )
+        what = f"law {declared.name} needs {', '.join(missing)}, which a config does not tell"
+        remedy = "write --at=" + ",".join(f"{name}=VALUE" for name in missing)
+        raise ConfigError("--at", what, remedy)
     strange = sorted(set(at) - set(names))
     if strange:
-        raise ConfigError(
-            "--at",
-            f"{strange[0]} is not a variable of law {declared.name}",
-            f"its variables are {', '.join(names)}",
-        )
+        what = f"{strange[0]} is not a variable of law {declared.name}"
+        raise ConfigError("--at", what, f"its variables are {', '.join(names)}")
     return {name: known[name] for name in names}
-
-
-def _simulated(law: LawFit, values: dict[str, float], graded: float) -> Simulated:
-    try:
-        return simulate(law.result, values, law.draws, graded)
-    except LawError as error:
-        raise ConfigError("--forecast", str(error), "see python -m scaling.fit --help") from error
 
 
 def _loss(target: PlannedRun, law: LawFit, simulated: Simulated) -> Quantity:
@@ -245,11 +229,8 @@ def describe(content: Mapping[str, Any]) -> str:
     conventions = {k: v for k, v in content["conventions"].items() if k in content["variables"]}
     lines.append("  the law's " + "; ".join(f"{k}: {v}" for k, v in conventions.items()))
     where = ", ".join(f"{name} x{factor:.3g}" for name, factor in content["outside"].items())
-    lines.append(
-        f"  extrapolates: {where} beyond the data"
-        if where
-        else "  inside the range of the data in every variable"
-    )
+    inside = "  inside the range of the data in every variable"
+    lines.append(f"  extrapolates: {where} beyond the data" if where else inside)
     lines += [f"  differs from the smaller runs: {text}" for text in content["differs"]]
     lines += [f"  warning: {text}" for text in content["warnings"]]
     return "\n".join(lines)

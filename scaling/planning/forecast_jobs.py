@@ -53,7 +53,7 @@ def grade(values: Values, _: Sequence[str]) -> int:
 
 
 def scoreboard(values: Values, _: Sequence[str]) -> int:
-    """Scores all graded runs below a directory; writes scoreboard.json and pictures there."""
+    """Scores all graded runs below a directory; writes scoreboard.json there."""
     folder = _folder(values, "scoreboard")
     try:
         record = scoring.score(folder)
@@ -61,14 +61,7 @@ def scoreboard(values: Values, _: Sequence[str]) -> int:
     except (scoring.ScoreboardError, OSError) as error:
         raise ConfigError("--scoreboard", str(error)) from error
     print(scoring.describe(record))
-    try:
-        from scaling.planning.scoreboard_figure import draw
-
-        pictures = draw(record, folder)
-    except ImportError as error:
-        print(f"no picture: {error}; pip install 'scaling[fit]'")
-        pictures = []
-    print("wrote " + ", ".join(str(path) for path in (folder / scoring.NAME, *pictures)))
+    print(f"wrote {folder / scoring.NAME}")
     return 0
 
 

@@ -57,13 +57,10 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: unique in its computation.
       type: arrays of the result; more than one for a tuple.
       opcode: "fusion", "while", "dot", ...
       operands: names of instructions of the same computation.
       text: everything between the parentheses of the operands (a constant's value).
-      attributes: the rest of the line.
-      root: whether it is the computation's result.
     """
 
     name: str
@@ -117,11 +114,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Reads a compiled program.
-
-    Raises:
-      HloError: it has no entry computation, or a line is not understood.
-    """
+    """Reads a compiled program."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for number, line in _logical_lines(text):

@@ -31,8 +31,6 @@ class LawFit:
     """A fitted law with its resamples.
 
     Attributes:
-      result: the fit.
-      draws: its bootstrap.
       runs: what was fitted: a table, or a directory of runs.
       fit_json: the fit.json it was repeated from, if any.
       count: which parameters the table's `params` are, as far as its command says.
@@ -71,7 +69,7 @@ class LawFit:
             "runs": str(self.runs),
             "table_sha256": self.table_sha256,
             "fit_json": str(self.fit_json) if self.fit_json else None,
-            "fit_json_sha256": _file_hash(self.fit_json) if self.fit_json else None,
+            "fit_json_sha256": files.sha256(self.fit_json) if self.fit_json else None,
             "ranges": {name: list(ends) for name, ends in result.ranges.items()},
             "bootstrap": {
                 "resamples": len(draws),
@@ -103,11 +101,9 @@ def load(source: str, law: str | None) -> LawFit:
     """
     path = pathlib.Path(source)
     if not path.exists():
-        raise ConfigError(
-            "--forecast",
-            f"{source} does not exist",
-            "give a fit.json, a run table, or a directory of runs",
-        )
+        what = f"{source} does not exist"
+        remedy = "give a fit.json, a run table, or a directory of runs"
+        raise ConfigError("--forecast", what, remedy)
     if path.is_dir() and (path / "fit.json").exists():
         path = path / "fit.json"
     try:
@@ -140,25 +136,17 @@ def _repeat(path: pathlib.Path, law: str | None) -> LawFit:
         words = shlex.split(record["command"])
         objective, points, name = record["objective"], record["points"], record["law"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            "--forecast",
-            f"{path} is not a fit.json ({error!r})",
-            "make it with python -m scaling.fit",
-        ) from error
+        what = f"{path} is not a fit.json ({error!r})"
+        raise ConfigError("--forecast", what, "make it with python -m scaling.fit") from error
     again = _fit(words[words.index("scaling.fit") + 1 :], path)
     result = again.result
     if law not in (None, name, result.law.name):
         raise ConfigError("--law", f"is {law}, but {path} fits {name}", "leave --law out")
     apart = abs(result.objective - objective) > SAME_FIT * abs(objective) + 1e-12
     if apart or result.points != points:
-        raise ConfigError(
-            "--forecast",
+        what = (
             f"{again.runs} is not what {path} was fitted to any more (objective "
-            f"{result.objective:.6g} on {result.points} points, there {objective:.6g} on {points})",
-            f"fit again: {record['command']}",
+            f"{result.objective:.6g} on {result.points} points, there {objective:.6g} on {points})"
         )
+        raise ConfigError("--forecast", what, f"fit again: {record['command']}")
     return again
-
-
-def _file_hash(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -19,6 +19,7 @@ from scaling.planning.topology import Target
 from scaling.sweeps import design
 from scaling.track import compile_cache, files
 from scaling.track.paths import cache_root
+from scaling.track.progress import aligned
 
 DOES_NOT_FIT = 1
 
@@ -49,17 +50,12 @@ def plan(target: Target, values: Values, overrides: Sequence[str]) -> int:
 def _budget(compiled: compiling.Plan, values: Values) -> int:
     """Prints the model size and tokens that a budget buys, at both ends of the step time.
 
-    Args:
-      compiled: plan of a config like the one to train, on the hardware to pay for: gives the FLOP/s.
-      values: flags: `budget`, `fit`, `price`.
+    `compiled` is a plan of a config like the one to train, on the hardware to pay for: gives the FLOP/s.
     """
     hours = cost.chip_hours(values["budget"], cost.price_of(compiled.target, values.get("price")))
     if compiled.estimate is None:
-        raise ConfigError(
-            "--budget",
-            f"needs the speed of {compiled.device_kind}, which is not known",
-            "give --hardware=flops=...,bandwidth=...,link=...",
-        )
+        what = f"needs the speed of {compiled.device_kind}, which is not known"
+        raise ConfigError("--budget", what, "give --hardware=flops=...,bandwidth=...,link=...")
     # The law counts FLOPs as its table does, so the rate is of 6 N D: tokens and parameters alone.
     per_step = 6.0 * compiled.params * compiled.tokens
     seconds = hours * 3600 / compiled.target.chips
@@ -76,7 +72,7 @@ def _budget(compiled: compiling.Plan, values: Values) -> int:
         rows.append((label, f"{one.flops:.3g}", *numbers, "; ".join(one.warnings)))
     print(f"\n{hours:,.0f} chip-hours of {compiled.target.name} under {law.result.law.name}, 95 %:")
     header = ("step time", "FLOPs (6ND)", "parameters", "tokens", "loss", "")
-    print(report.table(header, rows))
+    print(aligned([header, *rows], left=(0,)))
     return 0
 
 
@@ -88,11 +84,12 @@ def search(target: Target, values: Values, overrides: Sequence[str]) -> int:
         changes=values.get("hardware", {}),
         most=values.get("compiles", 8),
         jobs=values.get("jobs", 1),
-        cache=plan_cache(),
+        cache=cache_root() / "plans",
         say=lambda line: print(line, flush=True),
     )
     rows = [(one.candidate.label(), *one.cells()) for one in result.tried]
-    print("\n" + report.table(("settings", *searching.HEADER), rows))
+    header = ("settings", *searching.HEADER)
+    print("\n" + aligned([header, *rows], left=(0,)))
     print(f"{result.pruned} could not fit by the lower bound, {result.left} were not compiled")
     if result.best is None:
         print("nothing fits: take more chips, a smaller batch or a smaller model")
@@ -112,8 +109,9 @@ def sweep(target: Target, values: Values, _: Sequence[str]) -> int:
         print(warning)
     candidates = [searching.Candidate(dict(cell.axes), cell.config) for cell in cells]
     jobs, tried = values.get("jobs", 1), []
+    cache = cache_root() / "plans"
     for one in searching.compile_all(
-        candidates, target, jobs=jobs, cache=plan_cache(), effort="default", changes=changes
+        candidates, target, jobs=jobs, cache=cache, effort="default", changes=changes
     ):
         tried.append(one)
         print(f"[{len(tried)}/{len(candidates)}] {one}", flush=True)
@@ -125,13 +123,9 @@ def sweep(target: Target, values: Values, _: Sequence[str]) -> int:
         )
         for one in tried
     ]
-    print("\n" + report.table(("cell", *searching.HEADER, "would fit with"), rows))
+    header = ("cell", *searching.HEADER, "would fit with")
+    print("\n" + aligned([header, *rows], left=(0,)))
     return 0 if all(one.fits for one in tried) else DOES_NOT_FIT
-
-
-def plan_cache() -> pathlib.Path:
-    """Where reports of compiles are kept: plans/ in the cache."""
-    return cache_root() / "plans"
 
 
 JOBS: dict[str, Callable[[Target, Values, Sequence[str]], int]] = {

@@ -1,9 +1,7 @@
 """What a forecast takes from the JSON that `python -m scaling.plan --json` writes."""
 
 import dataclasses
-import hashlib
 import math
-import pathlib
 from typing import Any, Self
 
 from scaling.configs import ConfigError
@@ -17,9 +15,6 @@ class PlanRecord:
     """A plan of the run that is forecast.
 
     Attributes:
-      origin: {path, sha256} of the file.
-      fingerprint: of the config it was made for.
-      device: what it was compiled for.
       chips: what chip-hours count; a chip may be several devices.
       price: money per chip-hour; None where it knows none.
       quantities: memory peak and step time, with no interval: neither has a record of errors of its
@@ -35,16 +30,11 @@ class PlanRecord:
 
     @classmethod
     def read(cls, path: str) -> Self:
-        """Reads a plan.
-
-        Raises:
-          ConfigError: there is no such file, or it is not a plan of one config.
-        """
+        """Reads a plan; ConfigError where there is no such file, or it is not a plan of one config."""
         try:
-            digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
             plan = files.read_json(path)
             return cls(
-                origin={"path": path, "sha256": digest},
+                origin={"path": path, "sha256": files.sha256(path)},
                 fingerprint=plan["run_id"],
                 device=UsedDevices(plan["device_kind"], int(plan["devices"])),
                 chips=int(plan["target"]["chips"]) or int(plan["devices"]),
@@ -52,21 +42,18 @@ class PlanRecord:
                 quantities=_quantities(plan),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                "--plan",
-                f"{path} is not a plan ({error!r})",
-                "make it with python -m scaling.plan --config=... --topology=... --json=FILE",
-            ) from error
+            what = f"{path} is not a plan ({error!r})"
+            remedy = "make it with python -m scaling.plan --config=... --topology=... --json=FILE"
+            raise ConfigError("--plan", what, remedy) from error
 
     def check(self, fingerprint: str) -> None:
         """Raises ConfigError unless the plan is of this config."""
         if self.fingerprint != fingerprint:
-            raise ConfigError(
-                "--plan",
+            what = (
                 f"{self.origin['path']} is of another config (fingerprint {self.fingerprint}, this "
-                f"one is {fingerprint})",
-                "plan this config",
+                f"one is {fingerprint})"
             )
+            raise ConfigError("--plan", what, "plan this config")
 
 
 def _quantities(plan: dict[str, Any]) -> dict[str, Quantity]:

@@ -18,9 +18,6 @@ class Quantity:
     """One number of a forecast.
 
     Attributes:
-      value: the point forecast.
-      unit: of `value` and of every interval.
-      source: in words: a law and its table, smaller runs, a plan.
       intervals: level -> prediction interval; empty where nothing is known about the error.
       range: an estimate's own span of assumptions, to which no probability belongs.
     """

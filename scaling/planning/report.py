@@ -1,7 +1,5 @@
 """A plan as text."""
 
-from collections.abc import Sequence
-
 from scaling.planning import roofline
 from scaling.planning.compile import GiB, Plan
 from scaling.planning.cost import RunCost
@@ -9,9 +7,8 @@ from scaling.planning.cost import RunCost
 
 def text(plan: Plan, cost: RunCost | None) -> str:
     """The whole report."""
-    mesh = (
-        ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
-    )
+    mesh = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1)
+    mesh = mesh or "one device"
     lines = [
         f"{plan.name} on {plan.target.name}: {plan.devices} x {plan.device_kind}, {mesh}",
         f"  {plan.params:,} parameters; batch {plan.batch_size} ({plan.rows:g} rows per device"
@@ -34,18 +31,15 @@ def _verdict(plan: Plan) -> list[str]:
         over = plan.overflow
         need = "more" if over.required is None else f"{over.required / GiB:.2f} GiB"
         limit = (
-            "the device has" if over.limit is None else f"the {over.limit / GiB:.2f} GiB there are"
+            f"the {(over.limit or 0) / GiB:.2f} GiB there are" if over.limit else "the device has"
         )
-        return [
-            f"DOES NOT FIT: needs {need} per device, {limit}",
-            f"  compiler: {over.message[:300]}",
-        ]
+        verdict = f"DOES NOT FIT: needs {need} per device, {limit}"
+        return [verdict, f"  compiler: {over.message[:300]}"]
     memory = plan.memory
     assert memory is not None
     verdict = "FITS" if plan.fits else "DOES NOT FIT"
-    known = memory.limit is not None and memory.head_room is not None
-    room = f", {size(memory.head_room or 0)} to spare" if known else ""
-    limit = f" of {size(memory.limit)}" if memory.limit is not None else ""
+    room = "" if memory.head_room is None else f", {size(memory.head_room)} to spare"
+    limit = "" if memory.limit is None else f" of {size(memory.limit)}"
     rows = [
         ("parameters", memory.params),
         ("optimizer state", memory.optimizer),
@@ -132,16 +126,3 @@ def _time(plan: Plan, cost: RunCost | None) -> list[str]:
         else:
             lines.append("  no price is known for it: give --price=DOLLARS per chip-hour")
     return lines
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the first to the left, the others to the right."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )

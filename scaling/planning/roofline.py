@@ -49,21 +49,9 @@ class Estimate:
 
 
 def estimate(
-    work: Work,
-    traffic: Sequence[Traffic],
-    device: Device,
-    target: Target,
-    mesh: Mapping[str, int],
+    work: Work, traffic: Sequence[Traffic], device: Device, target: Target, mesh: Mapping[str, int]
 ) -> Estimate:
-    """The range of the step time.
-
-    Args:
-      work: counts of one device.
-      traffic: its collectives.
-      device: peak rates.
-      target: for the shape of its torus.
-      mesh: {axis: size}.
-    """
+    """The range of the step time, from the counts, collectives and peak rates of one device."""
     parts = {
         "matmul": work.matmul_flops / device.flops,
         "attention": work.attention_flops / device.flops,

@@ -1,4 +1,4 @@
-"""How good the forecasts of many runs were: coverage of the intervals, error, bias, drift.
+"""How good the forecasts of many runs were: coverage of the intervals, error, bias.
 
 Reads the `grade` in every summary.json below a directory; see `grade`. Coverage carries an exact
 binomial interval (Clopper-Pearson), as if forecasts were independent: those that share one fit are
@@ -118,7 +118,6 @@ def _score(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "mean_absolute_error": float(np.abs(errors).mean()) if len(errors) else None,
         "bias": float(errors.mean()) if len(errors) else None,
         "bias_standard_error": float(stats.sem(errors)) if len(errors) > 1 else None,
-        "drift": drift(errors),
     }
 
 
@@ -133,38 +132,13 @@ def coverage(inside: Sequence[bool | None]) -> dict[str, Any] | None:
     return {"inside": hits, "of": total, "share": hits / total, "interval95": interval}
 
 
-def drift(errors: np.ndarray) -> dict[str, float] | None:
-    """Whether forecasts get better: errors of the later half against those of the earlier.
-
-    Args:
-      errors: relative errors, in the order of the forecasts, float[n].
-
-    Returns:
-      Bias and mean absolute error of both halves, and the p value of Kendall's tau between order
-      and absolute error; None below 4 forecasts.
-    """
-    if len(errors) < 4:
-        return None
-    half = len(errors) // 2
-    early, late = errors[:half], errors[half:]
-    tau = stats.kendalltau(np.arange(len(errors)), np.abs(errors))
-    return {
-        "bias_early": float(early.mean()),
-        "bias_late": float(late.mean()),
-        "absolute_early": float(np.abs(early).mean()),
-        "absolute_late": float(np.abs(late).mean()),
-        "kendall_tau": float(np.nan_to_num(tau.statistic)),
-        "p_value": float(np.nan_to_num(tau.pvalue, nan=1.0)),
-    }
-
-
 def describe(record: dict[str, Any]) -> str:
     """The scoreboard as a table for the terminal."""
     runs = ", ".join(f"{count} {status}" for status, count in sorted(record["runs"].items()))
     lines = [
         f"{record['folder']}: {runs}; forecasts from {record['fits']} fits",
         f"{'quantity':20s} {'n':>4s}  {'in 50 %':22s} {'in 95 %':22s} {'half width':>10s} "
-        f"{'mean |error|':>12s} {'bias':>16s}  drift",
+        f"{'mean |error|':>12s} {'bias':>16s}",
     ]
     for name, one in record["quantities"].items():
         shares = [_share(one["coverage50"]), _share(one["coverage95"])]
@@ -173,7 +147,7 @@ def describe(record: dict[str, Any]) -> str:
         lines.append(
             f"{name:20s} {one['measured']:4d}  {shares[0]:22s} {shares[1]:22s} "
             f"{_percent(one['mean_half_width95']):>10s} {_percent(one['mean_absolute_error']):>12s} "
-            f"{_bias(one):>16s}  {_drift(one['drift'])}"
+            f"{_bias(one):>16s}"
         )
     form = record["form"]
     if form["fits"]:
@@ -202,10 +176,3 @@ def _bias(one: dict[str, Any]) -> str:
     spread = one["bias_standard_error"]
     more = "" if spread is None else f" +- {100 * spread:.2f}"
     return f"{100 * one['bias']:+.2f}{more} %"
-
-
-def _drift(one: dict[str, float] | None) -> str:
-    if one is None:
-        return "too few"
-    early, late = 100 * one["absolute_early"], 100 * one["absolute_late"]
-    return f"|error| {early:.2f} % then {late:.2f} % (p = {one['p_value']:.2f})"

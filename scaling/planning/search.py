@@ -40,7 +40,6 @@ class Candidate:
 
     Attributes:
       changes: {key of the config: value}.
-      config: with the changes.
       sketch: of its memory and time; zeros where nothing is pruned.
     """
 
@@ -167,20 +166,12 @@ def search(
     cache: pathlib.Path,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Looks for the fastest settings that fit.
+    """Looks for the fastest settings that fit: mesh, `train.accumulate` and `model.remat`.
 
-    Candidates are compiled with the compiler's least effort; the best is compiled again as a run
-    would be, and gives way to the next if it does not fit then. Stops when `most` candidates are
-    compiled, or when what is left is sketched to be slower than twice the best.
-
-    Args:
-      config: resolved; its mesh, `train.accumulate` and `model.remat` are what may change.
-      target: the topology.
-      changes: numbers of its devices that replace the table's, see `hardware.override`.
-      most: compiles.
-      jobs: at a time.
-      cache: folder of reports.
-      say: told of progress.
+    Candidates are compiled with the compiler's least effort, `jobs` at a time; the best is compiled
+    again as a run would be, and gives way to the next if it does not fit then. Stops when `most` are
+    compiled, or when what is left is sketched to be slower than twice the best. `changes` are numbers
+    of the devices that replace the table's, see `hardware.override`.
     """
     limit, rates = device_numbers(target, changes)
     everything = candidates(config, target, rates)
@@ -259,11 +250,7 @@ def remedy(config: Experiment, target: Target, changes: Mapping[str, float]) -> 
 
 
 def candidates(config: Experiment, target: Target, rates: Rates) -> list[Candidate]:
-    """Every combination that divides: mesh, microbatches, rematerialisation; with its sketch.
-
-    Raises:
-      ConfigError: the batch divides over no mesh of this topology.
-    """
+    """Every combination that divides: mesh, microbatches, rematerialisation; with its sketch."""
     program = footprint(config, target)
     batch_size, possible = config.train.batch_size, []
     microbatches = [n for n in POWERS if n <= MOST_MICROBATCHES]
@@ -283,11 +270,8 @@ def candidates(config: Experiment, target: Target, rates: Rates) -> list[Candida
             sketch = program.sketch(mesh, batch_size, accumulate, remat, rates)
             possible.append(Candidate(settings | more, configs.replace(variant, more), sketch))
     if not possible:
-        raise ConfigError(
-            "train.batch_size",
-            f"{batch_size} divides over no mesh of {target.num_devices} devices",
-            "give a multiple of a power of two",
-        )
+        what = f"{batch_size} divides over no mesh of {target.num_devices} devices"
+        raise ConfigError("train.batch_size", what, "give a multiple of a power of two")
     return possible
 
 
@@ -323,8 +307,7 @@ def compile_all(
 ) -> Iterator[Tried]:
     """Compiles candidates in processes of their own, `jobs` at a time, as they get done.
 
-    A report holds verdict and estimate by the numbers of the hardware, so other numbers (`changes`,
-    see `hardware.override`) are another report.
+    A report holds verdict and estimate by the numbers of the hardware: other `changes`, another report.
     """
     cache.mkdir(parents=True, exist_ok=True)
     numbers = ",".join(f"{key}={value!r}" for key, value in sorted(changes.items()))

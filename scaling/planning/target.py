@@ -7,20 +7,14 @@ from scaling.experiment import Experiment
 from scaling.tasks.base import build_task
 from scaling.tasks.flops import ParamCounts
 
-COUNTS = ("total", "non_embedding", "active")
-FLOPS = ("six_nd", "exact")
-
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
     """A run to come.
 
     Attributes:
-      config: resolved and validated.
-      fingerprint: of the config.
       variables: value by the name under which laws and run tables know it.
       conventions: what each of them counts.
-      params: parameters under every convention.
       unit: what it is trained on, such as "tokens".
       objective: the metric that is forecast under the name `loss`; as in summary.json.
       units_per_step: of them in one update.
@@ -43,22 +37,10 @@ class PlannedRun:
 def describe(config: Experiment, count: str = "total", flops: str = "six_nd") -> PlannedRun:
     """What a run of `config` is to a law; allocates nothing and starts no backend.
 
-    Args:
-      config: resolved and validated.
-      count: which parameters are `params`: one of COUNTS, the one that the table used.
-      flops: which FLOPs are `flops`: "six_nd" or "exact".
-
-    Raises:
-      ConfigError: there is no such count.
+    `count` and `flops` name the counts of `tasks.flops` that the law's table means by `params`, `flops`.
     """
-    for flag, value, known in (("--count", count, COUNTS), ("--flops", flops, FLOPS)):
-        if value not in known:
-            raise configs.ConfigError(
-                flag, f"{value!r} is not a count", f"choose one of {', '.join(known)}"
-            )
     task = build_task(config, data.describe(config), "cpu")
-    per_step = config.train.batch_size * task.units_per_example
-    steps = config.train.steps
+    per_step, steps = config.train.batch_size * task.units_per_example, config.train.steps
     units = steps * per_step
     variables = {
         "params": float(getattr(task.params, count)),

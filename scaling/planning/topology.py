@@ -11,6 +11,7 @@
 TPU, but looks for one unless told not to.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -67,7 +68,6 @@ class Target:
 
     Attributes:
       name: as the user wrote it, with `xN` for several slices.
-      platform: "tpu", "cpu" or "gpu".
       chips: all chips of all slices.
       slices: groups of chips that only the data-centre network joins.
       shape: chips along the torus of a slice; () where there is none.
@@ -88,13 +88,7 @@ class Target:
 
 
 def parse(name: str, slices: int = 1) -> Target:
-    """What a topology name stands for; starts nothing.
-
-    Raises:
-      ConfigError: an unknown name, or a size that no slice has; lists the names.
-    """
-    if slices < 1:
-        raise ConfigError("--slices", f"is {slices}", "give at least 1")
+    """What a topology name stands for; starts nothing. ConfigError lists the names."""
     text = name.strip().lower()
     if text == "gpu" or re.fullmatch(r"cpu-\d{1,4}", text):
         if slices > 1:
@@ -108,11 +102,9 @@ def parse(name: str, slices: int = 1) -> Target:
     family = ALIASES.get(match[1], match[1]) if match else ""
     if match is None or family not in FAMILIES:
         known = names()
-        raise ConfigError(
-            "--topology",
-            f"{name!r} is not known",
-            suggest(text, known, what="names") + "\n  " + listing(),
-        )
+        what = f"{name!r} is not known"
+        remedy = suggest(text, known, what="names") + "\n  " + listing()
+        raise ConfigError("--topology", what, remedy)
     shape = _shape_of(name, family, match[2], match[3])
     chips = math.prod(shape) * slices
     shown = text if slices == 1 else f"{text}x{slices}"
@@ -121,9 +113,7 @@ def parse(name: str, slices: int = 1) -> Target:
 
 def names() -> list[str]:
     """Common names, smallest first in every family; explicit tori go beside them."""
-    common = []
-    for key, family in FAMILIES.items():
-        common += [f"{key}-{n * family.count}" for n in _sizes(family)]
+    common = [f"{key}-{n * f.count}" for key, f in FAMILIES.items() for n in _sizes(f)]
     return [*common, "v5p:4x4x8 (chips along the torus)", "cpu-8", "gpu"]
 
 
@@ -139,9 +129,11 @@ def _counted(family: Family) -> str:
 def _names_of(key: str) -> str:
     family = FAMILIES[key]
     sizes = ", ".join(str(n * family.count) for n in _sizes(family))
-    return (
-        f"{key}-N with N = {sizes} ({_counted(family)}), or {key}:{'x'.join(['4'] * family.dims)}"
-    )
+    return f"{key}-N with N = {sizes} ({_counted(family)}), or {_example(key)}"
+
+
+def _example(key: str) -> str:
+    return f"{key}:{'x'.join(['4'] * FAMILIES[key].dims)}"
 
 
 def prepare(target: Target) -> None:
@@ -172,16 +164,15 @@ def prepare(target: Target) -> None:
         flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
         count = f"--xla_force_host_platform_device_count={target.chips}"
         os.environ["XLA_FLAGS"] = f"{flags} {count}".strip()
-    else:
-        _set_cpu_devices(target.chips)
+    else:  # fake devices can be had until a backend starts: `devices` counts what is there
+        import jax
+
+        with contextlib.suppress(RuntimeError, ValueError):
+            jax.config.update("jax_num_cpu_devices", target.chips)
 
 
 def devices(target: Target) -> list[Any]:
-    """The devices of a target, in JAX's order; `prepare` came before.
-
-    Raises:
-      ConfigError: libtpu refuses the shape, there is no GPU, or too few CPU devices.
-    """
+    """The devices of a target, in JAX's order, or ConfigError; `prepare` came before."""
     import jax
 
     if target.platform == "gpu":
@@ -219,11 +210,9 @@ def _tpu_devices(target: Target) -> list[Any]:
     try:
         slice_ = topologies.get_topology_desc(topology_name=name, platform="tpu", **options)
     except Exception as error:
-        raise ConfigError(
-            "--topology",
-            f"libtpu refuses {target.name} ({name}): {error}",
-            "give a shape of even sides; " + suggest(target.name, names(), what="names"),
-        ) from error
+        what = f"libtpu refuses {target.name} ({name}): {error}"
+        remedy = "give a shape of even sides; " + suggest(target.name, names(), what="names")
+        raise ConfigError("--topology", what, remedy) from error
     return list(slice_.devices)
 
 
@@ -236,16 +225,6 @@ def _wraps(shape: tuple[int, ...]) -> list[bool]:
     if len(shape) == 2:
         return [side == 16 for side in shape] + [False]
     return [all(side % 4 == 0 for side in shape)] * 3
-
-
-def _set_cpu_devices(count: int) -> None:
-    """Asks for fake CPU devices where JAX is imported but no backend has started."""
-    import jax
-
-    try:
-        jax.config.update("jax_num_cpu_devices", count)
-    except (RuntimeError, ValueError):
-        return  # a backend runs, or XLA_FLAGS says a number: `devices` counts what is there
 
 
 def _shape_of(name: str, key: str, number: str | None, torus: str | None) -> tuple[int, ...]:
@@ -261,8 +240,7 @@ def _shape_of(name: str, key: str, number: str | None, torus: str | None) -> tup
             return _torus(chips, family.dims)
         problem = f"there is no {key} slice of {number} {_counted(family)}"
     sizes = ", ".join(f"{key}-{size * family.count}" for size in _sizes(family))
-    torus = f"{key}:{'x'.join(['4'] * family.dims)}"
-    remedy = f"the sizes are {sizes}; or write the torus, {torus}"
+    remedy = f"the sizes are {sizes}; or write the torus, {_example(key)}"
     raise ConfigError("--topology", f"{name}: {problem}", remedy)
 
 

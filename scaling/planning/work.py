@@ -58,7 +58,6 @@ def count(module: Module, *, causal: bool = True) -> Work:
     """Counts a program.
 
     Args:
-      module: the compiled program.
       causal: whether its attention kernels skip what a causal mask hides; the text does not say.
     """
     matmul = attention = traffic = 0.0
@@ -76,8 +75,10 @@ def count(module: Module, *, causal: bool = True) -> Work:
                 name, flops = kernel
                 attention += times * flops * (0.5 if causal else 1.0)
                 kernels[name] = kernels.get(name, 0.0) + times
-            elif not _understood(one):
-                target = one.attribute("custom_call_target").strip('"')
+                continue
+            target = one.attribute("custom_call_target").strip('"')
+            known = target.startswith(("AsyncCollective", "__cublas")) or target in _NO_TRAFFIC
+            if not known:
                 opaque[target] = opaque.get(target, 0.0) + times
     return Work(matmul, attention, kernels, traffic, opaque)
 
@@ -197,11 +198,6 @@ def _kernel(one: Instruction, scope: Computation) -> tuple[str, float] | None:
     return (kernel[0] if kernel else "splash"), products * 2.0 * math.prod(queries) * keys[-2]
 
 
-def _understood(one: Instruction) -> bool:
-    target = one.attribute("custom_call_target").strip('"')
-    return target.startswith(("AsyncCollective", "__cublas")) or target in _NO_TRAFFIC
-
-
 def _traffic(module: Module, scope: Computation, one: Instruction) -> float:
     """Bytes of main memory that an instruction reads and writes.
 
@@ -217,11 +213,9 @@ def _traffic(module: Module, scope: Computation, one: Instruction) -> float:
     if one.opcode == "fusion":
         return _fusion_traffic(module, one, operands)
     if one.opcode in ("copy-start", "slice-start"):
-        return (
-            2.0
-            * min((a.bytes for a in one.type if a.size > 1), default=0.0)
-            / 2 ** (len({a.in_memory for a in one.type if a.size > 1}) - 1)
-        )
+        moved = [array for array in one.type if array.size > 1]
+        sides = {array.in_memory for array in moved}  # one side may be on the chip
+        return min((array.bytes for array in moved), default=0.0) * (2.0 if len(sides) < 2 else 1.0)
     if one.opcode in ("dynamic-slice", "slice", "gather"):
         return 2.0 * one.bytes
     if one.opcode in ("dynamic-update-slice", "scatter"):

@@ -45,10 +45,8 @@ def ladder(
     """Sizes of a Transformer: depth and heads follow from the width.
 
     Args:
-      model_dims: widths.
       aspect: width over depth; layers = round(width / aspect), at least `min_layers`.
       head_dim: width of a head; heads = width / head_dim.
-      min_layers: the least depth.
 
     Returns:
       Settings of `model.model_dim`, `model.num_layers` and `model.num_heads` for each size.
@@ -139,8 +137,7 @@ def isoflop(
             for index in chosen:
                 steps = _steps(budget, costs[index], sizes[index])
                 yield Point(
-                    {**sizes[index], "train.steps": steps},
-                    {"budget": float(budget), "size": index},
+                    {**sizes[index], "train.steps": steps}, {"budget": float(budget), "size": index}
                 )
 
     return Design(len(budgets) * min(len(sizes), per_budget or len(sizes)), points)

@@ -30,12 +30,7 @@ COLUMNS = (
 
 
 def table(path: str | pathlib.Path, tries: int = TRIES) -> list[dict[str, Any]]:
-    """The rows of a sweep's table.
-
-    Raises:
-      ConfigError: there is no sweep in that directory.
-      LedgerError: its ledger is damaged.
-    """
+    """The rows of a sweep's table; ConfigError where there is none, LedgerError as of `Ledger`."""
     sweep = open_sweep(path)
     return [
         row
@@ -59,11 +54,8 @@ def write(path: str | pathlib.Path, tries: int = TRIES) -> pathlib.Path:
 
 def _rows(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]:
     config: Any = cell.config
-    summary, cost, branch = (
-        sweep.summary(cell.id),
-        sweep.costs[cell.id],
-        sweep.branches.get(cell.id),
-    )
+    summary, cost = sweep.summary(cell.id), sweep.costs[cell.id]
+    branch = sweep.branches.get(cell.id)
     shared = {
         "params": cost.params,
         "seed": config.seed,
@@ -86,8 +78,7 @@ def _rows(sweep: SweepDir, cell: Cell, state: State) -> Iterator[dict[str, Any]]
             "point": point,
         }
 
-    key = f"eval/{cost.objective}"
-    unit = f"data/{cost.unit}"
+    key, unit = f"eval/{cost.objective}", f"data/{cost.unit}"
     evals = [] if state == "pending" else _evals(sweep.cell_dir(cell.id), key, unit)
     last = summary.get("step", 0)
     for step, loss, seen in evals:

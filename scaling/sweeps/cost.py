@@ -27,12 +27,9 @@ class Cost:
     """Of one run.
 
     Attributes:
-      params: total parameters.
       unit: "tokens" or "examples".
       units: that the run trains on.
-      step_units: units in one step.
       unit_flops: exact FLOPs of one unit, forward and backward.
-      flops: exact FLOPs of the run.
       kept_bytes: of the checkpoints that stay, about.
       objective: the metric that stands for the run, column `loss` of the table.
       eval_flops: of all its evaluations (forward, each counted as a pass of the model); None where
@@ -56,11 +53,7 @@ _counted: dict[str, tuple[Cost, "Task"]] = {}
 
 
 def measure(config: "Experiment", held_out: HeldOut | None = None) -> Cost:
-    """The cost of a resolved config.
-
-    Args:
-      config: the resolved config.
-      held_out: how many examples of its data are held out; None where that is not known.
+    """The cost of a resolved config, given how many examples of its data are held out if that is known.
 
     Raises:
       ConfigError: data, task and model do not go together, or the optimizer does not fit them.
@@ -121,10 +114,8 @@ def _evaluated(config: "Experiment", task: "Task", held_out: HeldOut) -> int:
 def of_one_step(config: "Experiment") -> Cost:
     """The cost of a run of one step with one checkpoint, so `kept_bytes` is the size of its state.
 
-    Counted once for cells that differ in seed, length or rates: a grid has many of those.
-
-    Raises:
-      ConfigError: see `measure`.
+    Counted once for cells that differ in seed, length or rates: a grid has many of those. Raises
+    ConfigError as `measure`.
     """
     return _count(config)[0]
 

@@ -78,7 +78,6 @@ class Cell:
 
     Attributes:
       id: `configs.fingerprint` of the config: everything that changes the result, nothing else.
-      config: resolved and checked.
       axes: its columns in the table.
     """
 
@@ -193,13 +192,8 @@ def _joined(left: Point, right: Point) -> Point:
 def make_cell(base: Base, point: Point, where: str) -> Cell:
     """The cell of a point, resolved and checked.
 
-    Args:
-      base: as nested plain dictionaries.
-      point: settings and axes.
-      where: named in the error, such as "cell 3".
-
     Raises:
-      ConfigError: the config cannot run.
+      ConfigError: the config cannot run; names the cell by `where`, such as "cell 3".
     """
     try:
         config = configs.resolve(configs.with_values(base, point.settings))
@@ -218,7 +212,6 @@ def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[st
     """All cells, resolved and checked; and notes about them.
 
     Args:
-      sweep: of `load_sweep`.
       many: refuse more cells than this; None for no limit.
 
     Raises:
@@ -292,11 +285,7 @@ def load_declared(spec: str, flag: str, kind: type[Declared]) -> tuple[Declared,
 
 
 def load_sweep(spec: str) -> Sweep:
-    """The sweep that a file declares, its base as plain dictionaries and its name filled in.
-
-    Raises:
-      ConfigError: see `load_declared`.
-    """
+    """The sweep that a file declares, its base as plain dictionaries and its name filled in."""
     sweep, name = load_declared(spec, "--sweep", Sweep)
     name = re.sub(r"[^\w.-]+", "-", sweep.name or name)
     return dataclasses.replace(sweep, base=plain_base(sweep.base), name=name)

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -21,7 +22,7 @@ from scaling.sweeps.design import Sweep, label, show
 from scaling.sweeps.ledger import Ledger, State, counts
 from scaling.sweeps.sweep_dir import ENDS, SweepDir
 from scaling.sweeps.timing import Speed
-from scaling.track.progress import duration, quantity
+from scaling.track.progress import aligned, duration, quantity
 
 SHOWN = 60  # cells; of a longer table the middle is left out
 
@@ -32,39 +33,32 @@ SHOWN = 60  # cells; of a longer table the middle is left out
 def overview(
     sweep: SweepDir, declared: Sweep, tries: int, speeds: Sequence[Speed] = (), basis: str = ""
 ) -> str:
-    """The table of all cells with totals and warnings.
+    """The table of all cells with totals and warnings, whether they are on disk yet or not.
 
-    Args:
-      sweep: the cells with their costs, whether they are on disk yet or not.
-      declared: what the file says, for the expected optimum.
-      tries: attempts that may fail before a cell has failed.
-      speeds: of cells that ran or were timed.
-      basis: what they rest on, in words.
+    `speeds` are those of cells that ran or were timed, and `basis` says in words what they rest on.
     """
     states = Ledger(sweep).states(tries)
     summaries = {cell: sweep.summary(cell) for cell in sweep.ids}
     seconds = {cell: timing.seconds(cost, speeds) for cell, cost in sweep.costs.items()}
     columns = list(dict.fromkeys(name for axes in sweep.axes.values() for name in axes))
     unit = next(iter(sweep.costs.values())).unit
-    rows = []
-    for cell, cost in sweep.costs.items():
-        spent = seconds[cell]
-        rows.append(
-            [
-                *(show(sweep.axes[cell].get(name, "")) for name in columns),
-                *(f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}"),
-                "" if cost.eval_flops is None else f"{cost.eval_flops:.3g}",
-                *("" if spent is None else duration(spent), f"{quantity(cost.kept_bytes)}B"),
-                states[cell],
-            ]
-        )
+    rows = [
+        [
+            *(show(sweep.axes[cell].get(name, "")) for name in columns),
+            *(f"{cost.params:,}", quantity(cost.units), f"{cost.flops:.3g}"),
+            "" if cost.eval_flops is None else f"{cost.eval_flops:.3g}",
+            *("" if spent is None else duration(spent), f"{quantity(cost.kept_bytes)}B"),
+            states[cell],
+        ]
+        for (cell, cost), spent in zip(sweep.costs.items(), seconds.values(), strict=True)
+    ]
     if len(rows) > SHOWN:
         half = SHOWN // 2
         gap = [f"... {len(rows) - 2 * half} more", *[""] * (len(rows[0]) - 1)]
         rows = [*rows[:half], gap, *rows[-half:]]
     header = [*columns, "params", unit, "FLOPs", "eval FLOPs", "time", "kept", "state"]
     left = [cell for cell in sweep.ids if states[cell] not in ENDS]
-    lines = [_aligned([header, *rows]), _totals(sweep, left, seconds, basis)]
+    lines = [aligned([header, *rows]), _totals(sweep, left, seconds, basis)]
     lines.append(f"{len(sweep.ids)} cells: {counts(states)}")
     return "\n".join([*lines, *warnings(sweep, declared, summaries)])
 
@@ -118,14 +112,6 @@ def _totals(
     if known:
         text += f"\nleft about {duration(sum(known))} of one worker"
     return text + (f" ({basis})" if known and basis else f"\n{basis}" if basis else "")
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
 
 
 # --- while it runs ---------------------------------------------------------------------------
@@ -184,8 +170,7 @@ class Display:
         self.say(text)
         if event in ("failed", "lost"):
             log = self.sweep.log(cell, record["attempt"])
-            self.say("\n".join(f"    {line}" for line in tail(log, 6).splitlines()))
-            self.say(f"    all of it: {log}")
+            self.say(textwrap.indent(f"{tail(log, 6)}\nall of it: {log}", "    "))
 
     def table(self, states: Mapping[str, State]) -> Table:
         """The cells that run now, with their steps and losses, under the totals."""

@@ -34,7 +34,6 @@ class Lease:
     """One cell held by this process, from `take` to `release`.
 
     Attributes:
-      cell: its id.
       attempt: number of the lease, from 1: how often the cell was started.
       lost: another process has taken the cell over.
     """
@@ -62,16 +61,9 @@ class Lease:
 
 
 def take(leases: pathlib.Path, cell: str) -> Lease | None:
-    """The lease of a cell, or None while another process holds it.
+    """The lease of a cell, or None while another process holds it; OSError if `leases` is not writable.
 
     Waits for the missing heartbeats of a process that is gone.
-
-    Args:
-      leases: folder of all leases of the sweep.
-      cell: its id.
-
-    Raises:
-      OSError: the directory cannot be written to.
     """
     folder = leases / cell
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,15 +91,11 @@ def holder(leases: pathlib.Path, cell: str) -> dict[str, Any] | None:
 
 
 class Heartbeat:
-    """Keeps leases alive in a thread, and calls `stop` when one is lost or the parent is gone."""
+    """Keeps leases alive in a thread, and calls `stop` with the reason when one is lost or the parent,
+    the process that must stay this one's parent, is gone.
+    """
 
     def __init__(self, stop: Callable[[str], None], parent: int | None = None) -> None:
-        """Starts the thread.
-
-        Args:
-          stop: called with the reason.
-          parent: id of the process that must stay this one's parent; None for none.
-        """
         self._stop, self._parent = stop, parent
         self._leases: Sequence[Lease] = ()
         self._end = threading.Event()

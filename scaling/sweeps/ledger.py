@@ -55,11 +55,7 @@ class Ledger:
         self.path = sweep.path / "ledger.jsonl"
 
     def append(self, cell: str, attempt: int, event: str, **details: Any) -> None:
-        """Adds a line, durably. A torn last line (of a kill) is cut off first.
-
-        Raises:
-          OSError: the disk is full or gone.
-        """
+        """Adds a line, durably. A torn last line (of a kill) is cut off first."""
         record = {"time": provenance.now(), "cell": cell, "attempt": attempt, "event": event}
         line = (files.to_json(record | details) + "\n").encode()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -107,12 +103,7 @@ class Ledger:
         return tallies
 
     def states(self, tries: int, cells: Iterable[str] | None = None) -> dict[str, State]:
-        """The state of every cell, now.
-
-        Args:
-          tries: attempts that may fail before a cell counts as failed.
-          cells: only of these.
-        """
+        """The state of every cell (or of `cells`), now; one may fail in `tries` attempts."""
         tallies = self.tallies()
         chosen = self.sweep.ids if cells is None else cells
         return {cell: self._state(cell, tallies[cell], tries) for cell in chosen}

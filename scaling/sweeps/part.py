@@ -25,15 +25,7 @@ from scaling.train.signals import EXIT_PREEMPTED, StopRequest
 
 
 def run_part(path: str | pathlib.Path, part: str) -> int:
-    """Runs a part of the sweep in a directory; returns the exit code.
-
-    Args:
-      path: the sweep's directory.
-      part: "I/N", part I (from 0) of N.
-
-    Raises:
-      ConfigError: there is no such sweep or part.
-    """
+    """Runs part `part` ("I/N", from 0) of the sweep in a directory; returns the exit code."""
     index, _, count = part.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ConfigError("--part", f"{part!r} is not a part", "write --part=I/N with I < N")

@@ -19,19 +19,10 @@ LEFT = ("pending", "preempted")
 
 
 class Schedule:
-    """The units of a sweep, most expensive first.
-
-    Attributes:
-      sweep: the sweep.
-      units: lists of cell ids that run in one program.
-    """
+    """The units of a sweep, most expensive first: lists of cell ids that run in one program."""
 
     def __init__(self, sweep: SweepDir, chosen: Sequence[str], group: int = GROUP) -> None:
-        """Makes the schedule of the cells `chosen`, with at most `group` in a unit.
-
-        Raises:
-          ConfigError: there is no such cell.
-        """
+        """Of the cells `chosen`, at most `group` in a unit; ConfigError if there is no such cell."""
         self.sweep, self.ledger = sweep, Ledger(sweep)
         units = groups([sweep.cell(cell) for cell in chosen], group)
         self.units = _by_cost(sweep, [[cell.id for cell in members] for members in units])
@@ -95,8 +86,7 @@ def parts(sweep: SweepDir, count: int) -> list[list[str]]:
 def begin_branches(sweep: SweepDir, cells: Sequence[str]) -> None:
     """Begins the directories of branches with what they share with their trunks.
 
-    Raises:
-      TrunkError: a trunk's checkpoint is not what the branch needs.
+    Raises TrunkError where a trunk's checkpoint is not what the branch needs.
     """
     for cell in cells:
         branch = sweep.branches.get(cell)

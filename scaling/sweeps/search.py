@@ -16,7 +16,6 @@ finishes the trials that were running, then proposes more.
 """
 
 import dataclasses
-import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ from scaling.sweeps.study import (
     live_trial,
     open_study,
 )
-from scaling.track.run_dir import read_summary
+from scaling.track.run_dir import read_run
 from scaling.track.stream import read_metrics
 from scaling.train.signals import EXIT_PREEMPTED
 
@@ -97,7 +96,7 @@ def tell(folder: pathlib.Path, search: Search) -> dict[int, str]:
     statuses: dict[int, str] = {}
     for trial in _trials(study, "RUNNING"):
         run = folder / "cells" / trial.user_attrs.get("cell", "none yet")
-        status = (read_summary(run) or {}).get("status")
+        status = read_run(run).summary.get("status")
         if status not in sweep_dir.ENDS:
             continue
         last = _report_stream(study, trial.number, run, search.metric)
@@ -134,13 +133,6 @@ def run(
     folder: pathlib.Path, search: Search, trials: int = TRIALS, batch: int = BATCH, name: str = ""
 ) -> int:
     """Proposes and runs batches until `trials` have ended, then names the best; the exit code.
-
-    Args:
-      folder: directory of the search.
-      search: what to search.
-      trials: how many.
-      batch: trials proposed at once.
-      name: of the search.
 
     Raises:
       ConfigError: a proposed config cannot run.
@@ -187,7 +179,3 @@ def _report_best(folder: pathlib.Path, search: Search) -> int:
     print("\n".join(f"  {key} = {value!r}" for key, value in trial["params"].items()))
     print(f"  in {folder / 'cells' / trial['cell']}")
     return 0
-
-
-if __name__ == "__main__":  # an older name of the same command
-    os.execv(sys.executable, [sys.executable, "-m", "scaling.sweep", *sys.argv[1:]])

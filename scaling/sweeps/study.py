@@ -60,16 +60,12 @@ class Search:
       base: a config as its file states it, or "FILE[:ARG]" of one.
       space: config key -> its range.
       metric: key of the stream that trials are compared by.
-      mode: whether a smaller or a larger value is better.
       sampler: `tpe` (Bergstra et al. 2011; the first `startup` trials are random), `random`, or
         `grid`, which tries every combination of `Choice`s once.
       pruner: `asha` keeps the best 1 / `reduction` of the trials at evaluations `rung`, rung x
         reduction, ... steps (Li et al. 2018, arXiv:1810.05934); `median` ends those that are worse
         than the median of the trials before them at the same step, after `startup` trials; `none`.
       rung: step of the first decision of `asha` and `median`.
-      reduction: see `pruner`.
-      startup: see `sampler` and `pruner`.
-      seed: of the sampler.
     """
 
     base: Any
@@ -92,11 +88,7 @@ class SearchError(ValueError):
 
 
 def open_study(folder: pathlib.Path, search: Search) -> "optuna.Study":
-    """The Optuna study in a sweep's directory, begun if there is none.
-
-    Raises:
-      SearchError: optuna is missing, the directory holds another search, or its journal is damaged.
-    """
+    """The Optuna study in a sweep's directory, begun if there is none; or SearchError."""
     record = _record(search)
     path = folder / SEARCH
     if path.exists():
@@ -135,18 +127,13 @@ def _record(search: Search) -> dict[str, Any]:
 
 
 def load_study(folder: pathlib.Path, record: Mapping[str, Any]) -> "optuna.Study":
-    """The study of a search that is recorded as `record`.
-
-    Raises:
-      SearchError: optuna is missing, or the journal is damaged.
-    """
+    """The study of a search that is recorded as `record`; raises SearchError as `open_study`."""
     try:
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     except ImportError as error:
-        raise SearchError(
-            f"optuna cannot be imported ({error}): pip install 'scaling[sweep]'"
-        ) from error
+        what = f"optuna cannot be imported ({error}): pip install 'scaling[sweep]'"
+        raise SearchError(what) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = folder / JOURNAL
     lock = JournalFileOpenLock(str(journal))
@@ -164,9 +151,8 @@ def load_study(folder: pathlib.Path, record: Mapping[str, Any]) -> "optuna.Study
             pruner=pruner,
         )
     except json.JSONDecodeError as error:
-        raise SearchError(
-            f"{journal} has a damaged line ({error}); delete that line and start again"
-        ) from error
+        what = f"{journal} has a damaged line ({error}); delete that line and start again"
+        raise SearchError(what) from error
     # The journal keeps no random state. A seed that moves with the trials makes a search that was
     # killed propose what it would have proposed.
     seed, startup = record["seed"] + len(study.get_trials(deepcopy=False)), record["startup"]

@@ -20,7 +20,7 @@ from scaling.sweeps.cost import Cost, HeldOut, data_key, measure
 from scaling.sweeps.design import Cell, label
 from scaling.sweeps.trunks import Branch
 from scaling.track import files
-from scaling.track.run_dir import CONFIG, RunDirError, read_summary
+from scaling.track.run_dir import CONFIG, RunDirError, read_run
 
 SWEEP = "sweep.json"
 End = Literal["completed", "diverged", "pruned"]  # statuses after which nothing more is to be done
@@ -33,7 +33,6 @@ class SweepDir:
 
     Attributes:
       path: the directory, absolute.
-      name: of the sweep.
       axes: {cell id: its columns}, in the order of the design.
       costs: {cell id: what it costs}.
       branches: {cell id: the trunk that it branches off, and where}, see `trunks`.
@@ -66,11 +65,7 @@ class SweepDir:
         return self.path / "logs" / f"{cell_id}.{attempt}.log"
 
     def cell(self, cell_id: str) -> Cell:
-        """A cell with its config, as it lies on disk.
-
-        Raises:
-          ConfigError: there is no such cell, or its config.json is damaged.
-        """
+        """A cell with its config, as it lies on disk; ConfigError if it is not there or damaged."""
         if cell_id not in self.axes:
             what = f"{cell_id!r} is not a cell of {self.path}"
             raise ConfigError("--cells", what, f"see {self.path / SWEEP}")
@@ -80,7 +75,7 @@ class SweepDir:
     def summary(self, cell_id: str) -> dict[str, Any]:
         """summary.json of a cell; empty where there is none, or a damaged one."""
         try:
-            return read_summary(self.cell_dir(cell_id)) or {}
+            return read_run(self.cell_dir(cell_id)).summary
         except RunDirError:
             return {}
 
@@ -95,11 +90,7 @@ class SweepDir:
 
 
 def open_sweep(path: str | pathlib.Path) -> SweepDir:
-    """The sweep that lives in a directory.
-
-    Raises:
-      ConfigError: there is none, or sweep.json is damaged.
-    """
+    """The sweep that lives in a directory; ConfigError if there is none, or it is damaged."""
     folder = pathlib.Path(path).absolute()
     file = folder / SWEEP
     if not file.is_file():
@@ -161,11 +152,7 @@ def preview(
 ) -> SweepDir:
     """The sweep that `claim` would make of a directory; writes nothing.
 
-    Args:
-      path: the directory.
-      name: of the sweep.
-      cells: of the design.
-      held_out: {`cost.data_key` of a cell: its held-out examples}, where they are counted.
+    `held_out` is {`cost.data_key` of a cell: its held-out examples}, where they are counted.
     """
     counted = held_out or {}
     return SweepDir(
@@ -184,18 +171,7 @@ def claim(
     cells: Sequence[Cell],
     held_out: Mapping[str, HeldOut] | None = None,
 ) -> SweepDir:
-    """Makes a directory that of a design, and writes down its cells and their configs.
-
-    Args:
-      path: the directory.
-      name: of the sweep.
-      cells: of the design.
-      held_out: see `preview`.
-
-    Raises:
-      ConfigError: see `check_claim`.
-      OSError: it cannot be written to.
-    """
+    """Makes a directory that of a design, and writes down its cells and their configs; as `preview`."""
     check_claim(path, cells)
     sweep = preview(path, name, cells, held_out)
     for part in ("cells", "leases", "logs"):

@@ -6,7 +6,6 @@ times the smallest and the largest cell where a worker would run them: this proc
 accelerator's memory from the workers.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -37,14 +36,13 @@ TIMED_SECONDS = 2.0  # of steps, and of evaluation batches, after the first of e
 LONGEST_STEP = 5.0  # seconds; a cell whose step takes longer at the smallest's rate is not timed
 
 
-@dataclasses.dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """Of a cell that ran, or was timed.
 
     Attributes:
       params: of the cell.
       train: exact FLOPs per second of training.
-      evaluate: FLOPs per second of evaluation; None where no evaluation was seen.
+      evaluate: the same of evaluation (forward); None where no evaluation was seen.
       start: seconds of a run beside these two: start, compile, checkpoints.
     """
 
@@ -54,14 +52,9 @@ class Speed:
     start: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """What the process found out.
-
-    Attributes:
-      held_out: {`data_key` of a config: examples by split}.
-      speeds: of the timed cells.
-      note: what was timed, or why not.
+class Probe(NamedTuple):
+    """What the process found out: {`data_key` of a config: held-out examples by split}, the speeds of
+    the timed cells, and what was timed, or why not.
     """
 
     held_out: Mapping[str, HeldOut]
@@ -121,12 +114,8 @@ def look(
 ) -> tuple[SweepDir, list[Speed], str]:
     """(the sweep with the cost of its evaluations, speeds seen or timed, what they rest on).
 
-    Args:
-      workdir: of the sweep, there or not.
-      name: of the sweep.
-      cells: of the design.
-      place: gives the cores of a worker on this machine and its variables; None where the workers
-        are elsewhere, so that nothing can be timed.
+    `place` gives the cores of a worker on this machine and its variables; it is None where the workers
+    are elsewhere, so that nothing can be timed.
     """
     known = open_sweep(workdir).held_out if (workdir / SWEEP).exists() else {}
     sweep = preview(workdir, name, cells, known)
@@ -159,8 +148,6 @@ def probe(
       cells: whose held-out examples are counted.
       sizes: cells by the FLOPs of their step, ascending: the smallest is timed, and the largest whose
         step does not take too long.
-      cores: that a worker has.
-      env: variables that a worker gets.
     """
     question = {
         "cores": list(cores),
@@ -179,21 +166,15 @@ def probe(
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return Probe({}, [], f"evaluation and time are not in this table: {last}")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    speeds = [Speed(**speed) for speed in answer["speeds"]]
-    return Probe(answer["held_out"], speeds, answer["note"])
+    held_out, speeds, note = json.loads(done.stdout.splitlines()[-1])
+    return Probe(held_out, [Speed(*speed) for speed in speeds], note)
 
 
 # --- in that process -------------------------------------------------------------------------
 
 
-def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """{"held_out": ..., "speeds": ..., "note": ...}, see `Probe`.
-
-    Raises:
-      DataError: the data cannot be prepared.
-      ConfigError, ValueError: a timed cell cannot be built.
-    """
+def answer(question: Mapping[str, Any]) -> Probe:
+    """What `probe` asks for."""
     if question["cores"]:
         os.sched_setaffinity(0, question["cores"])  # before JAX counts them
     from scaling import data
@@ -203,7 +184,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         built = data.build(configs.from_json(text))
         held_out[key] = {split: len(examples) for split, examples in built.evals.items()}
     speeds, note = _smallest_and_largest(question["sizes"]) if question["sizes"] else ([], "")
-    return {"held_out": held_out, "speeds": list(map(dataclasses.asdict, speeds)), "note": note}
+    return Probe(held_out, speeds, note)
 
 
 def _smallest_and_largest(sizes: Sequence[tuple[float, str]]) -> tuple[list[Speed], str]:

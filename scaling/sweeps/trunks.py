@@ -38,23 +38,14 @@ class TrunkError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """Where a cell leaves its trunk.
-
-    Attributes:
-      trunk: id of the trunk's cell.
-      step: updates that the two share.
-    """
+    """Where a cell leaves its trunk: the trunk's id, and the updates that the two share."""
 
     trunk: str
     step: int
 
 
 def stable_until(config: "Experiment") -> int:
-    """The last step that does not depend on the length of the run, by all of its schedules.
-
-    Raises:
-      TrunkError: there is none: not a wsd schedule, or a warm-up as a fraction of the run.
-    """
+    """The last step that does not depend on the run's length, by all of its schedules; or TrunkError."""
     schedules = {"optim.schedule": config.optim.schedule}
     for name, group in (config.optim.get("groups") or {}).items():
         if group.schedule is not None:
@@ -78,11 +69,7 @@ def _stable(key: str, schedule: Any, steps: int) -> int:
 
 
 def branch_point(config: "Experiment", trunk: "Experiment") -> int:
-    """Updates that a run shares with a longer one.
-
-    Args:
-      config: resolved, of the branch.
-      trunk: resolved, of the trunk.
+    """Updates that a run shares with a longer one, its trunk.
 
     Raises:
       TrunkError: they differ in more than the length, or the trunk decays before the branch does.
@@ -140,13 +127,15 @@ def with_branch_points(cells: Sequence[Cell]) -> list[Cell]:
     points: dict[str, set[int]] = {}
     for branch in plan(cells).values():
         points.setdefault(branch.trunk, set()).add(branch.step)
-    return [_keeping(cell, points[cell.id]) if cell.id in points else cell for cell in cells]
-
-
-def _keeping(cell: Cell, steps: set[int]) -> Cell:
-    kept = tuple(sorted(steps | set(cell.config.checkpoint.keep_steps)))
-    checkpoint = dataclasses.replace(cell.config.checkpoint, keep_steps=kept)
-    return dataclasses.replace(cell, config=dataclasses.replace(cell.config, checkpoint=checkpoint))
+    kept = []
+    for cell in cells:
+        saved = cell.config.checkpoint
+        steps = tuple(sorted(points.get(cell.id, set()) | set(saved.keep_steps)))
+        config = dataclasses.replace(
+            cell.config, checkpoint=dataclasses.replace(saved, keep_steps=steps)
+        )
+        kept.append(dataclasses.replace(cell, config=config))
+    return kept
 
 
 def ready(trunk: pathlib.Path, step: int) -> bool:
@@ -157,15 +146,10 @@ def ready(trunk: pathlib.Path, step: int) -> bool:
 
 
 def seed(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> bool:
-    """Begins a branch's run directory with what it shares with its trunk.
+    """Begins a branch's run directory, in which its config.json is, with what it shares with its trunk.
 
     Files of the checkpoint are linked, not copied, where the file system can. A kill in the middle
-    leaves a directory that this function, called again, completes.
-
-    Args:
-      branch: its run directory; holds the branch's config.json.
-      trunk: the trunk's run directory; it may still be running.
-      step: the branch point.
+    leaves a directory that this function, called again, completes. The trunk may still be running.
 
     Returns:
       False when the branch has begun already: nothing is done then.

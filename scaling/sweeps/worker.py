@@ -255,15 +255,10 @@ def work(
     """Runs the rest of a sweep in this process; returns the exit code.
 
     Args:
-      path: the sweep's directory.
       chosen: only these cells; empty for all.
-      tries: attempts that may fail before a cell has failed.
-      group: most cells that train in one program.
       parent: process that must stay this one's parent.
 
-    Raises:
-      ConfigError: no such sweep or cell.
-      LedgerError: the ledger is damaged.
+    Raises ConfigError (no such sweep or cell) and LedgerError.
     """
     with StopRequest() as stop:
 
@@ -281,11 +276,7 @@ def work(
 def command(sweep: pathlib.Path, tries: int, group: int, cores: Sequence[int] = ()) -> list[str]:
     """The command line of a child process that works on a sweep until this process is gone.
 
-    Args:
-      sweep: its directory.
-      tries: attempts that may fail before a cell has failed.
-      group: most cells that train in one program.
-      cores: the processor cores to stay on; empty for all.
+    It stays on the processor cores `cores`, if there are any.
     """
     words = [sys.executable, "-m", "scaling.sweep", "--worker", f"--workdir={sweep}"]
     words += [f"--tries={tries}", f"--group={group}", f"--parent={os.getpid()}"]

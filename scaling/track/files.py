@@ -1,5 +1,6 @@
 """Writing small files so that a kill at any moment leaves the old text or the new, never a part."""
 
+import hashlib
 import json
 import math
 import os
@@ -11,13 +12,10 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode(value: object) -> Any:
-    """`value` as plain JSON types: numpy and JAX scalars become Python numbers.
+    """`value` as plain JSON types: numpy and JAX scalars become Python numbers; else TypeError.
 
     JSON has no NaN and no infinities. They are written as the strings "NaN", "Infinity" and
     "-Infinity", which `decode` turns back; every other float round-trips exactly (`repr`).
-
-    Raises:
-      TypeError: for a value that has no JSON form.
     """
     if value is None or isinstance(value, bool | str | int):
         return value
@@ -68,6 +66,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); the file is damaged") from error
 
 
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes `value` as indented JSON, atomically."""
     write_text(path, to_json(value, indent=2) + "\n")
@@ -76,8 +80,7 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes UTF-8 text atomically and durably: temporary file, fsync, rename, fsync; makes folders.
 
-    Raises:
-      OSError: with the old content of `path` untouched.
+    On OSError the old content of `path` is untouched.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

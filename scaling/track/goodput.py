@@ -55,11 +55,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def spend(self, bucket: str) -> Iterator[None]:
-        """Counts the time inside to `bucket`, without what inner `spend`s take.
-
-        Raises:
-          ValueError: there is no such bucket.
-        """
+        """Counts the time inside to `bucket`, one of BUCKETS, without what inner `spend`s take."""
         if bucket not in BUCKETS:
             raise ValueError(f"no bucket {bucket!r} among {BUCKETS}")
         self._tick()

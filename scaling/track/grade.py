@@ -35,12 +35,7 @@ def with_grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, A
 
 
 def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The grade of a run; None where nothing was forecast.
-
-    Args:
-      workdir: the run directory.
-      summary: what summary.json says or is about to say.
-    """
+    """The grade of a run; None where nothing was forecast."""
     run = read_run(workdir)
     recorded = run.provenance.get("forecast")
     try:
@@ -61,11 +56,7 @@ def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] |
 
 
 def regrade(workdir: pathlib.Path) -> dict[str, Any]:
-    """Grades a run directory (again) and writes the grade into its summary.json.
-
-    Raises:
-      GradeError: it holds no run that has ended, or no forecast.
-    """
+    """Grades a run directory (again) and writes the grade into its summary.json."""
     try:
         summary = read_run(workdir).summary
         if not summary:

@@ -94,20 +94,13 @@ def lookup(device_kind: str) -> Device | None:
 def mfu(
     flops_per_second: float, device_kind: str, devices: int, least: float | None = None
 ) -> float | None:
-    """Model FLOP utilisation: the rate achieved over the peak of all devices.
+    """Model FLOP utilisation: the rate achieved over the peak of all devices, None if not known.
 
     Args:
       flops_per_second: model FLOPs (state the convention they are counted by) over seconds.
-      device_kind: `jax.Device.device_kind`.
-      devices: how many of them took part.
       least: FLOP/s that cannot be done without, where the convention counts more than that: with
-        attention over all pairs a kernel that skips masked pairs passes 1 on long sequences.
-
-    Returns:
-      None where the peak is not known.
-
-    Raises:
-      HardwareError: `least` is above the peak.
+        attention over all pairs a kernel that skips masked pairs passes 1 on long sequences. Above the
+        peak it is a HardwareError.
     """
     device = lookup(device_kind)
     if device is None:
@@ -124,14 +117,9 @@ def mfu(
 
 
 def override(kind: str, changes: dict[str, float]) -> Device | None:
-    """The entry of a device with some numbers replaced; a new entry if the peak rates are all given.
+    """The entry of a device with the numbers in `changes` in place of its own; None if it has no peak.
 
-    Args:
-      kind: `jax.Device.device_kind`.
-      changes: {field of `Device`: value}, rates, and bytes per device.
-
-    Returns:
-      None where the device is not listed and the changes give no `flops` and `bandwidth`.
+    A device that is not listed gets an entry if the changes give `flops` and `bandwidth`.
     """
     known = DEVICES.get(kind)
     if known is not None:

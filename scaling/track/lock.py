@@ -41,11 +41,7 @@ class Lock:
     """
 
     def __init__(self, workdir: pathlib.Path) -> None:
-        """Takes the lock at once or not at all.
-
-        Raises:
-          LockedError: naming the process that has it.
-        """
+        """Takes the lock at once or not at all; LockedError names the process that has it."""
         self.path = workdir / NAME
         self.notes: list[str] = []
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
@@ -49,22 +49,17 @@ def holders(paths: Iterable[str]) -> list[dict[str, Any]]:
     """
     wanted = set(paths)
     holding: list[dict[str, Any]] = []
-    for process in psutil.process_iter(["pid", "name", "username"]) if wanted else []:
+    for process in psutil.process_iter(["name", "username"]) if wanted else []:
         if process.pid == os.getpid():
             continue
         folder = f"/proc/{process.pid}/fd"
-        held = set()
         try:
-            for entry in os.listdir(folder):
-                held.add(os.readlink(f"{folder}/{entry}"))
+            held = wanted & {os.readlink(f"{folder}/{entry}") for entry in os.listdir(folder)}
         except OSError:
             continue
-        if held & wanted:
-            info = process.info
-            holding.append({
-                "pid": info["pid"], "name": info["name"], "user": info["username"],
-                "files": sorted(held & wanted),
-            })  # fmt: skip
+        if held:
+            who = {"pid": process.pid, "name": process.info["name"]}
+            holding.append(who | {"user": process.info["username"], "files": sorted(held)})
     return holding
 
 
@@ -89,9 +84,13 @@ def requirements() -> list[str]:
     return wrong
 
 
-def inspect_path(name: str, path: pathlib.Path) -> dict[str, Any]:
-    """{name, path, exists, free, writable} of a folder, or of where it would be made."""
-    place = path
+def inspect_path(name: str, folder: Callable[[], pathlib.Path]) -> dict[str, Any]:
+    """{name, path, exists, free, writable} of a folder, or of where it would be made; or an error."""
+    try:
+        place = path = folder()
+    except RuntimeError as error:
+        unknown = {"path": None, "exists": False, "free": 0, "writable": False}
+        return {"name": name, **unknown, "error": str(error)}
     while not place.exists() and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -100,32 +99,20 @@ def inspect_path(name: str, path: pathlib.Path) -> dict[str, Any]:
             writable = place.is_dir()
     except OSError:
         writable = False
-    return {
-        "name": name, "path": str(path), "exists": path.exists(), "free": free,
-        "writable": writable,
-    }  # fmt: skip
+    facts = {"path": str(path), "exists": path.exists(), "free": free, "writable": writable}
+    return {"name": name, **facts}
 
 
 def paths() -> list[dict[str, Any]]:
     """Where runs read and write, unless told otherwise."""
-    stated = []
-    for name, folder in (
-        ("prepared data (SCALING_CACHE)", cache_root),
-        ("compiled programs", compile_cache),
-        ("data sets (TFDS_DATA_DIR)", tfds_root),
-    ):
-        try:
-            stated.append(inspect_path(name, folder()))
-        except RuntimeError as error:
-            stated.append({
-                "name": name, "path": None, "exists": False, "free": 0, "writable": False,
-                "error": str(error),
-            })  # fmt: skip
-    return [
-        *stated,
-        inspect_path("here", pathlib.Path.cwd()),
-        inspect_path("temporary files", pathlib.Path(tempfile.gettempdir())),
-    ]
+    folders = {
+        "prepared data (SCALING_CACHE)": cache_root,
+        "compiled programs": compile_cache,
+        "data sets (TFDS_DATA_DIR)": tfds_root,
+        "here": pathlib.Path.cwd,
+        "temporary files": lambda: pathlib.Path(tempfile.gettempdir()),
+    }
+    return [inspect_path(name, folder) for name, folder in folders.items()]
 
 
 # --- the backend, in a process of its own -----------------------------------------------------

@@ -23,11 +23,7 @@ def host_peak_bytes() -> int:
 
 
 def device_bytes(devices: "Sequence[jax.Device]") -> dict[str, int] | None:
-    """The fullest of the local `devices`: {in_use, peak, limit} in bytes.
-
-    Returns:
-      None where the backend keeps no count, as on CPU; `limit` is left out where it is unknown.
-    """
+    """The fullest of the local devices: {in_use, peak, limit} in bytes; None without counts (CPU)."""
     stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
     known = [s for s in stats if s and "bytes_in_use" in s]
     if not known:
@@ -43,10 +39,9 @@ def device_bytes(devices: "Sequence[jax.Device]") -> dict[str, int] | None:
 
 
 def program_bytes(compiled: "jax.stages.Compiled") -> int | None:
-    """The most that a compiled program needs on one device, by its own account, in bytes.
+    """The most bytes that a program needs on one device; None where the backend does not tell.
 
-    Arguments and results (donated ones once) and temporaries. None where the backend does
-    not tell.
+    Arguments and results (donated ones once) and temporaries.
     """
     stats = compiled.memory_analysis()
     if stats is None:

@@ -1,4 +1,7 @@
-"""Where this package keeps what can be made again. Imports neither JAX nor numpy."""
+"""Where this package keeps what can be made again. Imports neither JAX nor numpy.
+
+All raise PathError where the stated place cannot be used, see `expand`.
+"""
 
 import os
 import pathlib
@@ -11,23 +14,14 @@ class PathError(RuntimeError):
 
 
 def cache_root() -> pathlib.Path:
-    """$SCALING_CACHE (`~` is expanded, an empty variable counts as none), or ~/.cache/scaling.
-
-    Raises:
-      PathError: see `expand`.
-    """
+    """$SCALING_CACHE (`~` is expanded, an empty variable counts as none), or ~/.cache/scaling."""
     return expand(os.environ.get("SCALING_CACHE") or "~/.cache/scaling", "SCALING_CACHE")
 
 
 def expand(stated: str, name: str) -> pathlib.Path:
-    """A folder as somebody stated it, `~` expanded.
+    """A folder as somebody stated it, `~` expanded; `name` is the variable or key that sets it.
 
-    Args:
-      stated: the path.
-      name: the variable or key that sets it, for the error.
-
-    Raises:
-      PathError: it is a URL, or begins with `~` where there is no home directory.
+    PathError: it is a URL, or begins with `~` where there is no home directory.
     """
     try:
         return pathlib.Path(local_path(stated)).expanduser()
@@ -41,19 +35,11 @@ def expand(stated: str, name: str) -> pathlib.Path:
 
 
 def tfds_root() -> pathlib.Path:
-    """$TFDS_DATA_DIR, or ~/tensorflow_datasets.
-
-    Raises:
-      PathError: see `expand`.
-    """
+    """$TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
 def compile_cache() -> pathlib.Path:
-    """$JAX_COMPILATION_CACHE_DIR (`~` is expanded), or jax/ in the cache.
-
-    Raises:
-      PathError: see `expand`.
-    """
+    """$JAX_COMPILATION_CACHE_DIR (`~` is expanded), or jax/ in the cache."""
     stated = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return expand(stated, "JAX_COMPILATION_CACHE_DIR") if stated else cache_root() / "jax"

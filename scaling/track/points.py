@@ -16,12 +16,7 @@ _KINDS = {"constant": "curve", "inverse_sqrt": "curve", "wsd": "stable"}
 
 
 def kind(config: Mapping[str, Any], step: int) -> str:
-    """What a point at `step` is: "curve", "stable" or "".
-
-    Args:
-      config: a resolved config, or the parsed config.json of a run.
-      step: updates done at that point.
-    """
+    """What a point at `step`, updates done, is: "curve", "stable" or ""."""
     schedule, total = configs.get(config, "optim.schedule"), configs.get(config, "train.steps")
     warmup = schedule.get("warmup_steps")
     if warmup is None and schedule.get("warmup_fraction") != 0:

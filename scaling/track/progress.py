@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Collection, Sequence
 from typing import Literal, TextIO
 
 from rich.console import Console
@@ -37,6 +38,18 @@ def quantity(value: float) -> str:
         if abs(value) >= scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> str:
+    """Rows of cells as columns of text: those numbered in `left` begin at the left, others end right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 class _LogLines(logging.Handler):
@@ -69,12 +82,8 @@ class ProgressReport:
         """Starts the report.
 
         Args:
-          total: steps of the whole run.
-          unit: what the rate counts, such as tokens.
           mode: `auto` is the bar on a terminal and lines elsewhere.
           seconds: at least this long between two plain lines.
-          main: whether this is process 0.
-          out: where to, standard output by default.
         """
         self._total, self.unit, self._seconds = total, unit, seconds
         self._out = out or sys.stdout
@@ -94,13 +103,7 @@ class ProgressReport:
             self._bar.start()
 
     def update(self, step: int, loss: float, rate: float | None) -> None:
-        """Shows a step.
-
-        Args:
-          step: updates done.
-          loss: its loss.
-          rate: units per second, or None while unknown.
-        """
+        """Shows a step: updates done, its loss, and units per second (None while unknown)."""
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)

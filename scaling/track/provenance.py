@@ -33,9 +33,7 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 def collect(argv: Sequence[str] | None = None, devices: Sequence[Any] = ()) -> dict[str, Any]:
     """Facts about this process, as plain JSON data.
 
-    Args:
-      argv: the command line; None means `sys.argv`.
-      devices: `jax.devices()` where a backend runs; this function never starts one.
+    `devices` are `jax.devices()` where a backend runs; this function never starts one.
 
     Returns:
       {time, argv, hostname, pid, python, platform, versions, git, environment, devices}.
@@ -62,11 +60,9 @@ def collect(argv: Sequence[str] | None = None, devices: Sequence[Any] = ()) -> d
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two starts and can change the numbers of a run, one line each.
+    """What differs between two starts (of `collect`) and can change the numbers of a run, a line each.
 
-    Args:
-      before: `collect` of the start before; what an older version did not record is passed over.
-      now: the same of this start.
+    What an older version did not record is passed over.
     """
 
     def facts(start: Mapping[str, Any]) -> dict[str, Any]:

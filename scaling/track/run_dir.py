@@ -57,9 +57,6 @@ class RunFacts:
 
     A file that is missing is an empty dict (or list). One that is damaged raises RunDirError with
     its name.
-
-    Attributes:
-      path: the run directory.
     """
 
     path: pathlib.Path
@@ -86,21 +83,13 @@ class RunFacts:
 
     @functools.cached_property
     def forecast(self) -> dict[str, Any]:
-        """forecast.json, its seal checked.
-
-        Raises:
-          SealError: it was edited since it was written.
-        """
+        """forecast.json, its seal checked (SealError)."""
         path = self.path / sealed.FORECAST
         return sealed.read(path) if path.exists() else {}
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl; a torn last line is left out.
-
-        Raises:
-          StreamError: a line before the end is damaged.
-        """
+        """Lines of metrics.jsonl, as `read_metrics`."""
         return read_metrics(self.path) if (self.path / METRICS).exists() else []
 
     @property
@@ -166,7 +155,6 @@ class RunDir:
     Only process 0 of a run opens it; the others need only the path.
 
     Attributes:
-      path: the directory.
       attempt: number of this start of the run, from 1.
       provenance: content of provenance.json.
       notes: what is worth telling about the start (a lock taken over, changed settings).
@@ -182,7 +170,6 @@ class RunDir:
         """Opens or creates a run directory and writes config.json and provenance.json.
 
         Args:
-          workdir: the directory; made with its parents.
           config_json: `configs.to_json` of the resolved config.
           fingerprint: `configs.fingerprint` of it.
           start: `provenance.collect` of this start.
@@ -280,16 +267,6 @@ class RunDir:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """summary.json of a run, or None when the run never got to write one.
-
-    Raises:
-      RunDirError: the file is damaged.
-    """
-    path = pathlib.Path(workdir) / SUMMARY
-    return _read(path) if path.exists() else None
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -29,11 +29,7 @@ def seal(content: Mapping[str, Any]) -> str:
 
 
 def write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes `content` with its seal, atomically; returns what was written.
-
-    Raises:
-      OSError: with an old file untouched.
-    """
+    """Writes `content` with its seal, atomically; returns what was written."""
     # Encoded first: what is hashed is what a reader of the file will see.
     plain = files.encode(content)
     sealed = {**plain, _SEAL: seal(plain)}

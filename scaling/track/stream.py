@@ -43,9 +43,7 @@ class MetricsStream:
         `start_step` move to superseded.jsonl. Reads only the end of the file.
 
         Args:
-          workdir: the run directory.
           start_step: the step that the run continues from; 0 starts afresh.
-          fsync_seconds: longest time between two fsyncs.
 
         Raises:
           StreamError: a line before the end is not a metrics line.
@@ -61,7 +59,6 @@ class MetricsStream:
         """Appends one line in one system call; when it returns, a killed process loses nothing.
 
         Args:
-          step: not before the last line's.
           values: numbers, strings, booleans or None by key; numpy and JAX scalars are fine.
 
         Raises:
@@ -83,10 +80,8 @@ class MetricsStream:
                 os.write(self._file, line[written:])
         except OSError as error:
             os.ftruncate(self._file, end)
-            text = (
-                f"{os.strerror(error.errno or 0)}: cannot append metrics; free space on that disk"
-            )
-            text += ", then start the run again"
+            remedy = "cannot append metrics; free space on that disk, then start the run again"
+            text = f"{os.strerror(error.errno or 0)}: {remedy}"
             raise OSError(error.errno, text, str(self.path)) from error
         self.last_step = int(step)
         if time.monotonic() - self._synced >= self._fsync_seconds:
@@ -98,11 +93,7 @@ class MetricsStream:
         self._synced = time.monotonic()
 
     def rewind(self, step: int) -> int:
-        """Moves lines of later steps to superseded.jsonl; returns how many.
-
-        Raises:
-          StreamError: a line before the end is not a metrics line.
-        """
+        """Moves lines of later steps to superseded.jsonl; returns how many."""
         size = os.fstat(self._file).st_size
         keep, self.last_step, torn = self._end_at(step, size)
         tail = os.pread(self._file, size - keep, keep)[: size - keep - torn]
@@ -193,13 +184,9 @@ def _lines_backward(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics; a torn last line is left out.
+    """All whole lines of a run directory's metrics, or of a .jsonl file; a torn last line is left out.
 
-    Args:
-      workdir: a run directory, or a .jsonl file.
-
-    Raises:
-      StreamError: a line before the end is not a metrics line; the message gives its number.
+    StreamError gives the number of a line before the end that is not a metrics line.
     """
     path = pathlib.Path(workdir)
     path = path / METRICS if path.is_dir() else path

@@ -106,17 +106,7 @@ class Tracker:
     ) -> None:
         """Opens metrics.jsonl at `start_step` and the other writers that `track` asks for.
 
-        Args:
-          workdir: the run directory.
-          track: the config section.
-          start_step: the step that the run continues from.
-          name: the run's name for W&B.
-          config: the resolved config for W&B.
-          main: whether this is process 0.
-
-        Raises:
-          TrackError: a package that `track` needs is missing.
-          StreamError: metrics.jsonl is damaged.
+        TrackError: a package that those need is missing.
         """
         self._path = pathlib.Path(workdir).absolute()
         self._stream: MetricsStream | None = None

@@ -20,7 +20,7 @@ from scaling.experiment import Experiment
 from scaling.tasks.base import Task
 from scaling.track import files, grade, memory
 from scaling.track.goodput import Goodput
-from scaling.track.run_dir import RunDir, read_summary
+from scaling.track.run_dir import RunDir, read_run
 from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker
 from scaling.train import data_record
@@ -93,7 +93,7 @@ class Record:
 
     def finished(self) -> dict[str, Any]:
         """The summary of an earlier start, empty when there is none."""
-        return read_summary(self.workdir) or {}
+        return read_run(self.workdir).summary
 
     # --- the state and the stream ------------------------------------------------------------
 

@@ -118,6 +118,11 @@ def main() -> None:
     from scaling.plan import main as plan
 
     code = plan([f"--scoreboard={options.out}"])
+    if code == 0:
+        from scoreboard_figure import draw
+
+        record = json.loads((options.out / "scoreboard.json").read_text(encoding="utf-8"))
+        draw(record, options.out)
     if code == 0 and options.figure:
         shutil.copy(options.out / "scoreboard.svg", options.figure)
     sys.exit(code)

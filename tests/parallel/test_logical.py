@@ -43,7 +43,7 @@ def test_config_rules_replace_and_extend() -> None:
     )
     assert spec(("expert", "embed", "mlp"), table) == P(("data", "fsdp"), None, None)
     assert spec(("embed", "mlp"), table) == P(None, "fsdp")
-    with pytest.raises(ValueError, match=r"'embed' -> 'fdsp'(?s:.*)nearest is 'fsdp'"):
+    with pytest.raises(ValueError, match=r"'embed' -> 'fdsp'(?s:.*)did you mean fsdp"):
         rules(MeshConfig(rules=(("embed", "fdsp"),)))
 
 

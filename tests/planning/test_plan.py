@@ -113,7 +113,7 @@ def test_a_run_finds_the_step_that_a_plan_compiled(tmp_path):
 
 def test_a_sweep_is_planned_cell_by_cell(tmp_path, monkeypatch, capsys):
     """The wide cell passes the limit that `--hardware` sets; its row says what may help."""
-    monkeypatch.setattr("scaling.planning.plan_jobs.plan_cache", lambda: tmp_path / "plans")
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
     (tmp_path / "widths.py").write_text(
         "from scaling.sweeps import Sweep, axis\n"
         "BASE = {'task': {'name': 'language_model'}, 'data': {'source': {'name': 'stdlib'},\n"

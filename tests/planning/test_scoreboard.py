@@ -1,4 +1,4 @@
-"""The scoreboard over fabricated runs: coverage, bias, drift, the picture, and having none."""
+"""The scoreboard over fabricated runs: coverage, bias, and having none."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def graded_runs(folder, losses):
         grade.regrade(folder / f"run{i:02d}")
 
 
-def test_coverage_bias_and_drift(tmp_path, capsys):
+def test_coverage_and_bias(tmp_path, capsys):
     losses = [2.0, 2.05, 1.95, 2.2, 1.8, 2.2, 2.6, 2.0]
     graded_runs(tmp_path, losses)
     assert main([f"--scoreboard={tmp_path}"]) == 0
@@ -32,13 +32,10 @@ def test_coverage_bias_and_drift(tmp_path, capsys):
     errors = (2.0 - np.array(losses)) / np.array(losses)
     assert loss["bias"] == pytest.approx(errors.mean())
     assert loss["mean_absolute_error"] == pytest.approx(np.abs(errors).mean())
-    assert loss["drift"]["absolute_late"] > loss["drift"]["absolute_early"]
     assert record["runs"] == {"graded": 8}
     told = capsys.readouterr().out
     assert "7/8 (47 to 100 %)" in told
     assert "one fit" in told or "1 fit" in told
-    for name in ("scoreboard.svg", "scoreboard.png"):
-        assert (tmp_path / name).stat().st_size > 5000
 
 
 def test_diverged_runs_count_as_misses_and_others_not_at_all(tmp_path):

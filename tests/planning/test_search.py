@@ -170,14 +170,14 @@ def searching(folder, *flags):
 
 def test_nothing_fits_is_an_answer(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(search, "compile_all", FakeCompiler(0.0))
-    monkeypatch.setattr("scaling.planning.plan_jobs.plan_cache", lambda: tmp_path)
+    monkeypatch.setattr("scaling.planning.plan_jobs.cache_root", lambda: tmp_path)
     assert plan.main(searching(tmp_path, "--topology=cpu-4", "--compiles=2")) == 1
     assert "nothing fits" in capsys.readouterr().out
 
 
 def test_the_proposal_for_eight_devices_runs(monkeypatch, tmp_path, capsys):
     """Two real compiles in processes of their own; then the best candidate takes a step here."""
-    monkeypatch.setattr("scaling.planning.plan_jobs.plan_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("scaling.planning.plan_jobs.cache_root", lambda: tmp_path)
     out = tmp_path / "found.json"
     argv = searching(tmp_path, "--topology=cpu-8", "--compiles=2", "--jobs=2", f"--json={out}")
     assert plan.main(argv) == 0

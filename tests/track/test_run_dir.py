@@ -16,7 +16,6 @@ from scaling.track.run_dir import (
     UsedDevices,
     find_runs,
     read_run,
-    read_summary,
 )
 
 
@@ -30,7 +29,7 @@ def test_layout_and_attempts(tmp_path: pathlib.Path) -> None:
     with RunDir(work, config_text(), "f1", start) as run:
         assert (run.attempt, run.notes) == (1, [])
         assert run.checkpoints == work / "checkpoints"
-        assert read_summary(work) is None
+        assert not read_run(work).summary
         run.write_summary({"status": "completed", "loss": float("nan")})
     with RunDir(work, config_text(name="y"), "f1", start) as run:
         assert run.attempt == 2
@@ -41,7 +40,7 @@ def test_layout_and_attempts(tmp_path: pathlib.Path) -> None:
     assert [a["argv"] for a in record["attempts"]] == [["prog", "--x"]] * 2
     assert record["attempts"][1]["config_changes"]
     assert (work / "config.json").read_text() == config_text(name="y")
-    summary = read_summary(work)
+    summary = read_run(work).summary
     assert summary is not None
     assert summary["loss"] != summary["loss"]
 

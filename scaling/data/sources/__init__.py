@@ -14,7 +14,7 @@ others are refused. Text and labelled images have shorter forms, told by a class
     images    describe(), blocks(), fingerprint(cache), held_out(), refuse_overlap(other)
 
 `fingerprint` stands for the contents (a hash), `held_out` is the evaluation data that the source
-names itself. Errors are `DataError`s.
+names itself. What cannot be read or used is a `DataError` that names the file and the line.
 """
 
 SOURCES: dict[str, str] = {

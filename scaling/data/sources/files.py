@@ -4,7 +4,6 @@ import codecs
 import dataclasses
 import glob
 import gzip
-import hashlib
 import io
 import json
 import lzma
@@ -18,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 import zstandard
 
 from scaling.configs.types import LocalPath
-from scaling.data.cache import file_hash
+from scaling.data.cache import digest, file_hash
 from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_KEY = "the paths of data.source"
 Errors = Literal["strict", "replace", "ignore"]
 
 
@@ -57,18 +57,13 @@ class Files:
     separator: str = ""
 
     def documents(self) -> Iterator[str]:
-        """The documents, file by file; one without text as an empty string.
-
-        Raises:
-          DataError: a file is missing, unreadable, damaged, not UTF-8, or not such lines; no line
-            of it has the key; or there is no text in any of them.
-        """
+        """The documents, file by file; one without text as an empty string."""
         empty = True
         for text in self._texts():
             empty &= not has_text(text)
             yield text
         if empty:
-            raise DataError(f"{self._key} hold no text: {', '.join(map(str, self._files()))}")
+            raise DataError(f"{_KEY} hold no text: {', '.join(map(str, self._files()))}")
 
     def _texts(self) -> Iterator[str]:
         between = re.compile(rf"[\r\n]*{re.escape(self.separator)}[\r\n]*")
@@ -86,15 +81,10 @@ class Files:
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
         split = [self.separator] if self.separator else []
-        text = json.dumps([hashes, self.field, self.errors, *split])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest([hashes, self.field, self.errors, *split])
 
     def held_out(self) -> "Files | None":
-        """The source of `eval_paths`, if any.
-
-        Raises:
-          DataError: a file is in both.
-        """
+        """The source of `eval_paths`, if any; DataError if a file is in both."""
         if not self.eval_paths:
             return None
         other = dataclasses.replace(self, paths=self.eval_paths, eval_paths=())
@@ -108,12 +98,8 @@ class Files:
             )
         return other
 
-    @property
-    def _key(self) -> str:
-        return "the paths of data.source"
-
     def _files(self) -> list[pathlib.Path]:
-        paths = matching(self.paths, self._key)
+        paths = matching(self.paths, _KEY)
         for path in paths:
             if not path.name.endswith(_SUFFIXES):
                 raise DataError(f"{path}: cannot tell its format; known are {', '.join(_SUFFIXES)}")
@@ -244,9 +230,6 @@ def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
     Args:
       patterns: `**` goes into folders, `~` is the user's home.
       key: what holds them, for the errors.
-
-    Raises:
-      DataError: there is none, or a pattern matches no file.
     """
     if not patterns:
         raise DataError(f"{key} are empty: name at least one file, e.g. paths=('a.txt',)")

@@ -14,13 +14,7 @@ import numpy as np
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
-from scaling.data.sources.ratings import (
-    RatingTable,
-    Sorted,
-    item_counts,
-    left_out_parts,
-    sizes,
-)
+from scaling.data.sources.ratings import RatingTable, Sorted, item_counts, left_out_parts, sizes
 from scaling.data.windows import Windows, text_spec
 
 
@@ -41,11 +35,7 @@ class Histories(RatingTable):
         return self._parts(context)[0]
 
     def open(self, context: DataContext) -> Opened:
-        """Training windows and held-out items.
-
-        Raises:
-          DataError: the table cannot be used, or all users have too few ratings.
-        """
+        """Training windows and held-out items."""
         info, table, windows = self._parts(context)
         length = context.section.text.seq_len
         evals = {name: Next(table, at, length) for name, at in left_out_parts(table).items()}

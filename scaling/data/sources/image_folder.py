@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -11,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveInt
+from scaling.data.cache import digest, stamp
 from scaling.data.errors import DataError
 from scaling.data.images import image_spec
 from scaling.data.info import DataInfo
@@ -44,12 +43,7 @@ class ImageFolder:
     classes: tuple[str, ...] | None = None
 
     def describe(self) -> DataInfo:
-        """Image shape and classes.
-
-        Raises:
-          DataError: there is no such folder, no class in it or no image in a class, or the first
-            image cannot be read.
-        """
+        """Image shape and classes."""
         channels = 3 if self.mode == "RGB" else 1
         height, width = self.size or self._read(self._files[0][0]).shape[:2]
         shape = (height, width, channels)
@@ -63,11 +57,7 @@ class ImageFolder:
         )
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(uint8[n, H, W, C], int32[n]) blocks, class by class.
-
-        Raises:
-          DataError: an image cannot be read or has another shape; names it.
-        """
+        """(uint8[n, H, W, C], int32[n]) blocks, class by class."""
         shape = self.describe().image_shape
         for start in range(0, len(self._files), _BLOCK):
             part = self._files[start : start + _BLOCK]
@@ -83,30 +73,23 @@ class ImageFolder:
             yield np.stack(images), np.array([label for _, label in part], np.int32)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
-        """A hash of every file's name, label, size and times of change, and of how it is read.
+        """A hash of every file's name, label and `stamp`, and of how it is read.
 
-        Not of the contents: a million files would be read at each start. Of the two times a program
-        may put one back, and the kernel keeps the other, as in `cache.file_hash`. A copy with new
-        times is decoded again, into equal arrays.
+        Not of the contents: a million files would be read at each start. A copy with new times is
+        decoded again, into equal arrays.
         """
         del cache
         try:
-            stats = [(path, label, path.stat()) for path, label in self._files]
+            files = [
+                [str(path.relative_to(self._root)), label, *stamp(path)]
+                for path, label in self._files
+            ]
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-        files = [
-            [str(path.relative_to(self._root)), label, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
-            for path, label, s in stats
-        ]
-        text = json.dumps([str(self._root.resolve()), files, self._classes, self.size, self.mode])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest([str(self._root.resolve()), files, self._classes, self.size, self.mode])
 
     def held_out(self) -> "ImageFolder | None":
-        """The source of `eval_path`, if any, its labels those of `path`.
-
-        Raises:
-          DataError: it has a class that `path` does not have, or shares a file with it.
-        """
+        """The source of `eval_path`, if any, its labels those of `path`; it may share no file."""
         if self.eval_path is None:
             return None
         shape = self.describe().image_shape

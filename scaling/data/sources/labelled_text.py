@@ -4,27 +4,24 @@ Legend: T tokens in an example.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from scaling import configs
 from scaling.configs.types import LocalPath
-from scaling.data.cache import Entry, cached, key_of
+from scaling.data.cache import Entry, cached, digest, key_of
 from scaling.data.documents import Part, has_text, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
-from scaling.data.npy import NpyWriter
+from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
-from scaling.data.sources.tables import Layout, cells, lines, ordered
-from scaling.data.tokenizers import TOKENIZERS, Fitted
+from scaling.data.sources.tables import Tables, cells, lines, ordered
+from scaling.data.tokenizers import Fitted, tokenizer_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,15 +40,20 @@ class Texts:
 
     def fingerprint(self, cache: pathlib.Path) -> str:
         """Stands for the contents."""
-        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+        return digest(self.texts)
 
     def held_out(self) -> None:
         """Nothing is held out of these."""
         return
 
 
+def fit_tokenizer(context: DataContext, texts: Iterable[str]) -> Fitted:
+    """The tokenizer of the config, ready to encode: what it learns is in these texts."""
+    return tokenizer_of(context.section.text).fit([Part(Texts(tuple(texts)))], context.cache)
+
+
 @dataclasses.dataclass(frozen=True)
-class LabelledText:
+class LabelledText(Tables):
     """Files of text and label. `data.text.tokenizer` makes tokens, cut or padded to `seq_len`.
 
     Classes are the labels of the training files, in the order of the alphabet (numbers by value).
@@ -65,11 +67,9 @@ class LabelledText:
         label, and the text stands after a blank (as in TREC's files).
       text: column of the text.
       label: column of the label.
-      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
-      names: of the columns, for files without a header.
       label_until: the label ends before this mark, such as ":" for TREC's six coarse classes; empty
         takes it whole.
-      encoding: of the files.
+      delimiter, names, encoding: see `Tables`.
     """
 
     paths: tuple[LocalPath, ...]
@@ -77,10 +77,7 @@ class LabelledText:
     form: Literal["table", "label_first"] = "table"
     text: str = "text"
     label: str = "label"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
     label_until: str = ""
-    encoding: str = "utf-8"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -90,22 +87,15 @@ class LabelledText:
 
     def describe(self, context: DataContext) -> DataInfo:
         """The classes, by reading the files; the vocabulary, by the config."""
-        tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        return self._describe(context, classes(self._read("paths")), tokenizer.vocab_size)
+        vocab_size = tokenizer_of(context.section.text).vocab_size
+        return self._describe(context, classes(self._read("paths")), vocab_size)
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out texts, tokenised.
-
-        Raises:
-          DataError: a file cannot be read, a line has no text or label, a held-out label is not
-            among those of training, or one of the parts would be empty.
-        """
+        """Training and held-out texts, tokenised."""
         everything = self._read("paths")
         names = classes(everything)
         train, held_out = self._split(everything, context.section.eval_fraction)
-        texts = Texts(tuple(row.text for row in train))
-        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        tokenizer = settings.fit([Part(texts)], context.cache)
+        tokenizer = fit_tokenizer(context, (row.text for row in train))
         length = context.section.text.seq_len
 
         def examples(rows: list["Row"], limit: int | None = None) -> Labelled:
@@ -168,9 +158,8 @@ class LabelledText:
     def _lines(self, path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
         """(place, text, label) line by line."""
         if self.form == "table":
-            layout = Layout(self.delimiter, self.names, self.encoding)
             columns = [(self.text, "data.source.text"), (self.label, "data.source.label")]
-            for where, (text, label) in cells(path, layout, columns):
+            for where, (text, label) in cells(path, self, columns):
                 yield where, text, label
             return
         for number, line in enumerate(lines(path, self.encoding), 1):
@@ -189,11 +178,7 @@ class Row:
 
 
 def classes(rows: list[Row]) -> tuple[str, ...]:
-    """The labels, each once.
-
-    Raises:
-      DataError: there is one alone, and so nothing to tell apart.
-    """
+    """The labels, each once; DataError if there is one alone, and so nothing to tell apart."""
     names = ordered(row.label for row in rows)
     if len(names) < 2:
         raise DataError(
@@ -205,7 +190,7 @@ def classes(rows: list[Row]) -> tuple[str, ...]:
 def _tokens(
     rows: list[Row], names: tuple[str, ...], tokenizer: Fitted, cache: pathlib.Path
 ) -> Entry:
-    """`tokens.npy`, `start.npy` (where each text begins, and the end) and `labels.npy`."""
+    """The tokens of the texts (`Ragged`), and `labels.npy`."""
     number = {name: place for place, name in enumerate(names)}
     for row in rows:
         if row.label not in number:
@@ -215,15 +200,10 @@ def _tokens(
             )
     labels = np.array([number[row.label] for row in rows], np.int32)
     texts = [row.text for row in rows]
-    content = hashlib.sha256(json.dumps([texts, labels.tolist()]).encode()).hexdigest()
+    content = digest([texts, labels.tolist()])
 
     def build(work: pathlib.Path) -> Mapping[str, Any]:
-        start = [0]
-        with NpyWriter(work / "tokens.npy", np.dtype(np.int32)) as out:
-            for tokens in tokenizer.encode(texts):
-                out.write(tokens)
-                start.append(out.length)
-        np.save(work / "start.npy", np.array(start))
+        write_ragged(work, "tokens", np.dtype(np.int32), tokenizer.encode(texts))
         np.save(work / "labels.npy", labels)
         return {"examples": len(texts)}
 
@@ -235,8 +215,10 @@ class Labelled:
 
     def __init__(self, entry: Entry, length: int, pad: int, limit: int | None = None) -> None:
         """The texts of an entry, of `length` tokens each; the first `limit` in a fixed random order."""
-        arrays = [np.load(entry.path / f"{name}.npy") for name in ("tokens", "start", "labels")]
-        self._tokens, self._start, self._labels = arrays
+        self._tokens, self._labels = (
+            Ragged(entry.path, "tokens"),
+            np.load(entry.path / "labels.npy"),
+        )
         self._rows = split_rows(len(self._labels), 0.0)[0][:limit]
         self._length, self._pad = length, pad
         self.spec = labelled_spec(length)
@@ -247,11 +229,9 @@ class Labelled:
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """{inputs, segments: int32[n, T], labels: int32[n], weights: float32[n]}."""
         rows = self._rows[indices]
-        grid = self._start[rows][:, None] + np.arange(self._length)
-        inside = grid < self._start[rows + 1][:, None]
-        tokens = self._tokens[np.minimum(grid, len(self._tokens) - 1)]
+        tokens, inside = self._tokens.padded(rows, self._length, self._pad)
         return {
-            "inputs": np.where(inside, tokens, self._pad).astype(np.int32),
+            "inputs": tokens,
             "segments": inside.astype(np.int32),
             "labels": self._labels[rows],
             "weights": np.ones(len(rows), np.float32),

@@ -22,7 +22,7 @@ from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
 from scaling.data.sources.files import matching
-from scaling.data.sources.tables import Layout, cells, ordered
+from scaling.data.sources.tables import Tables, cells, ordered
 
 # A user with fewer ratings has nothing to leave out: one to learn from, one for each held-out split.
 MIN_HELD_OUT = 3
@@ -54,7 +54,6 @@ class Sorted:
       item: int32[N].
       rating: float32[N].
       start: int64[U + 1], where each user's ratings begin; the last is N.
-      names: of users and items.
     """
 
     user: np.ndarray
@@ -83,7 +82,7 @@ class Sorted:
 
 
 @dataclasses.dataclass(frozen=True)
-class RatingTable:
+class RatingTable(Tables):
     """What both sources share: where the table is and what its columns are called.
 
     Attributes:
@@ -92,9 +91,7 @@ class RatingTable:
       item: column of the item, any text.
       rating: column of the rating, a number.
       time: column of the time, a number; None takes the order of the lines.
-      delimiter: what stands between two columns, such as "::".
-      names: of the columns, for files without a header.
-      encoding: of the files.
+      delimiter, names, encoding: see `Tables`.
     """
 
     paths: tuple[LocalPath, ...]
@@ -102,16 +99,9 @@ class RatingTable:
     item: str = "movieId"
     rating: str = "rating"
     time: str | None = "timestamp"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
-    encoding: str = "utf-8"
 
     def load(self, cache: pathlib.Path) -> Sorted:
-        """The ratings, from the cache or read now.
-
-        Raises:
-          DataError: a file cannot be read, or a line is not a rating; names the line.
-        """
+        """The ratings, from the cache or read now."""
         paths = matching(self.paths, "data.source.paths")
         fields = [field.name for field in dataclasses.fields(RatingTable) if field.name != "paths"]
         columns = {name: getattr(self, name) for name in fields}
@@ -136,13 +126,12 @@ class RatingTable:
 
     def _read(self, paths: list[pathlib.Path]) -> Iterator[tuple[str, str, float, float]]:
         """(user, item, rating, time) line by line."""
-        layout = Layout(self.delimiter, self.names, self.encoding)
         wanted = [(getattr(self, key), f"data.source.{key}") for key in ("user", "item", "rating")]
         if self.time is not None:
             wanted.append((self.time, "data.source.time"))
         empty = True
         for path in paths:
-            for where, (user, item, rating, *time) in cells(path, layout, wanted):
+            for where, (user, item, rating, *time) in cells(path, self, wanted):
                 if not user.strip() or not item.strip():
                     raise DataError(f"{where}: has no {self.item if user.strip() else self.user}")
                 empty = False
@@ -174,8 +163,6 @@ class Rows:
         """Hands out the ratings at these places.
 
         Args:
-          table: all ratings.
-          places: int64[n].
           seen: with `seen`, int32[n, S]: what the user rated before, padded with the number of
             items.
         """
@@ -227,11 +214,7 @@ class Ratings(RatingTable):
         return self._describe(table, self._places(table, context)[0])
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out ratings.
-
-        Raises:
-          DataError: the table cannot be used, or one of the parts would be empty.
-        """
+        """Training and held-out ratings."""
         table = self.load(context.cache)
         train, evals = self._places(table, context)
         return Opened(
@@ -275,11 +258,7 @@ class Ratings(RatingTable):
 
 
 def left_out_parts(table: Sorted) -> dict[str, np.ndarray]:
-    """Leave-last-out: {"eval": each user's last rating, "valid": the one before it}, as places.
-
-    Raises:
-      DataError: all users have too few ratings.
-    """
+    """Leave-last-out: {"eval": each user's last rating, "valid": the one before it}, as places."""
     parts = {"eval": table.left_out(1), "valid": table.left_out(2)}
     if not len(parts["eval"]):
         raise DataError(

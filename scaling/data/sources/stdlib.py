@@ -20,19 +20,9 @@ from scaling.data.errors import DataError
 _LOG = logging.getLogger(__name__)
 
 # Not part of every install (distributions split them off), or not text that a person wrote.
-_LEFT_OUT = frozenset(
-    {
-        "__pycache__",
-        "site-packages",
-        "dist-packages",
-        "test",
-        "tests",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "ensurepip",
-        "pydoc_data",
-    }
+_LEFT_OUT = (
+    *("__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"),
+    *("turtledemo", "ensurepip", "pydoc_data"),
 )
 
 

@@ -10,13 +10,13 @@ from scaling.data.errors import DataError
 from scaling.data.sources.files import DAMAGE, open_file
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How lines become cells.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What sources have in common that read tables: how lines become cells.
 
     Attributes:
       delimiter: what stands between two cells. A comma may be quoted, as CSV does; any other
-        delimiter, of any length, always divides.
+        delimiter, of any length, always divides, as "::" or "\\t".
       names: of the columns; empty where the first line of each file has them.
       encoding: of the text; a byte order mark of UTF-8 is not part of it.
     """
@@ -27,11 +27,7 @@ class Layout:
 
 
 def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
-    """The lines of a text file with their ends, unpacked where it is compressed.
-
-    Raises:
-      DataError: the file cannot be read, is damaged, or is not of this encoding.
-    """
+    """The lines of a text file with their ends, unpacked where it is compressed."""
     number = 0
     try:
         codec = "utf-8-sig" if encoding == "utf-8" else encoding
@@ -56,20 +52,15 @@ def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
 
 
 def cells(
-    path: pathlib.Path, layout: Layout, columns: Sequence[tuple[str, str]]
+    path: pathlib.Path, layout: Tables, columns: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, list[str]]]:
     """The cells of some columns, line by line; lines without text are passed over.
 
     Args:
-      path: the table.
-      layout: how its lines become cells.
       columns: (name of the column, key of the config that names it).
 
     Yields:
       (place of the line, for errors; its cells in the order of `columns`).
-
-    Raises:
-      DataError: a column is missing, or a line has more or fewer cells than there are columns.
     """
     names, places = list(layout.names), []
     for number, row in _rows(path, layout):
@@ -99,7 +90,7 @@ def _places(names: list[str], columns: Sequence[tuple[str, str]], where: str) ->
     return [names.index(column) for column, _ in columns]
 
 
-def _rows(path: pathlib.Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: pathlib.Path, layout: Tables) -> Iterator[tuple[int, list[str]]]:
     text = lines(path, layout.encoding)
     if layout.delimiter != ",":
         for number, line in enumerate(text, 1):

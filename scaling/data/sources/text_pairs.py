@@ -4,7 +4,6 @@ Legend: S tokens of a source, T tokens of a target with its end.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -13,25 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from scaling import configs
 from scaling.configs.types import LocalPath, PositiveInt
-from scaling.data.cache import Entry, cached, key_of
-from scaling.data.documents import Part, has_text, is_held_out
+from scaling.data.cache import Entry, cached, digest, key_of
+from scaling.data.documents import has_text, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
-from scaling.data.npy import NpyWriter
+from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
-from scaling.data.sources.labelled_text import Texts
-from scaling.data.sources.tables import Layout, cells, lines
-from scaling.data.tokenizers import TOKENIZERS, Fitted
+from scaling.data.sources.labelled_text import fit_tokenizer
+from scaling.data.sources.tables import Tables, cells, lines
+from scaling.data.tokenizers import Fitted, tokenizer_of
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class TextPairs:
+class TextPairs(Tables):
     """Two text files whose lines belong together, or a table with a column for each side.
 
     One tokenizer is trained on both sides of the training pairs (`data.text.tokenizer`). Nothing is
@@ -53,9 +51,7 @@ class TextPairs:
       target_len: T, the end of the text among them.
       source: column of the source in a table.
       target: column of the target in a table.
-      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
-      names: of the columns, for tables without a header.
-      encoding: of the files.
+      delimiter, names, encoding: see `Tables`.
     """
 
     source_paths: tuple[LocalPath, ...]
@@ -68,9 +64,6 @@ class TextPairs:
     target_len: PositiveInt = 64
     source: str = "source"
     target: str = "target"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
-    encoding: str = "utf-8"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -80,20 +73,13 @@ class TextPairs:
 
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes and the vocabulary, by the config alone."""
-        vocab_size = configs.build(context.section.text.tokenizer, TOKENIZERS).vocab_size
-        return self._describe(context, vocab_size)
+        return self._describe(context, tokenizer_of(context.section.text).vocab_size)
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact.
-
-        Raises:
-          DataError: a file cannot be read, two files differ in their number of lines, a held-out
-            pair is too long, or one of the parts would be empty.
-        """
+        """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact."""
         train, held_out = self._parts(context.section.eval_fraction)
-        both = Texts(tuple(text for row in train for text in (row.source, row.target)))
-        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        tokenizer = settings.fit([Part(both)], context.cache)
+        both = (text for row in train for text in (row.source, row.target))
+        tokenizer = fit_tokenizer(context, both)
         sizes: dict[str, int] = {}
         split = _Split(self.source_len, self.target_len, tokenizer, context.cache, sizes)
         files = {"eval": bool(self.eval_source_paths), "test": True}
@@ -167,10 +153,12 @@ class TextPairs:
         self, key: str, sources: tuple[LocalPath, ...], targets: tuple[LocalPath, ...]
     ) -> list["Row"]:
         key = f"data.source.{key}"
+        if not sources:
+            matching(sources, key)  # says so
         # In the order in which they are named: the files of two sides are matched by it.
-        paths = [path for pattern in sources or [""] for path in _files(pattern, key)]
+        paths = [path for pattern in sources for path in matching([pattern], key)]
         other = key.replace("source_paths", "target_paths")
-        others = [path for pattern in targets for path in _files(pattern, other)]
+        others = [path for pattern in targets for path in matching([pattern], other)]
         rows = list(self._pairs(paths, others, other) if others else self._table(paths))
         if not any(row.has_text() for row in rows):
             raise DataError(f"{key}: hold no pair of texts: {', '.join(map(str, paths))}")
@@ -194,15 +182,10 @@ class TextPairs:
                 yield Row(source.strip(), target.strip(), f"{path}, line {number}")
 
     def _table(self, paths: Sequence[pathlib.Path]) -> Iterator["Row"]:
-        layout = Layout(self.delimiter, self.names, self.encoding)
         columns = [(self.source, "data.source.source"), (self.target, "data.source.target")]
         for path in paths:
-            for where, (source, target) in cells(path, layout, columns):
+            for where, (source, target) in cells(path, self, columns):
                 yield Row(source.strip(), target.strip(), where)
-
-
-def _files(pattern: str, key: str) -> list[pathlib.Path]:
-    return matching([pattern] if pattern else [], key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,8 +242,6 @@ class _Split:
         """The examples of a part, and their rows.
 
         Args:
-          name: of the part.
-          rows: its pairs.
           strict: whether one that is too long is an error.
           first: number of its first example, for held-out ones.
           limit: take so many, in a fixed random order; None takes all.
@@ -295,17 +276,12 @@ class _Split:
 
 
 def _tokens(rows: list[Row], tokenizer: Fitted, cache: pathlib.Path) -> Entry:
-    """`tokens.npy`, and `start.npy`: where each source and each target begins, and the end."""
+    """The tokens (`Ragged`) of each source and then of its target."""
     texts = [text for row in rows for text in (row.source, row.target)]
-    content = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    content = digest(texts)
 
     def build(work: pathlib.Path) -> Mapping[str, Any]:
-        start = [0]
-        with NpyWriter(work / "tokens.npy", np.dtype(np.int32)) as out:
-            for tokens in tokenizer.encode(texts):
-                out.write(tokens)
-                start.append(out.length)
-        np.save(work / "start.npy", np.array(start))
+        write_ragged(work, "tokens", np.dtype(np.int32), tokenizer.encode(texts))
         return {"pairs": len(rows)}
 
     return cached(cache, f"pairs-{key_of({'texts': content, 'tokenizer': tokenizer.key})}", build)
@@ -326,8 +302,7 @@ class Pairs:
         first: int | None = None,
     ) -> None:
         """Those pairs of an entry; `lengths` are (S, T), and `first` numbers the examples."""
-        self._tokens = np.load(entry.path / "tokens.npy", mmap_mode="r")
-        self._start = np.load(entry.path / "start.npy")
+        self._tokens = Ragged(entry.path, "tokens")
         self._rows, self._lengths = rows, lengths
         self._separator, self._first = separator, first
         self.spec = pair_spec(*lengths, first is not None)
@@ -337,8 +312,7 @@ class Pairs:
 
     def padded(self) -> np.ndarray:
         """Targets that each example lacks: int64[examples]."""
-        target = 2 * self._rows + 1
-        return self._lengths[1] - 1 - (self._start[target + 1] - self._start[target])
+        return self._lengths[1] - 1 - np.diff(self._tokens.start)[2 * self._rows + 1]
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index.
@@ -348,8 +322,8 @@ class Pairs:
         """
         rows, separator = self._rows[indices], self._separator
         source_len, target_len = self._lengths
-        source, text = self._side(2 * rows, source_len)
-        target, inside = self._side(2 * rows + 1, target_len)
+        source, text = self._tokens.padded(2 * rows, source_len, separator)
+        target, inside = self._tokens.padded(2 * rows + 1, target_len, separator)
         begin = np.full((len(rows), 1), separator, np.int32)
         batch = {
             "source": source,
@@ -363,13 +337,6 @@ class Pairs:
         if self._first is not None:
             batch["index"] = (self._first + np.asarray(indices)).astype(np.int32)
         return batch
-
-    def _side(self, texts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens int32[n, length] with separators behind them, where they are text)."""
-        grid = self._start[texts][:, None] + np.arange(length)
-        inside = grid < self._start[texts + 1][:, None]
-        tokens = self._tokens[np.minimum(grid, len(self._tokens) - 1)]
-        return np.where(inside, tokens, self._separator).astype(np.int32), inside
 
 
 def pair_spec(source_len: int, target_len: int, held_out: bool) -> Spec:

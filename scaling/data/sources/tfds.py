@@ -6,8 +6,6 @@ nothing is asked of the network, and sets whose own code needs TensorFlow can st
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaling.configs.types import LocalPath
-from scaling.data.cache import file_hash
+from scaling.data.cache import digest, file_hash
 from scaling.data.errors import DataError
 from scaling.data.images import image_spec
 from scaling.data.info import DataInfo
@@ -56,11 +54,7 @@ class Tfds:
         return "images" if self._is_image(self._feature) else "text"
 
     def describe(self) -> DataInfo:
-        """Image shape and classes.
-
-        Raises:
-          DataError: the set is not prepared, or has no images of one shape with a label.
-        """
+        """Image shape and classes."""
         shape = self._features[self._feature].shape
         if None in shape:
             shape = self._records[0][self._feature].shape
@@ -76,11 +70,7 @@ class Tfds:
         )
 
     def documents(self) -> Iterator[str]:
-        """The texts in the order of the records.
-
-        Raises:
-          DataError: the set cannot be read, or a text is not UTF-8.
-        """
+        """The texts in the order of the records."""
         key = self._feature
         for number, record in enumerate(self._read()):
             text = record[key]
@@ -95,11 +85,7 @@ class Tfds:
             yield text
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(uint8[n, H, W, C], int32[n]) blocks in the order of the records.
-
-        Raises:
-          DataError: the set cannot be read, or the images differ in shape.
-        """
+        """(uint8[n, H, W, C], int32[n]) blocks in the order of the records."""
         shape = self.describe().image_shape
         images: list[np.ndarray] = []
         labels: list[int] = []
@@ -123,14 +109,10 @@ class Tfds:
         """A hash of the record files of the split, and of what is read of them."""
         keys = [self._feature] + ([self._label] if self.kind == "images" else [])
         ranges = [[file_hash(path, cache), start, stop] for path, start, stop in self._ranges()]
-        return hashlib.sha256(json.dumps([ranges, keys]).encode()).hexdigest()
+        return digest([ranges, keys])
 
     def held_out(self) -> "Tfds | None":
-        """The source of `eval_split`, if any.
-
-        Raises:
-          DataError: the two splits share records.
-        """
+        """The source of `eval_split`, if any; DataError if the two splits share records."""
         if self.eval_split is None:
             return None
         other = dataclasses.replace(self, split=self.eval_split, eval_split=None)

@@ -6,8 +6,6 @@ Legend: S samples of a padded utterance, L symbols of a padded text.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import pathlib
 import wave
@@ -16,26 +14,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scaling import configs
 from scaling.configs.types import LocalPath, PositiveFloat
-from scaling.data.cache import cached, key_of
-from scaling.data.documents import Part, has_text
+from scaling.data.cache import cached, digest, key_of, stamp
+from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
-from scaling.data.npy import NpyWriter
+from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
-from scaling.data.sources.labelled_text import Texts
-from scaling.data.sources.tables import Layout, cells
-from scaling.data.tokenizers import TOKENIZERS, Fitted
+from scaling.data.sources.labelled_text import fit_tokenizer
+from scaling.data.sources.tables import Tables, cells
+from scaling.data.tokenizers import Fitted, tokenizer_of
 
 # How bytes of PCM become numbers, by the bytes of a sample, and what divides them to be 16-bit ones.
 _PCM = {1: ("u1", 2**-8), 2: ("<i2", 1), 3: ("<i4", 2**16), 4: ("<i4", 2**16)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Utterances:
+class Utterances(Tables):
     """Wav files and their texts. `data.text.tokenizer` makes symbols, at most `data.text.seq_len`.
 
     Files hold PCM of 8 to 32 bits. Channels are averaged, and samples rounded to 16 bits. All files
@@ -48,19 +45,14 @@ class Utterances:
         `data.eval_fraction` of the utterances is held out.
       path: column of the wav file, as seen from the table's folder.
       text: column of what is said.
-      delimiter: what stands between two columns. A comma may be quoted; "\\t" never.
-      names: of the columns, for files without a header.
-      encoding: of the tables.
       max_seconds: to which utterances are padded; a longer one is refused.
+      delimiter, names, encoding: see `Tables`.
     """
 
     paths: tuple[LocalPath, ...]
     eval_paths: tuple[LocalPath, ...] = ()
     path: str = "path"
     text: str = "text"
-    delimiter: str = ","
-    names: tuple[str, ...] = ()
-    encoding: str = "utf-8"
     max_seconds: PositiveFloat = 16.0
 
     @property
@@ -71,25 +63,17 @@ class Utterances:
 
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes by the config and the first file's sample rate; the vocabulary by the config."""
-        tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        first = self._read("paths")[0]
-        return self._describe(context, read_wav(first.path, first.where)[0], tokenizer.vocab_size)
+        first, vocab_size = self._read("paths")[0], tokenizer_of(context.section.text).vocab_size
+        return self._describe(context, read_wav(first.path, first.where)[0], vocab_size)
 
     def open(self, context: DataContext) -> Opened:
-        """Training and held-out utterances.
-
-        Raises:
-          DataError: a table or a wav file cannot be read; a line has no path or text, or names an
-            utterance that is too long, of another sample rate, or also held out.
-        """
+        """Training and held-out utterances."""
         rows = self._read("paths")
         held_out = self._read("eval_paths") if self.eval_paths else []
         fraction = 0.0 if self.eval_paths else context.section.eval_fraction
         train, evals = split_rows(len(rows), fraction)
         _refuse_overlap([rows[i] for i in train], held_out or [rows[i] for i in evals])
-        texts = Texts(tuple(rows[i].text for i in sorted(train)))
-        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        tokenizer = settings.fit([Part(texts)], context.cache)
+        tokenizer = fit_tokenizer(context, (rows[i].text for i in sorted(train)))
         rate = read_wav(rows[0].path, rows[0].where)[0]
         info = self._describe(context, rate, tokenizer.vocab_size)
         parts = [
@@ -124,11 +108,10 @@ class Utterances:
     def _read(self, name: Literal["paths", "eval_paths"]) -> list["Row"]:
         key = f"data.source.{name}"
         tables = matching(getattr(self, name), key)
-        layout = Layout(self.delimiter, self.names, self.encoding)
         columns = [(self.path, "data.source.path"), (self.text, "data.source.text")]
         rows = []
         for table in tables:
-            for where, (path, text) in cells(table, layout, columns):
+            for where, (path, text) in cells(table, self, columns):
                 if not has_text(path) or not has_text(text):
                     part = "text" if has_text(path) else "path"
                     raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
@@ -158,15 +141,7 @@ def _refuse_overlap(rows: Sequence[Row], held_out: Sequence[Row]) -> None:
 
 
 def read_wav(path: pathlib.Path, where: str) -> tuple[int, np.ndarray]:
-    """(samples a second, int16 samples of the channels' mean).
-
-    Args:
-      path: the file.
-      where: the line that names it, for errors.
-
-    Raises:
-      DataError: the file is missing, cut short, empty, or not PCM.
-    """
+    """(samples a second, int16 samples of the channels' mean); `where` is the line of the table."""
     try:
         with wave.open(str(path), "rb") as file:
             rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
@@ -203,7 +178,6 @@ class Recordings:
     """All utterances of some tables.
 
     Attributes:
-      rows: the lines, in their order.
       samples: int16, one utterance after the other.
       start: where each begins, and the end.
       symbols: of each text.
@@ -241,33 +215,31 @@ def _recordings(
     stats = []
     for row in rows:
         try:
-            stat = row.path.stat()
+            stats.append([str(row.path.resolve()), *stamp(row.path)])
         except OSError as error:
             raise DataError(
                 f"{row.where}: cannot read {row.path}: {error.strerror or error}; correct the path"
             ) from error
-        stats.append([str(row.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
 
     def build(work: pathlib.Path) -> Mapping[str, Any]:
-        start = [0]
-        with NpyWriter(work / "samples.npy", np.dtype(np.int16)) as out:
-            for row in rows:
-                other, samples = read_wav(row.path, row.where)
-                if other != rate:
-                    raise DataError(
-                        f"{row.where}: {row.path} has {other:,} samples a second, and the first file "
-                        f"{rate:,}; resample it (ffmpeg -i IN -ar {rate} OUT.wav), or leave it out"
-                    )
-                out.write(samples)
-                start.append(out.length)
-        np.save(work / "start.npy", np.array(start))
+        write_ragged(work, "samples", np.dtype(np.int16), (_samples(row, rate) for row in rows))
         return {"examples": len(rows)}
 
-    digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    entry = cached(cache, f"utterances-{key_of({'files': digest, 'rate': rate})}", build)
-    samples = np.load(entry.path / "samples.npy", mmap_mode="r")
+    key = key_of({"files": digest(stats), "rate": rate})
+    entry = cached(cache, f"utterances-{key}", build)
+    samples = Ragged(entry.path, "samples")
     symbols = tokenizer.encode([row.text for row in rows])
-    return Recordings(rows, samples, np.load(entry.path / "start.npy"), symbols)
+    return Recordings(rows, samples.values, samples.start, symbols)
+
+
+def _samples(row: Row, rate: int) -> np.ndarray:
+    other, samples = read_wav(row.path, row.where)
+    if other != rate:
+        raise DataError(
+            f"{row.where}: {row.path} has {other:,} samples a second, and the first file "
+            f"{rate:,}; resample it (ffmpeg -i IN -ar {rate} OUT.wav), or leave it out"
+        )
+    return samples
 
 
 def tightest(parts: Sequence[Recordings]) -> list[list[Any]]:

@@ -35,7 +35,6 @@ class Request:
 
     Attributes:
       workers: how many processes or jobs; None for the launcher's own default.
-      tries: attempts that may fail before a cell has failed.
       group: most cells that train in one program; None for the launcher's own default.
       resources: "KEY=VALUE,..." of a cluster.
       submit: hand files over to the tool that reads them, instead of only writing them.
@@ -57,8 +56,7 @@ def launch(name: str, sweep: SweepDir, request: Request) -> int:
 
     Raises:
       ConfigError: `request.resources` asks for what the launcher does not have.
-      LaunchError: the launcher cannot start anything; says why.
-      LedgerError: the ledger is damaged.
+      LaunchError, LedgerError: nothing can be started, or the ledger is damaged; says why.
     """
     return int(importlib.import_module(f"{__name__}.{name}").launch(sweep, request))
 
@@ -112,21 +110,15 @@ def slug(text: str, longest: int) -> str:
 def hand_over(
     path: pathlib.Path, text: str, script: str, *, tool: str, submit: bool, hint: str
 ) -> int:
-    """Writes a file and beside it a script that gives it to a tool; runs the script if asked to.
+    """Writes `path`, and beside it a shell script that gives it to `tool`; runs that or prints `hint`.
 
     Args:
       path: of the file.
       text: its content.
-      script: a shell script that gives `path` to `tool`.
-      tool: the user's program that starts the jobs.
-      submit: whether to run the script.
+      script: gives `path` to `tool`, the user's program that starts the jobs.
+      tool: must be on the path if `submit`, else LaunchError.
+      submit: whether to run the script; its exit code is returned.
       hint: shown if not; "{script}" in it becomes the script's path.
-
-    Returns:
-      The exit code.
-
-    Raises:
-      LaunchError: the tool is not on the path.
     """
     start = path.with_suffix(".sh")
     path.write_text(text, encoding="utf-8")

@@ -17,14 +17,7 @@ import re
 import string
 
 from scaling.configs.errors import suggest
-from scaling.sweeps.launchers import (
-    Request,
-    Resources,
-    hand_over,
-    parse_resources,
-    refused,
-    slug,
-)
+from scaling.sweeps.launchers import Request, Resources, hand_over, parse_resources, refused, slug
 from scaling.sweeps.sweep_dir import SweepDir
 from scaling.train.signals import EXIT_PREEMPTED
 
@@ -106,11 +99,7 @@ spec:
 
 
 def parse(text: str) -> Resources:
-    """What `--resources` asks for.
-
-    Raises:
-      ConfigError: an unknown or missing key, a generation or topology that does not exist.
-    """
+    """What `--resources` asks for; ConfigError as `parse_resources`, or of a slice that cannot be."""
     asked = parse_resources(text, KEYS, required=("tpu", "topology", "image", "claim"))
     if asked["tpu"] not in ACCELERATORS:
         hint = suggest(str(asked["tpu"]), list(ACCELERATORS))
@@ -163,12 +152,7 @@ def manifests(sweep: SweepDir, asked: Resources, parts: int) -> str:
 
 
 def launch(sweep: SweepDir, request: Request) -> int:
-    """Writes the manifests and a script that applies them; runs it if asked to.
-
-    Raises:
-      ConfigError: see `parse`.
-      LaunchError: see `hand_over`.
-    """
+    """Writes the manifests and a script that applies them; runs it if asked to."""
     path = sweep.path / "jobset.yaml"
     return hand_over(
         path,

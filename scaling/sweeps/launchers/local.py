@@ -33,9 +33,7 @@ class Slot(NamedTuple):
 def slots(workers: int | None, cells: int) -> list[Slot]:
     """Places for workers: one for each visible GPU, else for each core; cores are shared evenly.
 
-    Args:
-      workers: how many; None for as many as there are devices or cores, at most one for each cell.
-      cells: how many cells there are.
+    `workers` of None means as many as there are devices or cores, at most one for each of `cells`.
     """
     cores, devices = sorted(os.sched_getaffinity(0)), visible_gpus()
     count = min(workers or len(devices) or len(cores), max(1, cells))
@@ -109,10 +107,7 @@ class Pool:
                 )
 
     def reap(self, events: int) -> None:
-        """Removes workers that have ended.
-
-        Args:
-          events: lines of the ledger that are new since the last call.
+        """Removes workers that have ended, of which `events` new lines of the ledger tell.
 
         Raises:
           LaunchError: the last few ended at once, without running a cell.

@@ -51,22 +51,12 @@ echo 'sky jobs queue shows them'
 
 
 def parse(text: str) -> Resources:
-    """What `--resources` asks for.
-
-    Raises:
-      ConfigError: an unknown key, or accelerators are missing.
-    """
+    """What `--resources` asks for; raises ConfigError as `parse_resources`."""
     return parse_resources(text, KEYS, required=("accelerators",))
 
 
 def task(sweep: SweepDir, asked: Resources, parts: int) -> str:
-    """The task file, a `sky.Task` as YAML.
-
-    Args:
-      sweep: the sweep.
-      asked: of `parse`.
-      parts: how many jobs share the cells; each gets its part from the variable PART.
-    """
+    """The task file, a `sky.Task` as YAML; each of `parts` jobs gets its part from the variable PART."""
     accelerators, name = str(asked["accelerators"]), slug(sweep.name, 40)
     resources: dict[str, object] = {
         "accelerators": accelerators,
@@ -97,12 +87,7 @@ def task(sweep: SweepDir, asked: Resources, parts: int) -> str:
 
 
 def launch(sweep: SweepDir, request: Request) -> int:
-    """Writes the task file and the script that launches a job for each part; runs it if asked to.
-
-    Raises:
-      ConfigError: see `parse`.
-      LaunchError: see `hand_over`.
-    """
+    """Writes the task file and the script that launches a job for each part; runs it if asked to."""
     parts = request.parts(sweep)
     return hand_over(
         sweep.path / "skypilot.yaml",

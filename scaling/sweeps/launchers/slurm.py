@@ -15,6 +15,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import textwrap
 import time
 from typing import Any
 
@@ -43,11 +44,7 @@ POLL_SECONDS = 2.0
 
 
 def parse(text: str) -> Resources:
-    """What `--resources` asks for; `slurm_*` goes to submitit as it stands.
-
-    Raises:
-      ConfigError: an unknown key or cluster, or several nodes.
-    """
+    """What `--resources` asks for; `slurm_*` goes to submitit as it stands."""
     asked: Resources = {"cluster": "slurm", "timeout_min": 240}
     asked |= parse_resources(text, KEYS, prefix="slurm_")
     for name in ("max_num_timeout", "slurm_max_num_timeout"):  # the second is submitit's spelling
@@ -100,22 +97,17 @@ def _lives(pid: int) -> bool:
 def start_jobs(
     sweep: SweepDir, asked: Resources, workers: int, tries: int, group: int
 ) -> list[Any]:
-    """Submits `workers` jobs; returns submitit's jobs.
-
-    Raises:
-      LaunchError: submitit is missing, there is no Slurm, or it refuses a parameter.
-    """
+    """Submits `workers` jobs; LaunchError without submitit or Slurm, or where it refuses a key."""
     try:
         import submitit
     except ImportError as error:
         raise LaunchError(f"{error}: pip install 'scaling[sweep]'") from error
     refusals = (RuntimeError, NameError, TypeError, ValueError)
+    parameters = dict(asked)
+    cluster, timeouts = str(parameters.pop("cluster")), parameters.pop("max_num_timeout")
     try:
-        cluster, timeouts = str(asked["cluster"]), asked["max_num_timeout"]
         limit = {f"{cluster}_max_num_timeout": timeouts}
         executor = submitit.AutoExecutor(sweep.path / "slurm", cluster=cluster, **limit)
-        ours = ("cluster", "max_num_timeout")
-        parameters = {key: value for key, value in asked.items() if key not in ours}
         executor.update_parameters(name=sweep.name, **parameters)
         with executor.batch():
             return [executor.submit(Job(str(sweep.path), tries, group)) for _ in range(workers)]
@@ -127,11 +119,6 @@ def launch(sweep: SweepDir, request: Request) -> int:
     """Submits workers and follows them to the end of the sweep; see `local.launch` for the codes.
 
     A request to stop ends only the following: the jobs go on.
-
-    Raises:
-      ConfigError: see `parse`.
-      LaunchError: see `start_jobs`.
-      LedgerError: the ledger is damaged.
     """
     asked, ledger = parse(request.resources), Ledger(sweep)
     tries, group = request.tries, request.group or GROUP
@@ -156,13 +143,11 @@ def launch(sweep: SweepDir, request: Request) -> int:
             return 0
         for job in jobs:
             display.say(last_words(job.job_id, pathlib.Path(job.paths.stderr)))
-        display.say(
-            f"see {sweep.path / 'slurm'} for the jobs' output; the same command starts more"
-        )
+        display.say(f"see {sweep.path / 'slurm'} for all output; the same command starts more")
         return 1
 
 
 def last_words(job_id: str, errors: pathlib.Path) -> str:
     """The end of what a job wrote to `errors`, in which submitit says why it was not requeued."""
-    lines = "\n".join(f"    {line}" for line in tail(errors, 6).splitlines())
+    lines = textwrap.indent(tail(errors, 6), "    ")
     return f"job {job_id} ended, the last lines of {errors}:\n{lines}"
