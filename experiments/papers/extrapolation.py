@@ -143,8 +143,8 @@ asked for the rest. *Before*: one law (`chinchilla`, `m2`, or the table's own) w
 
 LAWS
 
-Tables of other variables keep their one law. Members were not chosen among several; but `routed_offset`
-was added after `routed` had been seen to be too low on the one table of its kind.
+Tables of other variables keep their one law. The members of the last two were named before their scores
+were seen, but `routed_offset` after `routed` had been seen to be too low, on the only table of its kind.
 
 Coverage is of 95 / 50 % intervals; the score is the interval score at 95 % (width plus 40 times the
 miss) in % of the loss, lower is better; *in hindsight* is the least score about the same predictions, of
