@@ -153,6 +153,8 @@ same in the mean.
 
 """
 
+OWN = """The isoFLOP example of the tutorial, 25 runs at five budgets: fitted on the runs of at most a half, a
+quarter and an eighth of the largest compute, asked for the rest. Nothing was tuned to it."""
 
 HEADER = (
     "| | points | before: 95 / 50 | half-width | score | after: 95 / 50 | half-width | score |\n"
@@ -228,14 +230,7 @@ def the_projects_own(cache: pathlib.Path, of: Constants) -> list[str]:
     """The isoFLOP sweep of the tutorial, which played no part in any choice or constant."""
     columns = read_table(ROOT / "experiments/sweeps/isoflop_tiny.csv").columns
     data = {k: columns[k] for k in ("params", "tokens", "loss")}
-    lines = [
-        "",
-        "## The project's own sweep",
-        "",
-        "The isoFLOP example of the tutorial, 25 runs at",
-    ]
-    lines += ["five budgets: fitted on the runs of at most a half, a quarter and an eighth of the"]
-    lines += ["largest compute, asked for the rest. Nothing was tuned to it.", "", HEADER]
+    lines = ["", "## The project's own sweep", "", OWN, "", HEADER]
     for cut in (2, 4, 8):
         record, pair = kept(cache, cut, ("own", "isoflop_tiny", SURFACE, data)), []
         for use, form in (("alone", None), ("combined", of)):
