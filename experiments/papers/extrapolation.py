@@ -153,8 +153,8 @@ same in the mean.
 
 """
 
-OWN = """The isoFLOP example of the tutorial, 25 runs at five budgets: fitted on the runs of at most a half,
-a quarter and an eighth of the largest compute, asked for the rest. Nothing was tuned to it."""
+OWN = """The isoFLOP example of the tutorial, 25 runs at five budgets: fitted on the runs of at most
+a half, a quarter and an eighth of the largest compute, asked for the rest. Nothing was tuned to it."""
 
 HEADER = (
     "| | points | before: 95 / 50 | half-width | score | after: 95 / 50 | half-width | score |\n"
