@@ -122,7 +122,7 @@ def test_broken_power_law(paper):
 
 
 def test_m1_to_m4_extrapolate_as_published(paper):
-    """One law and domain; the script shows all."""
+    """One law and domain; the page of reproductions shows all."""
     module = paper("alabdulmohsin")
     curves = module.curves()
     assert len(curves) == 20
@@ -145,5 +145,6 @@ def test_besiroglu_rows(paper):
 
 def test_readme_lists_every_table(paper):
     text = (PAPERS / "README.md").read_text()
-    for name in ("besiroglu", "hoffmann", "muennighoff", "bnsl", "gadre", "clark", "porian"):
+    names = ("besiroglu", "hoffmann", "muennighoff", "bnsl", "gadre", "clark", "porian")
+    for name in (*names, "alabdulmohsin"):
         assert paper(name).TITLE in text
