@@ -14,8 +14,9 @@ import numpy as np
 from tables import ROOT
 
 SHARED = pathlib.Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "scaling_data"
-# One law, and for tables over parameters and tokens a combination.
+# One law and, where the toolkit has one for such tables, a combination.
 SURFACE, CURVE = ("chinchilla", "combined"), ("m2",)
+REPEATED, ROUTED = ("data_constrained", "combined_repeated"), ("routed", "combined_routed")
 Array = np.ndarray
 Columns = dict[str, Array]
 Rows = list[dict[str, str]]
@@ -70,7 +71,7 @@ def surfaces() -> Iterator[Set]:
     once = data["tokens"] <= 1.01 * data["unique_tokens"]
     unique = {k: data[k][once] for k in ("params", "tokens", "loss")}
     yield "datablations", "once", SURFACE, unique
-    yield "datablations", "repeated", ("data_constrained",), data
+    yield "datablations", "repeated", REPEATED, data
     yield from gadre()
     rows = read("extrapolation/steplaw_dense_lr_bs_loss.csv")
     best = [
@@ -114,7 +115,7 @@ def others() -> Iterator[Set]:
         if router == "Dense":
             yield "clark", "dense", ("henighan_n",), columns(some, **names)
         else:
-            yield "clark", router, ("routed",), columns(some, **names, experts="num_experts")
+            yield "clark", router, ROUTED, columns(some, **names, experts="num_experts")
     rows = read("bnsl/four_digit_addition.csv")
     yield "bnsl", "addition", CURVE, columns(rows, examples="train_size", loss="test_ce")
     rows = read("extrapolation/alabdulmohsin_lang.csv")

@@ -23,6 +23,7 @@ from scaling.laws.losses import Loss, link
 Array = np.ndarray
 # (vector [p], variables {name: [n]}, observed g(y) [n]) -> residuals [n]
 Residuals = Callable[[jax.Array, Mapping[str, jax.Array], jax.Array], jax.Array]
+SMALLEST = 64  # points of a table, padded: compiling costs more than fitting so few
 LOG_LIMIT = 230.0  # |ln value| that still leaves room for products in float64
 
 
@@ -169,10 +170,7 @@ def _program(
 
 def bucket(count: int) -> int:
     """The padded number of points: few distinct sizes, so that programs are compiled once."""
-    size = 16
-    while size < count:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
+    return max(SMALLEST, 1 << max(count - 1, 0).bit_length())
 
 
 def padded(values: Array, size: int, fill: float | None = None) -> Array:

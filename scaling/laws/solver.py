@@ -75,14 +75,19 @@ class _Objective:
         def residuals(v: jax.Array) -> jax.Array:
             return self.residuals(v, data["variables"], lane["observed"])
 
-        r, tangent = jax.linearize(residuals, vector)
-        jacobian = jax.vmap(tangent, out_axes=1)(jnp.eye(len(vector)))
+        def pulled(v: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """The residuals and, with psi held, the gradient: one trace of the law for it all."""
+            r, back = jax.vjp(residuals, v)
+            psi, _, _ = derivatives(r, delta, data["over"], self.smooth)
+            return r, back(jax.lax.stop_gradient(weights * psi))[0]
+
+        (r, gradient), tangent = jax.linearize(pulled, vector)
+        rows, second = jax.vmap(tangent)(jnp.eye(len(vector)))
+        jacobian = rows.T
         psi, curvature, irls = derivatives(r, delta, data["over"], self.smooth)
-        pull = jax.lax.stop_gradient(weights * psi)
-        second = jax.hessian(lambda v: jnp.sum(pull * residuals(v)))(vector)
         return {
             "value": jnp.sum(weights * rho(r, delta, data["over"], self.smooth)),
-            "gradient": jacobian.T @ (weights * psi),
+            "gradient": gradient,
             "hessian": (jacobian.T * (weights * curvature)) @ jacobian + second,
             "mass": jnp.abs(jacobian).T @ (weights * jnp.abs(psi)),
             "scale": jnp.sqrt((jacobian * jacobian).T @ (weights * irls)),

@@ -1,6 +1,7 @@
 """What `python -m scaling.plan` does with forecasts: write one, grade one, score many."""
 
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 from scaling import configs
@@ -18,14 +19,17 @@ def forecast(values: Values, overrides: Sequence[str]) -> int:
     workdir = pathlib.Path(values.get("workdir") or f"runs/{config.name}")  # as scaling.main
     # These import JAX, which the other jobs do without.
     from scaling.data import DataError
+    from scaling.laws import progress
     from scaling.planning import forecast as forecasting
     from scaling.planning import law_fit, target
 
     given = PlanRecord.read(values["plan"]) if "plan" in values else None
-    law = law_fit.load(values["forecast"], values.get("law"))
     try:
-        counts = values.get("count", law.count), values.get("flops", law.flops)
-        run = target.describe(config, *counts)
+        with progress.shown(sys.stderr):
+            law = law_fit.load(values["forecast"], values.get("law"))
+            counts = values.get("count", law.count), values.get("flops", law.flops)
+            with progress.step("size and cost of the run"):
+                run = target.describe(config, *counts)
     except DataError as error:
         raise ConfigError("data", str(error)) from error
     factor = 1.0

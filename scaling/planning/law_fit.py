@@ -18,6 +18,7 @@ from scaling.laws.arguments import parse
 from scaling.laws.command import fitted
 from scaling.laws.fitting import Result
 from scaling.laws.law import LawError
+from scaling.laws.progress import step
 from scaling.laws.resample import Draws, bootstrap
 from scaling.track import files
 
@@ -121,10 +122,13 @@ def _fit(arguments: Sequence[str], fit_json: pathlib.Path | None) -> LawFit:
         options = parse(arguments)
     except ConfigError as error:
         raise LawError(str(error)) from error
-    _, result = fitted(options)
+    with step(f"fit of {options.law}"):
+        _, result = fitted(options)
     if result.problem.freedom == 0:
         raise LawError("every parameter of the fit is fixed, so no interval can be drawn")
-    draws = bootstrap(result, options.bootstrap or RESAMPLES, options.resample, seed=options.seed)
+    resamples = options.bootstrap or RESAMPLES
+    with step(f"bootstrap of {resamples:,} resamples"):
+        draws = bootstrap(result, resamples, options.resample, seed=options.seed)
     runs = pathlib.Path(options.runs)
     return LawFit(result, draws, runs, fit_json, options.count, options.flops)
 

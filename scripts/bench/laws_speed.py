@@ -1,6 +1,7 @@
 """Speed of the law fits beside scipy doing the same work, in one run.
 
     nice python scripts/bench/laws_speed.py [--scipy-starts=40] [--scipy-resamples=40] [--device=gpu]
+    nice python scripts/bench/laws_speed.py --rows=2000 --laws=chinchilla,m4 --resamples=1000
 
 Data: the 240 points of Besiroglu et al. 2024. scipy is timed on a sample and scaled to the whole
 (4,500 starts, 4,000 resamples); ours is the whole, after compilation. Wall and CPU seconds are
@@ -33,7 +34,7 @@ sys.path.insert(0, str(ROOT / "experiments" / "papers"))
 
 import besiroglu  # noqa: E402
 
-from scaling.laws import Loss, bootstrap, fit, use_device  # noqa: E402
+from scaling.laws import Loss, bootstrap, fit, get_law, use_device  # noqa: E402
 from scaling.laws.fitting import Result  # noqa: E402
 from scaling.laws.problem import build_problem  # noqa: E402
 from scaling.laws.screen import choose, screen  # noqa: E402
@@ -134,16 +135,39 @@ def bootstraps(huber: Result, table: Table, resamples: int, scipy_resamples: int
     line("scipy BFGS, one start each, Huber (scaled)", wall * scale, cpu * scale)
 
 
+def many_rows(rows: int, laws: list[str], resamples: int) -> None:
+    """Long tables of each law, 1 % noise: the first fit (with compilation), again, its bootstrap."""
+    sys.path.insert(0, str(ROOT / "tests" / "laws"))
+    from catalogue_designs import design, truth
+
+    for name in laws:
+        law = get_law(name)
+        columns = design(law, rows)
+        noise = np.exp(0.01 * np.random.default_rng(0).normal(size=rows))
+        columns[law.target.name] = law.evaluate(truth(law), columns) * noise
+        for label in ("first", "again"):
+            result, wall, cpu = timed(lambda c=columns, of=law: fit(c, of))
+            line(f"{name}, {rows} rows, {label} fit", wall, cpu)
+        draws, wall, cpu = timed(lambda r=result: bootstrap(r, resamples))
+        note = f"{draws.converged:.2%} converged"
+        line(f"{name}, {resamples} bootstraps (with compilation)", wall, cpu, note)
+
+
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scipy-starts", type=int, default=40)
     parser.add_argument("--scipy-resamples", type=int, default=40)
     parser.add_argument("--resamples", type=int, default=4000)
+    parser.add_argument("--rows", type=int, help="only tables of so many rows, of --laws")
+    parser.add_argument("--laws", default="chinchilla,m4")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     options = parser.parse_args()
     if options.device != "cpu":
         use_device(options.device)
+    if options.rows:
+        many_rows(options.rows, options.laws.split(","), options.resamples)
+        return
     table = besiroglu.table()
     huber = fit(table, "chinchilla")
     print(f"{'':44s} {'wall s':>9s} {'CPU s':>9s}")

@@ -52,7 +52,8 @@ TRUTH = {
 }  # fmt: skip
 
 # What must come back, law by law; laws absent from here are over-parametrised on any small design
-# (farseer, joint_moe, distillation, m3_offset, bnsl_2, bnsl_3, moe_sparsity, repetition_penalty).
+# (farseer, joint_moe, distillation, m3_offset, bnsl_2, bnsl_3, moe_sparsity, repetition_penalty,
+# routed_offset).
 CASES = {
     "kaplan_n": ("alpha_N", "Nc"), "kaplan_d": ("alpha_D",), "kaplan_c": ("alpha_C",),
     "kaplan_nd": ("alpha_N", "alpha_D", "Nc", "Dc"), "kaplan_ns": ("alpha_N", "alpha_S"),

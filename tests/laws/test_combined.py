@@ -75,3 +75,17 @@ def test_laws_that_are_not_about_the_same_are_not_combined(table):
         fit(table, NAME, tie={"kaplan_nd_Nc": "chinchilla_A"})
     fixed = fit(table, NAME, Loss("lsq"), starts=4, fix={"chinchilla_E": 0.3})
     assert fixed.parameters["chinchilla_E"] == pytest.approx(0.3)
+
+
+def test_routed_runs_have_a_rival_with_an_irreducible_loss():
+    """The law of the paper falls to 0 as N grows, and is too low beyond its data."""
+    law, alone = get_law("combined_routed"), dict(get_law("routed").constants("s_base"))
+    values = {f"{m.name}_{k}": v for m in law.members for k, v in alone.items()}
+    at = {"params": 1e30, "experts": 64.0}
+    low = float(get_law("routed").evaluate(alone, at))
+    combined = float(law.evaluate({**values, "routed_offset_E": 1.5}, at))
+    assert low < 0.2
+    assert combined == pytest.approx(low + 0.75)  # the median of two is their mean
+    assert {v.name for v in get_law("combined_repeated").variables} == {
+        *("params", "tokens", "unique_tokens")
+    }

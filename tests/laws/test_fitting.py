@@ -8,6 +8,7 @@ from scipy import optimize, special
 
 from scaling.laws import Law, LawError, Loss, coefficient, exponent, fit, offset, power
 from scaling.laws.law import PARAMS
+from scaling.laws.problem import bucket
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,10 @@ def test_a_loss_that_rises_with_size_is_fitted_and_told():
     text = " ".join(result.warnings)
     assert "less than half" in text
     assert not np.isfinite(result.derived["a"]) or "plays no part" in text or "bound" in text
+
+
+def test_tables_share_few_padded_sizes():
+    """Programs are compiled once a size: many tables in one process do not fill its memory."""
+    sizes = {bucket(n) for n in range(1, 2049)}
+    assert sizes == {64, 128, 256, 512, 1024, 2048}
+    assert all(bucket(n) >= n for n in range(1, 5000))

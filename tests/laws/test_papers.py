@@ -121,6 +121,15 @@ def test_broken_power_law(paper):
         assert abs(rows[name].difference) < 1e-3
 
 
+def test_m1_to_m4_extrapolate_as_published(paper):
+    """One law and domain; the page of reproductions shows all."""
+    module = paper("alabdulmohsin")
+    curves = module.curves()
+    assert len(curves) == 20
+    errors = [module.error(c, "m1") for key, c in curves.items() if key[0] == "BB"]
+    assert np.mean(errors) == pytest.approx(0.0149, abs=1e-4)
+
+
 def test_hoffmann_constants(paper):
     for row in paper("hoffmann").rows():
         assert abs(row.difference) < 1e-6
@@ -136,5 +145,6 @@ def test_besiroglu_rows(paper):
 
 def test_readme_lists_every_table(paper):
     text = (PAPERS / "README.md").read_text()
-    for name in ("besiroglu", "hoffmann", "muennighoff", "bnsl", "gadre", "clark", "porian"):
+    names = ("besiroglu", "hoffmann", "muennighoff", "bnsl", "gadre", "clark", "porian")
+    for name in (*names, "alabdulmohsin"):
         assert paper(name).TITLE in text

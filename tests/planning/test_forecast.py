@@ -1,12 +1,13 @@
 """Forecasts: intervals for new runs, honesty about the range of the data, what is refused."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 from forecast_helpers import config_file, fake_run, tiny_zipf, true_loss, write_table
 
-from scaling.laws import Loss, bootstrap, fit
+from scaling.laws import Loss, bootstrap, fit, progress
 from scaling.laws.forecasting import simulate
 from scaling.plan import main
 from scaling.planning import forecast, law_fit, target
@@ -120,11 +121,16 @@ def test_a_fit_json_is_repeated_on_its_table(table, law, big, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_has_started_is_not_forecast(table, tmp_path, capsys):
+def test_a_run_that_has_started_is_not_forecast(table, tmp_path, capsys, monkeypatch):
     fake_run(tmp_path / "run", None)
+    often = functools.partial(progress.shown, seconds=0.01)
+    monkeypatch.setattr(progress, "shown", often)
     command = [f"--config={config_file(tmp_path, tiny_zipf())}", f"--workdir={tmp_path / 'run'}"]
     assert main([*command, f"--forecast={table}", "--law=chinchilla"]) == 2
-    assert "has started" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "has started" in told
+    # What takes seconds on a larger table shows a sign of life.
+    assert "bootstrap of 1,000 resamples: " in told
 
 
 @pytest.mark.parametrize(

@@ -102,33 +102,48 @@ M3_OFFSET = Law(
 )
 
 
+@jax.custom_jvp
+def _m4_logit(target: jax.Array, alpha: jax.Array) -> jax.Array:
+    """The t at which ln u - alpha ln(1 - u), u = sigmoid(t), equals `target`, elementwise.
+
+    The equation is monotone and nearly linear in both tails. Newton's method from the line of the
+    nearer tail never overshoots, for the curve is concave below alpha = 1 and convex above.
+    """
+
+    def step(_: int, t: jax.Array) -> jax.Array:
+        tail = jnp.exp(-jnp.abs(t))
+        both, large = jnp.log1p(tail), 1.0 / (1.0 + tail)
+        error = jnp.minimum(t, 0.0) - both + alpha * (jnp.maximum(t, 0.0) + both) - target
+        # sigmoid(-t) and sigmoid(t) are `large` and 1 - `large`, in the order of the sign.
+        up = jnp.where(t > 0, large, tail * large)
+        return t - error / (1.0 + (alpha - 1.0) * up)
+
+    start = jnp.minimum(target, 0.0) + jnp.minimum(jnp.maximum(target, 0.0) / alpha, 700.0)
+    return jax.lax.fori_loop(0, M4_STEPS, step, start)
+
+
+@_m4_logit.defjvp
+def _m4_logit_slope(
+    at: tuple[jax.Array, jax.Array], by: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The implicit derivative: no step of Newton's method is differentiated."""
+    t = _m4_logit(*at)
+    up = jax.nn.sigmoid(t)
+    return t, (by[0] + jax.nn.log_sigmoid(-t) * by[1]) / (1.0 + (at[1] - 1.0) * up)
+
+
 def _m4_formula(p: Namespace, v: Namespace) -> jax.Array:
     """Solve (e - e_inf)/(e0 - e)^alpha = b x^-c for e between e_inf and e0.
 
     With u = (e - e_inf)/(e0 - e_inf) and x0 the x at which u/(1 - u)^alpha is 1, the law reads
     e = e_inf + a x^-c (1 - u)^alpha: affine in e_inf and a, and a plain power law as x0 falls to 0.
-
-    In t = logit(u) the equation for u is monotone and nearly linear in both tails. Newton's
-    method from the line of the nearer tail never overshoots, for the curve is concave below
-    alpha = 1 and convex above; two more steps carry exact first and second derivatives.
     """
     log_x = jnp.log(v.examples)
-    target = p.c * (jnp.log(p.x0) - log_x)
-
-    def step(t: jax.Array, target: jax.Array, alpha: jax.Array) -> jax.Array:
-        slope = jax.nn.sigmoid(-t) + alpha * jax.nn.sigmoid(t)
-        return t - (jax.nn.log_sigmoid(t) - alpha * jax.nn.log_sigmoid(-t) - target) / slope
-
-    fixed, alpha = jax.lax.stop_gradient((target, p.alpha))
-    t = jnp.minimum(fixed, 0.0) + jnp.minimum(jnp.maximum(fixed, 0.0) / alpha, 700.0)
-    t = jax.lax.fori_loop(0, M4_STEPS, lambda _, t: step(t, fixed, alpha), t)
-    t = jax.lax.stop_gradient(t)
-    for _ in range(2):
-        t = step(t, target, p.alpha)
+    t = _m4_logit(p.c * (jnp.log(p.x0) - log_x), p.alpha)
     return p.e_inf + p.a * jnp.exp(p.alpha * jax.nn.log_sigmoid(-t) - p.c * log_x)
 
 
-M4_STEPS = 8  # and two more are enough for alpha >= M4_ALPHA at any x
+M4_STEPS = 10  # enough for alpha >= M4_ALPHA at any x
 M4_ALPHA = 0.01
 
 

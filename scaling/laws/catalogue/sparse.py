@@ -66,6 +66,17 @@ ROUTED = Law(
     source=CLARK,
 )
 
+# Not in the paper, whose loss falls to 0 as N grows.
+ROUTED_OFFSET = Law(
+    name="routed_offset",
+    equation="L = E + 10^(a log10 N + b log10 Eh + c log10 N log10 Eh + d)",
+    variables=ROUTED.variables,
+    parameters=(offset("E"), *ROUTED.parameters),
+    formula=lambda p, v: p.E + _clark_formula(p, v),
+    linear=("E",),
+    source=f"routed of {CLARK}, with an irreducible loss",
+)
+
 KRAJEWSKI = "Krajewski et al. 2024, arXiv 2402.07871"
 FINE_GRAINED = Law(
     name="fine_grained_moe",
