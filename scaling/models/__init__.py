@@ -20,4 +20,5 @@ MODELS: dict[str, str] = {
     "conformer": "scaling.models.speech:Conformer",
     "matrix_factorisation": "scaling.models.recommender:MatrixFactorisation",
     "two_tower": "scaling.models.recommender:TwoTower",
+    "towers": "scaling.models.towers:Towers",
 }

@@ -14,5 +14,6 @@ TASKS: dict[str, str] = {
     "speech": "scaling.tasks.speech:speech",
     "gan": "scaling.tasks.gan:gan",
     "diffusion": "scaling.tasks.diffusion:diffusion",
+    "contrastive": "scaling.tasks.contrastive:contrastive",
     "augment": "scaling.tasks.augment:augment",
 }
