@@ -28,7 +28,9 @@ def get_config(arg: str = "official") -> ml_collections.ConfigDict:
     tables = [str(pathlib.Path(folder) / f"{split}_{part}.csv") for part in ("train", "test")]
     if not all(pathlib.Path(path).exists() for path in tables):
         remedy = f"get {URL} and run: python experiments/speech.py --archive=TAR --out={folder}"
-        print(f"note: data.source.first.paths: no {' and '.join(tables)}; {remedy}", file=sys.stderr)
+        print(
+            f"note: data.source.first.paths: no {' and '.join(tables)}; {remedy}", file=sys.stderr
+        )
     config = ml_collections.ConfigDict()
     config.name = f"contrastive_{split}"
     config.task = {

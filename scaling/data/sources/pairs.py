@@ -62,7 +62,9 @@ class Pairs:
             example has no partner.
         """
         opened = {side: self._open(side, context) for side in SIDES}
-        first, second = ({"train": x for x in o.train.values()} | {**o.evals} for o in opened.values())
+        first, second = (
+            {"train": x for x in o.train.values()} | {**o.evals} for o in opened.values()
+        )
         if first.keys() != second.keys():
             raise DataError(
                 "data.source: one of `first` and `second` holds examples out; name held-out examples of "
