@@ -5,8 +5,8 @@
     python -m scaling.main --config=experiments/contrastive.py:speakers,FOLDER --workdir=runs/towers2
 
 The first command writes the tables of recordings; MNIST is a prepared `mnist` in $TFDS_DATA_DIR, or
-`--config.data.source.second.data_dir=DIR`. Nothing but the pairs says which digit is which. With 128 pairs
-in a batch, about 12.8 partners fit each example, and the loss cannot fall below about 2.5 nats.
+`--config.data.source.second.data_dir=DIR`. Nothing but the pairs says which digit is which. With 128
+pairs in a batch about 12.8 partners fit each example, and the loss cannot fall below about 2.5 nats.
 """
 
 import pathlib

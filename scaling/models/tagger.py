@@ -25,7 +25,9 @@ from scaling.ops.matmul import lookup
 class EncoderTagger(TextEncoder):
     """The encoder of `TextEncoder` with its head on every token; the fields are the same."""
 
-    def __call__(self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(  # type: ignore[override]
+        self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool
+    ) -> jax.Array:
         """Logits float32 [B, T, K].
 
         Args:

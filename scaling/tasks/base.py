@@ -285,7 +285,7 @@ class Sown(NamedTuple):
 def call(
     model: nn.Module,
     variables: Variables,
-    *inputs: jax.Array | None,
+    *inputs: PyTree,
     context: Context,
     method: Callable[..., Any] | None = None,
     changing: Sequence[str] = (),

@@ -11,8 +11,8 @@ Entity = tuple[str, int, int]
 def entities(tags: Sequence[str]) -> list[Entity]:
     """The entities of a sentence from its tags O, B-TYPE, I-TYPE.
 
-    An I- that follows no word of its type begins an entity, as `conlleval` (Tjong Kim Sang and De Meulder
-    2003, cs/0306050) and seqeval have it.
+    An I- that follows no word of its type begins an entity, as `conlleval` (Tjong Kim Sang and De
+    Meulder 2003, cs/0306050) and seqeval have it.
     """
     spans: list[Entity] = []
     open_type, start = "", 0

@@ -1,4 +1,4 @@
-"""How well one half of a pair finds the other: recall both ways, a linear probe, a sheet of what is found.
+"""How well one half of a pair finds the other: recall both ways, a linear probe, a sheet.
 
 Legend: N held-out pairs, D width of the space, K classes.
 """
@@ -45,9 +45,9 @@ def summarize(rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Recall at 1 and 5 both ways beside chance, the probe's accuracy on both sides, a sheet.
 
     The gallery of an example is its partner and every held-out partner of another class, so exactly
-    one is right; `gallery` is the mean size, and `chance_recall` what guessing gives. `probe` is the
-    accuracy of `probe_accuracy`. On the sheet stand, for an example of each of the first ten classes, the
-    ten images of all classes that are nearest to it.
+    one is right; `gallery` is the mean size, and `chance_recall` what guessing gives. `first_probe` and
+    `second_probe` are of `probe_accuracy`. On the sheet stand, for an example of each of the first ten
+    classes, the ten images of all classes that are nearest to it.
 
     Args:
       rows: unit vectors "first" and "second" [N, D], "labels" [N], and maybe "images" (uint8).

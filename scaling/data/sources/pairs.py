@@ -62,9 +62,7 @@ class Pairs:
             example has no partner.
         """
         opened = {side: self._open(side, context) for side in SIDES}
-        first, second = (
-            {"train": x for x in o.train.values()} | {**o.evals} for o in opened.values()
-        )
+        first, second = ({**o.train, **o.evals} for o in opened.values())
         if first.keys() != second.keys():
             raise DataError(
                 "data.source: one of `first` and `second` holds examples out; name held-out examples of "
@@ -98,7 +96,7 @@ class Pairs:
         source = configs.build(section, SOURCES)
         if not hasattr(source, "open") and source.kind != "images":
             raise DataError(
-                f"data.source.{side}: {section.name} gives {source.kind}, which has no classes; {CLASSES}"
+                f"data.source.{side}: {section.name} gives {source.kind}, without classes; {CLASSES}"
             )
         return source
 

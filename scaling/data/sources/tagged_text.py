@@ -33,8 +33,8 @@ class TaggedText:
     """CoNLL files. `data.text.tokenizer` makes tokens of words, at most `data.text.seq_len` a sentence.
 
     A tag is `O`, or `B-TYPE` or `I-TYPE` for a word that begins or goes on with an entity. The first
-    token of a word carries its tag and counts; each word but the first is encoded with a blank before it,
-    as in running text. The classes are `O` and both tags of each type in the training files.
+    token of a word carries its tag and counts. A word that is not the first is encoded with a blank
+    before it, as in running text. The classes are `O` and both tags of each type in the training files.
 
     Attributes:
       paths: files or globs, plain or compressed (.gz, .xz, .zst).
