@@ -5,7 +5,8 @@ Legend: B batch (the global one), D width of the space, P pieces.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -33,6 +34,10 @@ from scaling.tasks.retrieval import retrieval
 from scaling.tasks.sound import Spectrograms
 
 Kind = Literal["softmax", "sigmoid"]
+Arrays = tuple[jax.Array, ...]
+Hear = Callable[[int], Spectrograms]
+# -> ((unit vectors of both sides, log of the scale, bias), what was sown)
+Embed = Callable[[Variables, Batch, Context], tuple[Arrays, Sown]]
 SIDES = ("first", "second")
 LARGEST_SCALE = 100.0  # as in CLIP
 NEVER = -1e30  # logit of a partner that is padding; finite, so that differences are numbers
@@ -62,7 +67,7 @@ def contrastive(
     `train.accumulate` is refused. `pieces` saves the same memory and is exact (gradient caching, Gao et
     al. 2021, 2101.06983): the towers run on a piece of the batch at a time and keep its vectors alone,
     the loss sees all vectors, and the backward pass runs each piece again. Dropout and masks are
-    drawn for each piece, and batch statistics are those of a piece.
+    drawn for each piece; batch statistics are those of groups (`batch_norm_group`), or of a piece.
 
     Evaluation `retrieval`: see `scaling.tasks.retrieval`.
 
@@ -91,7 +96,7 @@ def contrastive(
         )
     spec = context.info.spec
 
-    def read(batch: Batch, context: Context) -> tuple[tuple[jax.Array, ...], ...]:
+    def read(batch: Batch, context: Context) -> tuple[Arrays, ...]:
         return tuple(reads.of(of_side(batch, side), context) for side, (_, reads) in towers.items())
 
     def init(rng: jax.Array) -> Variables:
@@ -100,7 +105,7 @@ def contrastive(
         variables = model.init(rng, *read(example, context), train=False)
         return {name: x for name, x in variables.items() if name != CARRY}
 
-    def embed(variables: Variables, batch: Batch, context: Context) -> tuple[Any, Sown]:
+    def embed(variables: Variables, batch: Batch, context: Context) -> tuple[Arrays, Sown]:
         return call(model, variables, *read(batch, context), context=context)
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
@@ -113,7 +118,7 @@ def contrastive(
         metrics = {"loss": total, "scale": (scale * total[1], total[1])}
         return sown.added_to(Loss(*total, metrics, sown.state))
 
-    def vectors(variables: Variables, batch: Batch, context: Context) -> tuple[jax.Array, ...]:
+    def vectors(variables: Variables, batch: Batch, context: Context) -> Arrays:
         return embed(variables, batch, context)[0][:2]
 
     images = [f"{side}_images" for side in SIDES if f"{side}_images" in spec]
@@ -144,7 +149,7 @@ def _check(context: TaskContext, pieces: int) -> None:
         )
 
 
-def _tower(context: TaskContext, side: str, hear: Any) -> tuple[nn.Module, Inputs]:
+def _tower(context: TaskContext, side: str, hear: Hear) -> tuple[nn.Module, Inputs]:
     """(the model of one side, how it reads its part of a batch)."""
     config = context.config
     if side not in config.model:
@@ -168,8 +173,8 @@ def of_side(batch: Batch, side: str) -> Batch:
 
 
 def in_pieces(
-    embed: Any, variables: Variables, batch: Batch, context: Context, count: int
-) -> tuple[tuple[jax.Array, ...], Sown]:
+    embed: Embed, variables: Variables, batch: Batch, context: Context, count: int
+) -> tuple[Arrays, Sown]:
     """`embed` of a batch, a piece at a time, each run again in the backward pass.
 
     Piece i takes rows i::count, as a microbatch does (`train.step`), so that no row moves from device to
@@ -180,7 +185,7 @@ def in_pieces(
     pieces = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]), dict(batch))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def piece(i: jax.Array) -> tuple[Any, Sown]:
+    def piece(i: jax.Array) -> tuple[Arrays, Sown]:
         rng = jax.random.fold_in(context.rng, i)
         rows = jax.tree.map(lambda x: x[:, i], pieces)
         return embed(variables, rows, context._replace(rng=rng))

@@ -1,14 +1,14 @@
 """Pairs of examples of two kinds that are of one class: a spoken digit and an image of it."""
 
 import dataclasses
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from scaling import configs
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, subkeys
-from scaling.data.images import open_images
+from scaling.data.images import ImageSource, open_images
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import WEIGHTS, Batch, Dataset, Spec
 from scaling.data.sources import SOURCES
@@ -17,6 +17,19 @@ from scaling.experiment import Source
 
 SIDES = ("first", "second")
 CLASSES = "name a source of images, labelled text or utterances"
+
+
+@runtime_checkable
+class Opens(Protocol):
+    """A source that opens itself."""
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """See `scaling.data.sources`."""
+        ...
+
+    def open(self, context: DataContext) -> Opened:
+        """Likewise. Datasets have `labels()`, the class of each example, or `texts()`, its name."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Pairs:
         sources = {side: self._source(side) for side in SIDES}
         return _info(
             {
-                side: source.describe(context) if hasattr(source, "open") else source.describe()
+                side: source.describe(context) if isinstance(source, Opens) else source.describe()
                 for side, source in sources.items()
             }
         )
@@ -91,10 +104,10 @@ class Pairs:
         info = dataclasses.replace(info, num_classes=len(known), class_names=known)
         return Opened(info, {"train": pairs.pop("train")}, pairs, artefacts=artefacts)
 
-    def _source(self, side: str) -> Any:
+    def _source(self, side: str) -> "Opens | ImageSource":
         section = getattr(self, side)
-        source = configs.build(section, SOURCES)
-        if not hasattr(source, "open") and source.kind != "images":
+        source: Opens | ImageSource = configs.build(section, SOURCES)
+        if not isinstance(source, Opens) and source.kind != "images":
             raise DataError(
                 f"data.source.{side}: {section.name} gives {source.kind}, without classes; {CLASSES}"
             )
@@ -102,12 +115,9 @@ class Pairs:
 
     def _open(self, side: str, context: DataContext) -> Opened:
         source = self._source(side)
-        opened: Opened
-        if hasattr(source, "open"):
-            opened = source.open(context)
-        else:
-            opened = open_images(context, source, source.held_out())
-        return opened
+        if isinstance(source, Opens):
+            return source.open(context)
+        return open_images(context, source, source.held_out())
 
 
 class Paired:
@@ -182,7 +192,7 @@ def _info(infos: dict[str, DataInfo]) -> DataInfo:
     return DataInfo(kind="pairs", unit="pairs", spec=spec, facts=facts)
 
 
-def _classes(dataset: Any, info: DataInfo) -> list[str]:
+def _classes(dataset: Dataset, info: DataInfo) -> list[str]:
     """The name of the class of each example."""
     if hasattr(dataset, "texts"):
         texts: list[str] = dataset.texts()

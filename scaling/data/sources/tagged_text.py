@@ -247,8 +247,8 @@ def _check(sentence: Sentence, sizes: list[int], number: dict[str, int], length:
         )
     if sum(sizes) > length:
         raise DataError(
-            f"{sentence.where}: the sentence has {sum(sizes)} tokens, more than data.text.seq_len="
-            f"{length}; raise it, or cut the sentence"
+            f"{sentence.where}: the sentence has {sum(sizes)} tokens, more than the {length} of "
+            "data.text.seq_len or data.source.eval_len; raise it, or cut the sentence"
         )
 
 
