@@ -100,12 +100,14 @@ class Evaluation:
         the data, such as its tokenizer.
       keeps: "sums" or "rows".
       carry: batch_size -> what the first batch gets as carry; None for none.
+      least: examples without which there is nothing to report.
     """
 
     run: Callable[[Variables, Batch, Context, PyTree], tuple[PyTree, PyTree]]
     report: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
     keeps: Literal["sums", "rows"] = "sums"
     carry: Callable[[int], PyTree] | None = None
+    least: int = 1
 
 
 def means(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None) -> dict[str, Any]:

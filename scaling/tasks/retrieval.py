@@ -38,7 +38,7 @@ def retrieval(
     def report(rows: Mapping[str, np.ndarray], _: Mapping[str, Any]) -> dict[str, Any]:
         return summarize(rows)
 
-    return Evaluation(run, report, keeps="rows")
+    return Evaluation(run, report, keeps="rows", least=2)
 
 
 def summarize(rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -94,4 +94,4 @@ def probe_accuracy(x_ND: np.ndarray, labels_N: np.ndarray) -> float:
     penalty = RIDGE * len(fit) * np.diag([*np.ones(x.shape[1] - 1), 0.0])
     weights_DK = np.linalg.lstsq(fit.T @ fit + penalty, fit.T @ target, rcond=None)[0]
     guess_N = np.argmax(x[1::2] @ weights_DK, axis=1)
-    return float(np.mean(guess_N == label_N[1::2])) if len(guess_N) else float("nan")
+    return float(np.mean(guess_N == label_N[1::2]))

@@ -170,6 +170,7 @@ def search(
         vocab_size=vocab_size,
         alpha=alpha,
         axis=1,
+        fixed=("memory_key", "memory_value"),
     )
 
 
