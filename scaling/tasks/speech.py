@@ -31,7 +31,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.language_model import CARRY
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 from scaling.tasks.sound import Spectrograms
 from scaling.tasks.spectrograms import sheet
 
@@ -105,12 +105,7 @@ def speech(
             _padding(batch["num_labels"], batch["labels"].shape[1]),
             blank_id=blank,
         )
-        weights_B = batch["weights"]
-        total = jnp.sum(weights_B * nll_B), jnp.sum(weights_B)
-        metrics = {"loss": total}
-        if not context.train:
-            metrics["moments"] = (moments(weights_B * nll_B, weights_B), total[1])
-        return sown.added_to(Loss(*total, metrics, {}))
+        return summed({"loss": nll_B}, batch["weights"], context, sown)
 
     return Task(
         init=init,
@@ -222,9 +217,4 @@ def summarize(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Loss in nats per utterance, with its standard error."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "utterances": weight,
-    }
+    return mean_loss(totals, "utterances")

@@ -24,11 +24,12 @@ from scaling.tasks.base import (
     TaskContext,
     Variables,
     call,
+    means,
     scoring,
 )
 from scaling.tasks.entities import entities, entity_scores
 from scaling.tasks.language_model import CARRY
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 
 SHOWN = 20  # sentences in a report, the wrong ones first
 
@@ -68,22 +69,14 @@ def tagging(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BTK, sown = logits(variables, batch, context)
-        weights_BT, labels_BT = batch["weights"], batch["labels"]
+        labels_BT = batch["labels"]
         nll_BT, log_z_BT = cross_entropy(logits_BTK, labels_BT)
         objective_BT, h = nll_BT, {**numbers, **hparams}
         if context.train and "label_smoothing" in h:
             objective_BT = smoothed(nll_BT, log_z_BT, logits_BTK, h["label_smoothing"])
-        weight = jnp.sum(weights_BT)
         right_BT = (jnp.argmax(logits_BTK, axis=-1) == labels_BT).astype(jnp.float32)
-        metrics = {
-            "loss": (jnp.sum(weights_BT * nll_BT), weight),
-            "accuracy": (jnp.sum(weights_BT * right_BT), weight),
-        }
-        if not context.train:
-            loss_B = jnp.sum(weights_BT * nll_BT, axis=1)
-            metrics["moments"] = (moments(loss_B, jnp.sum(weights_BT, axis=1)), weight)
-        total = jnp.sum(weights_BT * objective_BT)
-        return sown.added_to(Loss(total, weight, metrics, sown.state))
+        values = {"loss": nll_BT, "accuracy": right_BT}
+        return summed(values, batch["weights"], context, sown, objective_BT)
 
     def guess(
         variables: Variables, batch: Batch, context: Context, carry: PyTree
@@ -113,13 +106,7 @@ def summarize(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Loss in nats per word with its standard error over sentences, and the accuracy of words."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "accuracy": float(totals["accuracy"][0]) / weight,
-        "words": weight,
-    }
+    return {**mean_loss(totals, "words"), **means({"accuracy": totals["accuracy"]})}
 
 
 def summarize_entities(

@@ -88,8 +88,6 @@ def _opened(path: pathlib.Path, shape: tuple[int, ...]) -> Classifier:
     if not {"features", "logits"} <= set(task.functions):
         raise ConfigError(KEY, f"{path} is a run of task {config.task.name}", REMEDY)
     shapes = parallel.unbox(jax.eval_shape(task.init, abstract_key()))
-    sources = {"classifier": InitFrom(str(path))}
-    check_initial(sources, shapes, _silent)
 
     def look(variables: Variables, images_BHWC: jax.Array, rng: jax.Array) -> jax.Array:
         context = Context(rng, jnp.int32(0), False)
@@ -98,6 +96,8 @@ def _opened(path: pathlib.Path, shape: tuple[int, ...]) -> Classifier:
     # Whether it has a layer `head`.
     images = jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
     jax.eval_shape(look, shapes, images, abstract_key())
+    sources = {"classifier": InitFrom(str(path))}
+    check_initial(sources, shapes, _silent)
     names = info.class_names or tuple(str(k) for k in range(info.num_classes or 0))
 
     @functools.cache

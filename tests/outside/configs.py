@@ -170,6 +170,11 @@ FAMILIES = {
         "model": LM | {"name": "text_encoder", "num_layers": 1},
         "data": QUESTIONS,
     },
+    "headless": {
+        "task": {"name": "classification"},
+        "model": {"name": "myx.own:Headless"},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+    },
     "contrastive": {
         "task": {"name": "contrastive"},
         "model": {

@@ -309,6 +309,7 @@ def test_what_cannot_judge_is_named(tmp_path):
     refused("gs://runs/one", key + ".* is a URL", makes)
     refused(recorded("unet"), key + ".* is a run of task diffusion", makes)
     refused(recorded("mixed"), key + ".*checkpoint", makes)
+    refused(recorded("headless"), key + ".*its layer `head` reads, and it has none", makes)
     other = recorded("mixed", image_shape=(9, 9, 1))
     refused(other, key + r".* examples of \(9, 9, 1\), and these are \(8, 8, 1\)", makes)
     refused(other, r"eval\.also\.judge\.evaluation: .* makes images", task("mixed"))

@@ -62,6 +62,16 @@ def guesses(task: Task) -> Evaluation:
     return Evaluation(run, report, keeps="rows")
 
 
+class Headless(nn.Module):
+    """A classifier whose last layer has another name than `head`."""
+
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
+
 class Bag(nn.Module):
     """A tower of texts: the mean of their words, as many numbers as the task asks for."""
 
