@@ -1,5 +1,19 @@
 """Contrastive learning of pairs: each example finds its partner among those of the whole batch.
 
+    softmax  cross-entropy of each example's partner against the partners of the whole batch, mean
+             of both directions (CLIP, 2103.00020, fig. 3)
+    sigmoid  each of the B^2 pairs is judged alone, the sum is divided by B (SigLIP, 2303.15343)
+
+The loss compares all rows of a global batch, over all devices and processes: the batch is one
+array, and the compiler gathers the vectors of one side. It is of one scale only at one
+batch size, in training and in evaluation (`eval.batch_size`), where it cannot fall below the log of
+how many partners fit equally well. Cut into microbatches it would be another loss, so
+`train.accumulate` is refused. `pieces` saves the same memory and is exact (gradient caching, Gao et
+al. 2021, 2101.06983): the towers run on a piece of the batch at a time and keep its vectors alone,
+the loss sees all vectors, and the backward pass runs each piece again, which the FLOPs of a pair
+then hold. Dropout and masks are drawn for each piece; batch statistics are those of groups
+(`batch_norm_group`), or of a piece.
+
 Legend: B batch (the global one), D width of the space, P pieces.
 """
 
@@ -56,24 +70,11 @@ def contrastive(
 ) -> Task:
     """A common space for two kinds of data, learned from pairs alone; the model is `towers`.
 
-        softmax  cross-entropy of each example's partner against the partners of the whole batch, mean
-                 of both directions (CLIP, 2103.00020, fig. 3)
-        sigmoid  each of the B^2 pairs is judged alone, the sum is divided by B (SigLIP, 2303.15343)
-
-    The loss compares all rows of a global batch, over all devices and processes: the batch is one
-    array, and the compiler gathers the vectors of one side. It is of one scale only at one
-    batch size, in training and in evaluation (`eval.batch_size`), where it cannot fall below the log of
-    how many partners fit equally well. Cut into microbatches it would be another loss, so
-    `train.accumulate` is refused. `pieces` saves the same memory and is exact (gradient caching, Gao et
-    al. 2021, 2101.06983): the towers run on a piece of the batch at a time and keep its vectors alone,
-    the loss sees all vectors, and the backward pass runs each piece again. Dropout and masks are
-    drawn for each piece; batch statistics are those of groups (`batch_norm_group`), or of a piece.
-
     Evaluation `retrieval`: see `scaling.tasks.retrieval`.
 
     Args:
       context: config, data, platform; the data give two kinds.
-      kind: of the loss, see above.
+      kind: of the loss, see the module.
       pieces: must divide `train.batch_size`.
       window_seconds: of samples under a frame; this and what follows where one kind is utterances.
       hop_seconds: from one frame to the next.
@@ -82,22 +83,13 @@ def contrastive(
       time_masks: likewise.
     """
     context.need("pairs")
-    _check(context, pieces)
-
-    def hear(rate: int) -> Spectrograms:
-        seconds = (window_seconds, hop_seconds)
-        return Spectrograms.of(rate, *seconds, mel_bands, frequency_masks, time_masks)
-
-    towers = {side: _tower(context, side, hear) for side in SIDES}
-    model = context.model("embed_dim", **{side: tower for side, (tower, _) in towers.items()})
-    if kind == "sigmoid" and model.bias is None:
-        raise ConfigError(
-            "model.bias", "is None, and task.kind=sigmoid needs it", "give -10, as SigLIP does"
-        )
+    _check(context, kind, pieces)
+    sound = (window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks)
+    model, reads = _towers(context, lambda rate: Spectrograms.of(rate, *sound))
     spec = context.info.spec
 
     def read(batch: Batch, context: Context) -> tuple[Arrays, ...]:
-        return tuple(reads.of(of_side(batch, side), context) for side, (_, reads) in towers.items())
+        return tuple(reads[side].of(of_side(batch, side), context) for side in SIDES)
 
     def init(rng: jax.Array) -> Variables:
         example = {key: jnp.ones((1, *shape), dtype) for key, (shape, dtype) in spec.items()}
@@ -131,8 +123,12 @@ def contrastive(
     )
 
 
-def _check(context: TaskContext, pieces: int) -> None:
-    """Raises ConfigError where a batch would be cut otherwise than this loss can be."""
+def _check(context: TaskContext, kind: Kind, pieces: int) -> None:
+    """Raises ConfigError where a batch would be cut otherwise than this loss can be, or has no bias."""
+    if kind == "sigmoid" and context.config.model.get("bias") is None:
+        raise ConfigError(
+            "model.bias", "is None, and task.kind=sigmoid needs it", "give -10, as SigLIP does"
+        )
     train = context.config.train
     if train.accumulate > 1:
         raise ConfigError(
@@ -147,6 +143,13 @@ def _check(context: TaskContext, pieces: int) -> None:
             f"{pieces} does not divide train.batch_size={train.batch_size}",
             "give a divisor",
         )
+
+
+def _towers(context: TaskContext, hear: Hear) -> tuple[nn.Module, dict[str, Inputs]]:
+    """(the model with both towers in it, how each reads its part of a batch)."""
+    towers = {side: _tower(context, side, hear) for side in SIDES}
+    model = context.model("embed_dim", **{side: tower for side, (tower, _) in towers.items()})
+    return model, {side: reads for side, (_, reads) in towers.items()}
 
 
 def _tower(context: TaskContext, side: str, hear: Hear) -> tuple[nn.Module, Inputs]:
