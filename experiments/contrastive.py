@@ -7,6 +7,8 @@
 The first command writes the tables of recordings; MNIST is a prepared `mnist` in $TFDS_DATA_DIR, or
 `--config.data.source.second.data_dir=DIR`. Nothing but the pairs says which digit is which. With 128
 pairs in a batch about 12.8 partners fit each example, and the loss cannot fall below about 2.5 nats.
+
+Not yet run to its end: there is no figure.
 """
 
 import pathlib

@@ -7,6 +7,8 @@ Words are cut into byte pairs learned from the 3,394 training sentences; held ou
 test, whose entities training has hardly seen: that is the point of the data. The best of the shared
 task (Derczynski et al. 2017) had an entity F1 of 41.9 with word vectors of other corpora, which a model
 from scratch lacks.
+
+Not yet run to its end: there is no figure.
 """
 
 import pathlib
