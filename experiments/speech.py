@@ -99,7 +99,7 @@ def prepare(archive: pathlib.Path, out: pathlib.Path, held_out: tuple[str, ...])
         raise SystemExit(f"--archive: {archive} is not a tar file; get it from {URL}")
     recordings = out / "recordings"
     recordings.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, list[tuple[str, str]]] = {
+    tables: dict[str, list[tuple[str, str, str]]] = {
         f"{split}_{part}": [] for split in SPLITS for part in ("train", "test")
     }
     speakers = set()
@@ -112,14 +112,14 @@ def prepare(archive: pathlib.Path, out: pathlib.Path, held_out: tuple[str, ...])
             (recordings / path.name).write_bytes(content.read())
             digit, speaker, index = path.stem.split("_")
             speakers.add(speaker)
-            row = (f"recordings/{path.name}", DIGITS[int(digit)])
+            row = (f"recordings/{path.name}", DIGITS[int(digit)], digit)
             tables[f"official_{'test' if int(index) < OFFICIAL_TEST else 'train'}"].append(row)
             tables[f"speakers_{'test' if speaker in held_out else 'train'}"].append(row)
     if not set(held_out) < speakers:
         raise SystemExit(f"--held_out: takes some of the speakers {sorted(speakers)}")
     for name, rows in tables.items():
         with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "text"), *rows])
+            csv.writer(file).writerows([("path", "text", "digit"), *rows])
         print(f"{out / name}.csv: {len(rows)} recordings")
 
 

@@ -14,7 +14,7 @@ from scaling import configs
 from scaling.data import cache as cache_lib
 from scaling.data.documents import Part, TextSource
 from scaling.data.errors import DataError
-from scaling.data.images import Images, image_arrays, split_rows
+from scaling.data.images import open_images
 from scaling.data.info import Data, DataContext, DataInfo, Opened
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import LaneOrder, MixtureOrder, Order, ShuffledOrder
@@ -232,7 +232,7 @@ def _splits(members: Mapping[str, Dataset]) -> dict[str, Dataset]:
 
 
 def _open_images(context: DataContext, sources: Mapping[str, Any]) -> Opened:
-    section, cache = context.section, context.cache
+    section = context.section
     ((name, source),) = sources.items()
     held_out = source.held_out()
     if section.eval_source is not None:
@@ -243,13 +243,4 @@ def _open_images(context: DataContext, sources: Mapping[str, Any]) -> Opened:
                 "name one with images of the same shape"
             )
         source.refuse_overlap(held_out)
-    entry = image_arrays(source, cache)
-    fraction = section.eval_fraction if held_out is None else 0.0
-    train_rows, eval_rows = split_rows(entry.meta["examples"], fraction)
-    train = Images(entry, train_rows[: section.limit])
-    evals = {}
-    if held_out is not None:
-        evals = {"eval": Images(image_arrays(held_out, cache))}
-    elif fraction:
-        evals = {"eval": Images(entry, eval_rows)}
-    return Opened(source.describe(), {name: train}, _splits(evals))
+    return open_images(context, source, held_out, name)

@@ -13,7 +13,7 @@ import numpy as np
 from scaling.data.cache import Entry, cached, key_of
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, permute, subkeys
-from scaling.data.info import DataInfo
+from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
 from scaling.data.npy import NpyWriter
 
@@ -57,6 +57,10 @@ class Images:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def labels(self) -> np.ndarray:
+        """The class of each, int32."""
+        return np.asarray(self._labels[self._rows])
+
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index: {images: uint8[n, H, W, C], labels: int32[n], weights: float32[n]}."""
         rows = self._rows[indices]
@@ -96,6 +100,23 @@ def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
         return {"examples": labels.length}
 
     return cached(cache, f"images-{key_of({'images': source.fingerprint(cache)})}", build)
+
+
+def open_images(
+    context: DataContext, source: ImageSource, held_out: ImageSource | None, name: str = "train"
+) -> Opened:
+    """The images of a source, and those of another one or `data.eval_fraction` of its own held out."""
+    section, cache = context.section, context.cache
+    entry = image_arrays(source, cache)
+    fraction = section.eval_fraction if held_out is None else 0.0
+    train_rows, eval_rows = split_rows(entry.meta["examples"], fraction)
+    train = Images(entry, train_rows[: section.limit])
+    evals = {}
+    if held_out is not None:
+        evals = {"eval": Images(image_arrays(held_out, cache))}
+    elif fraction:
+        evals = {"eval": Images(entry, eval_rows)}
+    return Opened(source.describe(), {name: train}, evals)
 
 
 def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:

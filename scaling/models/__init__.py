@@ -16,8 +16,11 @@ MODELS: dict[str, str] = {
     "unet": "scaling.models.unet:UNet",
     "kim_cnn": "scaling.models.text:KimCNN",
     "text_encoder": "scaling.models.text:TextEncoder",
+    "tagger_encoder": "scaling.models.tagger:EncoderTagger",
+    "tagger_gru": "scaling.models.tagger:GRUTagger",
     "speech_gru": "scaling.models.speech:SpeechGRU",
     "conformer": "scaling.models.speech:Conformer",
     "matrix_factorisation": "scaling.models.recommender:MatrixFactorisation",
     "two_tower": "scaling.models.recommender:TwoTower",
+    "towers": "scaling.models.towers:Towers",
 }

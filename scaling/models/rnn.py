@@ -276,6 +276,22 @@ class Layer(nn.Module):
         return tuple(variable.value for variable in held), put
 
 
+def both_ways(ahead: Layer, behind: Layer, x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
+    """The outputs of two layers side by side, [B, T, 2 W], the second reading from the end.
+
+    Args:
+      ahead: reads forwards.
+      behind: reads backwards, from the last of the `length_B` that count: its state is zero there.
+      x_BTD: rows with padding behind.
+      length_B: how many of a row count, int32.
+    """
+    at_1T = jnp.arange(x_BTD.shape[1])[None]
+    goes_on_BT = (at_1T + 1 < length_B[:, None]).astype(jnp.float32)
+    ahead_BTW = ahead(x_BTD, None)
+    behind_BTW = behind(x_BTD[:, ::-1], goes_on_BT[:, ::-1])[:, ::-1]
+    return jnp.concatenate([ahead_BTW, behind_BTW], axis=-1)
+
+
 def orthogonal_gates(scale: float) -> Initializer:
     """An orthogonal matrix [W, W] for each gate, side by side (Saxe et al. 2013, 1312.6120)."""
     one = nn.initializers.orthogonal(scale)

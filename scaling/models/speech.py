@@ -21,7 +21,7 @@ from scaling.models import dims
 from scaling.models.block import Attention, BlockConfig, FeedForward
 from scaling.models.layers import Dense, compute_dtype, fan_in
 from scaling.models.norm import LayerNorm
-from scaling.models.rnn import Layer
+from scaling.models.rnn import Layer, both_ways
 from scaling.ops import constrain
 from scaling.ops.log_mel import Count
 from scaling.ops.rotary import Tables, rotary_tables
@@ -131,18 +131,13 @@ class SpeechGRU(Recogniser):
             raise ConfigError(
                 "model.model_dim", f"is {self.model_dim}", "make it even: each direction has half"
             )
-        length, width = x_BUD.shape[1], self.model_dim // 2
-        # The state from behind starts anew at the last frame of the utterance.
-        goes_on_BU = (jnp.arange(length)[None] + 1 < frames_B[:, None]).astype(jnp.float32)
         for i in range(self.num_layers):
             y_BUD = LayerNorm(dtype=self._dtype(), name=f"norm_{i}")(x_BUD)
-            forward, backward = (
-                Layer("gru", width, self.init_scale, self._dtype(), name=f"{name}_{i}")
-                for name in ("forward", "backward")
+            ahead, behind = (
+                Layer("gru", self.model_dim // 2, self.init_scale, self._dtype(), name=f"{way}_{i}")
+                for way in ("forward", "backward")
             )
-            ahead_BUW = forward(y_BUD, None)
-            behind_BUW = backward(y_BUD[:, ::-1], goes_on_BU[:, ::-1])[:, ::-1]
-            y_BUD = drop(jnp.concatenate([ahead_BUW, behind_BUW], axis=-1))
+            y_BUD = drop(both_ways(ahead, behind, y_BUD, frames_B))
             x_BUD = constrain(x_BUD + y_BUD.astype(x_BUD.dtype), ("batch", "length", "embed"))
         return LayerNorm(dtype=self._dtype(), name="final_norm")(x_BUD)
 

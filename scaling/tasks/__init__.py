@@ -14,5 +14,7 @@ TASKS: dict[str, str] = {
     "speech": "scaling.tasks.speech:speech",
     "gan": "scaling.tasks.gan:gan",
     "diffusion": "scaling.tasks.diffusion:diffusion",
+    "tagging": "scaling.tasks.tagging:tagging",
+    "contrastive": "scaling.tasks.contrastive:contrastive",
     "augment": "scaling.tasks.augment:augment",
 }

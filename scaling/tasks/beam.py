@@ -59,6 +59,7 @@ def beam_search(
     vocab_size: int,
     alpha: float = 0.0,
     axis: int = 0,
+    fixed: tuple[str, ...] = (),
 ) -> Sequences:
     """The sequence of the largest log probability / length penalty among those that are looked at.
 
@@ -78,6 +79,8 @@ def beam_search(
       alpha: of the length penalty, at least 0.
       axis: where the arrays of the state that have rows have [B, K]; those of fewer dimensions are
         the same for all hypotheses.
+      fixed: names of arrays of the state that are equal for all hypotheses of a row, such as keys and
+        values of what was read: they stay where they are.
     """
     separator = vocab_size - 1
     begin_BK = jnp.full((rows, beams), separator, jnp.int32)
@@ -106,7 +109,12 @@ def beam_search(
 
     def turn(at: _Beams) -> _Beams:
         beam_BK, token_BK, at = _choose(at, done_B(at), vocab_size, alpha)
-        state = jax.tree.map(functools.partial(_rearranged, beam_BK, axis), at.state)
+
+        def follow(path: tuple[jax.tree_util.DictKey, ...], x: jax.Array) -> jax.Array:
+            kept = x.ndim < axis + 2 or path[-1].key in fixed
+            return x if kept else _rearranged(beam_BK, axis, x)
+
+        state = jax.tree_util.tree_map_with_path(follow, at.state)
         # At the last place nothing is read from this step.
         logits_BKV, state = step(state, token_BK, at.place)
         return at._replace(logits_BKV=logits_BKV, state=state)
@@ -167,8 +175,6 @@ def _choose(
 
 def _rearranged(beam_BK: jax.Array, axis: int, x: jax.Array) -> jax.Array:
     """An array of the state with the hypotheses that go on in the place of those before."""
-    if x.ndim < axis + 2:
-        return x
     # Within a row, so that rows may lie on several devices.
     take = functools.partial(jnp.take, axis=axis)
     return jax.vmap(take, in_axes=(axis, 0), out_axes=axis)(x, beam_BK)

@@ -27,8 +27,8 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
+from scaling.tasks.inputs import inputs
 from scaling.tasks.losses import moments, standard_error
-from scaling.tasks.pictures import image_shape
 
 # Classes that top-5 accuracy looks at, and bins of the calibration error.
 TOP, BINS = 5, 15
@@ -55,19 +55,18 @@ def classification(
       label_smoothing: mass moved from the label to the uniform distribution.
     """
     info = context.info
-    kind = _texts if info.kind == "labelled_text" else _images
-    inputs, sizes, more = kind(context)
+    reads = inputs(context)
     num_classes = context.outputs("num_classes", info.num_classes)
-    model = context.model(num_classes=num_classes, **more)
+    model = context.model(num_classes=num_classes, **reads.keys)
     names = tuple(info.class_names or (str(k) for k in range(num_classes)))
     numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
         example = {key: jnp.zeros((1, *shape), dtype) for key, (shape, dtype) in info.spec.items()}
-        return model.init(rng, *inputs(example), train=False)
+        return model.init(rng, *reads.of(example, Context(rng, jnp.int32(0), False)), train=False)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> tuple[jax.Array, Sown]:
-        return call(model, variables, *inputs(batch), context=context)
+        return call(model, variables, *reads.of(batch, context), context=context)
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BK, sown = logits(variables, batch, context)
@@ -86,7 +85,7 @@ def classification(
             "features": lambda *arguments: _read_by_head(lambda: logits(*arguments)),
         },
         hparams=numbers,
-        cost=model.cost(sizes) if hasattr(model, "cost") else None,
+        cost=model.cost(reads.sizes) if hasattr(model, "cost") else None,
     )
 
 
@@ -117,30 +116,6 @@ def _read_by_head(call_model: Callable[[], object]) -> jax.Array:
             'name the last layer of the model "head"',
         )
     return inputs[0]
-
-
-# What a kind of data means to the model: (its inputs out of a batch, what `model.cost` takes, keys of
-# section `model` that the data fill in).
-_Kind = tuple[Callable[[Batch], tuple[jax.Array, ...]], tuple[int, ...] | int, dict[str, int]]
-
-
-def _images(context: TaskContext) -> _Kind:
-    shape = image_shape(context)
-
-    def inputs(batch: Batch) -> tuple[jax.Array, ...]:
-        return (batch["images"].astype(jnp.float32) / 255.0,)
-
-    return inputs, shape, {}
-
-
-def _texts(context: TaskContext) -> _Kind:
-    info = context.info
-    vocab_size = context.outputs("vocab_size", info.vocab_size)
-
-    def inputs(batch: Batch) -> tuple[jax.Array, ...]:
-        return batch["inputs"], batch["segments"]
-
-    return inputs, info.spec["inputs"][0][0], {"vocab_size": vocab_size}
 
 
 def _score(

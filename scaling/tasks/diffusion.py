@@ -22,12 +22,11 @@ from scaling.tasks.base import (
     Loss,
     Task,
     TaskContext,
-    Total,
     Variables,
     call,
     scoring,
 )
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 from scaling.tasks.pictures import as_pixels, as_signed, image_shape
 
 Kind = Literal["flow", "ddpm"]
@@ -100,12 +99,7 @@ def diffusion(
             model, variables, x_BHWC, time_B, context=context._replace(rng=for_model)
         )
         error_B = jnp.mean(jnp.square(guess_BHWC - target_BHWC), axis=(1, 2, 3))
-        weights_B = batch["weights"]
-        weight, total = jnp.sum(weights_B), jnp.sum(weights_B * error_B)
-        metrics: dict[str, Total] = {"loss": (total, weight)}
-        if not context.train:
-            metrics["moments"] = (moments(weights_B * error_B, weights_B), weight)
-        return sown.added_to(Loss(total, weight, metrics, {}))
+        return summed({"loss": error_B}, batch["weights"], context, sown)
 
     def sample(variables: Variables, rng: jax.Array, count: int) -> jax.Array:
         context = Context(rng, jnp.int32(0), False)
@@ -143,9 +137,7 @@ def summarize(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Mean squared error per pixel with its standard error over images."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    error = standard_error(loss_sum, weight, totals["moments"][0])
-    return {"loss": loss_sum / weight, "loss_standard_error": error, "examples": weight}
+    return mean_loss(totals, "examples")
 
 
 # --- what a batch is asked -----------------------------------------------------------------------

@@ -16,6 +16,8 @@ from scaling.tasks.pictures import sheet
 
 # A class counts as covered when at least this share of the samples is given to it.
 COVERED = 0.01
+# Images of which each half has a covariance.
+LEAST = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def compared(task: Task, classifier: Classifier) -> Evaluation:
     def report(rows: Mapping[str, np.ndarray], _: Mapping[str, Any]) -> dict[str, Any]:
         return summarize(rows, classifier.names)
 
-    return Evaluation(run, report, keeps="rows")
+    return Evaluation(run, report, keeps="rows", least=LEAST)
 
 
 def summarize(rows: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, Any]:

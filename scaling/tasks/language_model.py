@@ -29,11 +29,12 @@ from scaling.tasks.base import (
     Total,
     Variables,
     call,
+    means,
     scoring,
 )
 from scaling.tasks.generate import Generate, make_generate
 from scaling.tasks.keys import abstract_key
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 
 # The state collection of a recurrent model.
 CARRY = "carry"
@@ -68,7 +69,6 @@ def language_model(
     given = {"z_loss": z_loss, "label_smoothing": label_smoothing}
     numbers = {name: value for name, value in given.items() if value}
     generate = _generator(model, info.vocab_size or vocab)
-    in_pieces = hasattr(model, "hidden") and hasattr(model, "head_kernel")
     carries = bool(getattr(model, "carries", False)) and context.config.data.text.lanes
     rows = context.config.train.batch_size if carries else 1
 
@@ -80,29 +80,12 @@ def language_model(
         return call(model, variables, *_inputs(batch), context=context)[0]
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
-        weights_BT, targets_BT = batch["weights"], batch["targets"]
-        weight = jnp.sum(weights_BT)
-        if not context.train:
-            # In evaluation too, so that a batch finds where the one before it ended.
-            changing = (CARRY,) if carries else ()
-            logits_BTV, after = call(
-                model, variables, *_inputs(batch), context=context, changing=changing
-            )
-            nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
-            metrics = score_tokens(logits_BTV, nll_BT, batch, token_bytes)
-            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, after.state)
+        # In evaluation too, so that a batch finds where the one before it ended.
+        changing = (CARRY,) if carries else ()
         h = {**numbers, **hparams}
-        method = hidden_and_kernel if in_pieces else None
-        output, sown = call(model, variables, *_inputs(batch), context=context, method=method)
-        if in_pieces:
-            score = capped(getattr(model, "logit_softcap", None))
-            objective_BT, (nll_BT, log_z_BT) = chunked_loss(score, *output, targets_BT, h)
-        else:
-            objective_BT, (nll_BT, log_z_BT) = _objective(output, targets_BT, h)
-        metrics = {"loss": (jnp.sum(weights_BT * nll_BT), weight)}
-        if "z_loss" in h:
-            metrics["log_z_squared"] = (jnp.sum(weights_BT * log_z_BT**2), weight)
-        return sown.added_to(Loss(jnp.sum(weights_BT * objective_BT), weight, metrics, {}))
+        return token_loss(
+            model, variables, _inputs(batch), batch, context, h, token_bytes, changing
+        )
 
     score = scoring(loss, summarize)
     if carries:
@@ -209,38 +192,61 @@ def _objective(
     return objective_x, (nll_x, log_z_x)
 
 
-def score_tokens(
-    logits_BTV: jax.Array, nll_BT: jax.Array, batch: Batch, token_bytes: np.ndarray | None
-) -> dict[str, Total]:
-    """The sums that an evaluation takes: loss, accuracy, text bytes, moments of the loss."""
-    weights_BT = batch["weights"]
-    weight = jnp.sum(weights_BT)
-    right_BT = (jnp.argmax(logits_BTV, axis=-1) == batch["targets"]).astype(jnp.float32)
-    loss_B = jnp.sum(weights_BT * nll_BT, axis=1)
-    metrics: dict[str, Total] = {
-        "loss": (jnp.sum(weights_BT * nll_BT), weight),
-        "accuracy": (jnp.sum(weights_BT * right_BT), weight),
-        "moments": (moments(loss_B, jnp.sum(weights_BT, axis=1)), weight),
-    }
-    if token_bytes is not None:
-        bytes_BT = jnp.asarray(token_bytes)[batch["targets"]]
-        metrics["bytes"] = (jnp.sum(weights_BT * bytes_BT), weight)
-    return metrics
+def token_loss(
+    model: nn.Module,
+    variables: Variables,
+    inputs: tuple[jax.Array | None, ...],
+    batch: Batch,
+    context: Context,
+    hparams: Hparams,
+    token_bytes: np.ndarray | None = None,
+    changing: tuple[str, ...] = (),
+) -> Loss:
+    """What predicting the targets of a batch costs: cross-entropy over the tokens with a weight.
+
+    Training makes the logits a piece at a time where the model has `hidden` and `head_kernel`;
+    evaluation also sums accuracy, text bytes and the moments of the loss.
+
+    Args:
+      model: gives logits [B, T, V].
+      variables: of the model.
+      inputs: what the model is called with.
+      batch: has `targets` and `weights`, [B, T].
+      context: of the call.
+      hparams: of the objective, see `language_model`.
+      token_bytes: bytes of text that each token stands for.
+      changing: state collections that evaluation changes.
+    """
+    targets_BT, weights_BT = batch["targets"], batch["weights"]
+    in_pieces = context.train and hasattr(model, "hidden") and hasattr(model, "head_kernel")
+    method = hidden_and_kernel if in_pieces else None
+    output, sown = call(
+        model, variables, *inputs, context=context, method=method, changing=changing
+    )
+    if in_pieces:
+        score = capped(getattr(model, "logit_softcap", None))
+        objective_BT, (nll_BT, log_z_BT) = chunked_loss(score, *output, targets_BT, hparams)
+    else:
+        hparams = hparams if context.train else {}
+        objective_BT, (nll_BT, log_z_BT) = _objective(output, targets_BT, hparams)
+    values = {"loss": nll_BT}
+    if "z_loss" in hparams:
+        values["log_z_squared"] = log_z_BT**2
+    if not context.train:
+        values["accuracy"] = (jnp.argmax(output, axis=-1) == targets_BT).astype(jnp.float32)
+        if token_bytes is not None:
+            values["bytes"] = jnp.asarray(token_bytes)[targets_BT]
+    return summed(values, weights_BT, context, sown, objective_BT)
 
 
 def summarize(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Loss (nats per token) with its standard error, perplexity, bits per byte, accuracy."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    loss = loss_sum / weight
-    result = {
-        "loss": loss,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": float(totals["accuracy"][0]) / weight,
-        "tokens": weight,
-    }
+    result = mean_loss(totals, "tokens") | means({"accuracy": totals["accuracy"]})
+    result["perplexity"] = math.exp(min(result["loss"], 700.0))
     if "bytes" in totals:
-        result["bits_per_byte"] = loss_sum / math.log(2.0) / float(totals["bytes"][0])
+        result["bits_per_byte"] = (
+            float(totals["loss"][0]) / math.log(2.0) / float(totals["bytes"][0])
+        )
     return result

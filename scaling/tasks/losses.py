@@ -1,8 +1,51 @@
-"""Sums that carry their standard error."""
+"""From what each example has to the sums of a batch, and to the mean with its standard error.
+
+Legend: B batch, x nothing, or the tokens of an example.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from scaling.tasks.base import Context, Loss, Sown
+
+
+def summed(
+    values: Mapping[str, jax.Array],
+    weights_Bx: jax.Array,
+    context: Context,
+    sown: Sown,
+    objective_Bx: jax.Array | None = None,
+) -> Loss:
+    """The loss of a batch; in evaluation with the moments that `mean_loss` reads.
+
+    Args:
+      values: name -> a number for each weight; "loss" is one of them, the others are reported too.
+      weights_Bx: 0 for what does not count.
+      context: of the call.
+      sown: what the model left beside its output.
+      objective_Bx: what is differentiated; None is the loss.
+    """
+    weight = jnp.sum(weights_Bx)
+    metrics = {name: (jnp.sum(weights_Bx * x_Bx), weight) for name, x_Bx in values.items()}
+    total = metrics["loss"][0]
+    if not context.train:
+        parts = (weights_Bx * values["loss"], weights_Bx)
+        loss_B, weight_B = (jnp.sum(x.reshape(len(x), -1), axis=1) for x in parts)
+        metrics["moments"] = (moments(loss_B, weight_B), weight)
+    if objective_Bx is not None:
+        total = jnp.sum(weights_Bx * objective_Bx)
+    return sown.added_to(Loss(total, weight, metrics, sown.state))
+
+
+def mean_loss(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], units: str) -> dict[str, Any]:
+    """The mean loss, its standard error, and under the name `units` the weight behind it."""
+    loss_sum, weight = (float(x) for x in totals["loss"])
+    error = standard_error(loss_sum, weight, totals["moments"][0])
+    return {"loss": loss_sum / weight, "loss_standard_error": error, units: weight}
 
 
 def moments(loss_B: jax.Array, weight_B: jax.Array) -> jax.Array:

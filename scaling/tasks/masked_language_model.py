@@ -15,7 +15,7 @@ import numpy as np
 
 from scaling.configs import ConfigError
 from scaling.configs.types import Range
-from scaling.ops.cross_entropy import chunked_loss, cross_entropy, softcap
+from scaling.ops.cross_entropy import cross_entropy, softcap
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -31,8 +31,8 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.keys import wrap_key
-from scaling.tasks.language_model import capped, hidden_and_kernel, score_tokens, summarize
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.language_model import hidden_and_kernel, summarize, token_loss
+from scaling.tasks.losses import mean_loss, moments
 
 # Of the chosen tokens, the share that the mask hides, and that another token replaces; the others stay.
 MASKED, REPLACED = 0.8, 0.1
@@ -103,19 +103,9 @@ def masked_language_model(
         else:
             tokens_BT, chosen_BT = jax.vmap(hide)(targets_BT[:, None], text_keys(targets_BT))
             tokens_BT, chosen_BT = tokens_BT[:, 0], chosen_BT[:, 0]
-        weights_BT = batch["weights"] * chosen_BT
-        weight = jnp.sum(weights_BT)
-        output, sown = predict(variables, tokens_BT, batch, context)
-        if not context.train:
-            logits_BTV = _logits(model, *output)
-            nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
-            scored = {"targets": targets_BT, "weights": weights_BT}
-            metrics = score_tokens(logits_BTV, nll_BT, scored, None)
-            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, sown.state)
-        score = capped(getattr(model, "logit_softcap", None))
-        nll_BT, _ = chunked_loss(score, *output, targets_BT, dict(hparams))
-        total = jnp.sum(weights_BT * nll_BT)
-        return sown.added_to(Loss(total, weight, {"loss": (total, weight)}, {}))
+        scored = {"targets": targets_BT, "weights": batch["weights"] * chosen_BT}
+        inputs = (tokens_BT, batch.get("segments"), batch.get("positions"))
+        return token_loss(model, variables, inputs, scored, context, hparams)
 
     return Task(
         init=init,
@@ -209,13 +199,8 @@ def pseudo_perplexity(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Loss with each token hidden alone, and its exponential (Salazar et al. 2020, 1910.14659)."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "pseudo_perplexity": math.exp(min(loss_sum / weight, 700.0)),
-        "tokens": weight,
-    }
+    report = mean_loss(totals, "tokens")
+    return report | {"pseudo_perplexity": math.exp(min(report["loss"], 700.0))}
 
 
 def _logits(model: nn.Module, x_xD: jax.Array, kernel_DV: jax.Array) -> jax.Array:

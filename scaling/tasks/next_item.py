@@ -17,6 +17,7 @@ from scaling.tasks.base import (
     Context,
     Hparams,
     Loss,
+    Sown,
     Task,
     TaskContext,
     Variables,
@@ -24,7 +25,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.language_model import hidden_and_kernel
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 
 
 def next_item(context: TaskContext) -> Task:
@@ -54,22 +55,21 @@ def next_item(context: TaskContext) -> Task:
         inputs = (batch["inputs"], batch["segments"], batch["positions"])
         return call(model, variables, *inputs, context=context, method=hidden_and_kernel)
 
-    def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
+    def logits(variables: Variables, batch: Batch, context: Context) -> tuple[jax.Array, Sown]:
         """Of every item, float32 [B, I], at the one position of a held-out example."""
-        (x_BTD, kernel_DV), _ = predict(variables, batch, context)
+        (x_BTD, kernel_DV), sown = predict(variables, batch, context)
         x_BD = jnp.take_along_axis(x_BTD, _end(batch)[:, :, None], axis=1)[:, 0]
-        return jnp.dot(x_BD, kernel_DV, preferred_element_type=jnp.float32)[:, :items]
+        logits_BV = jnp.dot(x_BD, kernel_DV, preferred_element_type=jnp.float32)
+        return logits_BV[:, :items], sown
 
     def evaluate(variables: Variables, batch: Batch, context: Context) -> Loss:
-        logits_BI = logits(variables, batch, context)
+        logits_BI, sown = logits(variables, batch, context)
         item_B = jnp.take_along_axis(batch["targets"], _end(batch), axis=1)[:, 0]
         nll_B, _ = cross_entropy(logits_BI, item_B)
-        weights_B = jnp.sum(batch["weights"], axis=1)
-        total = jnp.sum(weights_B * nll_B), jnp.sum(weights_B)
-        metrics = {"loss": total, "moments": (moments(weights_B * nll_B, weights_B), total[1])}
-        metrics |= ranking.totals(logits_BI, counts, item_B, batch)
-        state = {k: v for k, v in variables.items() if k not in ("params", "frozen")}
-        return Loss(*total, metrics, state)
+        result = summed({"loss": nll_B}, jnp.sum(batch["weights"], axis=1), context, sown)
+        return result._replace(
+            metrics=result.metrics | ranking.totals(logits_BI, counts, item_B, batch)
+        )
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         if not context.train:
@@ -77,8 +77,7 @@ def next_item(context: TaskContext) -> Task:
         weights_BT = batch["weights"] * (batch["targets"] < items)
         output, sown = predict(variables, batch, context)
         nll_BT, _ = chunked_loss(_score, *output, batch["targets"], dict(hparams))
-        total = jnp.sum(weights_BT * nll_BT), jnp.sum(weights_BT)
-        return sown.added_to(Loss(*total, {"loss": total}, {}))
+        return summed({"loss": nll_BT}, weights_BT, context, sown)
 
     return Task(
         init=init,
@@ -86,7 +85,7 @@ def next_item(context: TaskContext) -> Task:
         unit="items",
         units_per_example=length,
         evaluations={"score": scoring(loss, summarize)},
-        functions={"logits": logits},
+        functions={"logits": lambda *arguments: logits(*arguments)[0]},
         cost=model.cost(length) if hasattr(model, "cost") else None,
     )
 
@@ -106,10 +105,4 @@ def summarize(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Loss (nats per item) with its standard error, and the ranking beside the popular items'."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        **ranking.report(totals),
-        "users": weight,
-    }
+    return mean_loss(totals, "users") | ranking.report(totals)

@@ -22,12 +22,12 @@ from scaling.tasks.base import (
     PyTree,
     Task,
     TaskContext,
-    Total,
     Variables,
     call,
+    means,
     scoring,
 )
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 
 
 def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
@@ -58,20 +58,17 @@ def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
         return jnp.clip(mean + guess_B, *scale)
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
-        weights_B = batch["weights"]
-        weight = jnp.sum(weights_B)
-        if not context.train:
-            error_B = predict(variables, batch, context) - batch["rating"]
-            metrics = _score(error_B, weights_B)
-            state = {k: v for k, v in variables.items() if k not in ("params", "frozen")}
-            return Loss(*metrics["loss"], metrics, state)
         guess_B, sown = call(model, variables, batch["user"], batch["item"], context=context)
-        total = jnp.sum(weights_B * (mean + guess_B - batch["rating"]) ** 2)
-        h = {**numbers, **hparams}
-        objective = total
+        guess_B, h = mean + guess_B, {**numbers, **hparams}
+        if not context.train:
+            error_B = jnp.clip(guess_B, *scale) - batch["rating"]
+            values = {"loss": error_B**2, "mae": jnp.abs(error_B)}
+            return summed(values, batch["weights"], context, sown)
+        square_B = (guess_B - batch["rating"]) ** 2
+        objective_B = square_B
         if "l2" in h:
-            objective = total + h["l2"] * sown.metrics["squared_norm"] * weight
-        return sown.added_to(Loss(objective, weight, {"loss": (total, weight)}, {}))
+            objective_B = square_B + h["l2"] * sown.metrics["squared_norm"]
+        return summed({"loss": square_B}, batch["weights"], context, sown, objective_B)
 
     def scores(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         scores_BV, _ = call(model, variables, batch["user"], context=context, method=_scores)
@@ -105,24 +102,9 @@ def _scores(model: nn.Module, user_B: jax.Array, train: bool) -> jax.Array:
     return model.scores(user_B, train=train)
 
 
-def _score(error_B: jax.Array, weights_B: jax.Array) -> dict[str, Total]:
-    weight = jnp.sum(weights_B)
-    return {
-        "loss": (jnp.sum(weights_B * error_B**2), weight),
-        "mae": (jnp.sum(weights_B * jnp.abs(error_B)), weight),
-        "moments": (moments(weights_B * error_B**2, weights_B), weight),
-    }
-
-
 def summarize(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Mean squared error with its standard error, its root, and the mean absolute error."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "rmse": (loss_sum / weight) ** 0.5,
-        "mae": float(totals["mae"][0]) / weight,
-        "ratings": weight,
-    }
+    report = mean_loss(totals, "ratings")
+    return report | {"rmse": report["loss"] ** 0.5} | means({"mae": totals["mae"]})

@@ -4,7 +4,6 @@ Legend: B batch, S samples, T frames of the spectrogram, M mel bands, U frames o
 of a padded text, V symbols of the vocabulary, the blank among them.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import optax
 from scaling.configs import ConfigError
 from scaling.configs.types import PositiveFloat, PositiveInt, Probability
 from scaling.data.tokenizers import Fitted
-from scaling.ops.log_mel import fft_size, log_mel, mel_bank, num_frames, standardised
+from scaling.ops.log_mel import num_frames
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -32,12 +31,12 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.language_model import CARRY
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
+from scaling.tasks.sound import Spectrograms
 from scaling.tasks.spectrograms import sheet
 
 SHOWN = 20  # transcripts in a report, the wrong ones first
 UNREADABLE = "\u25a1"  # a white square
-_FULL_SCALE = 2.0**15
 
 # (variables, batch, context) -> (logits, how many frames of each count, what the model sowed)
 Logits = Callable[[Variables, Batch, Context], tuple[jax.Array, jax.Array, Sown]]
@@ -69,32 +68,23 @@ def speech(
       window_seconds: of samples under a frame.
       hop_seconds: from one frame to the next.
       mel_bands: M.
-      frequency_masks: SpecAugment (Park et al. 2019, 1904.08779): for each number a mask of up to so
-        many bands, in training.
-      time_masks: for each number a mask of up to such a share of the utterance's frames, in training
-        (shares as in Park et al. 2020, 1912.05533).
+      frequency_masks: see `scaling.tasks.sound.Spectrograms`.
+      time_masks: likewise.
     """
     context.need("utterances")
     context.need_library("jiwer", "transcribe")
     info = context.info
-    rate, symbols = info.facts["sample_rate"], info.vocab_size
-    blank = info.separator
+    rate, symbols, blank = info.facts["sample_rate"], info.vocab_size, info.separator
     assert symbols is not None
     assert blank is not None
-    window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
-    _check_frames(rate, window, hop, mel_bands)
-    if max(frequency_masks, default=0) > mel_bands:
-        raise ConfigError(
-            "task.frequency_masks",
-            f"{max(frequency_masks)} bands are more than the {mel_bands} of task.mel_bands",
-            "make the mask narrower",
-        )
-    features = Features(rate, window, hop, mel_bands)
+    features = Spectrograms.of(
+        rate, window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks
+    )
     model = context.model("encoder_frames", vocab_size=context.outputs("vocab_size", symbols))
-    _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, hop)
+    _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, features.hop)
 
     def init(rng: jax.Array) -> Variables:
-        frames = num_frames(info.spec["audio"][0][0], hop)
+        frames = num_frames(info.spec["audio"][0][0], features.hop)
         x_BTM = jnp.zeros((1, frames, mel_bands))
         variables = model.init(rng, x_BTM, jnp.ones((1,), jnp.int32), train=False)
         return {name: x for name, x in variables.items() if name != CARRY}
@@ -102,11 +92,7 @@ def speech(
     def logits(
         variables: Variables, batch: Batch, context: Context
     ) -> tuple[jax.Array, jax.Array, Sown]:
-        x_BTM, frames_B = features(batch)
-        if context.train:
-            # A key of its own: the model draws its dropout from context.rng.
-            rng = jax.random.fold_in(context.rng, 1)
-            x_BTM = masked(x_BTM, frames_B, rng, frequency_masks, time_masks)
+        x_BTM, frames_B = features(batch, context)
         logits_BUV, sown = call(model, variables, x_BTM, frames_B, context=context)
         return logits_BUV, model.encoder_frames(frames_B), sown
 
@@ -119,12 +105,7 @@ def speech(
             _padding(batch["num_labels"], batch["labels"].shape[1]),
             blank_id=blank,
         )
-        weights_B = batch["weights"]
-        total = jnp.sum(weights_B * nll_B), jnp.sum(weights_B)
-        metrics = {"loss": total}
-        if not context.train:
-            metrics["moments"] = (moments(weights_B * nll_B, weights_B), total[1])
-        return sown.added_to(Loss(*total, metrics, {}))
+        return summed({"loss": nll_B}, batch["weights"], context, sown)
 
     return Task(
         init=init,
@@ -138,31 +119,8 @@ def speech(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """(standardised log-mel spectrograms [B, T, M], frames of each) of a batch's audio.
-
-    Attributes:
-      rate: samples a second.
-      window: samples under a frame.
-      hop: samples from one frame to the next.
-      bands: M.
-    """
-
-    rate: int
-    window: int
-    hop: int
-    bands: int
-
-    def __call__(self, batch: Batch) -> tuple[jax.Array, jax.Array]:  # noqa: D102
-        audio_BS, count_B = batch["audio"].astype(jnp.float32) / _FULL_SCALE, batch["num_samples"]
-        x_BTM = log_mel(audio_BS, count_B, self.rate, self.window, self.hop, self.bands)
-        frames_B = num_frames(count_B, self.hop)
-        return standardised(x_BTM, frames_B), frames_B
-
-
 def _evaluations(
-    features: Features, logits: Logits, symbols: int, blank: int
+    features: Spectrograms, logits: Logits, symbols: int, blank: int
 ) -> dict[str, Evaluation]:
     """`transcribe` and `spectrograms`; see `speech`."""
 
@@ -180,7 +138,7 @@ def _evaluations(
     def show(
         variables: Variables, batch: Batch, context: Context, carry: PyTree
     ) -> tuple[PyTree, PyTree]:
-        x_BTM, sound_B = features(batch)
+        x_BTM, sound_B = features(batch, context)
         rows, carry = transcribe(variables, batch, context, carry)
         return {**rows, "features": x_BTM, "sound": sound_B}, carry
 
@@ -192,21 +150,6 @@ def _evaluations(
         "transcribe": Evaluation(transcribe, report, keeps="rows"),
         "spectrograms": Evaluation(show, picture, keeps="rows"),
     }
-
-
-def _check_frames(rate: int, window: int, hop: int, bands: int) -> None:
-    """Raises ConfigError if samples lie under no window, or a band has no frequency."""
-    if hop > window:
-        raise ConfigError(
-            "task.hop_seconds",
-            f"is longer than task.window_seconds, so that {hop - window} samples of {hop} are not heard",
-            "make it at most that",
-        )
-    try:
-        mel_bank(rate, fft_size(window), bands)
-    except ValueError as error:
-        remedy = "give fewer bands, or longer task.window_seconds"
-        raise ConfigError("task.mel_bands", str(error), remedy) from error
 
 
 def _refuse_short(
@@ -228,37 +171,6 @@ def _refuse_short(
 def _padding(count_B: jax.Array, length: int) -> jax.Array:
     """1 behind the first `count_B`, else 0; float32[B, length]."""
     return (jnp.arange(length)[None] >= count_B[:, None]).astype(jnp.float32)
-
-
-def masked(
-    x_BTM: jax.Array,
-    frames_B: jax.Array,
-    rng: jax.Array,
-    frequency_masks: Sequence[int],
-    time_masks: Sequence[float],
-) -> jax.Array:
-    """Spectrograms with bands and frames at 0, their mean; see `speech`.
-
-    A mask's width is uniform from 0 to its largest, its place uniform among those that fit.
-    """
-    count, length, bands = x_BTM.shape
-
-    def mask(rng: jax.Array, size: int, whole_B: jax.Array, largest_B: jax.Array) -> jax.Array:
-        width, place = jax.random.split(rng)
-        width_B = jax.random.randint(width, (count,), 0, largest_B + 1)
-        first_B = jax.random.randint(place, (count,), 0, whole_B - width_B + 1)
-        at_1N = jnp.arange(size)[None]
-        return (at_1N >= first_B[:, None]) & (at_1N < (first_B + width_B)[:, None])
-
-    keys = iter(jax.random.split(rng, max(1, len(frequency_masks) + len(time_masks))))
-    for width in frequency_masks:
-        whole_B = jnp.full((count,), bands)
-        hidden_BM = mask(next(keys), bands, whole_B, jnp.full((count,), min(width, bands)))
-        x_BTM = jnp.where(hidden_BM[:, None], 0.0, x_BTM)
-    for share in time_masks:
-        hidden_BT = mask(next(keys), length, frames_B, (share * frames_B).astype(jnp.int32))
-        x_BTM = jnp.where(hidden_BT[:, :, None], 0.0, x_BTM)
-    return x_BTM
 
 
 def texts(
@@ -305,9 +217,4 @@ def summarize(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
 ) -> dict[str, Any]:
     """Loss in nats per utterance, with its standard error."""
-    loss_sum, weight = (float(x) for x in totals["loss"])
-    return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "utterances": weight,
-    }
+    return mean_loss(totals, "utterances")

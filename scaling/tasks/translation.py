@@ -13,7 +13,6 @@ import numpy as np
 
 from scaling.configs import ConfigError
 from scaling.configs.types import NonNegativeFloat, PositiveInt, Range, RuntimeNumber
-from scaling.ops.cross_entropy import chunked_loss, cross_entropy
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -28,7 +27,7 @@ from scaling.tasks.base import (
     scoring,
 )
 from scaling.tasks.beam import Sequences, beam_search
-from scaling.tasks.language_model import capped, hidden_and_kernel, score_tokens, summarize
+from scaling.tasks.language_model import summarize, token_loss
 
 SAMPLES = 8
 
@@ -77,20 +76,8 @@ def translation(
         return call(model, variables, *_inputs(batch), context=context)[0]
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
-        weights_BT, targets_BT = batch["weights"], batch["targets"]
-        weight = jnp.sum(weights_BT)
-        if not context.train:
-            logits_BTV, sown = call(model, variables, *_inputs(batch), context=context)
-            nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
-            metrics = score_tokens(logits_BTV, nll_BT, batch, token_bytes)
-            return Loss(jnp.sum(weights_BT * nll_BT), weight, metrics, sown.state)
-        output, sown = call(
-            model, variables, *_inputs(batch), context=context, method=hidden_and_kernel
-        )
-        score = capped(getattr(model, "logit_softcap", None))
-        objective_BT, (nll_BT, _) = chunked_loss(score, *output, targets_BT, {**numbers, **hparams})
-        metrics = {"loss": (jnp.sum(weights_BT * nll_BT), weight)}
-        return sown.added_to(Loss(jnp.sum(weights_BT * objective_BT), weight, metrics, {}))
+        h = {**numbers, **hparams}
+        return token_loss(model, variables, _inputs(batch), batch, context, h, token_bytes)
 
     def translate(variables: Variables, batch: Batch) -> Sequences:
         return search(
@@ -170,6 +157,7 @@ def search(
         vocab_size=vocab_size,
         alpha=alpha,
         axis=1,
+        fixed=("memory_key", "memory_value"),
     )
 
 

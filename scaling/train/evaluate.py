@@ -51,6 +51,11 @@ class Scheduled:
         count = self.examples.num_batches(self.batch_size)
         return spread(count, self.final_batches if last else self.batches)
 
+    def count(self) -> int:
+        """Examples in the batches that it takes after the last step."""
+        size, examples = self.batch_size, len(self.examples)
+        return sum(min(size, examples - batch * size) for batch in self.chosen(last=True))
+
     def is_due(self, step: int, last: int) -> bool:
         """Whether it runs after this step."""
         return step == last or (self.every > 0 and step % self.every == 0)
@@ -60,7 +65,8 @@ def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> li
     """All evaluations of a run: the task's `score` on every split, then `eval.also`.
 
     Raises:
-      ConfigError: an entry names no evaluation of the task, or no split of the data.
+      ConfigError: an entry names no evaluation of the task, no split of the data, or takes too few
+        examples.
     """
     section = config.eval
     size = section.batch_size or config.train.batch_size
@@ -81,7 +87,14 @@ def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> li
         every = section.every if entry.every is None else entry.every
         rows = entry.batch_size or size
         examples, batches = evals[entry.split], entry.batches
-        jobs.append(Scheduled(name, evaluation, examples, every, batches, batches, rows))
+        job = Scheduled(name, evaluation, examples, every, batches, batches, rows)
+        if job.count() < evaluation.least:
+            raise ConfigError(
+                f"{key}.batches",
+                f"{job.count()} examples are fewer than the {evaluation.least} that it needs",
+                "take more or larger batches, or hold more out",
+            )
+        jobs.append(job)
     return jobs
 
 

@@ -5,21 +5,20 @@ eval.also = {"frechet": {"options": {"classifier": "runs/mnist_cnn"}, "batches":
 
 import functools
 import pathlib
-from collections.abc import Container
 
 import jax
-from flax.traverse_util import unflatten_dict
+import jax.numpy as jnp
 
 from scaling import parallel
 from scaling.configs import ConfigError
 from scaling.configs.types import LocalPath
-from scaling.tasks.base import Evaluation, Task, Variables, build_task
+from scaling.experiment import InitFrom
+from scaling.tasks.base import Context, Evaluation, Task, Variables, build_task
 from scaling.tasks.frechet import Classifier, compared
 from scaling.tasks.keys import abstract_key
 from scaling.track.paths import PathError, expand
-from scaling.train.checkpoint_reading import flatten, read_info
-from scaling.train.checkpoints import CheckpointError, agreed_source
 from scaling.train.data_record import DataRecordError
+from scaling.train.init_from import InitFromError, check_initial, load_initial
 from scaling.train.reopen import ReopenError, recorded
 
 KEY = "options.classifier"
@@ -52,8 +51,8 @@ def frechet(task: Task, *, classifier: LocalPath = "") -> Evaluation:
         raise ConfigError(KEY, "is not set", REMEDY)
     try:
         return compared(task, _opened(expand(classifier, KEY), _made_shape(task)))
-    except (PathError, ReopenError, DataRecordError, CheckpointError) as error:
-        raise ConfigError(KEY, str(error), REMEDY) from error
+    except (PathError, ReopenError, DataRecordError, InitFromError) as error:
+        raise ConfigError(KEY, str(error.__cause__ or error), REMEDY) from error
     except ConfigError as error:
         if error.key == KEY:
             raise
@@ -71,6 +70,10 @@ def _made_shape(task: Task) -> tuple[int, ...]:
     return tuple(jax.eval_shape(one, abstract_key()).shape[1:])
 
 
+def _silent(note: str) -> None:
+    """The run that is judged has reports of its own."""
+
+
 def _opened(path: pathlib.Path, shape: tuple[int, ...]) -> Classifier:
     """The classifier of a run directory. Its arrays are read when they are first asked for."""
     config, info, _ = recorded(path)
@@ -84,25 +87,21 @@ def _opened(path: pathlib.Path, shape: tuple[int, ...]) -> Classifier:
     task = build_task(config, info, "cpu")
     if not {"features", "logits"} <= set(task.functions):
         raise ConfigError(KEY, f"{path} is a run of task {config.task.name}", REMEDY)
-    read_info(path, say=lambda note: None)  # that it has a checkpoint at all
+    shapes = parallel.unbox(jax.eval_shape(task.init, abstract_key()))
+
+    def look(variables: Variables, images_BHWC: jax.Array, rng: jax.Array) -> jax.Array:
+        context = Context(rng, jnp.int32(0), False)
+        return task.functions["features"](variables, {"images": images_BHWC}, context)
+
+    # Whether it has a layer `head`.
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
+    jax.eval_shape(look, shapes, images, abstract_key())
+    sources = {"classifier": InitFrom(str(path))}
+    check_initial(sources, shapes, _silent)
     names = info.class_names or tuple(str(k) for k in range(info.num_classes or 0))
-    return Classifier(task, functools.cache(lambda: _variables(path, task)), names)
 
+    @functools.cache
+    def variables() -> Variables:
+        return load_initial(sources, shapes, _silent)[0]
 
-def _variables(path: pathlib.Path, task: Task) -> Variables:
-    """What the run evaluated at its newest checkpoint, as numpy arrays."""
-    step = agreed_source(path) if jax.process_count() > 1 else None
-    info = read_info(path, step)
-    wanted = flatten(parallel.unbox(jax.eval_shape(task.init, abstract_key())))
-    stored = {name: _stored(name, info.leaves) for name in wanted}
-    arrays = info.read_arrays(dict.fromkeys(stored.values()))
-    return unflatten_dict({name: arrays[leaf] for name, leaf in stored.items()}, sep="/")
-
-
-def _stored(name: str, leaves: Container[str]) -> str:
-    """The path in a train state of what is "COLLECTION/PATH" in variables."""
-    collection, _, path = name.partition("/")
-    averaged = f"ema/{path}"
-    if collection == "params":
-        return averaged if averaged in leaves else name
-    return name if collection == "frozen" else f"model_state/{name}"
+    return Classifier(task, variables, names)

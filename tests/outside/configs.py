@@ -16,6 +16,18 @@ QUESTIONS = {
     "text": {"seq_len": 8, "tokenizer": {"name": "words", "vocab_size": 64}},
     "eval_fraction": 0.25,
 }
+ENTITIES = {
+    "data": {
+        "source": {
+            "name": "tagged_text",
+            "paths": (str(FIXTURES / "entities.conll"),),
+            "eval_len": 48,
+        },
+        "text": {"seq_len": 40},
+        "eval_fraction": 0.25,
+    },
+    "eval": {"every": 4, "also": {"entities": {}}},
+}
 TONES = {
     "task": {"name": "speech", "window_seconds": 0.03, "hop_seconds": 0.02, "mel_bands": 6},
     "data": {"source": {"name": "myx.ctc:Tones"}},
@@ -158,6 +170,37 @@ FAMILIES = {
         "model": LM | {"name": "text_encoder", "num_layers": 1},
         "data": QUESTIONS,
     },
+    "headless": {
+        "task": {"name": "classification"},
+        "model": {"name": "myx.own:Headless"},
+        "data": {"source": {"name": "myx.aug:Bars"}},
+    },
+    "contrastive": {
+        "task": {"name": "contrastive"},
+        "model": {
+            "name": "towers",
+            "embed_dim": 16,
+            "first": {"name": "kim_cnn", "embed_dim": 16, "filters": 8, "dropout": 0.0},
+            "second": {"name": "myx.own:Bag"},
+        },
+        "data": {
+            "source": {
+                "name": "pairs",
+                "first": QUESTIONS["source"],
+                "second": QUESTIONS["source"],
+            },
+            "text": QUESTIONS["text"],
+            "eval_fraction": 0.25,
+        },
+        "eval": {"every": 4, "batch_size": 8, "also": {"retrieval": {}}},
+    },
+    "tagger": ENTITIES
+    | {
+        "task": {"name": "tagging", "label_smoothing": 0.1},
+        "model": {"name": "tagger_gru", "num_layers": 1, "model_dim": 16, "dropout": 0.0},
+    },
+    "tagger_encoder": ENTITIES
+    | {"task": {"name": "tagging"}, "model": LM | {"name": "tagger_encoder", "num_layers": 1}},
     "speech": TONES | {"model": LISTENER | {"name": "speech_gru"}},
     "conformer": TONES | {"model": LISTENER | {"name": "conformer", "num_heads": 2}},
     "base": {"task": {"name": "language_model"}, "model": LM, "data": TEXT},

@@ -27,8 +27,9 @@ HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs.py"
 FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own")
 FAMILIES += ("resnet", "vit", "mixed", "dcgan", "rating", "sasrec", "kim", "speech")
-# Through the same seams as `dcgan`, `sasrec`, `kim` and `speech`.
-ALIKE = ("unet", "two_tower", "encoder", "conformer")
+FAMILIES += ("contrastive", "tagger")
+# Through the same seams as `dcgan`, `sasrec`, `kim`, `speech` and `tagger`.
+ALIKE = ("unet", "two_tower", "encoder", "conformer", "tagger_encoder")
 FAMILIES += tuple(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)
 
 
@@ -120,13 +121,16 @@ def test_replaying_a_step_gives_its_metrics(family, runs, capsys):
 
 # Whose loss is a sum over rows without random draws: any split of a batch gives the same.
 ROWWISE = ("s2s", "gru", "ctc", "mf", "own", "resnet", "vit", "speech", "conformer")
+ROWWISE += ("contrastive", "tagger", "tagger_encoder")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_microbatches(family, runs, tmp_path):
     for count in (2, 4):
-        launch(family, tmp_path / str(count), f"--config.train.accumulate={count}")
+        # A loss over the whole batch is cut inside of the task.
+        key = "task.pieces" if family == "contrastive" else "train.accumulate"
+        launch(family, tmp_path / str(count), f"--config.{key}={count}")
         if family in ROWWISE:
             np.testing.assert_allclose(
                 losses(tmp_path / str(count)), losses(runs(family)), rtol=1e-4
@@ -305,6 +309,7 @@ def test_what_cannot_judge_is_named(tmp_path):
     refused("gs://runs/one", key + ".* is a URL", makes)
     refused(recorded("unet"), key + ".* is a run of task diffusion", makes)
     refused(recorded("mixed"), key + ".*checkpoint", makes)
+    refused(recorded("headless"), key + ".*its layer `head` reads, and it has none", makes)
     other = recorded("mixed", image_shape=(9, 9, 1))
     refused(other, key + r".* examples of \(9, 9, 1\), and these are \(8, 8, 1\)", makes)
     refused(other, r"eval\.also\.judge\.evaluation: .* makes images", task("mixed"))

@@ -110,3 +110,23 @@ def test_numbers_behind_the_vocabulary_are_never_written():
     wide = np.concatenate([logits, np.full((*logits.shape[:2], 2), 50.0, np.float32)], axis=-1)
     a, b = searched(logits, 3, 0.6), searched(wide, 3, 0.6)
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_what_is_equal_for_all_hypotheses_stays_where_it_is():
+    """What was read is not gathered anew at each place, and the result is the same."""
+
+    def run(fixed):
+        def read(state, tokens_BK, place):
+            logits_BKV, after = step(jnp.asarray(tables()), state, tokens_BK, place)
+            return logits_BKV + state["memory"], {**after, "memory": state["memory"]}
+
+        memory = jnp.arange(ROWS * VOCAB, dtype=jnp.float32).reshape(ROWS, 1, VOCAB) / 40
+        state = {"prefix": jnp.zeros((ROWS, 3), jnp.int32), "place": jnp.int32(0)}
+        state["memory"] = jnp.tile(memory, (1, 3, 1))
+        sizes = {"rows": ROWS, "beams": 3, "length": LENGTH, "vocab_size": VOCAB}
+        return lambda: beam_search(read, state, **sizes, fixed=fixed)
+
+    moved, kept = (run(fixed) for fixed in ((), ("memory",)))
+    gathers = [str(jax.make_jaxpr(search)()).count("gather[") for search in (moved, kept)]
+    assert gathers[1] < gathers[0]
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(moved)(), jax.jit(kept)())

@@ -6,10 +6,12 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import tiny_images
 
+from scaling.configs import ConfigError
 from scaling.data.loader import EvalSet
-from scaling.tasks.base import Evaluation
-from scaling.train.evaluate import EarlyStopping, Scheduled, collect, spread
+from scaling.tasks.base import Evaluation, Task
+from scaling.train.evaluate import EarlyStopping, Scheduled, collect, schedule, spread
 
 
 def early(mode: str, patience: int) -> EarlyStopping:
@@ -51,6 +53,23 @@ class Arrays:
 
     def gather(self, indices, positions):
         return {"x": np.array(indices)}
+
+
+@pytest.mark.parametrize(
+    ("examples", "batches", "enough"), [(5, 2, True), (5, 1, False), (3, 9, False)]
+)
+def test_an_evaluation_of_too_few_examples_is_refused_before_training(examples, batches, enough):
+    images = Evaluation(None, None, "rows", least=4)
+    task = Task(None, None, evaluations={"score": Evaluation(None, None), "judge": images})
+    config = tiny_images(**{"eval.also": {"judge": {"batches": batches, "batch_size": 3}}})
+    evals = {"eval": EvalSet(Arrays(examples))}
+    if enough:
+        assert [job.name for job in schedule(config, task, evals)] == ["eval", "judge"]
+        return
+    with pytest.raises(
+        ConfigError, match=r"eval\.also\.judge\.batches: [23] examples are fewer than the 4"
+    ):
+        schedule(config, task, evals)
 
 
 def test_rows_come_back_without_padding_and_for_each_member():

@@ -28,5 +28,7 @@ SOURCES: dict[str, str] = {
     "labelled_text": "scaling.data.sources.labelled_text:LabelledText",
     "text_pairs": "scaling.data.sources.text_pairs:TextPairs",
     "utterances": "scaling.data.sources.utterances:Utterances",
+    "pairs": "scaling.data.sources.pairs:Pairs",
+    "tagged_text": "scaling.data.sources.tagged_text:TaggedText",
     "synthetic_zipf": "scaling.data.sources.synthetic:SyntheticZipf",
 }

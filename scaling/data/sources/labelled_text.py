@@ -226,6 +226,10 @@ class Labelled:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def labels(self) -> np.ndarray:
+        """The class of each, int32."""
+        return np.asarray(self._labels[self._rows])
+
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """{inputs, segments: int32[n, T], labels: int32[n], weights: float32[n]}."""
         rows = self._rows[indices]

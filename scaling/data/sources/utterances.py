@@ -274,6 +274,10 @@ class Spoken:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def texts(self) -> list[str]:
+        """What is said in each."""
+        return [self._part.rows[i].text for i in self._numbers]
+
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """{audio: int16[n, S], labels: int32[n, L]}, how much of each is there, and weights."""
         count, part = len(indices), self._part

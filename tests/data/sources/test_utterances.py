@@ -198,8 +198,8 @@ def test_spoken_digits_are_unpacked_into_both_splits(tmp_path):
         built = data.build(configs.load_resolved(argument, []), tmp_path / "cache")
         assert (built.sizes["train_examples"], built.sizes["eval_examples"]) == sizes
         lines = (tmp_path / "out" / f"{split}_test.csv").read_text(encoding="utf-8").splitlines()
-        assert ("recordings/7_ann_4.wav,seven" in lines) == (split == "official")
-        assert ("recordings/0_bob_5.wav,zero" in lines) == (split == "speakers")
+        assert ("recordings/7_ann_4.wav,seven,7" in lines) == (split == "official")
+        assert ("recordings/0_bob_5.wav,zero,0" in lines) == (split == "speakers")
     with pytest.raises(SystemExit, match="held_out: takes some of the speakers"):
         digits.prepare(tmp_path / "digits.tar.xz", tmp_path / "out", ("dan",))
     with pytest.raises(SystemExit, match=r"--archive: .*README\.md is not a tar"):

@@ -60,3 +60,26 @@ def guesses(task: Task) -> Evaluation:
         return {"rows": len(rows["best"]), "texts": texts}
 
     return Evaluation(run, report, keeps="rows")
+
+
+class Headless(nn.Module):
+    """A classifier whose last layer has another name than `head`."""
+
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
+
+class Bag(nn.Module):
+    """A tower of texts: the mean of their words, as many numbers as the task asks for."""
+
+    num_classes: int | None = None
+    vocab_size: int | None = None
+
+    @nn.compact
+    def __call__(self, tokens, segments, *, train):
+        inside = (segments > 0).astype(jnp.float32)[..., None]
+        x = nn.Embed(self.vocab_size, 16)(tokens) * inside
+        return nn.Dense(self.num_classes)(x.sum(axis=1))

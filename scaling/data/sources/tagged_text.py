@@ -1,0 +1,263 @@
+"""Sentences with a tag for each word: CoNLL files, one word a line, a blank line between sentences.
+
+Legend: T tokens in an example.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from scaling import configs
+from scaling.configs.types import LocalPath, NonNegativeInt, PositiveInt
+from scaling.data.documents import Part, is_held_out
+from scaling.data.errors import DataError
+from scaling.data.images import split_rows
+from scaling.data.info import DataContext, DataInfo, Opened
+from scaling.data.loader import Batch, Spec
+from scaling.data.sources.files import matching
+from scaling.data.sources.labelled_text import Texts
+from scaling.data.sources.tables import lines
+from scaling.data.tokenizers import TOKENIZERS, Fitted
+
+OUTSIDE = "O"
+_TAG = re.compile(r"O|[BI]-\S+")
+_DOCUMENT = "-DOCSTART-"  # CoNLL-2003 has it between documents
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggedText:
+    """CoNLL files. `data.text.tokenizer` makes tokens of words, at most `data.text.seq_len` a sentence.
+
+    A tag is `O`, or `B-TYPE` or `I-TYPE` for a word that begins or goes on with an entity. The first
+    token of a word carries its tag and counts. A word that is not the first is encoded with a blank
+    before it, as in running text. The classes are `O` and both tags of each type in the training files.
+
+    Attributes:
+      paths: files or globs, plain or compressed (.gz, .xz, .zst).
+      eval_paths: the same for held-out sentences. Empty means that `data.eval_fraction` of the sentences
+        is held out, by a hash of the sentence, so that equal ones fall on one side.
+      delimiter: what stands between two columns; empty for any blanks.
+      word: column of the words, from 0.
+      tag: column of the tags, from 0; None is the last.
+      encoding: of the files.
+      eval_len: the most tokens of a held-out sentence; None is `data.text.seq_len`.
+    """
+
+    paths: tuple[LocalPath, ...]
+    eval_paths: tuple[LocalPath, ...] = ()
+    delimiter: str = ""
+    word: NonNegativeInt = 0
+    tag: NonNegativeInt | None = None
+    encoding: str = "utf-8"
+    eval_len: PositiveInt | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of sections `data` and `data.text` that it uses."""
+        keys = ("seq_len", "tokenizer", "limit")
+        return keys if self.eval_paths else (*keys, "eval_fraction")
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """The tags, by reading the files; the vocabulary, by the config."""
+        tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
+        return self._describe(context, tags(self._read("paths")), tokenizer.vocab_size)
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out sentences, tokenised.
+
+        Raises:
+          DataError: a file cannot be read; a line has too few columns, no word, or a tag that is none of
+            BIO; a sentence is too long, or has a type that the training files lack; a side is empty.
+        """
+        everything = self._read("paths")
+        names = tags(everything)
+        train, held_out = self._split(everything, context.section.eval_fraction)
+        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
+        texts = Texts(tuple(" ".join(sentence.words) for sentence in train))
+        tokenizer = settings.fit([Part(texts)], context.cache)
+        length, limit = context.section.text.seq_len, context.section.limit
+        evals = {}
+        if held_out:
+            evals = {"eval": Tagged(held_out, names, tokenizer, self.eval_len or length)}
+        return Opened(
+            info=self._describe(context, names, tokenizer.vocab_size),
+            train={"train": Tagged(train, names, tokenizer, length, limit)},
+            evals=evals,
+            artefacts={"tokenizer": tokenizer},
+        )
+
+    def _describe(self, context: DataContext, names: tuple[str, ...], vocab_size: int) -> DataInfo:
+        length = context.section.text.seq_len
+        return DataInfo(
+            kind="tagged_text",
+            unit="sentences",
+            spec=tagged_spec(length),
+            eval_specs={"eval": tagged_spec(self.eval_len)} if self.eval_len else {},
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
+            num_classes=len(names),
+            class_names=names,
+        )
+
+    def _split(
+        self, sentences: list["Sentence"], fraction: float
+    ) -> tuple[list["Sentence"], list["Sentence"]]:
+        if self.eval_paths:
+            return sentences, self._read("eval_paths")
+        parts: tuple[list[Sentence], list[Sentence]] = ([], [])
+        for sentence in sentences:
+            parts[is_held_out(" ".join(sentence.words), fraction)].append(sentence)
+        if fraction and not all(parts):
+            raise DataError(
+                f"data.eval_fraction={fraction} of {len(sentences)} sentences holds out "
+                f"{len(parts[1])}: change it, or name held-out files with data.source.eval_paths"
+            )
+        return parts
+
+    def _read(self, name: Literal["paths", "eval_paths"]) -> list["Sentence"]:
+        key = f"data.source.{name}"
+        paths = matching(getattr(self, name), key)
+        sentences = [sentence for path in paths for sentence in self._sentences(path)]
+        if not sentences:
+            raise DataError(f"{key}: hold no sentence: {', '.join(map(str, paths))}")
+        return sentences
+
+    def _sentences(self, path: pathlib.Path) -> Iterable["Sentence"]:
+        words: list[str] = []
+        given: list[str] = []
+        first = 1
+        for number, line in enumerate(lines(path, self.encoding), 1):
+            if not line.strip() or line.startswith(_DOCUMENT):
+                if words:
+                    yield Sentence(tuple(words), tuple(given), f"{path}, line {first}")
+                words, given = [], []
+                continue
+            first = first if words else number
+            word, tag = self._cells(line.rstrip("\r\n"), f"{path}, line {number}")
+            words.append(word)
+            given.append(tag)
+        if words:
+            yield Sentence(tuple(words), tuple(given), f"{path}, line {first}")
+
+    def _cells(self, line: str, where: str) -> tuple[str, str]:
+        cells = line.split(self.delimiter or None)
+        needed = max(self.word, self.tag or 0, 1)
+        if len(cells) <= needed:
+            raise DataError(
+                f"{where}: has {len(cells)} columns, and word and tag need {needed + 1}; correct the "
+                "line, or data.source.delimiter"
+            )
+        word, tag = cells[self.word].strip(), cells[-1 if self.tag is None else self.tag].strip()
+        if not word or not _TAG.fullmatch(tag):
+            what = f"{tag!r} is not O, B-TYPE or I-TYPE" if word else "has no word"
+            raise DataError(f"{where}: {what}; correct the line, or name the columns")
+        return word, tag
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """Its words, their tags, and the line that it begins on."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    where: str
+
+
+def tags(sentences: list[Sentence]) -> tuple[str, ...]:
+    """`O`, then B- and I- of each type, the types in the order of the alphabet.
+
+    Raises:
+      DataError: no word belongs to an entity.
+    """
+    types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != OUTSIDE})
+    if not types:
+        raise DataError("data.source.tag: every word is O; name the column of the tags")
+    return (OUTSIDE, *(f"{part}-{name}" for name in types for part in "BI"))
+
+
+class Tagged:
+    """Tokenised sentences, one an example, padded with separators."""
+
+    def __init__(
+        self,
+        sentences: list[Sentence],
+        names: tuple[str, ...],
+        tokenizer: Fitted,
+        length: int,
+        limit: int | None = None,
+    ) -> None:
+        """The first `limit` of the sentences, in a fixed random order.
+
+        Raises:
+          DataError: a sentence has more than `length` tokens, a word without a token, or another tag.
+        """
+        number = {name: place for place, name in enumerate(names)}
+        rows = split_rows(len(sentences), 0.0)[0][:limit]
+        chosen = [sentences[row] for row in rows]
+        parts = tokenizer.encode(
+            [" " * bool(i) + word for sentence in chosen for i, word in enumerate(sentence.words)]
+        )
+        self._tokens = np.full((len(chosen), length), tokenizer.vocab_size - 1, np.int32)
+        self._labels = np.zeros((len(chosen), length), np.int32)
+        self._first = np.zeros((len(chosen), length), np.float32)
+        self._count = np.zeros(len(chosen), np.int32)
+        words = iter(parts)
+        for row, sentence in enumerate(chosen):
+            pieces = [next(words) for _ in sentence.words]
+            sizes = [len(piece) for piece in pieces]
+            _check(sentence, sizes, number, length)
+            starts = np.cumsum([0, *sizes[:-1]])
+            self._count[row] = sum(sizes)
+            self._tokens[row, : sum(sizes)] = np.concatenate(pieces)
+            self._labels[row, starts] = [number[tag] for tag in sentence.tags]
+            self._first[row, starts] = 1.0
+        self.spec = tagged_spec(length)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
+        """{inputs, segments, labels: int32[n, T], weights: float32[n, T], 1 where a word begins}."""
+        count = self._count[indices][:, None]
+        inside = np.arange(self._tokens.shape[1])[None] < count
+        return {
+            "inputs": self._tokens[indices],
+            "segments": inside.astype(np.int32),
+            "labels": self._labels[indices],
+            "weights": self._first[indices],
+        }
+
+
+def _check(sentence: Sentence, sizes: list[int], number: dict[str, int], length: int) -> None:
+    for tag in sentence.tags:
+        if tag not in number:
+            raise DataError(
+                f"{sentence.where}: the sentence has the tag {tag}, and the training files have "
+                f"{', '.join(list(number)[:8])}{', ...' if len(number) > 8 else ''}"
+            )
+    if not all(sizes):
+        word = sentence.words[sizes.index(0)]
+        raise DataError(
+            f"{sentence.where}: the tokenizer makes nothing of {word!r}; use another "
+            "(data.text.tokenizer), or correct the word"
+        )
+    if sum(sizes) > length:
+        raise DataError(
+            f"{sentence.where}: the sentence has {sum(sizes)} tokens, more than the {length} of "
+            "data.text.seq_len or data.source.eval_len; raise it, or cut the sentence"
+        )
+
+
+def tagged_spec(length: int) -> Spec:
+    """Shapes and dtypes of an example of `length` tokens."""
+    integers = ((length,), np.dtype(np.int32))
+    return {
+        "inputs": integers,
+        "segments": integers,
+        "labels": integers,
+        "weights": ((length,), np.dtype(np.float32)),
+    }

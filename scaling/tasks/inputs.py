@@ -1,0 +1,76 @@
+"""What the examples of a kind are to a model: images, texts with one label, utterances.
+
+Legend: B batch, H height, W width, C channels, T time, M mel bands.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from scaling.tasks.base import Batch, Context, TaskContext
+from scaling.tasks.pictures import image_shape
+from scaling.tasks.sound import Spectrograms
+
+
+class Inputs(NamedTuple):
+    """How a model reads a kind of data.
+
+    Attributes:
+      of: (batch, context) -> the arguments of the model.
+      output: key of the model that says how many numbers it gives.
+      keys: keys of section `model` that the data fill in.
+      sizes: what `model.cost` takes.
+    """
+
+    of: Callable[[Batch, Context], tuple[jax.Array, ...]]
+    output: str = "num_classes"
+    keys: Mapping[str, int] = {}
+    sizes: tuple[int, ...] | int | None = None
+
+
+def images(context: TaskContext) -> Inputs:
+    """Called as model(images_BHWC, train=...), with values in [0, 1]."""
+    shape = image_shape(context)
+
+    def of(batch: Batch, context: Context) -> tuple[jax.Array, ...]:
+        return (batch["images"].astype(jnp.float32) / 255.0,)
+
+    return Inputs(of, sizes=shape)
+
+
+def texts(context: TaskContext) -> Inputs:
+    """Called as model(inputs_BT, segments_BT, train=...), with segment 0 for padding."""
+    info = context.info
+    vocab_size = context.outputs("vocab_size", info.vocab_size)
+
+    def of(batch: Batch, context: Context) -> tuple[jax.Array, ...]:
+        return batch["inputs"], batch["segments"]
+
+    return Inputs(of, keys={"vocab_size": vocab_size}, sizes=info.spec["inputs"][0][0])
+
+
+def utterances(hear: Callable[[int], Spectrograms], context: TaskContext) -> Inputs:
+    """Called as model(features_BTM, frames_B, train=...); its `vocab_size` numbers a frame."""
+    return Inputs(hear(context.info.facts["sample_rate"]), output="vocab_size")
+
+
+def inputs(context: TaskContext, hear: Callable[[int], Spectrograms] | None = None) -> Inputs:
+    """Those of the data's kind.
+
+    Args:
+      context: of the task; its `info` names the kind.
+      hear: samples a second -> spectrograms; None where the task takes no utterances.
+
+    Raises:
+      ConfigError: the task takes none of this kind.
+    """
+    kinds = {"images": images, "labelled_text": texts}
+    if hear is not None:
+        kinds["utterances"] = functools.partial(utterances, hear)
+    kind = context.info.kind
+    if kind not in kinds:
+        context.need(" or ".join(kinds))
+    return kinds[kind](context)

@@ -1,0 +1,117 @@
+"""Utterances as a model hears them: standardised log-mel spectrograms, masked in training.
+
+Legend: B batch, T frames of the spectrogram, M mel bands, N bands or frames.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from scaling.configs import ConfigError
+from scaling.ops.log_mel import fft_size, log_mel, mel_bank, num_frames, standardised
+from scaling.tasks.base import Batch, Context
+
+_FULL_SCALE = 2.0**15
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrograms:
+    """(log-mel spectrograms [B, T, M], frames of each [B]) of a batch's audio.
+
+    Attributes:
+      rate: samples a second.
+      window: samples under a frame.
+      hop: samples from one frame to the next.
+      bands: M.
+      frequency_masks: SpecAugment (Park et al. 2019, 1904.08779): for each number a mask of up to so
+        many bands, in training.
+      time_masks: for each number a mask of up to such a share of the utterance's frames, in training
+        (shares as in Park et al. 2020, 1912.05533).
+    """
+
+    rate: int
+    window: int
+    hop: int
+    bands: int
+    frequency_masks: tuple[int, ...] = ()
+    time_masks: tuple[float, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        rate: int,
+        window_seconds: float,
+        hop_seconds: float,
+        bands: int,
+        frequency_masks: tuple[int, ...],
+        time_masks: tuple[float, ...],
+    ) -> "Spectrograms":
+        """By the keys of a task.
+
+        Raises:
+          ConfigError: samples lie under no window, or a band has no frequency, or a mask is too wide.
+        """
+        window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
+        if hop > window:
+            raise ConfigError(
+                "task.hop_seconds",
+                f"is longer than task.window_seconds, so that {hop - window} samples of {hop} are not "
+                "heard",
+                "make it at most that",
+            )
+        try:
+            mel_bank(rate, fft_size(window), bands)
+        except ValueError as error:
+            remedy = "give fewer bands, or longer task.window_seconds"
+            raise ConfigError("task.mel_bands", str(error), remedy) from error
+        if max(frequency_masks, default=0) > bands:
+            raise ConfigError(
+                "task.frequency_masks",
+                f"{max(frequency_masks)} bands are more than the {bands} of task.mel_bands",
+                "make the mask narrower",
+            )
+        return cls(rate, window, hop, bands, frequency_masks, time_masks)
+
+    def __call__(self, batch: Batch, context: Context) -> tuple[jax.Array, jax.Array]:  # noqa: D102
+        audio_BS, count_B = batch["audio"].astype(jnp.float32) / _FULL_SCALE, batch["num_samples"]
+        x_BTM = log_mel(audio_BS, count_B, self.rate, self.window, self.hop, self.bands)
+        frames_B = num_frames(count_B, self.hop)
+        x_BTM = standardised(x_BTM, frames_B)
+        if context.train:
+            # A key of its own: the model draws its dropout from context.rng.
+            rng = jax.random.fold_in(context.rng, 1)
+            x_BTM = masked(x_BTM, frames_B, rng, self.frequency_masks, self.time_masks)
+        return x_BTM, frames_B
+
+
+def masked(
+    x_BTM: jax.Array,
+    frames_B: jax.Array,
+    rng: jax.Array,
+    frequency_masks: Sequence[int],
+    time_masks: Sequence[float],
+) -> jax.Array:
+    """Spectrograms with bands and frames at 0, their mean; see `Spectrograms`.
+
+    A mask's width is uniform from 0 to its largest, its place uniform among those that fit.
+    """
+    count, length, bands = x_BTM.shape
+
+    def mask(rng: jax.Array, size: int, whole_B: jax.Array, largest_B: jax.Array) -> jax.Array:
+        width, place = jax.random.split(rng)
+        width_B = jax.random.randint(width, (count,), 0, largest_B + 1)
+        first_B = jax.random.randint(place, (count,), 0, whole_B - width_B + 1)
+        at_1N = jnp.arange(size)[None]
+        return (at_1N >= first_B[:, None]) & (at_1N < (first_B + width_B)[:, None])
+
+    keys = iter(jax.random.split(rng, max(1, len(frequency_masks) + len(time_masks))))
+    for width in frequency_masks:
+        whole_B = jnp.full((count,), bands)
+        hidden_BM = mask(next(keys), bands, whole_B, jnp.full((count,), min(width, bands)))
+        x_BTM = jnp.where(hidden_BM[:, None], 0.0, x_BTM)
+    for share in time_masks:
+        hidden_BT = mask(next(keys), length, frames_B, (share * frames_B).astype(jnp.int32))
+        x_BTM = jnp.where(hidden_BT[:, :, None], 0.0, x_BTM)
+    return x_BTM
