@@ -85,6 +85,13 @@ def assert_same_run(lines: list[str], expected: list[str]) -> None:
         np.testing.assert_allclose(values(lines, key), values(expected, key), rtol=1e-3)
 
 
+def test_two_processes_train_as_one(folder, text, alone):
+    job = Job(text, folder / "two", 2, *SHORT)
+    assert job.codes() == [0, 0], job.output()
+    assert_same_run(stream(folder / "two"), alone)
+    assert summary(folder / "two")["status"] == "completed"
+
+
 @pytest.mark.slow
 def test_four_processes_on_two_axes_train_as_one(folder, text, alone):
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
@@ -131,7 +138,7 @@ def test_a_missing_process_is_named(folder, text):
         assert "process 1 (2 of 3 processes came)" in job.logs[i].read_text(), job.output()
 
 
-def test_two_train_as_one_and_name_the_one_that_died_in_a_save(folder, text, alone):
+def test_dead_in_a_save_the_other_names_it_and_the_run_can_go_on(folder, text, alone):
     workdir = folder / "dead"
     job = Job(text, workdir, 2, *SHORT)
     ready = wait_until(lambda: last_step(workdir) >= 10 and saving(workdir), job.processes[1], 120)
@@ -139,7 +146,5 @@ def test_two_train_as_one_and_name_the_one_that_died_in_a_save(folder, text, alo
     kill(job.processes[1])
     assert job.codes(60)[0] == 1, job.output()
     assert "process 1" in job.logs[0].read_text()
-    job = Job(text, workdir, 2, *SHORT)
-    assert job.codes() == [0, 0], job.output()
+    run(command(text, workdir, *SHORT))
     assert_same_run(stream(workdir), alone)
-    assert summary(workdir)["status"] == "completed"
