@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,24 @@ def stream(workdir: pathlib.Path) -> list[str]:
 
 def summary(workdir: pathlib.Path) -> dict:
     return json.loads((workdir / "summary.json").read_text())
+
+
+def cut_back(workdir: pathlib.Path, copy: pathlib.Path, saved: int, reached: int) -> None:
+    """Copies a finished run as a kill after step `reached` would have left it.
+
+    Args:
+      saved: the checkpoint that a relaunch goes on from; later ones are removed.
+      reached: the last step in the stream; later lines are removed.
+    """
+    shutil.copytree(workdir, copy)
+    (copy / "summary.json").unlink()
+    for folder in (copy / "checkpoints").glob("[0-9]*"):
+        if int(folder.name) > saved:
+            shutil.rmtree(folder)
+    assert (copy / "checkpoints" / f"{saved:08d}").is_dir()
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines = [line for line in lines if json.loads(line)["step"] <= reached]
+    (copy / "metrics.jsonl").write_text("".join(lines))
 
 
 def kill(process: subprocess.Popen) -> None:

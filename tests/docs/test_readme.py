@@ -41,7 +41,9 @@ def test_the_two_scripts(tmp_path):
     again = run(words, **env)
     assert "already completed" in again
     assert "Installing" not in again
-    listed = run(["./scripts/test", "tests/docs/test_readme.py", "--collect-only"], **env)
+    listed = run(
+        ["./scripts/test", "-n", "0", "tests/docs/test_readme.py", "--collect-only"], **env
+    )
     assert "tests/docs/test_readme.py" in listed
 
 

@@ -38,7 +38,7 @@ def small(**changes):
 def plan(hardware: str, **changes):
     target = topology.parse(hardware)
     topology.prepare(target)
-    return compiling.compile_plan(small(**changes), target)
+    return compiling.compile_plan(small(**changes), target, effort="least")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import ROOT
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train.checkpoint_states import assert_same, make_state, on_mesh, put
 
 from scaling.train import checkpoint_format as layout
@@ -63,6 +64,22 @@ def test_restores_on_any_mesh(tmp_path: pathlib.Path, shape: tuple[int, int]) ->
     assert_same(restored, state)
     kernel = restored.params["layers_0"]["kernel"]
     assert kernel.sharding == like.params["layers_0"]["kernel"].sharding
+
+
+def test_replicas_share_the_writing_of_large_arrays_alone(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In slices, which are programs to compile: too slow for the many small arrays of a state."""
+    replicated = NamedSharding(Mesh(np.array(jax.devices()), "data"), PartitionSpec())
+    for columns, sliced in ((37, False), (1 << 18, True)):
+        values = np.arange(8.0 * columns, dtype=np.float32).reshape(8, columns)
+        state = {"w": jax.device_put(values, replicated)}
+        caplog.clear()
+        with jax.log_compiles(), Checkpoints(tmp_path / str(columns)) as saver:
+            put(saver, 1, state)
+            _, restored, _ = saver.restore(state)
+        assert ("jit(slice)" in caplog.text) is sliced
+        assert_same(restored, state)
 
 
 def test_state_may_be_donated_when_save_returns(tmp_path: pathlib.Path) -> None:
