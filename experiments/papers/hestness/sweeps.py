@@ -22,7 +22,8 @@ from typing import Any
 from scaling.sweeps import Sweep, product, settings
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2]
-EVALUATIONS = 20  # of each run, evenly spread
+EVALUATIONS = 16  # of each run, evenly spread
+HELD_OUT = ("eval_source", "eval_target", "test_source", "test_target")
 PATIENCE = 4  # of them without improvement end a run
 
 
@@ -68,7 +69,7 @@ def reviews(task: str) -> Callable[[str], dict[str, Any]]:
 
     Reviews are short, so that the first n bytes of the corpus are those of many writers.
     """
-    held_out = 32 * 64 * 128  # bytes: 32 batches on the way, and as many at the end
+    held_out = 8 * 64 * 128  # bytes: 8 batches on the way, and as many at the end
 
     def base(data: str) -> dict[str, Any]:
         folder = pathlib.Path(data)
@@ -86,26 +87,42 @@ def reviews(task: str) -> Callable[[str], dict[str, Any]]:
                 "name": "transformer",
                 "causal": task == "language_model",
                 "num_layers": 2,
-                "model_dim": 128,
+                "model_dim": 64,
                 "num_heads": 4,
                 "mlp": "gelu",
                 "max_len": 128,
                 "tie_embeddings": True,
             },
             "optim": {"name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1},
-            "train": {"batch_size": 32},
-            "eval": {"batch_size": 64, "batches": 32, "final_units": held_out},
+            "train": {"batch_size": 16},
+            "eval": {"batch_size": 64, "batches": 8, "final_units": held_out},
         }
 
     return base
 
 
 FAMILIES = {
+    "recommender": FamilyOfRuns(
+        experiment("movielens.py", "mf"),
+        largest=90_752,
+        sets=6,
+        passes=30,
+        step=1024,
+        changes={"model.dim": 16},
+    ),
+    "text": FamilyOfRuns(
+        experiment("trec.py", "kim"),
+        largest=5_452,
+        sets=6,
+        passes=12,
+        step=32,
+        changes={"model.embed_dim": 64, "model.filters": 32, "train.batch_size": 32},
+    ),
     "images": FamilyOfRuns(
         experiment("fashion.py", "cnn"),
         largest=60_000,
-        sets=7,
-        passes=8,
+        sets=6,
+        passes=5,
         step=64,
         changes={
             "task": {"name": "classification"},
@@ -115,64 +132,52 @@ FAMILIES = {
             "optim.learning_rate": 2e-3,
         },
     ),
-    "text": FamilyOfRuns(
-        experiment("trec.py", "kim"),
-        largest=5_452,
+    "language_model": FamilyOfRuns(
+        reviews("language_model"), largest=2**18, sets=6, passes=8, step=16 * 128
+    ),
+    "masked_lm": FamilyOfRuns(
+        reviews("masked_language_model"), largest=2**17, sets=6, passes=16, step=16 * 128
+    ),
+    "translation": FamilyOfRuns(
+        experiment("translation.py", "en-de"),
+        largest=14_500,
         sets=6,
-        passes=20,
+        passes=6,
         step=32,
         changes={
-            "model.embed_dim": 128,
-            "model.filters": 64,
+            "task.label_smoothing": 0.0,
+            **{f"data.source.{part}_paths": () for part in HELD_OUT},
+            "data.eval_fraction": 0.03,
+            "data.source.source_len": 28,
+            "data.source.target_len": 28,
+            "data.text.tokenizer.vocab_size": 1_000,
+            "model.num_layers": 1,
+            "model.model_dim": 64,
+            "model.mlp_dim": 256,
+            "model.dropout": 0.1,
             "train.batch_size": 32,
-            "eval.batch_size": 100,
+            "optim.learning_rate": 2e-3,
+            "eval.batch_size": 128,
+            "eval.also": None,
         },
-    ),
-    "recommender": FamilyOfRuns(
-        experiment("movielens.py", "mf"),
-        largest=90_752,
-        sets=7,
-        passes=20,
-        step=256,
-        changes={"train.batch_size": 256},
     ),
     "speech": FamilyOfRuns(
         experiment("speech.py", "gru"),
         largest=2_700,
         sets=6,
-        passes=40,
+        passes=25,
         step=32,
         changes={
-            "model.channels": 16,
+            "task": {"name": "speech", "hop_seconds": 0.02},
+            "model.channels": 8,
+            "model.time_strides": (1, 1),
             "model.num_layers": 1,
-            "model.model_dim": 64,
+            "model.model_dim": 32,
             "train.batch_size": 32,
-            "eval.batch_size": 60,
+            "optim.learning_rate": 3e-3,
+            "eval.batch_size": 100,
             "eval.also": None,
         },
-    ),
-    "translation": FamilyOfRuns(
-        experiment("translation.py", "en-de"),
-        largest=29_000,
-        sets=7,
-        passes=8,
-        step=64,
-        changes={
-            "task.label_smoothing": 0.0,
-            "data.text.tokenizer.vocab_size": 2_000,
-            "model.num_layers": 2,
-            "model.model_dim": 128,
-            "model.mlp_dim": 512,
-            "train.batch_size": 64,
-            "eval.batch_size": 169,
-            "eval.also": None,
-        },
-    ),
-    "language_model": FamilyOfRuns(
-        reviews("language_model"), largest=2**20, sets=7, passes=6, step=32 * 128
-    ),
-    "masked_lm": FamilyOfRuns(
-        reviews("masked_language_model"), largest=2**20, sets=7, passes=24, step=32 * 128
     ),
 }
 
