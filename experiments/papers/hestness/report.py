@@ -94,7 +94,7 @@ command a family; their tables are beside it.
 
 @dataclasses.dataclass(frozen=True)
 class Graded:
-    """What was found of one family.
+    """A family's table, fitted and graded.
 
     Attributes:
       examples: D of each training set, ascending, [n].
@@ -254,6 +254,8 @@ def main(arguments: list[str]) -> None:
         take(pathlib.Path(value))
     paths = {name: HERE / f"{name}.csv" for name in FAMILIES}
     results = {name: graded(path) for name, path in paths.items() if path.exists()}
+    if not results:
+        raise SystemExit(f"{HERE} holds no table yet: run a sweep, then give --take=DIR")
     notes = (HERE / "notes.md").read_text(encoding="utf-8")
     (HERE / "README.md").write_text(HEAD + page(results) + notes, encoding="utf-8")
     draw(results, HERE / "curves.svg")

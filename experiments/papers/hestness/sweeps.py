@@ -22,9 +22,9 @@ from typing import Any
 from scaling.sweeps import Sweep, product, settings
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2]
-EVALUATIONS = 16  # of each run, evenly spread
+EVALUATIONS = 12  # of each run, evenly spread
 HELD_OUT = ("eval_source", "eval_target", "test_source", "test_target")
-PATIENCE = 4  # of them without improvement end a run
+PATIENCE = 3  # of them without improvement end a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ FAMILIES = {
     ),
     "images": FamilyOfRuns(
         experiment("fashion.py", "cnn"),
-        largest=60_000,
+        largest=30_000,
         sets=6,
         passes=5,
         step=64,
@@ -133,14 +133,14 @@ FAMILIES = {
         },
     ),
     "language_model": FamilyOfRuns(
-        reviews("language_model"), largest=2**18, sets=6, passes=8, step=16 * 128
+        reviews("language_model"), largest=2**17, sets=6, passes=8, step=16 * 128
     ),
     "masked_lm": FamilyOfRuns(
-        reviews("masked_language_model"), largest=2**17, sets=6, passes=16, step=16 * 128
+        reviews("masked_language_model"), largest=2**17, sets=6, passes=10, step=16 * 128
     ),
     "translation": FamilyOfRuns(
         experiment("translation.py", "en-de"),
-        largest=14_500,
+        largest=7_250,
         sets=6,
         passes=6,
         step=32,
@@ -165,7 +165,7 @@ FAMILIES = {
         experiment("speech.py", "gru"),
         largest=2_700,
         sets=6,
-        passes=25,
+        passes=20,
         step=32,
         changes={
             "task": {"name": "speech", "hop_seconds": 0.02},
