@@ -11,7 +11,9 @@ As in the paper, every training set is half of the next larger one (`data.limit`
 held-out examples, and the loss of a set is the lowest of its evaluations on the way. One model a family
 learns all of its sets: one that overfits the largest, or comes close. The rate is constant and the
 evaluated parameters are an average (`train.ema_decay`), so that an early evaluation is as good as a
-shorter run.
+shorter run. `report.py` beside this file fits, forecasts and draws what came.
+
+No family has been run to its end yet (2026-11-26).
 """
 
 import dataclasses
