@@ -20,6 +20,7 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
+from matplotlib import ticker
 
 from scaling.laws import Loss, bootstrap, fit, forecast, get_law, read_table
 from scaling.laws.allocation import SIX_ND
@@ -219,7 +220,7 @@ def page(results: dict[str, Graded]) -> str:
 
 def draw(results: dict[str, Graded], path: pathlib.Path) -> None:
     """One panel a family: sets, the law of the smaller ones, and what it said of the largest."""
-    columns = 4
+    columns = min(4, len(results))
     rows = -(-len(results) // columns)
     figure, axes = panels((2.6 * columns, 2.5 * rows), columns, rows)
     for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
@@ -233,6 +234,8 @@ def draw(results: dict[str, Graded], path: pathlib.Path) -> None:
         axis.set(xlim=(result.examples[0] / 1.5, 1.6 * largest), ylim=ends, yscale="log")
         axis.set(title=of.title, xlabel=of.unit, ylabel=of.loss)
         plain_log(axis)
+        axis.set_xticks(result.examples[1::2], [f"{size:,.0f}" for size in result.examples[1::2]])
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
     for axis in axes.flat[len(results) :]:
         axis.set_visible(False)
     figure.savefig(path, metadata={"Date": None})
