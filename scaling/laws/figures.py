@@ -49,7 +49,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _figure(size: tuple[float, float], columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
+def panels(size: tuple[float, float], columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
+    """A figure of this size (inches) in the style of all, and its axes, [rows, columns]."""
     matplotlib.use("Agg")
     matplotlib.rcParams.update(STYLE)
     return pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -109,7 +110,7 @@ def _band(axis: Axes, grid: Array, intervals: Sequence[Any], colour: str) -> Non
     axis.fill_between(grid, low, high, color=colour, alpha=0.2, lw=0)
 
 
-def _plain_log(axis: Axes) -> None:
+def plain_log(axis: Axes) -> None:
     """Losses span less than a decade: plain numbers on a logarithmic axis, not powers of ten."""
     low, high = axis.get_ylim()
     if high < 30 * low:
@@ -122,7 +123,7 @@ def loss_against_compute(fit: Fitted) -> Figure:
     """Loss against compute. Points are runs, coloured by size; the line is the lowest loss that the
     fitted law allows at each budget, with its interval."""
     flops, orange = fit.flops, OKABE_ITO[1]
-    figure, ((axis,),) = _figure(WIDE)
+    figure, ((axis,),) = panels(WIDE)
     size = np.log10(fit.columns["params"])
     dots = {"s": 16, "edgecolors": "white", "linewidths": 0.3, "label": "runs"}
     shade = axis.scatter(flops, fit.target, c=size, cmap="viridis", **dots)
@@ -136,7 +137,7 @@ def loss_against_compute(fit: Fitted) -> Figure:
     axis.text(0.99, 0.97, "beyond the data", color=FAINT, **corner)
     labels = {"xlabel": fit.label("flops"), "ylabel": fit.label(fit.result.law.target.name)}
     axis.set(xscale="log", yscale="log", xlim=(grid[0], grid[-1]), **labels)
-    _plain_log(axis)
+    plain_log(axis)
     figure.colorbar(shade, ax=axis, label=r"$\log_{10}$ params", pad=0.01)
     axis.legend()
     return figure
@@ -151,7 +152,7 @@ def isoflop(fit: Fitted) -> Figure:
     groups = designed(codes, columns["params"])
     if len(groups) < 2:
         raise LawError("needs two budgets with four sizes")
-    figure, ((axis,),) = _figure(WIDE)
+    figure, ((axis,),) = panels(WIDE)
     for i, k in enumerate(groups):
         params, loss = columns["params"][codes == k], fit.target[codes == k]
         colour = colormaps["viridis"](0.9 * i / max(len(groups) - 1, 1))
@@ -166,7 +167,7 @@ def isoflop(fit: Fitted) -> Figure:
             axis.plot(lowest.params, lowest.loss, "*", ms=11, color=OKABE_ITO[1], mec="white")
     labels = {"xlabel": fit.label("params"), "ylabel": fit.label(fit.result.law.target.name)}
     axis.set(xscale="log", yscale="log", **labels)
-    _plain_log(axis)
+    plain_log(axis)
     title = f"budget ({fit.cost.name} FLOP)"
     axis.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -178,7 +179,7 @@ def allocation(fit: Fitted) -> Figure:
     flops = fit.flops
     grid = np.geomspace(flops.min() / 2, flops.max() * 100, 40)
     best = fit.optima(grid, fit.draws)
-    figure, (axes,) = _figure(WIDE, columns=2)
+    figure, (axes,) = panels(WIDE, columns=2)
     for axis, key, symbol, colour in zip(axes, ("params", "tokens"), "ND", OKABE_ITO, strict=False):
         axis.plot(grid, [getattr(b, key) for b in best], color=colour, lw=1.8)
         if fit.draws is not None:
@@ -196,7 +197,7 @@ def contours(fit: Fitted) -> Figure:
     n = np.geomspace(params.min() / 2, params.max() * 4, 120)
     d = np.geomspace(tokens.min() / 2, tokens.max() * 4, 120)
     values = fit.result.predict(params=n[None, :], tokens=d[:, None], **fit.others)
-    figure, ((axis,),) = _figure(WIDE)
+    figure, ((axis,),) = panels(WIDE)
     # Scales first: the gaps for labels are cut in the scale that the axis has when they are placed.
     axis.set(xscale="log", yscale="log", xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
     lines = axis.contour(n, d, values, levels=14, cmap="viridis", linewidths=1)
@@ -214,8 +215,15 @@ def curve(fit: Fitted) -> Figure:
     """The fitted law and its interval, drawn beyond the data."""
     if len(fit.columns) != 1:
         raise LawError("needs one variable")
+    figure, ((axis,),) = panels(WIDE)
+    curve_on(axis, fit)
+    axis.legend()
+    return figure
+
+
+def curve_on(axis: Axes, fit: Fitted) -> None:
+    """Draws the points of a law of one variable, its line and interval, and what they are called."""
     ((name, values),) = fit.columns.items()
-    figure, ((axis,),) = _figure(WIDE)
     wide = _spans(values, 5)
     if values.min() > 0:
         grid = np.geomspace(values.min() / 1.5, values.max() * (10 if wide else 1.5), 200)
@@ -229,13 +237,11 @@ def curve(fit: Fitted) -> Figure:
     axis.scatter(values, fit.target, s=16, color=OKABE_ITO[0], zorder=3, label="data")
     axis.set(xlabel=fit.label(name), ylabel=fit.label(fit.result.law.target.name))
     axis.set_xscale("log" if wide else "linear")
-    axis.legend()
-    return figure
 
 
 def observed_predicted(fit: Fitted) -> Figure:
     """Observed against predicted."""
-    figure, ((axis,),) = _figure(NARROW)
+    figure, ((axis,),) = panels(NARROW)
     both = np.stack([fit.result.predicted, fit.target])
     axis.plot([both.min(), both.max()], [both.min(), both.max()], color=FAINT, lw=1)
     axis.scatter(*both, s=14, color=OKABE_ITO[0], alpha=0.8, lw=0)
@@ -247,7 +253,7 @@ def observed_predicted(fit: Fitted) -> Figure:
 def residuals(fit: Fitted) -> Figure:
     """Residuals against each variable. Structure here means that the form is wrong."""
     columns = fit.columns
-    figure, (axes,) = _figure((3.4 * len(columns) + 0.4, 3.2), columns=len(columns))
+    figure, (axes,) = panels((3.4 * len(columns) + 0.4, 3.2), columns=len(columns))
     scale, unit = (100.0, " (%)") if fit.result.loss.space == "log" else (1.0, "")
     for axis, (name, values) in zip(axes, columns.items(), strict=True):
         axis.axhline(0, color=INK, lw=0.8)
@@ -266,7 +272,7 @@ def profiles(fit: Fitted) -> Figure:
         raise LawError("needs profiles")
     columns = min(3, len(fit.profiles))
     rows = -(-len(fit.profiles) // columns)
-    figure, axes = _figure((2.3 * columns + 0.3, 2.1 * rows), columns, rows)
+    figure, axes = panels((2.3 * columns + 0.3, 2.1 * rows), columns, rows)
     for axis, item in zip(axes.flat, fit.profiles, strict=False):
         top = 2.5 * item.threshold
         axis.plot(item.values, item.statistic, ".-", color=OKABE_ITO[0], lw=1.2, ms=4)
@@ -294,7 +300,7 @@ def bootstrap(fit: Fitted) -> Figure:
     if fit.draws is None or len(wanted) < 2:
         raise LawError("needs draws of two free parameters")
     size = len(wanted) - 1
-    figure, axes = _figure((2.1 * size + 0.8, 2.0 * size + 0.4), size, size)
+    figure, axes = panels((2.1 * size + 0.8, 2.0 * size + 0.4), size, size)
     for i, j in np.ndindex(size, size):
         axis, x, y = axes[i, j], wanted[j], wanted[i + 1]
         axis.set_visible(j <= i)

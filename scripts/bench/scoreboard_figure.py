@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from scaling.laws.figures import FAINT, INK, MARKERS, OKABE_ITO, _figure
+from scaling.laws.figures import FAINT, INK, MARKERS, OKABE_ITO, panels
 
 MAIN = "loss"
 
@@ -18,7 +18,7 @@ def draw(record: dict[str, Any], out: pathlib.Path, name: str = "scoreboard") ->
     Raises:
       OSError: the files cannot be written.
     """
-    figure, axes = _figure((9.6, 3.3), columns=3)
+    figure, axes = panels((9.6, 3.3), columns=3)
     rows = [r for r in record["rows"] if r["quantity"] == MAIN and r["happened"] is not None]
     _against(axes[0, 0], rows)
     _calibration(axes[0, 1], record["quantities"])
