@@ -14,6 +14,8 @@ from scaling.train.population import PopulationError, run_population
 from scaling.train.run import Training
 from scaling.train.signals import StopRequest
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 SHORT = ("train.steps=40", "eval.every=20", "model.num_layers=1", "track.progress=off")
 # A seed of one's own means initial values, dropout and order of the data of one's own.
 # Three members with two orders of the data are one program, compiled once for most tests.
