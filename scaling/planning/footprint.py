@@ -143,7 +143,7 @@ def remat_choices(config: Experiment) -> tuple[str | None, ...]:
 def _traced(config: Experiment, info: data.DataInfo, platform: str) -> tuple[float, float]:
     """(bytes kept, FLOPs of products forward and backward) of one example."""
     task = build_task(config, info, platform)
-    variables = dict(parallel.unbox(jax.eval_shape(task.init, abstract_key())))
+    variables = dict(parallel.unbox(task.boxed))
     params = variables.pop("params")
 
     def objective(

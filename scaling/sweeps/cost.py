@@ -143,18 +143,16 @@ def _of_shapes(config: "Experiment") -> tuple[Cost, "Task"]:
     from scaling import data, parallel
     from scaling.optim.build import build_optimizer
     from scaling.tasks.base import build_task
-    from scaling.tasks.keys import abstract_key
 
     task = build_task(config, data.describe(config), "cpu")
-    boxed = jax.eval_shape(task.init, abstract_key())
     names = jax.tree.map(
         lambda x: tuple(x.names) if hasattr(x, "names") else None,
-        boxed["params"],
+        task.boxed["params"],
         is_leaf=lambda x: hasattr(x, "names"),
     )
     # The size of the state does not depend on the length: every schedule fits into this one.
     optimizer = build_optimizer(config.optim, 10**9, names)
-    variables = parallel.unbox(boxed)
+    variables = parallel.unbox(task.boxed)
     trained = optimizer.trained(variables["params"])
     state = [variables, jax.eval_shape(optimizer.init, trained)]
     if config.train.ema_decay is not None:

@@ -146,8 +146,9 @@ class Task:
         serves many values; a number that is zero is switched off and not among them.
       objective: the metric that stands for the run: laws fit it, early stopping watches it.
       cost: of one unit, where the task knows it.
-      params: parameter counts under several conventions; filled in by `build_task`.
-      flops: FLOPs of one unit, forward and backward, likewise.
+      boxed: the variables that `init` makes, as shapes; this and what follows `build_task` fills in.
+      params: parameter counts under several conventions.
+      flops: FLOPs of one unit, forward and backward.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -160,6 +161,7 @@ class Task:
     hparams: Mapping[str, float] = dataclasses.field(default_factory=dict)
     objective: str = "loss"
     cost: Cost | None = None
+    boxed: Variables = dataclasses.field(default_factory=dict)
     params: ParamCounts = dataclasses.field(default_factory=ParamCounts)
     flops: FlopCounts = dataclasses.field(default_factory=FlopCounts)
 
@@ -288,6 +290,7 @@ def _check_hparams(section: TaskConfig, task: Task) -> None:
 
 def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     boxed = jax.eval_shape(task.init, abstract_key())
+    task = dataclasses.replace(task, boxed=boxed)
     leaves = [
         (tuple(x.names) if hasattr(x, "names") else None, int(np.prod(_shape(x), dtype=np.int64)))
         for x in jax.tree.leaves(
@@ -297,7 +300,7 @@ def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     ]
     counted = flops.counted_params(leaves)
     if task.cost is None:
-        per_unit = _traced_flops(task, boxed, config, info)
+        per_unit = _traced_flops(task, config, info)
         return dataclasses.replace(
             task, params=counted, flops=flops.counted_flops(counted, *per_unit)
         )
@@ -315,9 +318,7 @@ def _shape(x: nn.Partitioned | jax.ShapeDtypeStruct) -> tuple[int, ...]:
     return tuple(x.value.shape if hasattr(x, "value") else x.shape)
 
 
-def _traced_flops(
-    task: Task, boxed: Variables, config: Experiment, info: DataInfo
-) -> tuple[float, float]:
+def _traced_flops(task: Task, config: Experiment, info: DataInfo) -> tuple[float, float]:
     """(forward, forward and backward) FLOPs of one unit, of the traced loss."""
     rows = config.train.batch_size
     batch = {
@@ -326,7 +327,7 @@ def _traced_flops(
     }
     variables = jax.tree.map(
         lambda x: x.value if hasattr(x, "names") else x,
-        dict(boxed),
+        dict(task.boxed),
         is_leaf=lambda x: hasattr(x, "names"),
     )
     params = variables.pop("params")

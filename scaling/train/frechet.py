@@ -87,7 +87,7 @@ def _opened(path: pathlib.Path, shape: tuple[int, ...]) -> Classifier:
     task = build_task(config, info, "cpu")
     if not {"features", "logits"} <= set(task.functions):
         raise ConfigError(KEY, f"{path} is a run of task {config.task.name}", REMEDY)
-    shapes = parallel.unbox(jax.eval_shape(task.init, abstract_key()))
+    shapes = parallel.unbox(task.boxed)
 
     def look(variables: Variables, images_BHWC: jax.Array, rng: jax.Array) -> jax.Array:
         context = Context(rng, jnp.int32(0), False)

@@ -25,7 +25,7 @@ from scaling.optim.build import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Batch, Context, Evaluation, Task, build_task
-from scaling.tasks.keys import abstract_key, wrap_key
+from scaling.tasks.keys import wrap_key
 from scaling.train import evaluations
 from scaling.train.callbacks import build_callbacks
 from scaling.train.state import TrainState, as_variables, fresh_guard
@@ -186,8 +186,7 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
     check_jax_settings()
     platform = mesh.devices.flat[0].platform
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
-    boxed = jax.eval_shape(task.init, abstract_key())
-    shardings, axis_names = parallel.param_shardings(boxed, mesh, config.mesh)
+    shardings, axis_names = parallel.param_shardings(task.boxed, mesh, config.mesh)
     optimizer = build_optimizer(config.optim, config.train.steps, axis_names["params"])
 
     def init(key: jax.Array) -> TrainState:
@@ -296,10 +295,9 @@ def check_buildable(config: Experiment) -> None:
     info = data.describe(config)
     try:
         task = build_task(config, info, "cpu")
-        boxed = jax.eval_shape(task.init, abstract_key())["params"]
         names = jax.tree.map(
             lambda x: tuple(x.names) if hasattr(x, "names") else None,
-            boxed,
+            task.boxed["params"],
             is_leaf=lambda x: hasattr(x, "names"),
         )
         build_optimizer(config.optim, config.train.steps, names)
