@@ -16,6 +16,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Mapping
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -105,6 +106,7 @@ class Graded:
       smaller: `m2` fitted without the largest set, and its draws.
       expected: of the largest set, from the smaller ones.
       seconds: of all runs, training and evaluation.
+      falling: how many sets had their lowest loss at their run's last step.
     """
 
     examples: np.ndarray
@@ -114,6 +116,7 @@ class Graded:
     smaller: tuple[Result, Draws]
     expected: Forecast
     seconds: float
+    falling: int
 
     @property
     def came(self) -> float:
@@ -161,12 +164,20 @@ def graded(path: pathlib.Path, resamples: int = RESAMPLES) -> Graded:
         smaller=smaller,
         expected=forecast(smaller[0], {"examples": largest}, smaller[1]),
         seconds=float(np.nansum(every["seconds"])),
+        falling=sum(_is_last(every, size) for size in examples),
     )
+
+
+def _is_last(every: Mapping[str, np.ndarray], size: float) -> bool:
+    """Whether a set's lowest loss is that of its last evaluation."""
+    its = every["examples"] == size
+    return every["step"][its][np.argmin(every["loss"][its])] == every["step"][its].max()
 
 
 def shown(value: float, interval: Interval, digits: int = 3) -> str:
     """A value and its interval: "0.31 [0.28, 0.35]"."""
-    low, high = interval
+    # A constant that a fit drives to nothing ends at some 1e-17.
+    value, low, high = (x if abs(x) > 1e-9 else 0.0 for x in (value, *interval))
     return f"{value:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
 
 
@@ -176,12 +187,13 @@ def page(results: dict[str, Graded]) -> str:
         "![Loss against the size of the training set, a panel a family](curves.svg)",
         "",
         "Points are the lowest losses on the way, lines the laws fitted without the largest set (the",
-        "square), shades their 95 % intervals; the bar is the forecast of the largest set's run.",
+        "square), shades their 95 % intervals; the bar is the forecast of the largest set's run. A set",
+        "was still falling whose lowest loss was that of its last step.",
         "",
         "## Exponents",
         "",
-        "| family | data, model | D | loss | c, no constant | c | e_inf | the paper's |",
-        "|---|---|---|---|---|---|---|---|",
+        "| family | data, model | D | loss | c, no constant | c | e_inf | still falling | the paper's |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         of = FAMILIES[name]
@@ -192,6 +204,7 @@ def page(results: dict[str, Graded]) -> str:
             f"{result.losses[0]:.3f} to {result.losses[-1]:.3f} {of.loss}",
             *(shown(*result.exponents[law]) for law in ("m1", "m2")),
             shown(*result.floor),
+            f"{result.falling} of {len(result.examples)}",
             of.paper,
         ]
         lines.append(f"| {' | '.join(cells)} |")
