@@ -1,7 +1,6 @@
 """The step: accumulation, guard, averages."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
@@ -183,9 +182,9 @@ def test_bad_step_touches_nothing_but_counters():
 
 def test_a_step_on_cpu_updates_the_optimizers_state_in_place():
     text = text_program().lower_step().compile().as_text()
-    assert re.search(r"%args_0__opt_state\w*__mu", text)
-    copies = re.findall(r"copy\(%args_0__opt_state\S*__(?:mu|nu)\S*\)", text)
-    assert not copies, copies
+    assert "%args_0__opt_state_0__mu" in text
+    # A selection after the update copies the counter here, and in larger models the moments too.
+    assert "copy(%args_0__opt_state" not in text
 
 
 def test_a_batch_left_out_is_not_bad():
