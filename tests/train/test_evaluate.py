@@ -56,18 +56,18 @@ class Arrays:
 
 
 @pytest.mark.parametrize(
-    ("examples", "batches", "enough"), [(5, 2, True), (5, 1, False), (3, 9, False)]
+    ("examples", "batches", "few"), [(5, 2, None), (5, 1, 3), (3, 9, 3), (2, 9, 2)]
 )
-def test_an_evaluation_of_too_few_examples_is_refused_before_training(examples, batches, enough):
+def test_an_evaluation_of_too_few_examples_is_refused_before_training(examples, batches, few):
     images = Evaluation(None, None, "rows", least=4)
     task = Task(None, None, evaluations={"score": Evaluation(None, None), "judge": images})
     config = tiny_images(**{"eval.also": {"judge": {"batches": batches, "batch_size": 3}}})
     evals = {"eval": EvalSet(Arrays(examples))}
-    if enough:
+    if few is None:
         assert [job.name for job in schedule(config, task, evals)] == ["eval", "judge"]
         return
     with pytest.raises(
-        ConfigError, match=r"eval\.also\.judge\.batches: [23] examples are fewer than the 4"
+        ConfigError, match=rf"eval\.also\.judge\.batches: {few} examples are fewer than the 4"
     ):
         schedule(config, task, evals)
 
