@@ -56,7 +56,7 @@ class Arrays:
 
 
 @pytest.mark.parametrize(
-    ("examples", "batches", "few"), [(5, 2, None), (5, 1, 3), (3, 9, 3), (2, 9, 2)]
+    ("examples", "batches", "few"), [(5, 2, None), (5, 1, 2), (3, 9, 3), (2, 9, 2)]
 )
 def test_an_evaluation_of_too_few_examples_is_refused_before_training(examples, batches, few):
     images = Evaluation(None, None, "rows", least=4)
