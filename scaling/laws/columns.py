@@ -13,6 +13,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         *("params", "n", "nparams", "numparams", "parameters", "numparameters", "modelsize"),
         *("paramsactiveprecise", "paramsactive", "activeparams", "paramsprecise", "paramstotal"),
         *("totalparams", "nonembeddingparams", "paramcount", "modelparams", "size"),
+        *("parametercount", "denseparametercount", "totalparametercount"),
     ),
     "tokens": (
         *("tokens", "d", "ntokens", "numtokens", "traintokens", "trainingtokens", "tokensseen"),
@@ -21,6 +22,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "loss": (
         *("loss", "l", "valloss", "validationloss", "evalloss", "finalloss", "testloss"),
         *("finalvalloss", "finalevalloss", "crossentropy", "ce", "testce", "trainloss"),
+        *("lossval", "lossvalidation", "losstest"),
     ),
     "flops": (
         *("flops", "c", "flop", "trainingflop", "trainingflops", "trainflops", "totalflops"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import pathlib
+import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
+from scaling.laws.columns import typed
 from scaling.laws.law import LawError
 from scaling.laws.table import Table
 from scaling.track import files
@@ -18,6 +21,7 @@ from scaling.track.stream import StreamError
 MAX_ROWS = 1_000_000
 MOST_ROWS = 10_000_000  # some 70 bytes per cell: three columns of these take 2 GB
 COUNTS = ("total", "non_embedding", "active")
+TABLES = (".csv", ".tsv", ".jsonl")  # each also with .gz
 FILE = "file"  # the column that says which file of a folder a row is from
 FLOP_COUNTS = ("six_nd", "exact")
 RESERVED = ("params", "tokens", "loss", "flops", "run_id", "seed", "status", "step")
@@ -31,7 +35,7 @@ def read_table(
     flops: str = "six_nd",
     curves: bool = False,
 ) -> Table:
-    """Read a run table: `.csv`/`.tsv`, `.jsonl`/`.json` lines, or a directory of runs.
+    """Read a run table: `.csv`/`.tsv`, `.jsonl`/`.json` lines, also `.gz`, or a directory of runs.
 
     A folder without runs but with tables is read as one table, with the column `file` (the name
     without suffix); columns that a file lacks are empty in its rows. Files are streamed and reading
@@ -69,7 +73,19 @@ def read_table(
 
 def _tables(folder: pathlib.Path) -> list[pathlib.Path]:
     """The tables that lie in a folder itself, by name; `.json` there may be anything."""
-    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".csv", ".tsv", ".jsonl")]
+    return [p for p in sorted(folder.iterdir()) if _kind(p) in TABLES]
+
+
+def _kind(path: pathlib.Path) -> str:
+    """The suffix that says how a table is written, in small letters, that of compression aside."""
+    return pathlib.Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _opened(path: pathlib.Path, errors: str = "strict") -> IO[str]:
+    """A table's text with its line ends as they are, unpacked as it is read."""
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
+    return path.open(encoding="utf-8-sig", errors=errors, newline="")
 
 
 def _file_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -78,23 +94,29 @@ def _file_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for inside in _tables(path):
             for stem, row in _file_rows(inside):
                 if FILE in row:
+                    lines = typed(*(f"--runs={table}" for table in _tables(path)))
                     raise LawError(
-                        f"{inside} has a column {FILE!r}, which names the file; rename it"
+                        f"{inside} has a column {FILE!r}, which would name the file; rename it, or "
+                        f"read one table: write one of{lines}"
                     )
                 yield stem, row
         return
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+    suffix = _kind(path)
+    if suffix not in (*TABLES, ".json"):
         raise LawError(
-            f"{path}: {suffix or 'no suffix'} is not one of .csv, .tsv, .jsonl, or a folder"
+            f"{path}: {suffix or 'no suffix'} is not one of {', '.join(TABLES)}, or a folder"
         )
-    for row in _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path):
-        yield path.stem, row
+    stem = path.name[: path.name.lower().rindex(suffix)]
+    try:
+        for row in _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path):
+            yield stem, row
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise LawError(f"{path} cannot be unpacked: {error}; download it again") from None
 
 
 def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with _opened(path) as file:
             reader = csv.reader(file, delimiter="\t" if suffix == ".tsv" else ",")
             names = [n.strip() for n in next(reader, [])]
             spare = len(names) - len("\0".join(names).rstrip("\0").split("\0"))
@@ -135,8 +157,8 @@ def _check_separator(path: pathlib.Path, names: list[str]) -> None:
         return
     for mark, word in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")):
         if mark in names[0]:
-            kind = ".tsv with tabs" if path.suffix.lower() == ".tsv" else ".csv with commas"
-            raise LawError(f"{path}: cells are separated by {word}; save it as {kind}")
+            form = ".tsv with tabs" if _kind(path) == ".tsv" else ".csv with commas"
+            raise LawError(f"{path}: cells are separated by {word}; save it as {form}")
 
 
 def _is_number(text: str) -> bool:
@@ -148,7 +170,7 @@ def _is_number(text: str) -> bool:
 
 
 def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with _opened(path, errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -189,7 +211,10 @@ def read_runs(
     sweep = _read_sweep(folder)
     runs = find_runs(folder)
     if not runs:
-        raise LawError(f"{folder} holds no run (no summary.json below it) and no table")
+        raise LawError(
+            f"{folder} holds no run (no summary.json below it) and no table ({', '.join(TABLES)}): "
+            f"write one row a run into a table"
+        )
     rows: list[dict[str, Any]] = []
     excluded: list[tuple[int, str]] = []
     for number, run in enumerate(runs, 1):

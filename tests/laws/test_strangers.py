@@ -1,6 +1,7 @@
 """Tables as strangers publish them: a right fit, or a message whose lines, typed, give one."""
 
 import csv
+import gzip
 import re
 import shlex
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from laws.law_data import TRUTH, surface
 
-from scaling.laws import LawError
+from scaling.laws import LawError, read_table
 from scaling.laws.arguments import parse
 from scaling.laws.command import fitted, load
 
@@ -69,6 +70,17 @@ def test_obvious_names_are_proposed_all_at_once(tmp_path):
     assert messages[0].endswith(
         "write\n  --columns=params=params_active_precise,tokens=D,loss=final_loss"
     )
+
+
+def test_the_header_of_a_public_table_of_routed_runs(tmp_path):
+    """Clark et al.: six losses, two counts. The validation loss and the dense count are meant."""
+    others = ("step", "loss_c4", "loss_lambada", "total_parameter_count", "flops_per_step")
+    names = (*others, "loss_validation", "num_experts", "dense_parameter_count")
+    path = write(tmp_path / "t.csv", **{name: [1.0] for name in names})
+    with pytest.raises(LawError) as caught:
+        fitted(parse([f"--runs={path}", "--law=routed", "--out=o"]))
+    line = "--columns=params=dense_parameter_count,experts=num_experts,loss=loss_validation"
+    assert proposals(caught.value) == [[line]]
 
 
 def test_capitals_spaces_and_units_in_the_header(tmp_path):
@@ -216,8 +228,52 @@ def test_a_folder_of_tables_is_one_table_that_names_the_file(tmp_path):
     )
     assert table.text["file"] == ["a"] * 30 + ["b"] * 18
     write(folder / "c.csv", N=[1e9], D=[1e10], loss=[2.0], file=["x"])
-    with pytest.raises(LawError, match=r"c\.csv has a column 'file', which names the file"):
+    with pytest.raises(LawError, match=r"c\.csv has a column 'file', which would name") as caught:
         fitted(parse([f"--runs={folder}", "--law=chinchilla", "--out=o"]))
+    words = [[f"--runs={folder / name}"] for name in ("a.csv", "b.csv", "c.csv")]
+    assert proposals(caught.value) == words
+
+
+def test_a_packed_table_is_read_as_it_is(tmp_path):
+    """As a public table of routed runs comes: evaluations of runs, packed."""
+    n, d, loss = (np.repeat(x[::2][:22], 2) for x in grid())
+    share = np.tile([0.5, 1.0], 22)
+    names = np.repeat([f"run-{i}" for i in range(22)], 2)
+    columns = {"N": n, "D": d * share, "L": loss * (1.2 - 0.2 * share), "hyper_id": names}
+    plain = write(tmp_path / "t.csv", **columns).read_bytes()
+    path = tmp_path / "all" / "curves.csv.gz"
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(plain))
+    result, messages = follow(path)
+    assert_planted(result, 22)
+    assert "--last_of=hyper_id" in messages[1]
+    assert read_table(path.parent).text["file"] == ["curves"] * 44
+    path.write_bytes(gzip.compress(plain)[:-20])
+    with pytest.raises(LawError, match=r"curves\.csv\.gz cannot be unpacked"):
+        read_table(path)
+
+
+def test_rows_given_twice_are_said_to_count_twice(tmp_path):
+    n, d, loss = (np.concatenate([x, x[:5]]) for x in grid())
+    result, messages = follow(write(tmp_path / "t.csv", N=n, D=d, loss=loss))
+    assert_planted(result, 53)
+    assert len(messages) == 1
+    assert any("5 rows repeat another row exactly" in w for w in result.warnings)
+
+
+def test_everything_at_once(tmp_path):
+    """Two experiments below each other, in billions, with a sweep inside and words for numbers."""
+    n, d, _ = (np.tile(np.repeat(x, 3), 2) for x in grid())
+    lr, data = np.tile([1e-4, 3e-4, 1e-3], 96), np.repeat(["web", "code"], 144)
+    loss = planted(n, d, 0.5 * (data == "code")) * (1 + 0.05 * np.log(lr / 3e-4) ** 2)
+    columns = {"Model Size (B)": n / 1e9, "Train Tokens": [f"{x:,.0f}" for x in d]}
+    path = write(tmp_path / "t.csv", **columns, Final_Loss=loss, LR=lr, dataset=data)
+    for name, shift in (("web", 0.0), ("code", 0.5)):
+        result, messages = follow(path, f"--exclude=dataset!={name}")
+        assert result.points == 48
+        assert result.parameters["E"] == pytest.approx(TRUTH["E"] + shift, rel=1e-3)
+        words = [word for message in messages for word in proposals(LawError(message))[0]]
+        assert words[1:] == ["--spelled", "--best_of=LR"]
 
 
 def test_the_sweep_of_a_public_table_is_noticed(tmp_path):
