@@ -21,6 +21,7 @@ Array = np.ndarray
 Columns = dict[str, Array]
 Rows = list[dict[str, str]]
 Set = tuple[str, str, tuple[str, ...], Columns]  # family, table, laws, columns
+POINTS, MOST = 25, 250  # that are asked for, and that are fitted, of a split at most
 
 
 def read(name: str) -> Rows:
@@ -126,3 +127,22 @@ def others() -> Iterator[Set]:
             mean = np.bincount(where, data["loss"]) / np.bincount(where)
             data = {"examples": seen, "loss": mean}
         yield f"curves {domain}", " ".join((domain, *names_)), CURVE, data
+
+
+def scale(data: Columns) -> Array:
+    """What a table is cut by: compute, or its only size."""
+    if "tokens" in data:
+        return 6 * data["params"] * data["tokens"]
+    return data["examples"] if "examples" in data else data["params"]
+
+
+def split(cut: int, data: Columns) -> tuple[Array, Array]:
+    """(rows to fit, rows to ask for): below 1/cut of the largest run; of cut 1 a random fifth."""
+    size, generator = scale(data), np.random.default_rng(0)
+    inside = np.flatnonzero(size <= size.max() / cut * (1 + 1e-9))
+    if cut == 1:
+        inside = np.sort(generator.permutation(len(size))[: 4 * len(size) // 5])
+    outside = np.setdiff1d(np.arange(len(size)), inside)
+    if len(inside) > MOST:
+        inside = np.sort(generator.permutation(inside)[:MOST])
+    return inside, generator.permutation(outside)[:POINTS]

@@ -17,10 +17,10 @@ intervals (exact binomial 85 to 100 %) and inside their 50 % ones; mean absolute
 -1.23 %, half-width of the 95 % intervals 8.2 %. So the intervals are wider than they need to be here:
 the law misses the small runs by 1.2 to 2.3 %, and that counts as noise of the larger ones and, as it
 stands alone, as error of its form; but half of it (38 to 66 %) goes with tokens per parameter, which a
-law in compute does not know and which differ less among the larger runs. The four or
-six forecasts of one language share one fit, and their errors: 5 fits are not 22 experiments. Step
-time: 13 of 16 inside 95 %, mean absolute error 13 %; the other six, all outside and 12 to 15 times too
-slow, are of the first language, whose small runs were made while other work had nearly all of the machine.
+law in compute does not know and which differ less among the larger runs. The four or six forecasts
+of one language share one fit, and their errors: 5 fits are not 22 experiments. Step time: 13 of 16
+inside 95 %, mean absolute error 13 %; of the first language all six were forecast 12 to 15 times too
+long, for its small runs were made while other work had nearly all of the machine.
 
 Writes OUT/scoreboard.json, .svg and .png, and with --figure=FILE.svg a copy of the picture.
 """

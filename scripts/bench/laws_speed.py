@@ -1,7 +1,8 @@
 """Speed of the law fits beside scipy doing the same work, in one run.
 
     nice python scripts/bench/laws_speed.py [--scipy-starts=40] [--scipy-resamples=40] [--device=gpu]
-    nice python scripts/bench/laws_speed.py --rows=2000 --laws=chinchilla,m4 --resamples=1000
+    nice python scripts/bench/laws_speed.py --rows=2000 --laws=all --resamples=1000
+    nice python scripts/bench/laws_speed.py --fits=1000   # memory while tables of all sizes are fitted
 
 Data: the 240 points of Besiroglu et al. 2024. scipy is timed on a sample and scaled to the whole
 (4,500 starts, 4,000 resamples); ours is the whole, after compilation. Wall and CPU seconds are
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import pathlib
 import sys
 import time
@@ -35,6 +37,7 @@ sys.path.insert(0, str(ROOT / "experiments" / "papers"))
 import besiroglu  # noqa: E402
 
 from scaling.laws import Loss, bootstrap, fit, get_law, use_device  # noqa: E402
+from scaling.laws.catalogue import LAWS  # noqa: E402
 from scaling.laws.fitting import Result  # noqa: E402
 from scaling.laws.problem import build_problem  # noqa: E402
 from scaling.laws.screen import choose, screen  # noqa: E402
@@ -153,6 +156,21 @@ def many_rows(rows: int, laws: list[str], resamples: int) -> None:
         line(f"{name}, {resamples} bootstraps (with compilation)", wall, cpu, note)
 
 
+def memory(fits: int) -> None:
+    """Resident memory while one process fits tables of 20 to 400 rows, each of another size."""
+    table = besiroglu.table()
+    columns = {k: table.columns[k] for k in ("params", "flops", "loss")}
+    columns["tokens"] = columns["flops"] / 6 / columns["params"]
+    rng = np.random.default_rng(0)
+    for count in range(fits + 1):
+        if count % max(fits // 10, 1) == 0:
+            pages = int(pathlib.Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+            megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            print(f"after {count:5d} fits {megabytes:7.0f} MiB, {time.process_time():7.1f} CPU s")
+        rows = rng.choice(len(table), rng.integers(20, 400))
+        fit({k: v[rows] for k, v in columns.items()}, "chinchilla")
+
+
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -160,13 +178,18 @@ def main() -> None:
     parser.add_argument("--scipy-resamples", type=int, default=40)
     parser.add_argument("--resamples", type=int, default=4000)
     parser.add_argument("--rows", type=int, help="only tables of so many rows, of --laws")
+    parser.add_argument("--fits", type=int, help="only memory over so many fits")
     parser.add_argument("--laws", default="chinchilla,m4")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     options = parser.parse_args()
     if options.device != "cpu":
         use_device(options.device)
     if options.rows:
-        many_rows(options.rows, options.laws.split(","), options.resamples)
+        laws = list(LAWS) if options.laws == "all" else options.laws.split(",")
+        many_rows(options.rows, laws, options.resamples)
+        return
+    if options.fits:
+        memory(options.fits)
         return
     table = besiroglu.table()
     huber = fit(table, "chinchilla")
