@@ -241,7 +241,9 @@ def why_too_low(data: Columns) -> str:
         f"(`chinchilla`) and\n{floors[1]:.2f} (`over_training`), `kaplan_nd` has none, and the text's "
         f"entropy rate, known exactly, is {RATE}.\nThe rivals are too low together, which their "
         f"disagreement cannot show. `chinchilla` misses the five runs, small\nto large, by {free} %; "
-        f"with E held at {RATE} by {given} %. SEEDS"
+        f"with E held at {RATE} by {given} %: most of the\n"
+        "miss is the floor, not the noise of single seeds. The last run has twice the largest size "
+        "that was fitted."
     )
 
 
