@@ -23,6 +23,7 @@ import numpy as np
 from scaling import configs
 from scaling.sweeps.cost import Cost, HeldOut, data_key
 from scaling.sweeps.design import Cell
+from scaling.sweeps.lease import Heartbeat
 from scaling.sweeps.sweep_dir import SWEEP, SweepDir, open_sweep, preview
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def probe(
         step does not take too long.
     """
     question = {
+        "parent": os.getpid(),
         "cores": list(cores),
         "data": {data_key(cell.config): configs.to_json(cell.config) for cell in cells},
         "sizes": [(flops, configs.to_json(cell.config)) for flops, cell in sizes.items()],
@@ -262,9 +264,11 @@ def _pace(run: Callable[[int], None]) -> float:
 
 
 def main() -> int:
-    """Reads the question, prints the answer as the last line."""
+    """Reads the question, prints the answer as the last line; ends when its sweep is killed."""
+    question = json.load(sys.stdin)
+    Heartbeat(lambda _: os._exit(1), parent=question["parent"])
     try:
-        print(json.dumps(answer(json.load(sys.stdin))))
+        print(json.dumps(answer(question)))
     except Exception as error:
         print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
         return 1

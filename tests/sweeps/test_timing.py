@@ -1,6 +1,10 @@
 """What a sweep costs in evaluation and time, before anything ran and after some of it did."""
 
+import io
+import json
 import os
+import sys
+import threading
 
 import pytest
 from sweep_helpers import BASE, claimed
@@ -107,3 +111,12 @@ def test_what_was_counted_is_kept_with_the_sweep(tmp_path, monkeypatch):
     assert speed.evaluate == pytest.approx(again.costs[cells[0].id].eval_flops / 2.0)
     assert "finished" in basis
     assert sweep_dir.open_sweep(tmp_path).costs == again.costs
+
+
+def test_the_timing_process_ends_with_the_sweep_that_started_it(monkeypatch):
+    gone = threading.Event()
+    monkeypatch.setattr(timing.os, "_exit", lambda code: gone.set())
+    monkeypatch.setattr(timing, "answer", lambda question: gone.wait(10))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"parent": os.getppid() + 1})))
+    timing.main()
+    assert gone.is_set()
