@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,11 @@ def shared(*parts: str) -> pathlib.Path:
             raise FileNotFoundError(f"CI must have {path}")
         pytest.skip(f"{path} is not on this machine")
     return path
+
+
+def quick(cases: Iterable[object], *kept: object) -> list[object]:
+    """Cases of a parametrised test: all of them by --slow, by default those that are kept."""
+    return [case if case in kept else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def tiny_language_model(**overrides: object) -> Experiment:

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import quick
 from laws.catalogue_designs import CASES, design, truth
 
 from scaling.laws import LAWS, Law, LawError, Parameter, coefficient, exponent, fit, get_law, power
@@ -106,9 +107,7 @@ def test_declared_linear_parameters_are_linear():
 FAST = ("kaplan_nd", "fine_grained_moe")
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.parametrize("name", quick(CASES, *FAST))
 def test_noise_free_data_are_recovered(name):
     law = get_law(name)
     values, points = truth(law), design(law)

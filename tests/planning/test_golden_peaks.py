@@ -11,6 +11,7 @@ import os
 import pathlib
 
 import pytest
+from helpers import quick
 
 from scaling import configs
 from scaling.planning import compile as compiling
@@ -57,10 +58,7 @@ def compiled(name: str) -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
-)
+@pytest.mark.parametrize("name", quick(CASES, *QUICK))
 def test_peak_memory_is_what_it_was(name):
     pytest.importorskip(
         "libtpu", reason="the extra tpu, which brings the compiler, is not installed"

@@ -7,6 +7,7 @@ from helpers import (
     IMAGE_INFO,
     TEXT_INFO,
     image_batch,
+    quick,
     text_batch,
     tiny_images,
     tiny_language_model,
@@ -63,7 +64,7 @@ def expected() -> dict:
     }
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", quick(SHAPES, (8, 1, 1), (1, 8, 1), (2, 2, 2)), ids=str)
 def test_text_losses_and_initial_parameters(shape, expected):
     losses, start = trajectory(program(shape, "text"), text_batch)
     assert_same_start(start, expected["text"][1])
@@ -71,7 +72,7 @@ def test_text_losses_and_initial_parameters(shape, expected):
     np.testing.assert_allclose(losses, expected["text"][0], rtol=2e-5)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", quick([(8, 1, 1), (2, 4, 1), (2, 2, 2)], (2, 2, 2)), ids=str)
 def test_image_losses_with_batch_statistics(shape, expected):
     losses, start = trajectory(program(shape, "images"), image_batch)
     assert_same_start(start, expected["images"][1])
@@ -90,7 +91,7 @@ GENERATIVE = {
 }
 
 
-@pytest.mark.parametrize("family", ["gan", pytest.param("diffusion", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", quick(GENERATIVE))
 def test_draws_of_a_loss_are_the_same_on_a_mesh(family):
     task, model = GENERATIVE[family]
     runs = [
@@ -107,7 +108,11 @@ def test_accumulation_on_a_mesh(expected):
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"model.remat": "full"}, {"model.remat": "dots"}, {"model.unroll": 1}], ids=str
+    "overrides",
+    quick(
+        [{"model.remat": "full"}, {"model.remat": "dots"}, {"model.unroll": 1}], {"model.unroll": 1}
+    ),
+    ids=str,
 )
 def test_remat_and_the_scanned_form(overrides, expected):
     losses, start = trajectory(program(None, "text", **overrides), text_batch)

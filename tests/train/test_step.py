@@ -12,6 +12,7 @@ from helpers import (
     TEXT_INFO,
     context,
     image_batch,
+    quick,
     text_batch,
     tiny_images,
     tiny_language_model,
@@ -87,7 +88,7 @@ def largest_difference(a, b) -> float:
     )
 
 
-@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("k", quick([2, 4], 4))
 def test_accumulation_equals_the_large_batch_with_masked_tokens(k):
     # Rows differ in how many targets count: a mean of means would be off by far more than this.
     whole, losses = run(text_program(), text_batch)
@@ -97,7 +98,7 @@ def test_accumulation_equals_the_large_batch_with_masked_tokens(k):
     assert float(whole.guard.norm) == pytest.approx(float(parts.guard.norm), rel=1e-5)
 
 
-@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("k", quick([2, 4], 2))
 def test_accumulation_equals_the_large_batch_with_batch_statistics(k):
     whole, losses = run(image_program(), image_batch)
     parts, losses_k = run(image_program(**{"train.accumulate": k}), image_batch)
@@ -319,7 +320,7 @@ def stepped(task: Task, kept, accumulate: int, rows: int = 4):
     return jax.jit(step)(state, batch, {k: jnp.float32(v) for k, v in optimizer.hparams.items()})
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("accumulate", quick([1, 2, 4], 1, 4))
 def test_rows_of_state_go_with_their_rows_of_the_batch(accumulate):
     task = stateful_task(lambda old, batch: 10 * old + batch["slope"], {"kept": "rows"})
     after, _ = stepped(task, jnp.array([1.0, 2.0, 3.0, 4.0]), accumulate)
