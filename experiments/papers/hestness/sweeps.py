@@ -111,7 +111,7 @@ FAMILIES = {
         changes={"model.dim": 16},
     ),
     "text": FamilyOfRuns(
-        experiment("trec.py", "kim"),
+        experiment("text.py", "trec,kim"),
         largest=5_452,
         sets=6,
         passes=40,

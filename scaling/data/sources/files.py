@@ -152,7 +152,7 @@ class Files:
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            record = self._record(line, where)
+            record = json_object(line, where, self.field)
             keyed |= self.field in record
             if not keyed and without is None:
                 without = f"{where} has no text under {self.field!r}, but keys {sorted(record)}"
@@ -161,18 +161,6 @@ class Files:
             raise DataError(
                 f"{without}, and no line of the file has one: name the key with data.source.field"
             )
-
-    def _record(self, line: str, where: str) -> dict[str, Any]:
-        try:
-            record: Any = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{where} is {type(record).__name__}, not an object with the text under "
-                f"{self.field!r}: write each line as {{{json.dumps(self.field)}: ...}}"
-            )
-        return record
 
     def _text(self, text: object, where: str) -> str:
         if text is None:
@@ -242,6 +230,26 @@ def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
             raise DataError(f"no file matches {pattern!r} {_where(path)}")
         paths.update(matches)
     return [pathlib.Path(name) for name in sorted(paths)]
+
+
+def json_object(line: str, where: str, key: str) -> dict[str, Any]:
+    """The object that a line of JSON is.
+
+    Args:
+      line: the text.
+      where: its place, for the errors.
+      key: one that the object should have, for the remedy.
+    """
+    try:
+        record: Any = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{where} is {type(record).__name__}, not an object with the text under {key!r}: "
+            f"write each line as {{{json.dumps(key)}: ...}}"
+        )
+    return record
 
 
 def open_file(path: pathlib.Path) -> io.BufferedReader:

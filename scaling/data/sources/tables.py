@@ -1,4 +1,4 @@
-"""Rows of text tables (CSV and its like), plain or compressed, each with its line number."""
+"""Rows of text tables (CSV and its like, or lines of JSON), plain or compressed, each with its place."""
 
 import csv
 import dataclasses
@@ -7,12 +7,15 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from scaling.data.errors import DataError
-from scaling.data.sources.files import DAMAGE, open_file
+from scaling.data.sources.files import DAMAGE, json_object, open_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tables:
     """What sources have in common that read tables: how lines become cells.
+
+    In a file whose name ends in .jsonl (before .gz and its like) each line is an object with the columns
+    as keys, and `delimiter` and `names` say nothing.
 
     Attributes:
       delimiter: what stands between two cells. A comma may be quoted, as CSV does; any other
@@ -62,6 +65,9 @@ def cells(
     Yields:
       (place of the line, for errors; its cells in the order of `columns`).
     """
+    if ".jsonl" in path.suffixes:
+        yield from _json_cells(path, layout.encoding, columns)
+        return
     names, places = list(layout.names), []
     for number, row in _rows(path, layout):
         if not any(cell.strip() for cell in row):
@@ -78,6 +84,27 @@ def cells(
                 f"({', '.join(names)}); correct the line, or data.source.delimiter"
             )
         yield where, [row[place] for place in places]
+
+
+def _json_cells(
+    path: pathlib.Path, encoding: str, columns: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, list[str]]]:
+    """`cells` of lines of JSON: text and numbers as they stand, null as an empty cell."""
+    for number, line in enumerate(lines(path, encoding), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        record = json_object(line, where, columns[0][0])
+        row = []
+        for column, key in columns:
+            value = record.get(column, [])
+            if isinstance(value, dict | list):
+                raise DataError(
+                    f"{where}: has no text or number under {column!r}, but keys "
+                    f"{', '.join(record)}; name it with {key}"
+                )
+            row.append("" if value is None else str(value))
+        yield where, row
 
 
 def _places(names: list[str], columns: Sequence[tuple[str, str]], where: str) -> list[int]:

@@ -1,5 +1,7 @@
 """Texts with labels: both forms of file, what is held out, and which line an error names."""
 
+import gzip
+
 import pytest
 from helpers import resolved
 from ml_collections import ConfigDict
@@ -100,3 +102,38 @@ def test_an_error_names_the_key_of_the_held_out_files(tmp_path):
     paths = {"paths": (str(tmp_path / "a.csv"),), "eval_paths": (str(tmp_path / "empty.csv"),)}
     with pytest.raises(DataError, match=r"data\.source\.eval_paths: hold no text"):
         opened(tmp_path, paths)
+
+
+def test_lines_of_json(tmp_path):
+    lines = [
+        '{"label": 1, "text": "It rains, \\u00e9"}',
+        "",
+        '{"text": "Sun", "label": 0, "more": [1]}',
+    ]
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+    built = opened(tmp_path, {"paths": (str(tmp_path / "a.jsonl.gz"),)})
+    assert built.info.class_names == ("0", "1")
+    batch = built.train.batch(0, 0, 2)
+    texts = [built.artefacts["tokenizer"].decode(tokens) for tokens in batch["inputs"]]
+    assert dict(zip(texts, batch["labels"].tolist(), strict=True)) == {"it rains , é": 1, "sun": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "label": null}', "line 2: has no label"),
+        (
+            '{"words": "a", "label": 1}',
+            r"no text or number under 'text', .*words, label.*data\.source\.text",
+        ),
+        ('{"text": "a", "label": ["b"]}', r"under 'label', .*data\.source\.label"),
+        ('{"text": "a"', "line 2 is not JSON"),
+        ('["a", "b"]', "line 2 is list, not an object"),
+    ],
+)
+def test_a_bad_line_of_json_is_named(tmp_path, line, message):
+    first = '{"text": "a", "label": 0}\n'
+    (tmp_path / "bad.jsonl").write_text(first + line, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path, {"paths": (str(tmp_path / "bad.jsonl"),)})
