@@ -27,6 +27,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
+from scaling.tasks.confusions import mistakes, picture
 from scaling.tasks.inputs import inputs
 from scaling.tasks.losses import moments, standard_error
 
@@ -168,7 +169,7 @@ def _calibration(logits_BK: jax.Array, right_B: jax.Array, weights_B: jax.Array)
 def summarize_classes(
     totals: Mapping[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Loss with its standard error, accuracy, macro averages and the report of every class.
+    """Loss with its standard error, accuracy, macro averages, the report of every class, mistakes.
 
     With more than five classes `top5_accuracy`: how often fewer than five have a larger logit than
     the label. The expected calibration error is the gap between the mean of the largest probability
@@ -205,4 +206,6 @@ def summarize_classes(
             }
             for k, name in enumerate(names)
         },
+        "mistakes": mistakes(confusion_KK, names),
+        "confusion": picture(confusion_KK, names),
     }
