@@ -1,6 +1,8 @@
 """Multi30k, English to German: an encoder-decoder from scratch, sacreBLEU on test_2016_flickr.
 
     python -m scaling.main --config=experiments/translation.py:en-de,FOLDER --workdir=runs/multi30k
+    python -m scaling.main --config=experiments/translation.py:en-de-small,FOLDER \
+        --workdir=runs/multi30k_small
 
 FOLDER has train, val and test_2016_flickr of the task 1 raw text (train.en.gz, train.de.gz, ...). The
 loss is that of val on the way; the test set is translated at the end, by five beams.
@@ -9,6 +11,11 @@ Seen 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six other runs, of 6,0
 4,000 the loss of val is 1.572 nats per token and 69.9 % of its tokens are predicted (2,000 steps:
 1.714, 67.0 %). The run was cut at step 5,671, after 288 s, before it had translated: no BLEU is
 known yet.
+
+Measured the same day with JAX 0.10.2 on 2 shared CPU cores, very busy, seed 0: `en-de-small` (1.2
+million parameters, 4.5 passes) has BLEU 32.7 and chrF 55.9 on the test set (detokenised, 13a) after 30
+minutes, of which 11 were its processor time. The loss of val was still falling when the schedule ended:
+3.175, 2.509, 2.263, 2.201 nats per token at each 500 steps.
 """
 
 import pathlib
@@ -17,26 +24,28 @@ import sys
 import ml_collections
 
 URL = "https://github.com/multi30k/dataset/tree/master/data/task1/raw"
-VARIANTS = ("en-de", "de-en")
+VARIANTS = ("en-de", "de-en", "en-de-small")
+SIDES = ("source", "target")
 SPLITS = {"": "train", "eval_": "val", "test_": "test_2016_flickr"}
 
 
 def get_config(arg: str = "en-de") -> ml_collections.ConfigDict:
-    """`arg` is DIRECTION or DIRECTION,FOLDER: "en-de" (default) or "de-en", and where the files are."""
-    direction, _, folder = (arg or "en-de").partition(",")
-    if direction not in VARIANTS:
-        raise ValueError(f"translation takes {sorted(VARIANTS)}, got {direction!r}")
+    """`arg` is VARIANT or VARIANT,FOLDER: "en-de" (default), "de-en" or "en-de-small", and the files."""
+    variant, _, folder = (arg or "en-de").partition(",")
+    if variant not in VARIANTS:
+        raise ValueError(f"translation takes {sorted(VARIANTS)}, got {variant!r}")
+    direction = variant.removesuffix("-small")
     paths = {
         f"{part}{side}_paths": (str(pathlib.Path(folder) / f"{name}.{language}.gz"),)
         for part, name in SPLITS.items()
-        for side, language in zip(("source", "target"), direction.split("-"), strict=True)
+        for side, language in zip(SIDES, direction.split("-"), strict=True)
     }
     missing = [path for (path,) in paths.values() if not pathlib.Path(path).exists()]
     if missing:
         remedy = f"get them from {URL} and give the folder: experiments/translation.py:en-de,FOLDER"
         print(f"note: data.source: no {', '.join(missing)} here; {remedy}", file=sys.stderr)
     config = ml_collections.ConfigDict()
-    config.name = f"multi30k_{direction.replace('-', '_')}"
+    config.name = f"multi30k_{variant.replace('-', '_')}"
     config.task = {"name": "translation", "label_smoothing": 0.1, "beams": 5, "length_penalty": 1.0}
     config.data = {
         "source": {"name": "text_pairs", **paths, "source_len": 56, "target_len": 56},
@@ -65,4 +74,16 @@ def get_config(arg: str = "en-de") -> ml_collections.ConfigDict:
         "batch_size": 250,
         "also": {"translate": {"split": "test", "every": 0}},
     }
+    if variant.endswith("-small"):
+        _small(config)
     return config
+
+
+def _small(config: ml_collections.ConfigDict) -> None:
+    """For two CPU cores: a small model, and training pairs of lengths that hold 97 % of them."""
+    lengths = {f"{part}{side}_len": n for part, n in (("", 32), ("eval_", 56)) for side in SIDES}
+    config.data.source.update(lengths)
+    config.data.text.tokenizer.vocab_size = 4000
+    config.model.update({"num_layers": 2, "model_dim": 128, "mlp_dim": 256, "dropout": 0.1})
+    config.optim.update({"learning_rate": 3e-3, "schedule": {"warmup_steps": 100}})
+    config.train.update({"steps": 2000, "batch_size": 64})

@@ -44,7 +44,7 @@ def translation(
     The model is an encoder-decoder as `scaling.models.encoder_decoder`. Its evaluations are `score` and
     `translate`: the held-out sources translated by beam search, BLEU and chrF of sacrebleu against the
     targets as they stand in the files, and a few translations. A translation has at most as many tokens
-    as a target may have (`data.source.target_len`).
+    as a target may have (`data.source.eval_target_len`).
 
     Args:
       context: config, data, platform; the data give the vocabulary where the model leaves it open.
@@ -58,12 +58,15 @@ def translation(
     vocab = context.outputs("vocab_size", info.vocab_size)
     model = context.model("encode", "hidden", "logits", "head_kernel", vocab_size=vocab)
     lengths = tuple(info.spec[key][0][0] for key in ("source", "targets"))
+    specs = (info.spec, *info.eval_specs.values())
+    longest = max(spec[key][0][0] for spec in specs for key in ("source", "targets"))
     room = getattr(model, "max_len", None)
-    if room is not None and max(lengths) > room:
+    if room is not None and longest > room:
         raise ConfigError(
             "model.max_len",
-            f"{room} is less than the {max(lengths)} of data.source.source_len or target_len",
-            f"give --config.model.max_len={max(lengths)}",
+            f"{room} is less than the {longest} of data.source.source_len, target_len, "
+            "eval_source_len or eval_target_len",
+            f"give --config.model.max_len={longest}",
         )
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
     numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
@@ -85,7 +88,7 @@ def translation(
             variables,
             batch,
             beams=beams,
-            length=lengths[1],
+            length=max(spec["targets"][0][0] for spec in specs),
             vocab_size=info.vocab_size or vocab,
             alpha=length_penalty,
         )

@@ -1,5 +1,6 @@
 """Translating with a model against writing every sequence out, padding, and what the report holds."""
 
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -12,6 +13,7 @@ import pytest
 from helpers import resolved
 from ml_collections import ConfigDict
 
+from scaling import parallel
 from scaling.configs import ConfigError
 from scaling.data.info import DataInfo
 from scaling.data.sources.text_pairs import HeldOutTexts, pair_spec
@@ -181,9 +183,20 @@ def test_scores_are_sacrebleus_against_the_texts_of_the_files():
     assert translation.compare(cut, artefacts)["unfinished"] == 1.0
 
 
+def test_a_translation_is_as_long_as_the_longest_held_out_target():
+    longer = dataclasses.replace(INFO, eval_specs={"eval": pair_spec(7, 9, True)})
+    task = build_task(config(**{"model.max_len": 9}), longer, "cpu")
+    variables = parallel.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    best = jax.eval_shape(task.functions["translate"], variables, SOURCE)
+    assert best.tokens.shape == (4, 9)
+
+
 def test_what_is_missing_is_said_before_anything_runs(monkeypatch):
     with pytest.raises(ConfigError, match=r"(?s)model\.max_len: 4 is less than the 6.*max_len=6"):
         build_task(config(**{"model.max_len": 4}), INFO, "cpu")
+    longer = dataclasses.replace(INFO, eval_specs={"eval": pair_spec(7, 9, True)})
+    with pytest.raises(ConfigError, match=r"(?s)model\.max_len: 8 is less than the 9.*max_len=9"):
+        build_task(config(**{"model.max_len": 8}), longer, "cpu")
     with pytest.raises(ConfigError, match=r"model\.causal: is False, and a decoder must not read"):
         build_task(config(**{"model.causal": False}), INFO, "cpu")
     # A decoder alone takes three arrays too: it would read the targets as positions.

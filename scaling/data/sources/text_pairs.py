@@ -8,11 +8,11 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from scaling.configs.types import LocalPath, PositiveInt
+from scaling.configs.types import AddedLater, LocalPath, PositiveInt
 from scaling.data.cache import Entry, cached, digest, key_of
 from scaling.data.documents import has_text, is_held_out
 from scaling.data.errors import DataError
@@ -49,6 +49,9 @@ class TextPairs(Tables):
       test_target_paths: its other side.
       source_len: S.
       target_len: T, the end of the text among them.
+      eval_source_len: S of held-out pairs; None is `source_len`. Training may so be spared the padding
+        that a few long held-out pairs need.
+      eval_target_len: T of held-out pairs; None is `target_len`.
       source: column of the source in a table.
       target: column of the target in a table.
       delimiter, names, encoding: see `Tables`.
@@ -62,6 +65,8 @@ class TextPairs(Tables):
     test_target_paths: tuple[LocalPath, ...] = ()
     source_len: PositiveInt = 64
     target_len: PositiveInt = 64
+    eval_source_len: Annotated[PositiveInt | None, AddedLater()] = None
+    eval_target_len: Annotated[PositiveInt | None, AddedLater()] = None
     source: str = "source"
     target: str = "target"
 
@@ -81,11 +86,14 @@ class TextPairs(Tables):
         both = (text for row in train for text in (row.source, row.target))
         tokenizer = fit_tokenizer(context, both)
         sizes: dict[str, int] = {}
-        split = _Split(self.source_len, self.target_len, tokenizer, context.cache, sizes)
+        split, longer = (
+            _Split(lengths, name, tokenizer, context.cache, sizes)
+            for name, lengths in self._lengths().items()
+        )
         files = {"eval": bool(self.eval_source_paths), "test": True}
         evals, texts = {}, HeldOutTexts(())
         for name, rows in held_out.items():
-            pairs, kept = split.pairs(name, rows, strict=files[name], first=len(texts.pairs))
+            pairs, kept = longer.pairs(name, rows, strict=files[name], first=len(texts.pairs))
             evals[name] = pairs
             texts = HeldOutTexts((*texts.pairs, *((row.source, row.target) for row in kept)))
         pairs, _ = split.pairs("train", train, limit=context.section.limit)
@@ -100,7 +108,8 @@ class TextPairs(Tables):
     def _describe(
         self, context: DataContext, vocab_size: int, token_bytes: np.ndarray | None = None
     ) -> DataInfo:
-        train, held_out = (pair_spec(self.source_len, self.target_len, x) for x in (False, True))
+        lengths = self._lengths()
+        train, held_out = (pair_spec(*pair, bool(prefix)) for prefix, pair in lengths.items())
         files = {
             "eval": self.eval_source_paths or context.section.eval_fraction,
             "test": self.test_source_paths,
@@ -114,6 +123,11 @@ class TextPairs(Tables):
             token_bytes=token_bytes,
             separator=vocab_size - 1,
         )
+
+    def _lengths(self) -> dict[str, tuple[int, int]]:
+        """{how the keys of the lengths begin: (S, T)}, of training pairs and then of held-out ones."""
+        longer = (self.eval_source_len or self.source_len, self.eval_target_len or self.target_len)
+        return {"": (self.source_len, self.target_len), "eval_": longer}
 
     def _parts(self, fraction: float) -> tuple[list["Row"], dict[str, list["Row"]]]:
         """(training pairs, held-out pairs by split)."""
@@ -223,10 +237,17 @@ class HeldOutTexts:
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
-    """What the parts of the data have in common while they are made; counts into `sizes`."""
+    """What parts of the data have in common while they are made; counts into `sizes`.
 
-    source_len: int
-    target_len: int
+    Attributes:
+      lengths: (S, T).
+      prefix: of the keys that hold them, for errors.
+      tokenizer, cache: see `DataContext`.
+      sizes: what is counted.
+    """
+
+    lengths: tuple[int, int]
+    prefix: str
     tokenizer: Fitted
     cache: pathlib.Path
     sizes: dict[str, int]
@@ -250,28 +271,25 @@ class _Split:
         entry = _tokens(texts, self.tokenizer, self.cache)
         start = np.load(entry.path / "start.npy")
         length = np.diff(start).reshape(-1, 2)  # of source and target
-        fits = (length <= [self.source_len, self.target_len - 1]).all(axis=1)
+        source_len, target_len = self.lengths
+        fits = (length <= [source_len, target_len - 1]).all(axis=1)
+        given = f"data.source.{self.prefix}source_len={source_len}, {self.prefix}target_len={target_len}"
         if strict and not fits.all():
             row, longest = texts[int(np.argmin(fits))], length.max(axis=0)
             raise DataError(
-                f"{row.where}: a held-out pair is too long for data.source.source_len="
-                f"{self.source_len}, target_len={self.target_len}; {name} needs at least "
-                f"source_len={longest[0]}, target_len={longest[1] + 1}"
+                f"{row.where}: a held-out pair is too long for {given}; {name} needs at least "
+                f"eval_source_len={longest[0]}, eval_target_len={longest[1] + 1}"
             )
         if not fits.any():
-            raise DataError(
-                f"data.source.source_len={self.source_len}, target_len={self.target_len}: none of "
-                f"the {len(texts)} pairs ({name}) fits; give more"
-            )
+            raise DataError(f"{given}: none of the {len(texts)} pairs ({name}) fits; give more")
         counts = {"too_long": int((~fits).sum()), "without_text": len(rows) - len(texts)}
         for reason, count in counts.items():
             if count:
                 self.sizes[f"{name}_pairs_{reason}_left_out"] = count
-        lengths = (self.source_len, self.target_len)
         chosen = np.flatnonzero(fits)
         if limit is not None:
             chosen = chosen[split_rows(len(chosen), 0.0)[0][:limit]]
-        pairs = Pairs(entry, chosen, lengths, self.tokenizer.vocab_size - 1, first)
+        pairs = Pairs(entry, chosen, self.lengths, self.tokenizer.vocab_size - 1, first)
         return pairs, [texts[i] for i in chosen]
 
 

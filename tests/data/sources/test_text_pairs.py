@@ -119,9 +119,12 @@ def test_equal_sources_fall_on_one_side_and_long_ones_are_left_out(tmp_path):
     [
         (
             {"eval": [("abcdefg", "x")]},
-            r"line 1: a held-out pair is too long.*source_len=7, target",
+            r"line 1: a held-out pair is too long.*eval_source_len=7, eval_target",
         ),
-        ({"test": [("a", "x"), ("a", "xyzw")]}, r"line 2.*test needs .*source_len=1, target_len=5"),
+        (
+            {"test": [("a", "x"), ("a", "xyzw")]},
+            r"line 2.*test needs .*eval_source_len=1, eval_target_len=5",
+        ),
         ({"train": [("abcdefg", "x")]}, r"none of the 1 pairs \(train\) fits"),
         ({"train": [(" ", " ")]}, "hold no pair of texts"),
     ],
@@ -133,6 +136,20 @@ def test_what_is_too_long_or_empty(tmp_path, change, message):
         source |= write(tmp_path, name, pairs)
     with pytest.raises(DataError, match=message):
         opened(tmp_path, source)
+
+
+def test_held_out_pairs_may_be_longer_than_those_of_training(tmp_path):
+    held_out = [("abcdefg", "xyzwv"), ("a", "b")]
+    source = write(tmp_path, "train", PAIRS) | write(tmp_path, "eval", held_out)
+    built = opened(tmp_path, source | {"eval_source_len": 7, "eval_target_len": 6})
+    assert examples(built.evals["eval"], 0, 2) == held_out
+    train, longer = built.info.spec, built.info.eval_specs["eval"]
+    assert [spec[key][0] for spec in (train, longer) for key in ("source", "targets")] == [
+        *((5,), (4,)),
+        *((7,), (6,)),
+    ]
+    assert built.train.batch(0, 0, 4)["source"].shape == (4, 5)
+    assert built.sizes["train_pairs_too_long_left_out"] == 1  # the longer ones are not trained on
 
 
 def test_files_that_do_not_match(tmp_path):
