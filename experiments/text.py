@@ -7,10 +7,11 @@
 The other sets are clinc, banking77 and imdb. FOLDER has the set's two files, plain, .gz or .xz; IMDb's
 reviews are one a line, {"text": ..., "label": ...}.
 
-Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores with other work, seed 0: `kim` 89.2 % of TREC's
-500 test questions (standard error 1.4 %) in 5 minutes, `encoder` 88.2 % in 4; `kim` 89.2 % of CLINC-150's
-4,500 in-scope queries in 6, 89.4 % of Banking77's 3,080 in 10, and 76.2 % of SST-2's 1,821 (standard
-error 1.0 %) in 73 seconds of processor time: only its sentences are trained on, not their phrases.
+Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores with other work, seed 0: `kim` 89.2 % of
+TREC's 500 test questions (standard error 1.4 %) in 5 minutes, `encoder` 88.2 % in 4; `kim` 89.2 % of
+CLINC-150's 4,500 in-scope queries in 6, 89.4 % of Banking77's 3,080 in 10, and 76.2 % of SST-2's 1,821
+(standard error 1.0 %) in 73 seconds of processor time: its sentences alone are trained on, not their
+phrases.
 """
 
 import dataclasses
