@@ -238,7 +238,8 @@ def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
     pin_generator()
     task = _build(config.task, TaskContext(config, info, platform))
     _check_hparams(config.task, task)
-    task = dataclasses.replace(task, init=_without_sown(task.init))
+    # Compiled as a function of its own, it is traced here and not again inside other functions.
+    task = dataclasses.replace(task, init=jax.jit(_without_sown(task.init)))
     if "score" not in task.evaluations:
         task = dataclasses.replace(
             task, evaluations={"score": scoring(task.loss), **task.evaluations}

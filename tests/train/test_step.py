@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from scaling import parallel
 from scaling.configs import ConfigError
+from scaling.models.transformer import Transformer
 from scaling.optim.build import build_optimizer
 from scaling.tasks.base import Loss, Task
 from scaling.tasks.keys import pin_generator
@@ -50,6 +51,13 @@ def run(program: Program, make_batch, steps: int = 3):
         state, metrics = program.step(state, batch, program.hparams())
         losses.append(float(metrics["loss"]))
     return state, losses
+
+
+def test_a_program_is_built_with_one_trace_of_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, hidden = [], Transformer.hidden
+    monkeypatch.setattr(Transformer, "hidden", lambda *a, **k: calls.append(1) or hidden(*a, **k))
+    text_program()
+    assert len(calls) == 1
 
 
 def toy_task(row_losses) -> Task:
