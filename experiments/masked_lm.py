@@ -1,8 +1,15 @@
-"""Masked language models of Gutenberg's books, four sizes; pseudo-perplexity on held-out books.
+"""Masked language models of Gutenberg's books, seven sizes; pseudo-perplexity on held-out books.
 
     python -m scaling.main --config=experiments/masked_lm.py:small,FOLDER --workdir=runs/mlm_small
+    python -m scaling.main --config=experiments/masked_lm.py:nano,FOLDER --workdir=runs/mlm_nano
 
-FOLDER has train-*.jsonl.xz and validation.jsonl.xz, a book a line under the key `text`.
+FOLDER has train-*.jsonl.xz and validation.jsonl.xz, a book a line under the key `text`. The three least
+sizes are a ladder for two CPU cores: one shard, a smaller vocabulary, short runs, equal for all three.
+
+Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores, very busy, seed 0, after 2 million tokens:
+pseudo-perplexity of the first 8,192 held-out tokens 1,395 (`pico`, 0.16 million parameters), 512
+(`nano`, 0.36) and 362 (`micro`, 0.93); loss of the hidden tokens in all held-out books 5.988, 5.338
+and 5.087 nats. 126, 159 and 278 s of processor time. The larger sizes have not been trained.
 """
 
 import pathlib
@@ -11,12 +18,21 @@ import sys
 import ml_collections
 
 # (layers, width, heads)
-SIZES = {"mini": (2, 128, 2), "small": (4, 256, 4), "medium": (8, 512, 8), "base": (12, 768, 12)}
+SIZES = {
+    "pico": (2, 32, 2),
+    "nano": (2, 64, 2),
+    "micro": (2, 128, 2),
+    "mini": (2, 128, 2),
+    "small": (4, 256, 4),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+}
+ON_CPU = ("pico", "nano", "micro")
 VARIANTS = tuple(SIZES)
 
 
 def get_config(arg: str = "small") -> ml_collections.ConfigDict:
-    """`arg` is SIZE or SIZE,FOLDER: "mini", "small" (default), "medium" or "base", and the books."""
+    """`arg` is SIZE or SIZE,FOLDER: one of `SIZES` ("small" by default), and where the books are."""
     size, _, folder = (arg or "small").partition(",")
     if size not in SIZES:
         raise ValueError(f"masked_lm takes {sorted(SIZES)}, got {size!r}")
@@ -58,4 +74,11 @@ def get_config(arg: str = "small") -> ml_collections.ConfigDict:
         "batches": 20,
         "also": {"pseudo_perplexity": {"every": 0, "batches": 4, "batch_size": 64}},
     }
+    if size in ON_CPU:
+        config.data.source.paths = (str(pathlib.Path(folder) / "train-00000-of-*.jsonl.xz"),)
+        config.data.text.tokenizer.vocab_size = 4096
+        config.model.vocab_size = 4160
+        config.optim.update({"learning_rate": 2e-3, "schedule": {"warmup_steps": 100}})
+        config.train.update({"steps": 1000, "batch_size": 16})
+        config.eval.update({"batches": 4, "also": {"pseudo_perplexity": {"batches": 1}}})
     return config
