@@ -19,6 +19,8 @@ UNIT = 300.0  # flops / (6 params tokens) beyond which a column is in another un
 POWERS = (1.0, 1e3, 1e6, 1e9, 1e12)
 # Tokens a parameter that no published run comes near (0.1 to 1e4 are), and counts that are small.
 MOST_RATIO, LEAST_RATIO, SMALL = 1e6, 1e-3, 1e5
+# What grows during a run, the first that tells two rows apart decides which is the later.
+CLOCKS = ("tokens", "examples", "steps", "step", "iteration")
 SAME = 0.01  # relative difference within which values of a variable are one point of a design
 SWEPT = 0.25  # share of rows at points with several recipes that makes a table a sweep
 
@@ -161,7 +163,12 @@ def _logged_runs(table: Table, law: Law) -> tuple[str, int] | None:
             alike(table.columns["params"]) if "params" in table.columns else np.zeros_like(codes)
         )
         one_size = len(set(zip(codes.tolist(), sizes.tolist(), strict=True))) == count
-        apart = len(set(zip(codes.tolist(), designs(table, law).tolist(), strict=True)))
+        # A law of size alone sees one point a run; then the clock tells its rows apart.
+        places = [
+            designs(table, law),
+            *(alike(table.columns[k]) for k in CLOCKS if k in table.columns),
+        ]
+        apart = len(set(zip(codes.tolist(), *(p.tolist() for p in places), strict=True)))
         if one_size and len(table) >= 2 * count and apart >= 2 * count:
             return name, count
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.checks import designs
+from scaling.laws.checks import CLOCKS, designs
 from scaling.laws.columns import missing_column
 from scaling.laws.law import Law, LawError
 from scaling.laws.table import Table
@@ -22,8 +22,6 @@ OPERATORS = {
     ">": operator.gt,
     "<": operator.lt,
 }
-# What grows during a run, the first that tells two rows apart decides.
-CLOCKS = ("tokens", "examples", "steps", "step", "iteration")
 
 
 def matching(table: Table, rule: str) -> np.ndarray:

@@ -253,6 +253,20 @@ def test_a_packed_table_is_read_as_it_is(tmp_path):
         read_table(path)
 
 
+def test_evaluations_of_runs_are_noticed_by_their_steps(tmp_path):
+    """A law of size alone sees the rows of a run at one point; seeds of one name are runs still."""
+    n = np.repeat(np.geomspace(1e7, 1e10, 12), 5)
+    step, names = np.tile(np.arange(1, 6) * 1000, 12), np.repeat([f"r{i}" for i in range(12)], 5)
+    loss = (1.7 + 40 * n**-0.2) * (1 + 100 / step)
+    path = write(tmp_path / "t.csv", params=n, loss=loss, hyper_id=names, step=step)
+    words = [f"--runs={path}", "--law=henighan_n", "--out=o"]
+    with pytest.raises(LawError, match="60 rows are 12 runs, logged several times") as caught:
+        fitted(parse(words))
+    assert fitted(parse([*words, *proposals(caught.value)[0]]))[1].points == 12
+    write(path, params=n, loss=loss, hyper_id=names, seed=step)
+    assert fitted(parse(words))[1].points == 60
+
+
 def test_rows_given_twice_are_said_to_count_twice(tmp_path):
     n, d, loss = (np.concatenate([x, x[:5]]) for x in grid())
     result, messages = follow(write(tmp_path / "t.csv", N=n, D=d, loss=loss))
