@@ -12,10 +12,9 @@ from PIL import Image, ImageDraw
 SHOWN = 40  # classes in a picture
 LISTED = 10  # mistakes in the list
 WIDE, HIGH, LETTER, LONGEST = 32, 16, 7, 32  # pixels of a cell and of a letter; letters of a name
-RIGHT, WRONG = (
-    np.array([31, 119, 180]),
-    np.array([214, 39, 40]),
-)  # colours of all examples of a class
+# Colours of a cell that holds all examples of its class.
+RIGHT = np.array([31, 119, 180])
+WRONG = np.array([214, 39, 40])
 
 
 def mistakes(confusion_KK: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
