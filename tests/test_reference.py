@@ -12,6 +12,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from helpers import quick
 from reference import make
 
 from scaling import configs
@@ -32,7 +33,9 @@ def deviation(found: dict, record: dict) -> float:
     return max(abs(one / other - 1) for one, other in pairs)
 
 
-@pytest.mark.parametrize("name", sorted(make.REFERENCES))
+@pytest.mark.parametrize(
+    "name", quick(sorted(make.REFERENCES), "mnist-cnn", "mnist-mlp", "quickstart")
+)
 def test_first_losses_are_those_kept(name: str, folder: pathlib.Path) -> None:
     reference, record = make.REFERENCES[name], kept(name)
     assert {k: record[k] for k in ("spec", "data", "steps", "rtol")} == vars(reference)

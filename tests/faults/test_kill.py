@@ -151,6 +151,7 @@ def train_values(lines: list[str], key: str) -> np.ndarray:
     return np.array([row[key] for row in rows if key in row])
 
 
+@pytest.mark.slow
 def test_resumed_on_other_meshes(folder, text, uninterrupted):
     """1 device, then 8 over data, then 2 x 4 over data and fsdp: same examples, same losses."""
     workdir = folder / "meshes"

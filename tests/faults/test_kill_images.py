@@ -50,6 +50,7 @@ def flat(tree: dict, path: str = "") -> dict[str, np.ndarray]:
     return {k: v for name, child in tree.items() for k, v in flat(child, f"{path}/{name}").items()}
 
 
+@pytest.mark.slow
 def test_killed_in_a_save_and_resumed_is_the_uninterrupted_run(folder: pathlib.Path) -> None:
     whole, killed = folder / "whole", folder / "killed"
     run(command(folder, whole))

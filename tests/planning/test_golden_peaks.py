@@ -29,8 +29,6 @@ CASES = {
     "llama-16b": ("llama.py:16b", "v5p-8"),
     "llama-70b": ("llama.py:70b", "v5p-8"),
 }
-# One of each family in the default suite; the others are slow.
-QUICK = ("gpt2-124m", "llama-7b")
 # The compiler packs a little differently in every release.
 SAME_VERSION, OTHER_VERSION = 0.03, 0.15
 
@@ -58,7 +56,7 @@ def compiled(name: str) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", quick(CASES, *QUICK))
+@pytest.mark.parametrize("name", quick(CASES, "llama-7b"))
 def test_peak_memory_is_what_it_was(name):
     pytest.importorskip(
         "libtpu", reason="the extra tpu, which brings the compiler, is not installed"
