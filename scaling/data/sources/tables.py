@@ -103,7 +103,13 @@ def _json_cells(
                     f"{where}: has no text or number under {column!r}, but keys "
                     f"{', '.join(record)}; name it with {key}"
                 )
-            row.append("" if value is None else str(value))
+            cell = "" if value is None else str(value)
+            if any("\ud800" <= c <= "\udfff" for c in cell):  # JSON can spell half of a pair
+                raise DataError(
+                    f"{where}: holds a lone surrogate under {column!r}, which is no character; "
+                    "correct the line"
+                )
+            row.append(cell)
         yield where, row
 
 
