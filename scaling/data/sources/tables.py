@@ -106,8 +106,7 @@ def _json_cells(
             cell = "" if value is None else str(value)
             if any("\ud800" <= c <= "\udfff" for c in cell):  # JSON can spell half of a pair
                 raise DataError(
-                    f"{where}: holds a lone surrogate under {column!r}, which is no character; "
-                    "correct the line"
+                    f"{where}: holds half of a surrogate pair under {column!r}; correct the line"
                 )
             row.append(cell)
         yield where, row

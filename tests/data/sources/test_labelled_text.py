@@ -130,7 +130,7 @@ def test_lines_of_json(tmp_path):
         ('{"text": "a", "label": ["b"]}', r"under 'label', .*data\.source\.label"),
         ('{"text": "a"', "line 2 is not JSON"),
         ('["a", "b"]', "line 2 is list, not an object"),
-        (r'{"text": "a\ud800", "label": 0}', "line 2: holds a lone surrogate under 'text'"),
+        (r'{"text": "a\ud800", "label": 0}', "line 2: holds half of a surrogate pair under 'text'"),
     ],
 )
 def test_a_bad_line_of_json_is_named(tmp_path, line, message):
