@@ -11,7 +11,7 @@ Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores with other work, seed 
 TREC's 500 test questions (standard error 1.4 %) in 5 minutes, `encoder` 88.2 % in 4; `kim` 89.2 % of
 CLINC-150's 4,500 in-scope queries in 6, 89.4 % of Banking77's 3,080 in 10, and 76.2 % of SST-2's 1,821
 (standard error 1.0 %) in 73 seconds of processor time: its sentences alone are trained on, not their
-phrases.
+phrases. IMDb's 25,000 after two passes 79.5 % in 7 minutes, the loss still falling.
 """
 
 import dataclasses

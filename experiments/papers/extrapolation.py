@@ -242,8 +242,7 @@ def why_too_low(data: Columns) -> str:
         f"entropy rate, known exactly, is {RATE}.\nThe rivals are too low together, which their "
         f"disagreement cannot show. `chinchilla` misses the five runs, small\nto large, by {free} %; "
         f"with E held at {RATE} by {given} %: most of the\n"
-        "miss is the floor, not the noise of single seeds. The last run has twice the largest size "
-        "that was fitted."
+        "miss is the floor. The last run has twice the largest size that was fitted."
     )
 
 
