@@ -192,12 +192,16 @@ def inside_the_data(cache: pathlib.Path) -> list[str]:
         best = "combined" if "combined/numbers" in record else "alone"
         for points, use in zip(pair, ("alone", best), strict=True):
             points.add(family, name, record, use)
-    means, count = [], 0
-    for points in pair:
-        keep = points.stacked()[2][1] <= 0
-        means.append(mean(averaged(points, judge(points, None), keep)))
-        count = int(keep.sum())
-    text = "A random fifth of each table, asked of the rest; the points inside it."
+    judged = [judge(points, None) for points in pair]
+    families, _, numbers, _ = pair[0].stacked()
+    keep = numbers[1] <= 0
+    first, last = (averaged(p, j, keep) for p, j in zip(pair, judged, strict=True))
+    counts = {f: int(np.sum(families[keep] == f)) for f in first}
+    everything = (j[:, keep].mean(axis=1) for j in judged)
+    text = (
+        "A random fifth of each table, asked of the rest; the points inside it. Families of a few points\n"
+        "weigh in the mean as much as those of many; *all points* counts each point once."
+    )
     return [
         "",
         "## Inside the data",
@@ -205,7 +209,9 @@ def inside_the_data(cache: pathlib.Path) -> list[str]:
         text,
         "",
         HEADER,
-        line("**mean of families**", *means, count),
+        *(line(f, first[f], last[f], counts[f]) for f in first),
+        line("**mean of families**", mean(first), mean(last), int(keep.sum())),
+        line("**all points**", *everything, int(keep.sum())),
     ]
 
 
