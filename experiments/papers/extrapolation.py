@@ -199,7 +199,7 @@ def inside_the_data(cache: pathlib.Path) -> list[str]:
     counts = {f: int(np.sum(families[keep] == f)) for f in first}
     everything = (j[:, keep].mean(axis=1) for j in judged)
     text = (
-        "A random fifth of each table, asked of the rest; the points inside it. Families of a few points\n"
+        "A random fifth of each table, asked of the rest; the points inside it. Families of few points\n"
         "weigh in the mean as much as those of many; *all points* counts each point once."
     )
     return [

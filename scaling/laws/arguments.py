@@ -180,7 +180,7 @@ def _repeated(flag: str, help_: str, metavar: str, kind: Callable[[str], object]
 
 
 OPTIONS = (
-    cli.Option("runs", "Table (.csv, .tsv, .jsonl), folder of them, or of runs.", "TABLE"),
+    cli.Option("runs", "Table (.csv, .tsv, .jsonl, .json), folder of them, or of runs.", "TABLE"),
     cli.Option("law", "A law of the catalogue, or package.module:LAW.", "NAME"),
     cli.Option("out", "Where fit.json, report.html and figures/ go.", "DIR"),
     cli.Option("list", "List the laws and stop."),

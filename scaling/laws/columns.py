@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +61,7 @@ FACTORS = {
 # What a column's name says of its unit: "params (M)", "tokens_B", "tokens in billions".
 _UNIT = re.compile(r"\(([kmbgt])\)|_([kmb])$|\b(thousands|(?:m|b|tr)illions)\b", re.IGNORECASE)
 COUNTED = ("params", "tokens", "flops")
+MOST_LISTED = 24
 
 
 def plain(name: str) -> str:
@@ -83,16 +85,27 @@ def typed(*lines: tuple[str, str] | str) -> str:
 
 
 def nearest(name: str, columns: Iterable[str]) -> str | None:
-    """The column that most likely holds what a law calls `name`, by known names, then by spelling."""
-    by_plain = {plain(column): column for column in reversed(list(columns))}
+    """The column that most likely holds what a law calls `name`, by known names, then by spelling.
+
+    Of nested values (`results.0.loss`) the last part counts, after whole names.
+    """
+    columns = list(columns)
+    by_plain = {plain(column): column for column in reversed(columns)}
+    by_last = {plain(column.rpartition(".")[2]): column for column in reversed(columns)}
     known = KNOWN.get(name, (plain(name),))
-    for candidate in known:
-        if candidate in by_plain:
-            return by_plain[candidate]
+    for names, candidate in itertools.product((by_plain, by_last), known):
+        if candidate in names:
+            return names[candidate]
     for candidate in known:
         if len(candidate) > 3 and (near := difflib.get_close_matches(candidate, by_plain, 1, 0.8)):
             return by_plain[near[0]]
     return None
+
+
+def listed(columns: Sequence[str]) -> str:
+    """The first columns of a table for a message, and how many more there are."""
+    more = len(columns) - MOST_LISTED
+    return f"{list(columns[:MOST_LISTED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def proposal(names: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
@@ -118,7 +131,7 @@ def missing_columns(names: Sequence[str], columns: Iterable[str], source: str) -
     """The message for absent columns of a law: all at once, and the flag that maps likely ones."""
     here = list(columns)
     plural = "columns" if len(names) > 1 else "column"
-    head = f"{source} has no {plural} {', '.join(map(repr, names))} (it has {here})"
+    head = f"{source} has no {plural} {', '.join(map(repr, names))} (it has {listed(here)})"
     free = [c for c in here if c not in COUNTED]
     origins = proposal(names, free)
     counts = [name for name in names if name in COUNTED]
@@ -140,7 +153,7 @@ def missing_column(name: str, columns: Iterable[str], source: str, remedy: str) 
     here = list(columns)
     near = difflib.get_close_matches(name, here, 1, 0.5)
     hint = f"; did you mean {near[0]!r}" if near else ""
-    return f"{source} has no column {name!r}{hint} (it has {here}); give {remedy}"
+    return f"{source} has no column {name!r}{hint} (it has {listed(here)}); give {remedy}"
 
 
 def unit_refusal(origin: str, name: str, source: str) -> str | None:

@@ -35,10 +35,12 @@ def read_table(
     flops: str = "six_nd",
     curves: bool = False,
 ) -> Table:
-    """Read a run table: `.csv`/`.tsv`, `.jsonl`/`.json` lines, also `.gz`, or a directory of runs.
+    """Read a run table: `.csv`/`.tsv`, `.jsonl`/`.json`, also `.gz`, or a directory of runs.
 
-    A folder without runs but with tables is read as one table, with the column `file` (the name
-    without suffix); columns that a file lacks are empty in its rows. Files are streamed and reading
+    `.json` holds an object a line, or one document: an object (one row) or a list of them. A folder
+    without runs but with tables, or else with `.json` files, is read as one table, with the column
+    `file` (the name without suffix); columns that a file lacks are empty in its rows. Nested values
+    are columns `eval.loss`, `results.0.loss`. Files are streamed and reading
     stops at `max_rows`. For a directory of runs, `params` and `flops` choose the convention and
     `curves` takes every evaluation of every run, not only the last.
     Raises LawError with the file, the row and the remedy.
@@ -72,8 +74,15 @@ def read_table(
 
 
 def _tables(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The tables that lie in a folder itself, by name; `.json` there may be anything."""
-    return [p for p in sorted(folder.iterdir()) if _kind(p) in TABLES]
+    """The tables that lie in a folder itself, by name; without any, its `.json` files.
+
+    Those of a run are not a table: its directory has a config.json.
+    """
+    inside = sorted(folder.iterdir())
+    tables = [p for p in inside if _kind(p) in TABLES]
+    if tables or (folder / "config.json").exists():
+        return tables
+    return [p for p in inside if _kind(p) == ".json"]
 
 
 def _kind(path: pathlib.Path) -> str:
@@ -170,23 +179,44 @@ def _is_number(text: str) -> bool:
 
 
 def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """An object a line; of `.json` whose first line is not one, the rows of the whole document."""
     with _opened(path, errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row, reason = json.loads(line), "expected one JSON object a line"
             except json.JSONDecodeError as error:
-                raise LawError(f"{path}, line {number}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise LawError(f"{path}, line {number}: expected one JSON object a line")
-            yield flatten(row)
+                row, reason = None, f"not JSON ({error.msg})"
+            if isinstance(row, dict):
+                yield flatten(row)
+            elif number == 1 and _kind(path) == ".json":
+                yield from _document_rows(path, line + file.read())
+                return
+            else:
+                raise LawError(f"{path}, line {number}: {reason}")
+
+
+def _document_rows(path: pathlib.Path, text: str) -> Iterator[dict[str, Any]]:
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LawError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    rows = document if isinstance(document, list) else [document]
+    if not all(isinstance(row, dict) for row in rows):
+        raise LawError(f"{path}: expected an object, or a list of objects, one a run")
+    yield from map(flatten, rows)
 
 
 def flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as dotted columns: `{"eval": {"loss": 2}}` becomes `eval.loss`."""
+    """Nested values as dotted columns: `{"eval": [{"loss": 2}]}` becomes `eval.0.loss`.
+
+    Lists of anything else than objects, and true and false, are left out: no law reads them.
+    """
     flat: dict[str, Any] = {}
     for key, value in row.items():
+        if isinstance(value, list):
+            value = {str(i): inner for i, inner in enumerate(value) if isinstance(inner, dict)}
         if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}."))
         elif not isinstance(value, bool):

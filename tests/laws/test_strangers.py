@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import re
 import shlex
 
@@ -232,6 +233,52 @@ def test_a_folder_of_tables_is_one_table_that_names_the_file(tmp_path):
         fitted(parse([f"--runs={folder}", "--law=chinchilla", "--out=o"]))
     words = [[f"--runs={folder / name}"] for name in ("a.csv", "b.csv", "c.csv")]
     assert proposals(caught.value) == words
+
+
+def test_a_folder_of_documents_one_a_run(tmp_path):
+    """As a public collection of over-trained models comes: nested values, evaluations in a list."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for i, (n, d, loss) in enumerate(zip(*grid(), strict=True)):
+        run = {
+            "name": f"run-{i}",
+            "params_url": "params.txt",
+            "hyperparameters": {"params": n, "tokens": d, "flags": ["--fsdp"], "qk_norm": True},
+            "results": [{"loss": loss, "tokens": 100.0}, {"loss": loss + 1, "tokens": 7.0}],
+            "unread": {f"number_{j}": j for j in range(40)},
+        }
+        (folder / f"{i:02}.json").write_text(json.dumps(run, indent=4))
+    result, messages = follow(folder)
+    assert_planted(result)
+    columns = "params=hyperparameters.params,tokens=hyperparameters.tokens,loss=results.0.loss"
+    assert proposals(messages[0]) == [[f"--columns={columns}"]]
+    assert "'number_30'" not in messages[0]
+    assert "more)" in messages[0]
+    table = read_table(folder)
+    assert table.text["file"][:2] == ["00", "01"]
+    assert not {"hyperparameters.flags", "hyperparameters.qk_norm"} & set(table.columns)
+    (folder / "a.csv").write_text("params,tokens,loss\n1e6,1e7,3\n")
+    assert len(read_table(folder)) == 1, "where there are tables, documents may be anything"
+    (folder / "a.csv").unlink()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(LawError, match="holds no run"):
+        read_table(folder)
+
+
+def test_one_document_is_a_run_or_a_list_of_them(tmp_path):
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps([{"loss": 2.0}, {"loss": 3.0}], indent=1))
+    assert read_table(path).columns["loss"].tolist() == [2.0, 3.0]
+    path.write_text(json.dumps([{"loss": 2.0}]))
+    assert read_table(path).columns["loss"].tolist() == [2.0]
+    path.write_text('{\n "loss": 2.5\n}')
+    assert read_table(path).columns["loss"].tolist() == [2.5]
+    path.write_text('{\n "loss": 2.5,,\n}')
+    with pytest.raises(LawError, match=r"runs\.json, line 2: not JSON"):
+        read_table(path)
+    path.write_text("[1,\n 2]")
+    with pytest.raises(LawError, match="an object, or a list of objects, one a run"):
+        read_table(path)
 
 
 def test_a_packed_table_is_read_as_it_is(tmp_path):
