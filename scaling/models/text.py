@@ -16,6 +16,7 @@ from scaling.models.cost import Cost
 from scaling.models.layers import Dense, fan_in
 from scaling.models.transformer import Transformer
 from scaling.ops.matmul import lookup
+from scaling.ops.rotary import Tables
 
 
 class KimCNN(nn.Module):
@@ -63,7 +64,7 @@ class KimCNN(nn.Module):
         text_BT = (segments_BT > 0).astype(jnp.float32)
         x_BTE = lookup(embedding_VE, inputs_BT) * text_BT[:, :, None]
         words = nn.Dropout(self.embed_dropout, broadcast_dims=(2,), deterministic=not train)
-        x_BTE = words(x_BTE)
+        x_BTE = self.perturb("embedded", words(x_BTE))
         pooled = [self._filter(x_BTE, text_BT, width) for width in self.filter_widths]
         x_BF = jnp.concatenate(pooled, axis=-1)
         x_BF = nn.Dropout(self.dropout, deterministic=not train)(x_BF)
@@ -131,6 +132,12 @@ class TextEncoder(Transformer):
         super().setup()
         axes = ("embed", "classes")
         self.classifier = Dense(self.num_classes, axes, fan_in(self.init_scale), True)
+
+    def embed(  # noqa: D102
+        self, inputs_BT: jax.Array, positions_BT: jax.Array | None, *, train: bool
+    ) -> tuple[jax.Array, Tables | None]:
+        x_BTD, tables = super().embed(inputs_BT, positions_BT, train=train)
+        return self.perturb("embedded", x_BTD), tables
 
     def __call__(  # type: ignore[override]
         self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool

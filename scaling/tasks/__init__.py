@@ -17,4 +17,6 @@ TASKS: dict[str, str] = {
     "tagging": "scaling.tasks.tagging:tagging",
     "contrastive": "scaling.tasks.contrastive:contrastive",
     "augment": "scaling.tasks.augment:augment",
+    "drop_tokens": "scaling.tasks.drop_tokens:drop_tokens",
+    "adversarial_training": "scaling.tasks.adversarial:adversarial_training",
 }

@@ -1,25 +1,126 @@
-"""Accuracy under attack: the fast gradient sign method and projected gradient descent.
+"""Inputs moved to raise the loss: accuracy under such an attack, and training on what it finds.
 
     eval.also = {"pgd": {"evaluation": "adversarial", "options": {"epsilon": 8 / 255, "steps": 10}}}
+    task = {"name": "adversarial_training", "epsilon": 0.1, "over": {"name": "classification"}}
 
-Legend: B batch, H height, W width, C channels, K classes.
+Pixels of images are moved, and the embeddings of texts (Miyato et al. 2017, 1605.07725), to which a
+model must let itself be perturbed: `self.perturb("embedded", x_BTE)`.
+
+Legend: B batch, x the other dimensions of what is moved, K classes.
 """
 
-from typing import Literal
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from scaling.configs import ConfigError
-from scaling.configs.types import NonNegativeFloat, PositiveFloat, PositiveInt
+from scaling.configs.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from scaling.ops.cross_entropy import cross_entropy
 from scaling.parallel.sharding import PyTree
-from scaling.tasks.base import Batch, Context, Evaluation, Task, Total, Variables, means
+from scaling.tasks.base import (
+    Batch,
+    Context,
+    Evaluation,
+    Hparams,
+    Loss,
+    Task,
+    TaskContext,
+    Total,
+    Variables,
+    means,
+)
 
 Norm = Literal["linf", "l2"]
 
 # Below this a gradient or a step counts as zero, and has no direction.
 TINY = 1e-12
+
+
+class Space(NamedTuple):
+    """What an attack moves.
+
+    Attributes:
+      shape: of a change, [B, x].
+      cut: shortens a change to where inputs are still inputs.
+      moved: (variables, change) -> (variables, batch) as the task is to see them.
+    """
+
+    shape: tuple[int, ...]
+    cut: Callable[[jax.Array], jax.Array]
+    moved: Callable[[Variables, jax.Array], tuple[Variables, Batch]]
+
+
+def space(task: Task, variables: Variables, batch: Batch, context: Context) -> Space:
+    """The pixels of images, 0 to 1, or the embeddings of texts where there is text.
+
+    Raises:
+      ConfigError: neither images nor a model that lets its embeddings be perturbed.
+    """
+    if "images" in batch:
+        clean_BHWC = batch["images"].astype(jnp.float32) / 255.0
+        return Space(
+            clean_BHWC.shape,
+            # Cutting to 0 to 1 only shortens a change, so it stays in the ball.
+            lambda change: jnp.clip(clean_BHWC + change, 0.0, 1.0) - clean_BHWC,
+            lambda of, change: (of, {**batch, "images": (clean_BHWC + change) * 255.0}),
+        )
+    inside = task.functions.get("perturbations", lambda *_: {})
+    shapes = jax.eval_shape(lambda: inside(variables, batch, context))
+    if "segments" not in batch or "embedded" not in shapes:
+        raise ConfigError(
+            "model.name",
+            "an attack moves images, or embeddings of texts that the model lets be perturbed",
+            'leave it out, or call self.perturb("embedded", x_BTE) in the model',
+        )
+    text_BT1 = (batch["segments"] > 0).astype(jnp.float32)[:, :, None]
+    embedded = shapes["embedded"]
+
+    def moved(of: Variables, change_BTE: jax.Array) -> tuple[Variables, Batch]:
+        return {**of, "perturbations": {"embedded": change_BTE.astype(embedded.dtype)}}, batch
+
+    return Space(embedded.shape, lambda change_BTE: change_BTE * text_BT1, moved)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """Projected gradient ascent on the loss of each example; fields as of `adversarial`."""
+
+    epsilon: float
+    norm: Norm
+    steps: int
+    step_size: float | None
+    random_start: bool
+
+    def __call__(
+        self, task: Task, variables: Variables, batch: Batch, context: Context
+    ) -> tuple[Variables, Batch]:
+        """(variables, batch) with the inputs where the attack ends; no gradient flows through it.
+
+        It sees the model as evaluation does, so it is as strong as its gradients are honest.
+        """
+        still = jax.lax.stop_gradient(variables)
+        context = context._replace(train=False)
+        within = space(task, variables, batch, context)
+        length = self.step_size or self.epsilon * (1.0 if self.steps == 1 else 2.5 / self.steps)
+
+        def loss(change_Bx: jax.Array) -> jax.Array:
+            logits_BK = task.functions["logits"](*within.moved(still, change_Bx), context)
+            return jnp.sum(cross_entropy(logits_BK, batch["labels"])[0])
+
+        def project(change_Bx: jax.Array) -> jax.Array:
+            return within.cut(in_ball(change_Bx, self.epsilon, self.norm))
+
+        def ascend(_: int, change_Bx: jax.Array) -> jax.Array:
+            return project(change_Bx + length * direction(jax.grad(loss)(change_Bx), self.norm))
+
+        change_Bx = jnp.zeros(within.shape)
+        if self.random_start:
+            change_Bx = project(start(context.rng, within.shape, self.epsilon, self.norm))
+        change_Bx = jax.lax.fori_loop(0, self.steps, ascend, change_Bx)
+        return within.moved(variables, change_Bx)
 
 
 def adversarial(
@@ -31,85 +132,111 @@ def adversarial(
     step_size: PositiveFloat | None = None,
     random_start: bool = True,
 ) -> Evaluation:
-    """Accuracy on images that gradient ascent on the loss moved by at most `epsilon`.
+    """Accuracy on inputs that gradient ascent on the loss moved by at most `epsilon`.
 
     It reports `clean_accuracy`, `robust_accuracy` and `robust_loss`. One step of size epsilon without
     random start is the fast gradient sign method (Goodfellow et al. 2014, 1412.6572); the defaults
-    are projected gradient descent (Madry et al. 2017, 1706.06083). The attack sees the model as
-    evaluation does, so it is as strong as its gradients are honest.
+    are projected gradient descent (Madry et al. 2017, 1706.06083).
 
     Args:
-      task: classifies `images` (0 to 255) and has the function "logits".
-      epsilon: largest change, in images of 0 to 1.
-      norm: in which a change is measured: of the largest value, or Euclidean over the image.
-      steps: of ascent, each followed by projection onto the ball and onto 0 to 1.
+      task: classifies images or texts and has the function "logits".
+      epsilon: largest change, in images of 0 to 1, or in embeddings as they are.
+      norm: in which a change is measured: of the largest value, or Euclidean over the example.
+      steps: of ascent, each followed by projection onto the ball (and, of images, onto 0 to 1).
       step_size: length of a step; None is 2.5 epsilon / steps, or epsilon for a single step.
       random_start: begin at a random place of the ball, another for each batch.
 
     Raises:
-      ConfigError: the task has no function "logits", or (when it runs) no images.
+      ConfigError: the task has no function "logits", or (when it runs) nothing that can be moved.
     """
-    what = "adversarial attacks a task with images and logits"
     if "logits" not in task.functions:
+        what = "adversarial attacks a task with logits, and this has none"
         raise ConfigError("evaluation", what, "leave it out")
-    logits = task.functions["logits"]
-    length = step_size or (epsilon if steps == 1 else 2.5 * epsilon / steps)
+    attack = Attack(epsilon, norm, steps, step_size, random_start)
 
     def run(
         variables: Variables, batch: Batch, context: Context, carry: PyTree
     ) -> tuple[dict[str, Total], PyTree]:
-        if "images" not in batch:
-            raise ConfigError("eval.also", what, "leave it out")
-        labels_B, weights_B = batch["labels"], batch["weights"]
-        clean_BHWC = batch["images"].astype(jnp.float32) / 255.0
+        def scores(variables: Variables, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            """(loss of each example, whether it is right)."""
+            logits_BK = task.functions["logits"](variables, batch, context)
+            right_B = jnp.argmax(logits_BK, axis=-1) == batch["labels"]
+            return cross_entropy(logits_BK, batch["labels"])[0], right_B.astype(jnp.float32)
 
-        def scores(images_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """(loss of each image, whether it is right)."""
-            seen = {**batch, "images": images_BHWC * 255.0}
-            logits_BK = logits(variables, seen, context)
-            right_B = jnp.argmax(logits_BK, axis=-1) == labels_B
-            return cross_entropy(logits_BK, labels_B)[0], right_B.astype(jnp.float32)
-
-        def ascend(_: int, change_BHWC: jax.Array) -> jax.Array:
-            gradient_BHWC = jax.grad(lambda x: jnp.sum(scores(x)[0]))(clean_BHWC + change_BHWC)
-            change_BHWC = change_BHWC + length * direction(gradient_BHWC, norm)
-            return projected(change_BHWC, clean_BHWC, epsilon, norm)
-
-        change_BHWC = jnp.zeros_like(clean_BHWC)
-        if random_start:
-            change_BHWC = start(context.rng, clean_BHWC.shape, epsilon, norm)
-            change_BHWC = projected(change_BHWC, clean_BHWC, epsilon, norm)
-        change_BHWC = jax.lax.fori_loop(0, steps, ascend, change_BHWC)
-        loss_B, robust_B = scores(clean_BHWC + change_BHWC)
-        weight = jnp.sum(weights_B)
+        loss_B, robust_B = scores(*attack(task, variables, batch, context))
         values = {
-            "clean_accuracy": scores(clean_BHWC)[1],
+            "clean_accuracy": scores(variables, batch)[1],
             "robust_accuracy": robust_B,
             "robust_loss": loss_B,
         }
-        return {k: (jnp.sum(weights_B * v_B), weight) for k, v_B in values.items()}, carry
+        weight = jnp.sum(batch["weights"])
+        return {k: (jnp.sum(batch["weights"] * v_B), weight) for k, v_B in values.items()}, carry
 
     return Evaluation(run, means)
 
 
-def direction(gradient_BHWC: jax.Array, norm: Norm) -> jax.Array:
+def adversarial_training(
+    context: TaskContext,
+    base: Task,
+    *,
+    epsilon: NonNegativeFloat = 8 / 255,
+    norm: Norm = "linf",
+    steps: PositiveInt = 7,
+    step_size: PositiveFloat | None = None,
+    random_start: bool = True,
+    clean: Probability = 0.0,
+) -> Task:
+    """Wraps a classifier: it learns from inputs that an attack has moved (Madry et al. 2017).
+
+    A step costs `steps` + 1 times as much. Evaluation is on inputs as they are; for those of an
+    attack see the evaluation `adversarial`, whose options have the same names. Augmentation goes
+    outside of it: `augment` over `adversarial_training` over `classification`.
+
+    Args:
+      context: config and data; not used.
+      base: a task with the function "logits".
+      epsilon: see `adversarial`, as the four below.
+      norm: measure of a change.
+      steps: of ascent.
+      step_size: length of a step.
+      random_start: begin at a random place.
+      clean: share of the loss on inputs as they are (1/2 in Goodfellow et al. 2014).
+
+    Raises:
+      ConfigError: the task inside has no logits.
+    """
+    if "logits" not in base.functions:
+        what = "adversarial_training attacks a task with logits, and this has none"
+        raise ConfigError("task.over", what, "wrap classification")
+    attack = Attack(epsilon, norm, steps, step_size, random_start)
+
+    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
+        if not context.train:
+            return base.loss(variables, batch, context, hparams)
+        # A key of its own: the task inside draws its dropout from context.rng.
+        apart = context._replace(rng=jax.random.fold_in(context.rng, 2))
+        moved = base.loss(*attack(base, variables, batch, apart), context, hparams)
+        if not clean:
+            return moved
+        plain = base.loss(variables, batch, context, hparams)
+        return plain._replace(sum=clean * plain.sum + (1.0 - clean) * moved.sum)
+
+    # The base's cost knows nothing of the attack: FLOPs are counted from the traced loss.
+    return dataclasses.replace(base, loss=loss, cost=None)
+
+
+def direction(gradient_Bx: jax.Array, norm: Norm) -> jax.Array:
     """The step of length one that raises a linear loss most; zero where the gradient is."""
     if norm == "linf":
-        return jnp.sign(gradient_BHWC)
-    return gradient_BHWC / jnp.maximum(_length(gradient_BHWC), TINY)
+        return jnp.sign(gradient_Bx)
+    return gradient_Bx / jnp.maximum(_length(gradient_Bx), TINY)
 
 
-def projected(
-    change_BHWC: jax.Array, clean_BHWC: jax.Array, epsilon: float, norm: Norm
-) -> jax.Array:
-    """The change, cut to the ball, and to where the image is still one of 0 to 1."""
+def in_ball(change_Bx: jax.Array, epsilon: float, norm: Norm) -> jax.Array:
+    """The change, cut to the ball."""
     if norm == "linf":
-        change_BHWC = jnp.clip(change_BHWC, -epsilon, epsilon)
-    else:
-        length_B111 = jnp.maximum(_length(change_BHWC), TINY)
-        change_BHWC = change_BHWC * jnp.minimum(1.0, epsilon / length_B111)
-    # Cutting to 0 to 1 only shortens a change, so it stays in the ball.
-    return jnp.clip(clean_BHWC + change_BHWC, 0.0, 1.0) - clean_BHWC
+        return jnp.clip(change_Bx, -epsilon, epsilon)
+    return change_Bx * jnp.minimum(1.0, epsilon / jnp.maximum(_length(change_Bx), TINY))
 
 
 def start(rng: jax.Array, shape: tuple[int, ...], epsilon: float, norm: Norm) -> jax.Array:
@@ -117,10 +244,10 @@ def start(rng: jax.Array, shape: tuple[int, ...], epsilon: float, norm: Norm) ->
     if norm == "linf":
         return jax.random.uniform(rng, shape, minval=-epsilon, maxval=epsilon)
     towards, far = jax.random.split(rng)
-    length_B111 = jax.random.uniform(far, (shape[0], 1, 1, 1), maxval=epsilon)
-    return length_B111 * direction(jax.random.normal(towards, shape), norm)
+    length_B1 = jax.random.uniform(far, (shape[0], *(1,) * (len(shape) - 1)), maxval=epsilon)
+    return length_B1 * direction(jax.random.normal(towards, shape), norm)
 
 
-def _length(x_BHWC: jax.Array) -> jax.Array:
-    """Euclidean norm of each image, [B, 1, 1, 1]."""
-    return jnp.sqrt(jnp.sum(jnp.square(x_BHWC), axis=(1, 2, 3), keepdims=True))
+def _length(x_Bx: jax.Array) -> jax.Array:
+    """Euclidean norm of each example, [B, 1, ...]."""
+    return jnp.sqrt(jnp.sum(jnp.square(x_Bx), axis=range(1, x_Bx.ndim), keepdims=True))

@@ -11,14 +11,21 @@ Legend: B batch, H height, W width, C channels, K classes.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from scaling.configs import ConfigError
-from scaling.configs.types import NonNegativeFloat, NonNegativeInt, Probability
+from scaling.configs.types import (
+    AddedLater,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Probability,
+    Range,
+)
 from scaling.tasks.base import Batch, Context, Hparams, Loss, Task, TaskContext, Variables
+from scaling.tasks.randaugment import MOST, randaugmented
 
 # Random erasing (Zhong et al. 2017, 1708.04896): share of the image, and ratio of the sides.
 ERASED_AREA = (0.02, 1 / 3)
@@ -31,6 +38,8 @@ def augment(
     *,
     crop: NonNegativeInt = 0,
     flip: bool = False,
+    operations: Annotated[NonNegativeInt, AddedLater()] = 0,
+    magnitude: Annotated[float, Range(0.0, MOST), AddedLater()] = 9.0,
     erase: Probability = 0.0,
     mixup: NonNegativeFloat = 0.0,
     cutmix: NonNegativeFloat = 0.0,
@@ -45,6 +54,8 @@ def augment(
       base: the task inside, on `images` [B, H, W, C] of 0 to 255 and `labels` [B].
       crop: pixels of black on each side, before a crop of the old size at a random place.
       flip: mirror left and right with probability 1/2.
+      operations: of RandAugment on each image, see `scaling.tasks.randaugment`.
+      magnitude: of each of them, 0 to 30.
       erase: probability of a random rectangle of noise.
       mixup: a, for images lambda x + (1 - lambda) x' with lambda of Beta(a, a) for each row and x'
         the row before it (Zhang et al. 2017, 1710.09412); 0 for none.
@@ -52,10 +63,9 @@ def augment(
         1905.04899; here all of it lies inside the image). With both, half of the rows have either.
     """
     context.need("images")
-    if not (crop or flip or erase or mixup or cutmix):
-        raise ConfigError(
-            "task.name", "augment changes nothing", "give crop, flip, erase, mixup or cutmix"
-        )
+    if not (crop or flip or operations or erase or mixup or cutmix):
+        remedy = "give crop, flip, operations, erase, mixup or cutmix"
+        raise ConfigError("task.name", "augment changes nothing", remedy)
     num_classes = context.outputs("num_classes", context.info.num_classes)
 
     def changed(batch: Batch, rng: jax.Array) -> Batch:
@@ -65,6 +75,9 @@ def augment(
             images_BHWC = cropped(images_BHWC, keys[0], crop)
         if flip:
             images_BHWC = flipped(images_BHWC, keys[1])
+        if operations:
+            key = jax.random.fold_in(rng, len(keys))
+            images_BHWC = randaugmented(images_BHWC, key, operations, magnitude)
         if erase:
             images_BHWC = erased(images_BHWC, keys[2], erase)
         if not (mixup or cutmix):

@@ -48,8 +48,8 @@ Total = tuple[jax.Array, jax.Array]
 Merge = Literal["mean", "rows", "last"]
 
 
-# What modules leave beside their output; no part of the state.
-SOWN = ("losses", "metrics", "intermediates")
+# What modules leave beside their output, or let others add to it (`nn.Module.perturb`); not state.
+SOWN = ("losses", "metrics", "intermediates", "perturbations")
 
 
 class Context(NamedTuple):
@@ -201,7 +201,7 @@ def call(
     as "losses" and "metrics" comes back, averaged where one name is sown several times (a layer's
     sows are stacked by `nn.scan` and come back as they are).
     """
-    state = [name for name in variables if name not in ("params", "frozen")]
+    state = [name for name in variables if name not in ("params", "frozen", *SOWN)]
     mutable = [*state, "losses", "metrics"] if context.train else list(changing)
     given = {name: value for name, value in variables.items() if name != "frozen"}
     output = model.apply(

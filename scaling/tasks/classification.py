@@ -48,8 +48,8 @@ def classification(
     Where a wrapper puts `soft_labels` float32[B, K] into a training batch, the objective is the
     cross-entropy against them; loss and accuracy are against `labels` all the same.
 
-    Functions: "logits", and "features", what the model's layer `head` reads, both of (variables, batch,
-    context).
+    Functions of (variables, batch, context): "logits"; "features", what the model's layer `head` reads;
+    "perturbations", zeros for what may be added inside the model (`nn.Module.perturb`).
 
     Args:
       context: config, data, platform; the data give shapes, classes and their names.
@@ -74,6 +74,12 @@ def classification(
         h = {**numbers, **hparams}
         return sown.added_to(Loss(*_score(logits_BK, batch, h, context.train), {}))
 
+    def perturbations(variables: Variables, batch: Batch, context: Context) -> Variables:
+        _, sown = call(
+            model, variables, *reads.of(batch, context), context=context, changing=["perturbations"]
+        )
+        return sown.state.get("perturbations", {})
+
     def report(totals: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
         return summarize_classes(totals, names)
 
@@ -84,6 +90,7 @@ def classification(
         functions={
             "logits": lambda *arguments: logits(*arguments)[0],
             "features": lambda *arguments: _read_by_head(lambda: logits(*arguments)),
+            "perturbations": perturbations,
         },
         hparams=numbers,
         cost=model.cost(reads.sizes) if hasattr(model, "cost") else None,

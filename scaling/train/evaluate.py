@@ -4,12 +4,14 @@
 """
 
 import dataclasses
+import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from scaling.configs import ConfigError
 from scaling.configs.errors import suggest
@@ -220,6 +222,28 @@ def is_number(value: Any) -> bool:
     if isinstance(value, bool | str | bytes) or value is None:
         return False
     return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+
+
+def pictures_saved(
+    folder: pathlib.Path, step: int, values: Mapping[str, Any], write: bool = True
+) -> dict[str, Any]:
+    """The values of an evaluation with each picture (uint8 [H, W, 3]) as the name of its PNG file.
+
+    Args:
+      folder: `RUN/evaluations/NAME`.
+      step: of the checkpoint that was evaluated.
+      values: what an evaluation reports.
+      write: whether this process writes the files.
+    """
+    kept = dict(values)
+    for key, value in values.items():
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3:
+            path = folder / f"{step:08d}_{key}.png"
+            kept[key] = path.name
+            if write:
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(value).save(path)
+    return kept
 
 
 class MetricError(ValueError):

@@ -10,6 +10,7 @@ from scaling.tasks.base import Evaluation, Task
 EVALUATIONS: dict[str, str] = {
     "adversarial": "scaling.tasks.adversarial:adversarial",
     "frechet": "scaling.train.frechet:frechet",
+    "roc": "scaling.tasks.roc:roc",
 }
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from scaling import configs
 from scaling.data import Data, DataInfo
@@ -25,7 +24,7 @@ from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker
 from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import is_number, stop_metric
+from scaling.train.evaluate import is_number, pictures_saved, stop_metric
 from scaling.train.init_from import check_initial, load_initial
 from scaling.train.state import TrainState
 
@@ -198,24 +197,12 @@ class Record:
         Returns:
           The values, pictures replaced by the names of their files.
         """
-        kept = {key: self._picture(step, name, key, value) for key, value in values.items()}
+        folder = self.workdir / "evaluations" / name
+        kept = pictures_saved(folder, step, values, write=self.main)
         if self.main and not all(is_number(value) for value in kept.values()):
-            folder = self.workdir / "evaluations" / name
             folder.mkdir(parents=True, exist_ok=True)
             files.write_json(folder / f"{step:08d}.json", kept)
         return kept
-
-    def _picture(self, step: int, name: str, key: str, value: Any) -> Any:
-        """A picture (uint8 [H, W, 3]) as a PNG file, and its name; other values as they are."""
-        if not (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3):
-            return value
-        path = self.workdir / "evaluations" / name / f"{step:08d}_{key}.png"
-        if self.main:
-            import PIL.Image
-
-            path.parent.mkdir(parents=True, exist_ok=True)
-            PIL.Image.fromarray(value).save(path)
-        return path.name
 
     def save(self, step: int, state: TrainState, values: Mapping[str, float]) -> None:
         """Starts a checkpoint, after making the stream up to it durable."""

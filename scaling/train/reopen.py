@@ -16,7 +16,7 @@ from scaling.track.files import to_json
 from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
 from scaling.train.compiled import Sharded, Turn, run_evaluation
-from scaling.train.evaluate import compile_evaluations, schedule
+from scaling.train.evaluate import compile_evaluations, pictures_saved, schedule
 from scaling.train.program import Program, build_program
 from scaling.train.state import TrainState
 
@@ -130,6 +130,8 @@ def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) 
 def evaluate(path: pathlib.Path, step: int | None = None) -> int:
     """Runs every evaluation of a run on a checkpoint and prints one JSON object.
 
+    Pictures go where the run leaves its own, into `evaluations/NAME/`.
+
     Args:
       path: run directory.
       step: of the checkpoint; None takes the newest.
@@ -152,6 +154,11 @@ def evaluate(path: pathlib.Path, step: int | None = None) -> int:
         job.name: run_evaluation(program, job, variables, turn, True, built.artefacts)[0]
         for job in jobs
     }
+    for name, found in values.items():
+        try:
+            values[name] = pictures_saved(path / "evaluations" / name, at, found)
+        except OSError as error:
+            raise ReopenError(f"{error}: a picture of {name} cannot be written there") from error
     result = {"step": at, **values, **({"notes": lines} if lines else {})}
     print(json.dumps(json.loads(to_json(result)), indent=2))
     return 0

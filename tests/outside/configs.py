@@ -117,6 +117,7 @@ FAMILIES = {
             "name": "augment",
             "crop": 1,
             "flip": True,
+            "operations": 2,
             "erase": 0.5,
             "mixup": 0.2,
             "cutmix": 1.0,
@@ -169,6 +170,25 @@ FAMILIES = {
         "task": {"name": "classification"},
         "model": LM | {"name": "text_encoder", "num_layers": 1},
         "data": QUESTIONS,
+    },
+    "attacked": {
+        "task": {
+            "name": "adversarial_training",
+            "epsilon": 0.1,
+            "norm": "l2",
+            "steps": 2,
+            "clean": 0.5,
+            "over": {"name": "drop_tokens", "over": {"name": "classification"}},
+        },
+        "model": {"name": "kim_cnn", "embed_dim": 16, "filters": 8},
+        "data": QUESTIONS,
+        "eval": {
+            "every": 4,
+            "also": {
+                "roc": {},
+                "pgd": {"evaluation": "adversarial", "options": {"epsilon": 0.1, "norm": "l2"}},
+            },
+        },
     },
     "headless": {
         "task": {"name": "classification"},

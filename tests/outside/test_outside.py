@@ -30,7 +30,7 @@ FAMILIES = ("gan", "mlm", "s2s", "moe", "gru", "ctc", "mf", "aug", "lora", "own"
 FAMILIES += ("dcgan", "rating", "speech", "contrastive")
 # Through the same seams as these.
 ALIKE = ("vit", "mixed", "resnet", "unet", "sasrec", "two_tower", "conformer")
-ALIKE += ("kim", "encoder", "tagger", "tagger_encoder")
+ALIKE += ("kim", "encoder", "attacked", "tagger", "tagger_encoder")
 EVERY = FAMILIES + ALIKE
 
 
@@ -102,7 +102,7 @@ def test_a_run_counts_its_costs(family, runs):
     assert costs["flops"]["exact"] > 0 or family == "mf", "it has no matrix products"
 
 
-@lean("gan", "mlm", "s2s", "gru", "mf", "lora", "own", "rating", "speech")
+@lean("gan", "mlm", "s2s", "gru", "mf", "lora", "own", "rating", "speech", "attacked")
 def test_evaluating_its_checkpoint_gives_what_the_run_said(family, runs, capsys):
     assert main([f"--evaluate={runs(family)}"]) == 0
     found, said = json.loads(capsys.readouterr().out), summary(runs(family))
