@@ -29,6 +29,7 @@ WEAK, BLIND = 1e3, 1e8  # condition numbers of a weak direction, and of one that
 # relative fall of the objective below which it ends.
 DISTANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
 ROUNDS, GAIN = 4, 1e-9
+SURVIVORS = 16  # of them go on after the first steps: only the best counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]
     starts, ends = [], []
     for _ in range(ROUNDS):
         starts.append(_around(problem, vector))
-        ends.append(solve(problem, starts[-1], warm=True))
+        ends.append(solve(problem, starts[-1], warm=True, survivors=SURVIVORS))
         best = _best(ends[-1])
         if not ends[-1].values[best] < value * (1 - GAIN):
             break
