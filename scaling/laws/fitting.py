@@ -29,7 +29,7 @@ WEAK, BLIND = 1e3, 1e8  # condition numbers of a weak direction, and of one that
 # relative fall of the objective below which it ends.
 DISTANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
 ROUNDS, GAIN = 4, 1e-9
-SURVIVORS = 16  # of them go on after the first steps: only the best counts
+SURVIVORS = 8  # of them go on after the first steps: only the best counts
 
 
 @dataclasses.dataclass(frozen=True)
