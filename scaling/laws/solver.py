@@ -285,7 +285,8 @@ def _run(
     def run(rows: Array, limit: int) -> tuple[Array, dict[str, Array]]:
         filled = np.resize(rows, size)
         chunk = {k: v[filled] for k, v in lanes.items()}
-        state = {k: v[filled] for k, v in ends.items()} or begin(chunk, data)
+        # Of numpy at first too: arrays of the device would compile the program once more.
+        state = {k: v[filled] for k, v in ends.items()} or jax.device_get(begin(chunk, data))
         state = minimise(state, chunk, data, np.int32(limit))
         arrays = {k: np.asarray(v)[: len(rows)] for k, v in state.items()}  # waits for the device
         progress.tick(len(rows) if limit == max_steps else int(arrays["done"].sum()))

@@ -42,6 +42,16 @@ def test_lanes_that_are_done_leave_the_others(monkeypatch):
     assert sum(steps) < waiting
 
 
+def test_one_program_serves_all_segments():
+    problem = problem_of()
+    starts, _ = choose(screen(problem), 8)
+    solver._programs.cache_clear()
+    solver.solve(problem, starts)
+    form = (problem.law, problem.slots, problem.kinds, problem.loss.space, False)
+    minimise = solver._programs(*form)[1]
+    assert minimise._cache_size() == 1
+
+
 def test_of_a_race_the_best_lanes_go_on():
     problem = problem_of("farseer")
     starts, _ = choose(screen(problem), 32)
