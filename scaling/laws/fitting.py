@@ -29,6 +29,8 @@ WEAK, BLIND = 1e3, 1e8  # condition numbers of a weak direction, and of one that
 # relative fall of the objective below which it ends.
 DISTANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
 ROUNDS, GAIN = 4, 1e-9
+# On a long table, whose steps are dear and whose shallow minima few, only the best of them go on.
+LONG, SURVIVORS = 512, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,10 +234,11 @@ def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]
     """
     best = _best(solution)
     vector, value = solution.vectors[best], solution.values[best]
+    survivors = SURVIVORS if problem.points >= LONG else None
     starts, ends = [], []
     for _ in range(ROUNDS):
         starts.append(_around(problem, vector))
-        ends.append(solve(problem, starts[-1], warm=True))
+        ends.append(solve(problem, starts[-1], warm=True, survivors=survivors))
         best = _best(ends[-1])
         if not ends[-1].values[best] < value * (1 - GAIN):
             break

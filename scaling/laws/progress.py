@@ -46,9 +46,9 @@ class _Beat:
         with self._lock:
             self._done, self._total = 0, total
 
-    def tick(self) -> None:
+    def tick(self, parts: int) -> None:
         with self._lock:
-            self._done += 1
+            self._done += parts
 
     def close(self) -> None:
         self._stop.set()
@@ -100,7 +100,7 @@ def expect(total: int) -> None:
         _BEAT.expect(total)
 
 
-def tick() -> None:
-    """One part of the present step is done; from any thread."""
+def tick(parts: int = 1) -> None:
+    """So many parts of the present step are done; from any thread."""
     if _BEAT:
-        _BEAT.tick()
+        _BEAT.tick(parts)

@@ -18,9 +18,12 @@ from scaling.laws.fitting import Result, derive
 from scaling.laws.law import LawError
 from scaling.laws.problem import Array, Problem
 from scaling.laws.screen import screen_resamples
-from scaling.laws.solver import Solution, solve
+from scaling.laws.solver import solve
 
 FIRST_STEPS, MORE_STEPS = 60, (300, 2000)  # of all starts; of the best of each lane
+PILOT = 150  # resamples that try every start
+WINS = 1e-6  # relative difference of objectives that makes a start better than those before it
+ENOUGH = 1e-10  # relative fall of the objective that moves a resample by less than 1 % of its error
 FLAT = 1e-5  # scaled gradient of a resample that counts as converged
 
 Kind = Literal["points", "runs", "parametric"]
@@ -197,33 +200,37 @@ def _best(
 ) -> tuple[Array, Array]:
     """The lowest end of each lane over several starts, [R, p], and which of them converged, [R].
 
-    All starts take a few steps, the best of each lane goes on, and longer where that fails.
+    The first lanes try every start, the others those that were the best of one of them (and the
+    first start). All take a few steps, the best of each lane goes on, and longer where that fails.
     """
     count = len(starts[0])
+    vectors, reached, good = starts[0].copy(), np.full(count, np.inf), np.zeros(count, bool)
 
-    def ends(vectors: Array, lanes: Array, max_steps: int) -> Solution:
-        return solve(
+    def run(lanes: Array, begin: Array, max_steps: int) -> Array:
+        """Polishes from `begin`, [m, p]; returns which lanes, [m], are lower than before."""
+        end = solve(
             problem,
-            vectors,
+            begin,
             weights=None if weights is None else weights[lanes],
             observed=None if observed is None else observed[lanes],
             warm=True,
             max_steps=max_steps,
+            enough=ENOUGH,
         )
+        lower = end.values <= reached[lanes] * (1 + 1e-12)
+        wins = end.values < reached[lanes] * (1 - WINS)
+        vectors[lanes[lower]], reached[lanes[lower]] = end.vectors[lower], end.values[lower]
+        good[lanes] = np.where(lower, end.converged | (end.gradients < FLAT), good[lanes])
+        return wins
 
-    every = ends(np.concatenate(starts), np.tile(np.arange(count), len(starts)), FIRST_STEPS)
-    values = np.where(np.isfinite(every.values), every.values, np.inf).reshape(-1, count)
-    rows = np.argmin(values, axis=0) * count + np.arange(count)
-    vectors, reached = every.vectors[rows].copy(), values.min(axis=0)
-    good = every.converged[rows] | (every.gradients[rows] < FLAT)
+    pilot, rest = np.arange(min(PILOT, count)), np.arange(PILOT, count)
+    wins = [run(pilot, start[pilot], FIRST_STEPS).any() for start in starts]
+    for start in [start for start, won in zip(starts, wins, strict=True) if won and len(rest)]:
+        run(rest, start[rest], FIRST_STEPS)
     for max_steps in MORE_STEPS:
         left = np.flatnonzero(~good)
-        if not len(left):
-            break
-        more = ends(vectors[left], left, max_steps)
-        better = more.values <= reached[left] * (1 + 1e-12)
-        vectors[left[better]], reached[left[better]] = more.vectors[better], more.values[better]
-        good[left] = better & (more.converged | (more.gradients < FLAT))
+        if len(left):
+            run(left, vectors[left], max_steps)
     return vectors, good
 
 

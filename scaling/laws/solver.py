@@ -27,6 +27,8 @@ from scaling.laws.losses import derivatives, rho
 from scaling.laws.problem import Array, Problem, Residuals, bucket, padded, residual_function
 
 GRADIENT_TOLERANCE = 1e-10
+RACE = 40
+PAUSES = (15, 25, RACE, 60, 100, 160, 300, 600)  # steps after which lanes that are done leave
 
 # One lane's start, weights, observations and free slots; what it is at; what all lanes share, the
 # mapping of variables among it.
@@ -82,7 +84,8 @@ class _Objective:
             return r, back(jax.lax.stop_gradient(weights * psi))[0]
 
         (r, gradient), tangent = jax.linearize(pulled, vector)
-        rows, second = jax.vmap(tangent)(jnp.eye(len(vector)))
+        # One direction at a time: mapped all at once, XLA evaluates the law anew in each of them.
+        rows, second = jax.lax.map(tangent, jnp.eye(len(vector)))
         jacobian = rows.T
         psi, curvature, irls = derivatives(r, delta, data["over"], self.smooth)
         return {
@@ -149,7 +152,7 @@ def _judged(state: State, lane: Lane, data: Data, how: Continuation) -> State:
     trial, decrease, scaled = _newton_step(state, lane, data)
     size = jnp.abs(state["value"])
     exact = (state["largest"] < 1e-14) | (scaled < GRADIENT_TOLERANCE)
-    exact |= decrease <= 1e-18 * size
+    exact |= decrease <= data["enough"] * size
     exact |= (state["refused"] > 0) & (decrease <= 1e-13 * size)
     stalled = state["damping"] > 1e10
     final = state["delta"] <= data["delta"] * (1 + 1e-9)
@@ -187,28 +190,34 @@ def _advance(
 
 
 @functools.lru_cache(maxsize=64)
-def _program(
+def _programs(
     law: Law, slots: tuple[int, ...], kinds: tuple[str, ...], space: str, smooth: bool
-) -> Callable[[Mapping[str, Array], Data, np.int32], State]:
-    """Jitted `(lanes, data, max_steps) -> end states` of a chunk; compiled once per shape."""
+) -> tuple[Callable[[Lane, Data], State], Callable[[State, Lane, Data, np.int32], State]]:
+    """Jitted `(lanes, data) -> states` before the first step, and `(states, lanes, data, limit) ->
+    states` done or after `limit` steps, of a chunk; compiled once per shape."""
     objective = _Objective(residual_function(law, slots, kinds, space), smooth)
     how = SMOOTH if smooth else HUBER
 
-    def minimise(lane: Lane, data: Data, max_steps: jax.Array) -> State:
-        end = jax.lax.while_loop(
-            lambda state: ~state["done"] & (state["steps"] < max_steps),
-            lambda state: _advance(objective, state, lane, data, how),
-            _begin(objective, lane, data, how),
-        )
-        return {k: end[k] for k in ("vector", "value", "scaled", "steps", "ok", "delta")}
+    def begin(lane: Lane, data: Data) -> State:
+        return _begin(objective, lane, data, how)
 
-    return jax.jit(jax.vmap(minimise, in_axes=(0, None, None)))
+    def minimise(state: State, lane: Lane, data: Data, limit: jax.Array) -> State:
+        return jax.lax.while_loop(
+            lambda state: ~state["done"] & (state["steps"] < limit),
+            lambda state: _advance(objective, state, lane, data, how),
+            state,
+        )
+
+    return (
+        jax.jit(jax.vmap(begin, in_axes=(0, None))),
+        jax.jit(jax.vmap(minimise, in_axes=(0, 0, None, None))),
+    )
 
 
 def chunk_size(points: int) -> int:
     """Lanes per call: few enough to stay in cache and in memory, and to wait for few slow ones."""
-    limit = 16 if platform() == "cpu" else 4096
-    return max(1, min(limit, 2_000_000 // max(points, 1)))
+    limit, most = (16, 16_384) if platform() == "cpu" else (4096, 2_000_000)
+    return max(1, min(limit, most // max(points, 1)))
 
 
 def solve(
@@ -220,12 +229,15 @@ def solve(
     free: Array | None = None,
     warm: bool = False,
     max_steps: int = 300,
+    enough: float = 1e-18,
+    survivors: int | None = None,
 ) -> Solution:
     """Minimise from every row of `starts`, shape [R, p].
 
     `weights` and `observed` (g of the target), shape [R, n], and `free`, shape [R, p], default to
     the problem's own for every lane. `warm` starts near the answer: delta begins at the mean
-    residual instead of twice the largest.
+    residual instead of twice the largest. A lane is done once its objective can fall by no more
+    than the share `enough`. After `RACE` steps only the best `survivors` lanes go on.
     """
     default, points = problem.linked_target(), bucket(problem.points)
     lanes = {
@@ -243,22 +255,58 @@ def solve(
         "low": problem.low,
         "high": problem.high,
         "warm": np.bool_(warm),
+        "enough": np.float64(enough),
     }
-    smooth, size = problem.loss.kind == "l1", chunk_size(points)
-    program = _program(problem.law, problem.slots, problem.kinds, problem.loss.space, smooth)
-
-    def run(first: int) -> dict[str, Array]:
-        rows = np.arange(first, min(first + size, len(starts)))
-        filled = np.resize(rows, size)
-        end = program({k: v[filled] for k, v in lanes.items()}, data, np.int32(max_steps))
-        arrays = {k: np.asarray(v)[: len(rows)] for k, v in end.items()}  # waits for the device
-        progress.tick()
-        return arrays
-
-    progress.expect(-(-len(starts) // size))
-    chunks = parallel(run, range(0, len(starts), size))
-    end = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
+    smooth = problem.loss.kind == "l1"
+    form = (problem.law, problem.slots, problem.kinds, problem.loss.space, smooth)
+    end = _run(_programs(*form), lanes, data, chunk_size(points), max_steps, survivors)
     # Objectives in the units of `losses.objective` before reduction.
     scale = 1.0 if smooth else min(delta, 1.0)
     values = np.where(end["delta"] <= delta * (1 + 1e-9), end["value"] * scale, np.inf)
     return Solution(end["vector"], values, end["scaled"], end["steps"], end["ok"])
+
+
+def _run(
+    programs: tuple[Callable[..., State], Callable[..., State]],
+    lanes: Mapping[str, Array],
+    data: Data,
+    size: int,
+    max_steps: int,
+    survivors: int | None,
+) -> dict[str, Array]:
+    """End states of all lanes, in chunks of `size`.
+
+    A chunk takes as many steps as its slowest lane. So lanes stop together after each of a few
+    counts of steps, those that are done leave, and the others close ranks.
+    """
+    begin, minimise = programs
+    ends: dict[str, Array] = {}
+
+    def run(rows: Array, limit: int) -> tuple[Array, dict[str, Array]]:
+        filled = np.resize(rows, size)
+        chunk = {k: v[filled] for k, v in lanes.items()}
+        # Of numpy at first too: arrays of the device would compile the program once more.
+        state = {k: v[filled] for k, v in ends.items()} or jax.device_get(begin(chunk, data))
+        state = minimise(state, chunk, data, np.int32(limit))
+        arrays = {k: np.asarray(v)[: len(rows)] for k, v in state.items()}  # waits for the device
+        progress.tick(len(rows) if limit == max_steps else int(arrays["done"].sum()))
+        return rows, arrays
+
+    left = np.arange(len(lanes["start"]))
+    progress.expect(len(left))
+    for limit in [n for n in PAUSES if n < max_steps] + [max_steps]:
+        chunks = [left[i : i + size] for i in range(0, len(left), size)]
+        parts = parallel(functools.partial(run, limit=limit), chunks)
+        if not ends:
+            ends = {k: np.concatenate([part[k] for _, part in parts]) for k in parts[0][1]}
+        else:
+            for rows, part in parts:
+                for k, v in part.items():
+                    ends[k][rows] = v
+        if survivors and limit == RACE:
+            final = ends["delta"] <= data["delta"] * (1 + 1e-9)
+            left = np.argsort(np.where(final, ends["value"], np.inf), kind="stable")[:survivors]
+        left = left[~ends["done"][left]]
+        if not len(left):
+            break
+    return ends

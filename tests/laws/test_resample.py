@@ -7,6 +7,7 @@ from laws.law_data import TRUTH, besiroglu, surface
 from scaling.laws import LawError, Loss, bootstrap, fit, resample
 from scaling.laws.record import _interval_note
 from scaling.laws.resample import expanded_percentiles, resample_counts
+from scaling.laws.solver import solve
 
 
 def published_counts(resamples):
@@ -115,3 +116,17 @@ def test_delta_follows_the_noise_only_where_asked():
     adapted = fit(columns, "m1", adapt=True)
     assert 0.04 < adapted.loss.delta < 0.1  # 1.345 * 0.05 = 0.067
     assert "residuals" in adapted.conventions["delta"]
+
+
+def test_starts_that_never_win_are_tried_on_the_first_resamples_only(noisy, monkeypatch):
+    lanes = []
+
+    def counted(problem, starts, **options):
+        lanes.append(len(starts))
+        return solve(problem, starts, **options)
+
+    monkeypatch.setattr(resample, "solve", counted)
+    draws = bootstrap(noisy, 600)
+    assert lanes == [150, 150, 450]
+    everywhere = resample.refit(noisy, resample_counts(np.arange(72), 600, 0), search=False)[0]
+    np.testing.assert_allclose(draws.vectors, everywhere, rtol=1e-4)
