@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Probability, Range
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, compute_dtype, fan_in
+from scaling.models.layers import Dense, compute_dtype, convolution, fan_in
 from scaling.models.norm import GroupedBatchNorm
 
 
@@ -53,17 +53,15 @@ class CNN(nn.Module):
         dtype = compute_dtype(self.dtype, self.platform)
         x_BHWC = images_BHWC.astype(dtype)
         for i, channels in enumerate(self.channels):
-            x_BHWC = nn.Conv(
+            conv = convolution(
                 channels,
-                (self.kernel_size, self.kernel_size),
-                use_bias=False,  # batch norm takes the mean away again
+                self.kernel_size,
+                init=fan_in(self.init_scale * 2**0.5),
                 dtype=dtype,
-                kernel_init=nn.with_partitioning(
-                    fan_in(self.init_scale * 2**0.5), (None, None, "conv_in", "conv_out")
-                ),
                 name=f"conv_{i}",
-            )(x_BHWC)
-            x_BHWC = max_pool(x_BHWC)
+                use_bias=False,  # batch norm takes the mean away again
+            )
+            x_BHWC = max_pool(conv(x_BHWC))
             norm = GroupedBatchNorm(
                 self.batch_norm_group, self.batch_norm_momentum, dtype=dtype, name=f"norm_{i}"
             )

@@ -8,6 +8,7 @@ Legend: B batch, T frames of the spectrogram, M mel bands, U frames of the encod
 convolutions, C channels, D model width, V symbols.
 """
 
+import dataclasses
 import math
 from typing import Annotated, Literal
 
@@ -17,11 +18,11 @@ import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
-from scaling.models import dims
 from scaling.models.block import Attention, BlockConfig, FeedForward
 from scaling.models.layers import Dense, compute_dtype, fan_in
 from scaling.models.norm import LayerNorm
 from scaling.models.rnn import Layer, both_ways
+from scaling.models.transformer import Transformer
 from scaling.ops import constrain
 from scaling.ops.log_mel import Count
 from scaling.ops.rotary import Tables, rotary_tables
@@ -184,29 +185,23 @@ class Conformer(Recogniser):
         return x_BUD
 
     def _block_config(self) -> BlockConfig:
-        return BlockConfig(
+        """That of a Transformer of these sizes, with four products added to the residual stream."""
+        encoder = Transformer(
+            model_dim=self.model_dim,
             num_heads=self.num_heads,
-            num_kv_heads=self.num_heads,
-            head_dim=dims.head_dim(self.model_dim, self.num_heads),
-            mlp_dim=dims.mlp_dim(self.model_dim, "gelu", self.mlp_dim),
+            mlp_dim=self.mlp_dim,
             norm="layernorm",
-            norm_epsilon=1e-6,
             mlp="gelu",
-            qk_norm=False,
             bias=True,
-            attention_softcap=None,
             dropout=self.dropout,
-            dtype=self._dtype(),
+            dtype=self.dtype,
             init_scale=self.init_scale,
-            residual_scale=self.init_scale / math.sqrt(4 * self.num_layers),
-            attention="auto",
             causal=False,
-            max_len=0,
-            attention_layer="attention",
-            feed_forward="mlp",
-            feed_forward_options=(),
             platform=self.platform,
+            parent=None,
         )
+        scale = self.init_scale / math.sqrt(4 * self.num_layers)
+        return dataclasses.replace(encoder.block_config(), residual_scale=scale)
 
 
 class ConformerBlock(nn.Module):

@@ -248,29 +248,16 @@ class Transformer(nn.Module):
 
     def block_config(self) -> "BlockConfig":
         """What a block must know, sizes that follow from others filled in."""
-        return BlockConfig(
-            num_heads=self.num_heads,
-            num_kv_heads=dims.num_kv_heads(self.num_heads, self.num_kv_heads),
-            head_dim=dims.head_dim(self.model_dim, self.num_heads, self.head_dim),
-            mlp_dim=dims.mlp_dim(self.model_dim, self.mlp, self.mlp_dim),
-            norm=self.norm,
-            norm_epsilon=self.norm_epsilon,
-            mlp=self.mlp,
-            qk_norm=self.qk_norm,
-            bias=self.bias,
-            attention_softcap=self.attention_softcap,
-            dropout=self.dropout,
-            dtype=self._dtype(),
-            init_scale=self.init_scale,
-            residual_scale=self.init_scale / math.sqrt(2 * self.num_layers),
-            attention=self.attention,
-            causal=self.causal,
-            max_len=self.max_len,
-            attention_layer=self.attention_layer,
-            feed_forward=self.feed_forward,
-            feed_forward_options=tuple(sorted(self.feed_forward_options.items())),
-            platform=self.platform,
-        )
+        follows: dict[str, Any] = {
+            "num_kv_heads": dims.num_kv_heads(self.num_heads, self.num_kv_heads),
+            "head_dim": dims.head_dim(self.model_dim, self.num_heads, self.head_dim),
+            "mlp_dim": dims.mlp_dim(self.model_dim, self.mlp, self.mlp_dim),
+            "dtype": self._dtype(),
+            "residual_scale": self.init_scale / math.sqrt(2 * self.num_layers),
+            "feed_forward_options": tuple(sorted(self.feed_forward_options.items())),
+        }
+        fields = {field.name for field in dataclasses.fields(BlockConfig)} - follows.keys()
+        return BlockConfig(**{name: getattr(self, name) for name in fields}, **follows)
 
     def stack(self, layers: int | None = None) -> type[nn.Module]:
         """The block, rematerialised as asked, lifted over layers; `drop_rate` is one a layer.
