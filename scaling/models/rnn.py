@@ -25,9 +25,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveInt, Range
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, Initializer, compute_dtype, fan_in
+from scaling.models.layers import Dense, Initializer, Model, fan_in
 from scaling.models.norm import RMSNorm
 from scaling.ops import constrain, cross_entropy
 from scaling.ops.matmul import lookup
@@ -75,7 +75,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-class RNN(nn.Module):
+class RNN(Model):
     """A stack of recurrent layers between an embedding and a head.
 
     Attributes:
@@ -88,11 +88,8 @@ class RNN(nn.Module):
       tie_embeddings: the head is the transposed embedding table.
       dropout: rate on the embedding and on the output of each layer, not from time to time
         (Zaremba et al. 2014, 1409.2329).
-      dtype: type of the products; parameters, gates, states and logits are float32. `auto` is
-        bfloat16 on accelerators.
       init_scale: multiplies the standard deviation of the initial matrices: sqrt(1 / fan in), and
         orthogonal for each gate's recurrent matrix.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     vocab_size: PositiveInt | None = None
@@ -102,9 +99,6 @@ class RNN(nn.Module):
     residual: bool = False
     tie_embeddings: bool = False
     dropout: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     # With a mutable collection "cache" it is applied to the next tokens alone; with "carry" its state
     # goes from window to window.
@@ -114,7 +108,7 @@ class RNN(nn.Module):
     def setup(self) -> None:  # noqa: D102
         if self.vocab_size is None:
             raise ValueError("model.vocab_size is not set and the data gave none")
-        width, dtype = self.model_dim, compute_dtype(self.dtype, self.platform)
+        width, dtype = self.model_dim, self.compute_dtype
         table = nn.initializers.normal(self.init_scale / width**0.5)
         self.embedding = self.param(
             "embedding",
@@ -182,12 +176,12 @@ class RNN(nn.Module):
                 x_BTW + y_BTW if self.residual else y_BTW, ("batch", "length", "embed")
             )
         x_BTW = self.norms[-1](x_BTW) if self.residual else x_BTW
-        return x_BTW.astype(compute_dtype(self.dtype, self.platform))
+        return x_BTW.astype(self.compute_dtype)
 
     def head_kernel(self) -> jax.Array:
         """The output matrix [W, V] of the compute type."""
         kernel_WV = self.embedding.T if self.tie_embeddings else self.head
-        return kernel_WV.astype(compute_dtype(self.dtype, self.platform))
+        return kernel_WV.astype(self.compute_dtype)
 
     def cost(self, seq_len: int) -> Cost:
         """What a token passes through; the same at any sequence length."""

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveFloat, PositiveInt, Range
 from scaling.models import dims
 from scaling.models.block import (
     Activation,
@@ -36,14 +36,14 @@ from scaling.models.block import (
     remat_policy,
 )
 from scaling.models.cost import Cost
-from scaling.models.layers import Initializer, compute_dtype, fan_in
+from scaling.models.layers import Initializer, Model, fan_in
 from scaling.ops import constrain, cross_entropy
 from scaling.ops.attention import Implementation
 from scaling.ops.matmul import lookup
 from scaling.ops.rotary import Tables, rotary_tables
 
 
-class Transformer(nn.Module):
+class Transformer(Model):
     """Decoder-only language model.
 
     Attributes:
@@ -68,20 +68,16 @@ class Transformer(nn.Module):
       attention_softcap: the same for attention scores.
       dropout: rate after the embedding and after each half block, as in GPT-2, but not on attention
         weights, which flash kernels never hold.
-      dtype: type of the computation; parameters, norms, softmax and logits are float32. `auto` is
-        bfloat16 on accelerators.
       remat: what a block keeps for the backward pass: `none` keeps all, `full` only its input,
         `dots` results of dense layers, `dots_attention` also that of attention, `dots_except_mlp`
         those of attention's dense layers, `save_...` the named values.
       unroll: layers that run inside one turn of the loop; `auto` is one, on CPU without remat all.
-      init_scale: multiplies the standard deviation of every initial matrix.
       attention: kernel, see `scaling.ops.attention`.
       causal: whether a token attends only to itself and to earlier ones.
       attention_layer: the attention of a block, a flax module "package.module:Class" of your own;
         see `scaling.models.block`.
       feed_forward: the feed-forward of a block: "mlp", "moe" (`scaling.models.moe`), or likewise.
       feed_forward_options: further fields of the feed-forward, such as {"experts": 16, "top_k": 4}.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     vocab_size: PositiveInt | None = None
@@ -103,16 +99,13 @@ class Transformer(nn.Module):
     logit_softcap: PositiveFloat | None = None
     attention_softcap: PositiveFloat | None = None
     dropout: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     attention: Implementation = "auto"
     causal: bool = True
     attention_layer: str = "attention"
     feed_forward: str = "mlp"
     feed_forward_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    platform: str = "cpu"
 
     # With a mutable collection "cache" it is applied to the next tokens alone.
     caches: ClassVar[bool] = True
@@ -174,7 +167,7 @@ class Transformer(nn.Module):
         """What `head_kernel` multiplies, [B, T, D] of the compute type; arguments as in `__call__`."""
         x_BTD, tables = self.embed(inputs_BT, positions_BT, train=train)
         x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train, None, None)
-        return self.final_norm(x_BTD).astype(self._dtype())
+        return self.final_norm(x_BTD).astype(self.compute_dtype)
 
     def embed(
         self, inputs_BT: jax.Array, positions_BT: jax.Array | None, *, train: bool
@@ -197,12 +190,12 @@ class Transformer(nn.Module):
         elif self.position == "rope":
             positions_xT = jnp.arange(length) if positions_BT is None else positions_BT
             tables = rotary_tables(positions_xT, self.block_config().head_dim, self.rope_theta)
-        x_BTD = self.input_dropout(x_BTD.astype(self._dtype()), deterministic=not train)
+        x_BTD = self.input_dropout(x_BTD.astype(self.compute_dtype), deterministic=not train)
         return constrain(x_BTD, ("batch", "length", "embed")), tables
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of hidden states [..., D]."""
-        x_ND = x_BTD.reshape(-1, self.model_dim).astype(self._dtype())
+        x_ND = x_BTD.reshape(-1, self.model_dim).astype(self.compute_dtype)
         logits_NV = cross_entropy.logits(x_ND, self.head_kernel())
         logits_NV = cross_entropy.softcap(logits_NV, self.logit_softcap)
         logits_BTV = logits_NV.reshape(*x_BTD.shape[:-1], -1)
@@ -211,7 +204,7 @@ class Transformer(nn.Module):
     def head_kernel(self) -> jax.Array:
         """The output matrix [D, V] of the compute type: logits are `softcap(hidden @ kernel)`."""
         kernel_DV = self.embedding.T if self.tie_embeddings else self.head
-        return kernel_DV.astype(self._dtype())
+        return kernel_DV.astype(self.compute_dtype)
 
     def cost(self, seq_len: int) -> Cost | None:
         """What a token passes through at this sequence length; None if a layer of your own hides it."""
@@ -240,9 +233,6 @@ class Transformer(nn.Module):
             attention_causal=pairs * ((seq_len + 1) / 2 if self.causal else seq_len),
         )
 
-    def _dtype(self) -> str:
-        return compute_dtype(self.dtype, self.platform)
-
     def _embedding_init(self) -> Initializer:
         return nn.initializers.normal(self.init_scale / math.sqrt(self.model_dim))
 
@@ -252,7 +242,7 @@ class Transformer(nn.Module):
             "num_kv_heads": dims.num_kv_heads(self.num_heads, self.num_kv_heads),
             "head_dim": dims.head_dim(self.model_dim, self.num_heads, self.head_dim),
             "mlp_dim": dims.mlp_dim(self.model_dim, self.mlp, self.mlp_dim),
-            "dtype": self._dtype(),
+            "dtype": self.compute_dtype,
             "residual_scale": self.init_scale / math.sqrt(2 * self.num_layers),
             "feed_forward_options": tuple(sorted(self.feed_forward_options.items())),
         }
