@@ -36,20 +36,18 @@ from scaling.models.block import (
     remat_policy,
 )
 from scaling.models.cost import Cost
-from scaling.models.layers import Initializer, Model, fan_in
-from scaling.ops import constrain, cross_entropy
+from scaling.models.next_token import NextToken
+from scaling.ops import constrain
 from scaling.ops.attention import Implementation
 from scaling.ops.matmul import lookup
 from scaling.ops.rotary import Tables, rotary_tables
 
 
-class Transformer(Model):
+class Transformer(NextToken):
     """Decoder-only language model.
 
     Attributes:
-      vocab_size: V; None takes the data's.
       num_layers: L.
-      model_dim: D.
       num_heads: H.
       num_kv_heads: G, each serving H / G query heads (Ainslie et al. 2023, 2305.13245); None is H.
       head_dim: K; None is D / H.
@@ -63,7 +61,6 @@ class Transformer(Model):
         `relu2` is the squared ReLU (2109.08668). GELU is the tanh form, as in GPT-2.
       qk_norm: RMS-normalise queries and keys of each head, with a learned scale (2302.05442).
       bias: biases in every dense layer but the head, and in LayerNorm.
-      tie_embeddings: the head is the transposed embedding table.
       logit_softcap: c in c * tanh(logits / c) (2408.00118); None leaves logits alone.
       attention_softcap: the same for attention scores.
       dropout: rate after the embedding and after each half block, as in GPT-2, but not on attention
@@ -80,9 +77,7 @@ class Transformer(Model):
       feed_forward_options: further fields of the feed-forward, such as {"experts": 16, "top_k": 4}.
     """
 
-    vocab_size: PositiveInt | None = None
     num_layers: PositiveInt = 4
-    model_dim: PositiveInt = 128
     num_heads: PositiveInt = 4
     num_kv_heads: PositiveInt | None = None
     head_dim: PositiveInt | None = None
@@ -95,7 +90,6 @@ class Transformer(Model):
     mlp: Activation = "swiglu"
     qk_norm: bool = False
     bias: bool = False
-    tie_embeddings: bool = False
     logit_softcap: PositiveFloat | None = None
     attention_softcap: PositiveFloat | None = None
     dropout: Annotated[float, Range(0, below=1)] = 0.0
@@ -111,50 +105,14 @@ class Transformer(Model):
     caches: ClassVar[bool] = True
 
     def setup(self) -> None:  # noqa: D102
-        if self.vocab_size is None:
-            raise ValueError("model.vocab_size is not set and the data gave none")
-        self.embedding = self.param(
-            "embedding",
-            nn.with_partitioning(self._embedding_init(), ("vocab", "embed")),
-            (self.vocab_size, self.model_dim),
-            jnp.float32,
-        )
+        self.embedding = self.make_table("embedding", self.vocab_size, "vocab")
         if self.position == "learned":
-            self.positions = self.param(
-                "positions",
-                nn.with_partitioning(self._embedding_init(), ("positions", "embed")),
-                (self.max_len, self.model_dim),
-                jnp.float32,
-            )
+            self.positions = self.make_table("positions", self.max_len, "positions")
         self.input_dropout = nn.Dropout(self.dropout)
         self.layers = self.stack()(config=self.block_config())
         self.final_norm = make_norm(self.block_config())
         if not self.tie_embeddings:
-            self.head = self.param(
-                "head",
-                nn.with_partitioning(fan_in(self.init_scale), ("embed", "vocab")),
-                (self.model_dim, self.vocab_size),
-                jnp.float32,
-            )
-
-    def __call__(
-        self,
-        inputs_BT: jax.Array,
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
-        """Logits of the next token, float32 [B, T, V].
-
-        Args:
-          inputs_BT: int32 tokens.
-          segments_BT: int32 document of each token; attention stays inside a document. None: one.
-          positions_BT: int32 position of each token; None counts from the start of the row.
-          train: whether dropout is on; it draws from the `dropout` random stream.
-        """
-        x_BTD = self.hidden(inputs_BT, segments_BT, positions_BT, train=train)
-        return self.unembed(x_BTD)
+            self.head = self.make_head()
 
     def hidden(
         self,
@@ -164,7 +122,14 @@ class Transformer(Model):
         *,
         train: bool,
     ) -> jax.Array:
-        """What `head_kernel` multiplies, [B, T, D] of the compute type; arguments as in `__call__`."""
+        """What `head_kernel` multiplies, [B, T, D] of the compute type.
+
+        Args:
+          inputs_BT: int32 tokens.
+          segments_BT: int32 document of each token; attention stays inside a document. None: one.
+          positions_BT: int32 position of each token; None counts from the start of the row.
+          train: whether dropout is on; it draws from the `dropout` random stream.
+        """
         x_BTD, tables = self.embed(inputs_BT, positions_BT, train=train)
         x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train, None, None)
         return self.final_norm(x_BTD).astype(self.compute_dtype)
@@ -172,7 +137,7 @@ class Transformer(Model):
     def embed(
         self, inputs_BT: jax.Array, positions_BT: jax.Array | None, *, train: bool
     ) -> tuple[jax.Array, Tables | None]:
-        """What the first block reads, and the rotary tables; arguments as in `__call__`."""
+        """What the first block reads, and the rotary tables; arguments as of `hidden`."""
         length = inputs_BT.shape[1]
         if length > self.max_len:
             raise ConfigError(
@@ -192,19 +157,6 @@ class Transformer(Model):
             tables = rotary_tables(positions_xT, self.block_config().head_dim, self.rope_theta)
         x_BTD = self.input_dropout(x_BTD.astype(self.compute_dtype), deterministic=not train)
         return constrain(x_BTD, ("batch", "length", "embed")), tables
-
-    def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits float32 [..., V] of hidden states [..., D]."""
-        x_ND = x_BTD.reshape(-1, self.model_dim).astype(self.compute_dtype)
-        logits_NV = cross_entropy.logits(x_ND, self.head_kernel())
-        logits_NV = cross_entropy.softcap(logits_NV, self.logit_softcap)
-        logits_BTV = logits_NV.reshape(*x_BTD.shape[:-1], -1)
-        return constrain(logits_BTV, ("batch", "length", "vocab"))
-
-    def head_kernel(self) -> jax.Array:
-        """The output matrix [D, V] of the compute type: logits are `softcap(hidden @ kernel)`."""
-        kernel_DV = self.embedding.T if self.tie_embeddings else self.head
-        return kernel_DV.astype(self.compute_dtype)
 
     def cost(self, seq_len: int) -> Cost | None:
         """What a token passes through at this sequence length; None if a layer of your own hides it."""
@@ -232,9 +184,6 @@ class Transformer(Model):
             attention=pairs * seq_len,
             attention_causal=pairs * ((seq_len + 1) / 2 if self.causal else seq_len),
         )
-
-    def _embedding_init(self) -> Initializer:
-        return nn.initializers.normal(self.init_scale / math.sqrt(self.model_dim))
 
     def block_config(self) -> "BlockConfig":
         """What a block must know, sizes that follow from others filled in."""
