@@ -62,22 +62,14 @@ class Images:
         return np.asarray(self._labels[self._rows])
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
-        """Examples by index: {images: uint8[n, H, W, C], labels: int32[n], weights: float32[n]}."""
+        """Examples by index: {images: uint8[n, H, W, C], labels: int32[n]}."""
         rows = self._rows[indices]
-        return {
-            "images": np.asarray(self._images[rows]),
-            "labels": np.asarray(self._labels[rows]),
-            "weights": np.ones(len(rows), np.float32),
-        }
+        return {"images": np.asarray(self._images[rows]), "labels": np.asarray(self._labels[rows])}
 
 
 def image_spec(shape: tuple[int, ...]) -> Spec:
     """Shapes and dtypes of an example."""
-    return {
-        "images": (tuple(shape), np.dtype(np.uint8)),
-        "labels": ((), np.dtype(np.int32)),
-        "weights": ((), np.dtype(np.float32)),
-    }
+    return {"images": (tuple(shape), np.dtype(np.uint8)), "labels": ((), np.dtype(np.int32))}
 
 
 def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:

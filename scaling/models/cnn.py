@@ -3,19 +3,19 @@
 Legend: B batch, H height, W width, C channels, D features that the head reads, K classes.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Probability, Range
+from scaling.configs.types import PositiveInt, Probability, Range
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, compute_dtype, fan_in
+from scaling.models.layers import Dense, Model, convolution, fan_in
 from scaling.models.norm import GroupedBatchNorm
 
 
-class CNN(nn.Module):
+class CNN(Model):
     """Stages of [convolution, 2 x 2 max pooling, batch norm, ReLU]; a linear head on all that remains.
 
     The batch statistics are mutable state beside the parameters (`batch_stats`).
@@ -28,11 +28,8 @@ class CNN(nn.Module):
         over the whole (micro)batch, and then the result depends on the accumulation.
       batch_norm_momentum: share of the old running statistics that a step keeps.
       dropout: rate before the head.
-      dtype: type of the computation; parameters, statistics and logits are float32. `auto` is
-        bfloat16 on accelerators.
       init_scale: multiplies the standard deviation of the initial matrices; sqrt(2 / fan in) before
         ReLU (He et al. 2015, 1502.01852), sqrt(1 / fan in) for the head.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     num_classes: PositiveInt | None = None
@@ -41,29 +38,24 @@ class CNN(nn.Module):
     batch_norm_group: PositiveInt | None = None
     batch_norm_momentum: Probability = 0.9
     dropout: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1]."""
         if self.num_classes is None:
             raise ValueError("model.num_classes is not set and the data gave none")
-        dtype = compute_dtype(self.dtype, self.platform)
+        dtype = self.compute_dtype
         x_BHWC = images_BHWC.astype(dtype)
         for i, channels in enumerate(self.channels):
-            x_BHWC = nn.Conv(
+            conv = convolution(
                 channels,
-                (self.kernel_size, self.kernel_size),
-                use_bias=False,  # batch norm takes the mean away again
+                self.kernel_size,
+                init=fan_in(self.init_scale * 2**0.5),
                 dtype=dtype,
-                kernel_init=nn.with_partitioning(
-                    fan_in(self.init_scale * 2**0.5), (None, None, "conv_in", "conv_out")
-                ),
                 name=f"conv_{i}",
-            )(x_BHWC)
-            x_BHWC = max_pool(x_BHWC)
+                use_bias=False,  # batch norm takes the mean away again
+            )
+            x_BHWC = max_pool(conv(x_BHWC))
             norm = GroupedBatchNorm(
                 self.batch_norm_group, self.batch_norm_momentum, dtype=dtype, name=f"norm_{i}"
             )

@@ -11,15 +11,15 @@ need no statistics of their own. The generator upsamples and convolves instead o
 convolution, whose overlaps leave checkerboards (Odena et al. 2016).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import MultipleOf, PerMember, PositiveFloat, PositiveInt
-from scaling.models.layers import Dense, compute_dtype, convolution, fan_in, upsampled
+from scaling.configs.types import MultipleOf, PositiveInt
+from scaling.models.layers import Dense, Model, convolution, fan_in, upsampled
 from scaling.models.norm import GROUPS, group_norm
 from scaling.ops import constrain
 
@@ -27,7 +27,7 @@ ImageShape = tuple[int, int, int]
 LEAK = 0.2  # slope of the discriminator's rectifier below zero
 
 
-class DCGAN(nn.Module):
+class DCGAN(Model):
     """Two players in one module, so that one task trains both: `generator/...`, `discriminator/...`.
 
     Attributes:
@@ -36,23 +36,17 @@ class DCGAN(nn.Module):
       spectral_norm: divide each kernel of the discriminator by its largest singular value, which
         bounds the slope of every layer (Miyato et al. 2018, 1802.05957). The vectors of the power
         iteration are the state collection `spectral`.
-      dtype: type of the computation; parameters, images and scores are float32. `auto` is bfloat16
-        on accelerators.
       init_scale: multiplies the standard deviation of the initial kernels, sqrt(2 / fan in) before
         rectifiers (He et al. 2015, 1502.01852), sqrt(1 / fan in) before the outputs.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     width: Annotated[PositiveInt, MultipleOf(GROUPS)] = 64
     latent: PositiveInt = 64
     spectral_norm: bool = False
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     def setup(self) -> None:
         """Makes the two players."""
-        dtype = compute_dtype(self.dtype, self.platform)
+        dtype = self.compute_dtype
         self.generator = Generator(self.width, dtype, self.init_scale)
         self.discriminator = Discriminator(self.width, self.spectral_norm, dtype, self.init_scale)
 

@@ -75,7 +75,7 @@ class EncoderDecoder(Transformer):
         """What the decoder reads of a source; arguments as in `__call__`."""
         x_BSD, tables = self.embed(source_BS, None, train=train)
         x_BSD, _ = self.encoder(x_BSD, segments_BS, tables, train, None, None)
-        return Memory(self.encoder_norm(x_BSD).astype(self._dtype()), segments_BS)
+        return Memory(self.encoder_norm(x_BSD).astype(self.compute_dtype), segments_BS)
 
     def decode(
         self,
@@ -98,7 +98,7 @@ class EncoderDecoder(Transformer):
         """
         x_BTD, tables = self.embed(inputs_BT, positions_BT, train=train)
         x_BTD, _ = self.layers(x_BTD, None, tables, train, None, memory)
-        return self.final_norm(x_BTD).astype(self._dtype())
+        return self.final_norm(x_BTD).astype(self.compute_dtype)
 
     def logits(
         self,

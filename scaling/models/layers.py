@@ -5,12 +5,14 @@ C channels.
 """
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from scaling.configs.types import PerMember, PositiveFloat
 from scaling.ops.matmul import matmul
 
 Initializer = Callable[..., jax.Array]
@@ -19,11 +21,26 @@ Initializer = Callable[..., jax.Array]
 DENSE_NAME = "dense"
 
 
-def compute_dtype(dtype: str, platform: str) -> str:
-    """Resolves `auto`: bfloat16 where the matrix units have it, float32 on CPU."""
-    if dtype != "auto":
-        return dtype
-    return "float32" if platform == "cpu" else "bfloat16"
+class Model(nn.Module, kw_only=True):  # type: ignore[call-arg]
+    """What most families share.
+
+    Attributes:
+      dtype: type of the products; parameters, norms, states and what comes out are float32. `auto` is
+        bfloat16 on accelerators.
+      init_scale: multiplies the standard deviation of every initial matrix.
+      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
+    platform: str = "cpu"
+
+    @property
+    def compute_dtype(self) -> str:
+        """`dtype` with `auto` resolved: bfloat16 where the matrix units have it, float32 on CPU."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if self.platform == "cpu" else "bfloat16"
 
 
 def fan_in(scale: float = 1.0) -> Initializer:

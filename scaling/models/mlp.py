@@ -5,44 +5,38 @@ Legend: B batch, H height, W width, C channels, D features, K classes.
 
 import itertools
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveInt, Range
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, compute_dtype, fan_in
+from scaling.models.layers import Dense, Model, fan_in
 
 
-class MLP(nn.Module):
+class MLP(Model):
     """Dense layers with ReLU, and a linear head.
 
     Attributes:
       num_classes: K; None takes the data's.
       hidden_dims: widths of the hidden layers.
       dropout: rate after each hidden layer.
-      dtype: type of the computation; parameters and logits are float32. `auto` is bfloat16 on
-        accelerators.
       init_scale: multiplies the standard deviation of the initial matrices, sqrt(2 / fan in) for
         layers followed by ReLU (He et al. 2015, 1502.01852), sqrt(1 / fan in) for the head.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     num_classes: PositiveInt | None = None
     hidden_dims: tuple[PositiveInt, ...] = (512, 256)
     dropout: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1]."""
         if self.num_classes is None:
             raise ValueError("model.num_classes is not set and the data gave none")
-        dtype = compute_dtype(self.dtype, self.platform)
+        dtype = self.compute_dtype
         x_BD = images_BHWC.reshape(images_BHWC.shape[0], -1)
         # Axis names alternate as in a Transformer's block, so that neighbours shard to match.
         for i, width in enumerate(self.hidden_dims):

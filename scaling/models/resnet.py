@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Probability, Range
+from scaling.configs.types import PositiveInt, Probability, Range
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, compute_dtype, fan_in, stochastic_depth
+from scaling.models.layers import Dense, Model, fan_in, stochastic_depth
 from scaling.models.norm import GroupedBatchNorm, group_norm
 
 # Depth -> blocks in each stage, and whether they are bottlenecks.
@@ -57,7 +57,7 @@ class _Block:
     drop_rate: float
 
 
-class ResNet(nn.Module):
+class ResNet(Model):
     """Convolutional stem, stages of residual blocks, mean over positions, a linear head.
 
     Attributes:
@@ -75,11 +75,8 @@ class ResNet(nn.Module):
       dropout: rate before the head.
       stochastic_depth: rate at which the last block's branch is left out for an image in training;
         earlier blocks in proportion to their place (Huang et al. 2016, 1603.09382).
-      dtype: type of the computation; parameters, statistics and logits are float32. `auto` is
-        bfloat16 on accelerators.
       init_scale: multiplies the standard deviation of the initial matrices; sqrt(2 / fan in) of
         convolutions (He et al. 2015, 1502.01852), sqrt(1 / fan in) of the head.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     num_classes: PositiveInt | None = None
@@ -92,16 +89,13 @@ class ResNet(nn.Module):
     group_channels: PositiveInt = 16
     dropout: Annotated[float, Range(0, below=1)] = 0.0
     stochastic_depth: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1], which it moves to [-1, 1]."""
         if self.num_classes is None:
             raise ValueError("model.num_classes is not set and the data gave none")
-        dtype = compute_dtype(self.dtype, self.platform)
+        dtype = self.compute_dtype
         x_BHWC = (2.0 * images_BHWC - 1.0).astype(dtype)
         x_BHWC = self._convolve(self._stem(), x_BHWC, train)
         if self.stem == "imagenet":
@@ -214,7 +208,7 @@ class ResNet(nn.Module):
         self, conv: _Convolution, x_BHWC: jax.Array, train: bool, prefix: str = ""
     ) -> jax.Array:
         """Convolution, norm, and ReLU where it follows."""
-        dtype = compute_dtype(self.dtype, self.platform)
+        dtype = self.compute_dtype
         names = (None, None, "conv_in", "conv_out")
         pad = (conv.side - 1) // 2  # on both sides, whatever the stride, as in the published nets
         x_BHWC = nn.Conv(
@@ -232,7 +226,7 @@ class ResNet(nn.Module):
         return nn.relu(x_BHWC) if conv.relu else x_BHWC
 
     def _normalise(self, x_BHWC: jax.Array, train: bool, name: str) -> jax.Array:
-        dtype = compute_dtype(self.dtype, self.platform)
+        dtype = self.compute_dtype
         if self.norm == "batch":
             group, momentum = self.batch_norm_group, self.batch_norm_momentum
             return GroupedBatchNorm(group, momentum, dtype=dtype, name=name)(x_BHWC, train=train)

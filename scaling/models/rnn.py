@@ -25,11 +25,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveInt, Range
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, Initializer, compute_dtype, fan_in
+from scaling.models.layers import Dense, Initializer, fan_in
+from scaling.models.next_token import NextToken
 from scaling.models.norm import RMSNorm
-from scaling.ops import constrain, cross_entropy
+from scaling.ops import constrain
 from scaling.ops.matmul import lookup
 from scaling.ops.recurrence import Cell, State, recurrence
 
@@ -75,36 +76,26 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-class RNN(nn.Module):
+class RNN(NextToken):
     """A stack of recurrent layers between an embedding and a head.
 
     Attributes:
-      vocab_size: V; None takes the data's.
       num_layers: recurrent layers.
       model_dim: W, of the embedding and of every layer.
       cell: what a layer is made of, see the module.
       residual: x + layer(RMSNorm(x)), and a norm before the head; without it a layer reads the plain
         output of the one below, as in the classical stacks.
-      tie_embeddings: the head is the transposed embedding table.
       dropout: rate on the embedding and on the output of each layer, not from time to time
         (Zaremba et al. 2014, 1409.2329).
-      dtype: type of the products; parameters, gates, states and logits are float32. `auto` is
-        bfloat16 on accelerators.
       init_scale: multiplies the standard deviation of the initial matrices: sqrt(1 / fan in), and
         orthogonal for each gate's recurrent matrix.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
-    vocab_size: PositiveInt | None = None
     num_layers: PositiveInt = 2
     model_dim: PositiveInt = 256
     cell: Literal["gru", "lstm"] = "lstm"
     residual: bool = False
-    tie_embeddings: bool = False
     dropout: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     # With a mutable collection "cache" it is applied to the next tokens alone; with "carry" its state
     # goes from window to window.
@@ -112,16 +103,8 @@ class RNN(nn.Module):
     carries: ClassVar[bool] = True
 
     def setup(self) -> None:  # noqa: D102
-        if self.vocab_size is None:
-            raise ValueError("model.vocab_size is not set and the data gave none")
-        width, dtype = self.model_dim, compute_dtype(self.dtype, self.platform)
-        table = nn.initializers.normal(self.init_scale / width**0.5)
-        self.embedding = self.param(
-            "embedding",
-            nn.with_partitioning(table, ("vocab", "embed")),
-            (self.vocab_size, width),
-            jnp.float32,
-        )
+        width, dtype = self.model_dim, self.compute_dtype
+        self.embedding = self.make_table("embedding", self.vocab_size, "vocab")
         self.layers = [
             Layer(self.cell, width, self.init_scale, dtype) for _ in range(self.num_layers)
         ]
@@ -129,35 +112,7 @@ class RNN(nn.Module):
         if self.residual:
             self.norms = [RMSNorm(1e-6, "float32") for _ in range(self.num_layers + 1)]
         if not self.tie_embeddings:
-            self.head = self.param(
-                "head",
-                nn.with_partitioning(fan_in(self.init_scale), ("embed", "vocab")),
-                (width, self.vocab_size),
-                jnp.float32,
-            )
-
-    def __call__(
-        self,
-        inputs_BT: jax.Array,
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
-        """Logits of the next token, float32 [B, T, V].
-
-        Args:
-          inputs_BT: int32 tokens.
-          segments_BT: int32 document of each token: the state starts anew where it changes, and at
-            the first token unless its number is 0, which says that the window goes on with the
-            document of the window before. None: one document.
-          positions_BT: not read; a recurrent model knows its place.
-          train: whether dropout is on; it draws from the `dropout` random stream.
-        """
-        x_BTW = self.hidden(inputs_BT, segments_BT, positions_BT, train=train)
-        logits_NV = cross_entropy.logits(x_BTW.reshape(-1, self.model_dim), self.head_kernel())
-        logits_BTV = logits_NV.reshape(*inputs_BT.shape, -1)
-        return constrain(logits_BTV, ("batch", "length", "vocab"))
+            self.head = self.make_head()
 
     def hidden(
         self,
@@ -167,7 +122,16 @@ class RNN(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        """What `head_kernel` multiplies, [B, T, W] of the compute type; arguments as in `__call__`."""
+        """What `head_kernel` multiplies, [B, T, W] of the compute type.
+
+        Args:
+          inputs_BT: int32 tokens.
+          segments_BT: int32 document of each token: the state starts anew where it changes, and at
+            the first token unless its number is 0, which says that the window goes on with the
+            document of the window before. None: one document.
+          positions_BT: not read; a recurrent model knows its place.
+          train: whether dropout is on; it draws from the `dropout` random stream.
+        """
         del positions_BT
         keep_BT = None
         if segments_BT is not None:
@@ -182,12 +146,7 @@ class RNN(nn.Module):
                 x_BTW + y_BTW if self.residual else y_BTW, ("batch", "length", "embed")
             )
         x_BTW = self.norms[-1](x_BTW) if self.residual else x_BTW
-        return x_BTW.astype(compute_dtype(self.dtype, self.platform))
-
-    def head_kernel(self) -> jax.Array:
-        """The output matrix [W, V] of the compute type."""
-        kernel_WV = self.embedding.T if self.tie_embeddings else self.head
-        return kernel_WV.astype(compute_dtype(self.dtype, self.platform))
+        return x_BTW.astype(self.compute_dtype)
 
     def cost(self, seq_len: int) -> Cost:
         """What a token passes through; the same at any sequence length."""

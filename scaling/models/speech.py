@@ -8,20 +8,21 @@ Legend: B batch, T frames of the spectrogram, M mel bands, U frames of the encod
 convolutions, C channels, D model width, V symbols.
 """
 
+import dataclasses
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
-from scaling.models import dims
+from scaling.configs.types import PositiveInt, Range
 from scaling.models.block import Attention, BlockConfig, FeedForward
-from scaling.models.layers import Dense, compute_dtype, fan_in
+from scaling.models.layers import Dense, Model, fan_in
 from scaling.models.norm import LayerNorm
 from scaling.models.rnn import Layer, both_ways
+from scaling.models.transformer import Transformer
 from scaling.ops import constrain
 from scaling.ops.log_mel import Count
 from scaling.ops.rotary import Tables, rotary_tables
@@ -29,7 +30,7 @@ from scaling.ops.rotary import Tables, rotary_tables
 KERNEL = 3  # side of the convolutions over the spectrogram
 
 
-class Recogniser(nn.Module):
+class Recogniser(Model):
     """What both encoders share: the convolutions before them, the head behind.
 
     Attributes:
@@ -40,10 +41,6 @@ class Recogniser(nn.Module):
       model_dim: D.
       num_layers: layers of the encoder.
       dropout: rate after the convolutions and after each layer or part of a block.
-      dtype: type of the products; parameters, norms and logits are float32. `auto` is bfloat16 on
-        accelerators.
-      init_scale: multiplies the standard deviation of the initial matrices.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     vocab_size: PositiveInt | None = None
@@ -52,9 +49,6 @@ class Recogniser(nn.Module):
     model_dim: PositiveInt = 256
     num_layers: PositiveInt = 2
     dropout: Annotated[float, Range(0, below=1)] = 0.1
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, features_BTM: jax.Array, frames_B: jax.Array, *, train: bool) -> jax.Array:
@@ -68,7 +62,7 @@ class Recogniser(nn.Module):
         if self.vocab_size is None:
             raise ValueError("model.vocab_size is not set and the data gave none")
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x_BTMC = features_BTM[..., None].astype(self._dtype())
+        x_BTMC = features_BTM[..., None].astype(self.compute_dtype)
         for i, stride in enumerate(self.time_strides):
             frames_B = -(-frames_B // stride)
             x_BTMC = nn.relu(self._convolution(f"conv_{i}", stride)(x_BTMC))
@@ -76,7 +70,7 @@ class Recogniser(nn.Module):
             x_BTMC = x_BTMC * inside_BT[..., None, None].astype(x_BTMC.dtype)
         x_BUJ = x_BTMC.reshape(*x_BTMC.shape[:2], -1)
         x_BUD = self._dense("project", self.model_dim, ("conv_out", "embed"))(x_BUJ)
-        x_BUD = drop(LayerNorm(dtype=self._dtype(), name="project_norm")(x_BUD))
+        x_BUD = drop(LayerNorm(dtype=self.compute_dtype, name="project_norm")(x_BUD))
         x_BUD = self.encode(x_BUD, frames_B, drop, train)
         head = self._dense("head", self.vocab_size, ("embed", "vocab"))
         return head(x_BUD).astype(jnp.float32)
@@ -93,11 +87,8 @@ class Recogniser(nn.Module):
             frames = -(-frames // stride)
         return frames
 
-    def _dtype(self) -> str:
-        return compute_dtype(self.dtype, self.platform)
-
     def _dense(self, name: str, features: int, axes: tuple[str, str]) -> Dense:
-        return Dense(features, axes, fan_in(self.init_scale), True, self._dtype(), name=name)
+        return Dense(features, axes, fan_in(self.init_scale), True, self.compute_dtype, name=name)
 
     def _convolution(self, name: str, stride: int) -> nn.Conv:
         # Padded by one on each side whatever the length: SAME would lay the strides of even and odd
@@ -109,7 +100,7 @@ class Recogniser(nn.Module):
             (KERNEL, KERNEL),
             (stride, 2),
             padding=((side, side), (side, side)),
-            dtype=self._dtype(),
+            dtype=self.compute_dtype,
             kernel_init=nn.with_partitioning(init, (None, None, "conv_in", "conv_out")),
             bias_init=nn.with_partitioning(nn.initializers.zeros, ("conv_out",)),
             name=name,
@@ -131,15 +122,16 @@ class SpeechGRU(Recogniser):
             raise ConfigError(
                 "model.model_dim", f"is {self.model_dim}", "make it even: each direction has half"
             )
+        dtype = self.compute_dtype
         for i in range(self.num_layers):
-            y_BUD = LayerNorm(dtype=self._dtype(), name=f"norm_{i}")(x_BUD)
+            y_BUD = LayerNorm(dtype=dtype, name=f"norm_{i}")(x_BUD)
             ahead, behind = (
-                Layer("gru", self.model_dim // 2, self.init_scale, self._dtype(), name=f"{way}_{i}")
+                Layer("gru", self.model_dim // 2, self.init_scale, dtype, name=f"{way}_{i}")
                 for way in ("forward", "backward")
             )
             y_BUD = drop(both_ways(ahead, behind, y_BUD, frames_B))
             x_BUD = constrain(x_BUD + y_BUD.astype(x_BUD.dtype), ("batch", "length", "embed"))
-        return LayerNorm(dtype=self._dtype(), name="final_norm")(x_BUD)
+        return LayerNorm(dtype=dtype, name="final_norm")(x_BUD)
 
 
 class Conformer(Recogniser):
@@ -184,29 +176,23 @@ class Conformer(Recogniser):
         return x_BUD
 
     def _block_config(self) -> BlockConfig:
-        return BlockConfig(
+        """That of a Transformer of these sizes, with four products added to the residual stream."""
+        encoder = Transformer(
+            model_dim=self.model_dim,
             num_heads=self.num_heads,
-            num_kv_heads=self.num_heads,
-            head_dim=dims.head_dim(self.model_dim, self.num_heads),
-            mlp_dim=dims.mlp_dim(self.model_dim, "gelu", self.mlp_dim),
+            mlp_dim=self.mlp_dim,
             norm="layernorm",
-            norm_epsilon=1e-6,
             mlp="gelu",
-            qk_norm=False,
             bias=True,
-            attention_softcap=None,
             dropout=self.dropout,
-            dtype=self._dtype(),
+            dtype=self.dtype,
             init_scale=self.init_scale,
-            residual_scale=self.init_scale / math.sqrt(4 * self.num_layers),
-            attention="auto",
             causal=False,
-            max_len=0,
-            attention_layer="attention",
-            feed_forward="mlp",
-            feed_forward_options=(),
             platform=self.platform,
+            parent=None,
         )
+        scale = self.init_scale / math.sqrt(4 * self.num_layers)
+        return dataclasses.replace(encoder.block_config(), residual_scale=scale)
 
 
 class ConformerBlock(nn.Module):

@@ -5,16 +5,16 @@ What stands behind a text (its padding) changes nothing.
 Legend: B batch, T time, D model width, V vocabulary, K tags.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveInt, Range
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, compute_dtype, fan_in
+from scaling.models.layers import Dense, Model, fan_in
 from scaling.models.norm import LayerNorm
 from scaling.models.rnn import KINDS, Layer, both_ways
 from scaling.models.text import TextEncoder
@@ -54,7 +54,7 @@ class EncoderTagger(TextEncoder):
         )
 
 
-class GRUTagger(nn.Module):
+class GRUTagger(Model):
     """Layers of two GRUs of D / 2 units, one in each direction (Huang et al. 2015, 1508.01991).
 
     x + both(LayerNorm(x)), and a norm before the head.
@@ -65,10 +65,6 @@ class GRUTagger(nn.Module):
       num_layers: of two GRUs each.
       model_dim: D, of the embeddings and of every layer.
       dropout: rate on the embeddings, after each layer and before the head.
-      dtype: type of the products; parameters, states and logits are float32. `auto` is bfloat16 on
-        accelerators.
-      init_scale: multiplies the standard deviation of the initial matrices.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     num_classes: PositiveInt | None = None
@@ -76,9 +72,6 @@ class GRUTagger(nn.Module):
     num_layers: PositiveInt = 1
     model_dim: PositiveInt = 128
     dropout: Annotated[float, Range(0, below=1)] = 0.3
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool) -> jax.Array:
@@ -89,7 +82,7 @@ class GRUTagger(nn.Module):
             raise ConfigError(
                 "model.model_dim", f"is {self.model_dim}", "make it even: each direction has half"
             )
-        dtype = compute_dtype(self.dtype, self.platform)
+        dtype = self.compute_dtype
         drop = nn.Dropout(self.dropout, deterministic=not train)
         init = nn.initializers.normal(self.init_scale / self.model_dim**0.5)
         embedding_VD = self.param(

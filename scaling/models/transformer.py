@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveFloat, PositiveInt, Range
 from scaling.models import dims
 from scaling.models.block import (
     Activation,
@@ -36,20 +36,18 @@ from scaling.models.block import (
     remat_policy,
 )
 from scaling.models.cost import Cost
-from scaling.models.layers import Initializer, compute_dtype, fan_in
-from scaling.ops import constrain, cross_entropy
+from scaling.models.next_token import NextToken
+from scaling.ops import constrain
 from scaling.ops.attention import Implementation
 from scaling.ops.matmul import lookup
 from scaling.ops.rotary import Tables, rotary_tables
 
 
-class Transformer(nn.Module):
+class Transformer(NextToken):
     """Decoder-only language model.
 
     Attributes:
-      vocab_size: V; None takes the data's.
       num_layers: L.
-      model_dim: D.
       num_heads: H.
       num_kv_heads: G, each serving H / G query heads (Ainslie et al. 2023, 2305.13245); None is H.
       head_dim: K; None is D / H.
@@ -63,30 +61,23 @@ class Transformer(nn.Module):
         `relu2` is the squared ReLU (2109.08668). GELU is the tanh form, as in GPT-2.
       qk_norm: RMS-normalise queries and keys of each head, with a learned scale (2302.05442).
       bias: biases in every dense layer but the head, and in LayerNorm.
-      tie_embeddings: the head is the transposed embedding table.
       logit_softcap: c in c * tanh(logits / c) (2408.00118); None leaves logits alone.
       attention_softcap: the same for attention scores.
       dropout: rate after the embedding and after each half block, as in GPT-2, but not on attention
         weights, which flash kernels never hold.
-      dtype: type of the computation; parameters, norms, softmax and logits are float32. `auto` is
-        bfloat16 on accelerators.
       remat: what a block keeps for the backward pass: `none` keeps all, `full` only its input,
         `dots` results of dense layers, `dots_attention` also that of attention, `dots_except_mlp`
         those of attention's dense layers, `save_...` the named values.
       unroll: layers that run inside one turn of the loop; `auto` is one, on CPU without remat all.
-      init_scale: multiplies the standard deviation of every initial matrix.
       attention: kernel, see `scaling.ops.attention`.
       causal: whether a token attends only to itself and to earlier ones.
       attention_layer: the attention of a block, a flax module "package.module:Class" of your own;
         see `scaling.models.block`.
       feed_forward: the feed-forward of a block: "mlp", "moe" (`scaling.models.moe`), or likewise.
       feed_forward_options: further fields of the feed-forward, such as {"experts": 16, "top_k": 4}.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
-    vocab_size: PositiveInt | None = None
     num_layers: PositiveInt = 4
-    model_dim: PositiveInt = 128
     num_heads: PositiveInt = 4
     num_kv_heads: PositiveInt | None = None
     head_dim: PositiveInt | None = None
@@ -99,69 +90,29 @@ class Transformer(nn.Module):
     mlp: Activation = "swiglu"
     qk_norm: bool = False
     bias: bool = False
-    tie_embeddings: bool = False
     logit_softcap: PositiveFloat | None = None
     attention_softcap: PositiveFloat | None = None
     dropout: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     attention: Implementation = "auto"
     causal: bool = True
     attention_layer: str = "attention"
     feed_forward: str = "mlp"
     feed_forward_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    platform: str = "cpu"
 
     # With a mutable collection "cache" it is applied to the next tokens alone.
     caches: ClassVar[bool] = True
 
     def setup(self) -> None:  # noqa: D102
-        if self.vocab_size is None:
-            raise ValueError("model.vocab_size is not set and the data gave none")
-        self.embedding = self.param(
-            "embedding",
-            nn.with_partitioning(self._embedding_init(), ("vocab", "embed")),
-            (self.vocab_size, self.model_dim),
-            jnp.float32,
-        )
+        self.embedding = self.make_table("embedding", self.vocab_size, "vocab")
         if self.position == "learned":
-            self.positions = self.param(
-                "positions",
-                nn.with_partitioning(self._embedding_init(), ("positions", "embed")),
-                (self.max_len, self.model_dim),
-                jnp.float32,
-            )
+            self.positions = self.make_table("positions", self.max_len, "positions")
         self.input_dropout = nn.Dropout(self.dropout)
         self.layers = self.stack()(config=self.block_config())
         self.final_norm = make_norm(self.block_config())
         if not self.tie_embeddings:
-            self.head = self.param(
-                "head",
-                nn.with_partitioning(fan_in(self.init_scale), ("embed", "vocab")),
-                (self.model_dim, self.vocab_size),
-                jnp.float32,
-            )
-
-    def __call__(
-        self,
-        inputs_BT: jax.Array,
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
-        """Logits of the next token, float32 [B, T, V].
-
-        Args:
-          inputs_BT: int32 tokens.
-          segments_BT: int32 document of each token; attention stays inside a document. None: one.
-          positions_BT: int32 position of each token; None counts from the start of the row.
-          train: whether dropout is on; it draws from the `dropout` random stream.
-        """
-        x_BTD = self.hidden(inputs_BT, segments_BT, positions_BT, train=train)
-        return self.unembed(x_BTD)
+            self.head = self.make_head()
 
     def hidden(
         self,
@@ -171,15 +122,22 @@ class Transformer(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        """What `head_kernel` multiplies, [B, T, D] of the compute type; arguments as in `__call__`."""
+        """What `head_kernel` multiplies, [B, T, D] of the compute type.
+
+        Args:
+          inputs_BT: int32 tokens.
+          segments_BT: int32 document of each token; attention stays inside a document. None: one.
+          positions_BT: int32 position of each token; None counts from the start of the row.
+          train: whether dropout is on; it draws from the `dropout` random stream.
+        """
         x_BTD, tables = self.embed(inputs_BT, positions_BT, train=train)
         x_BTD, _ = self.layers(x_BTD, segments_BT, tables, train, None, None)
-        return self.final_norm(x_BTD).astype(self._dtype())
+        return self.final_norm(x_BTD).astype(self.compute_dtype)
 
     def embed(
         self, inputs_BT: jax.Array, positions_BT: jax.Array | None, *, train: bool
     ) -> tuple[jax.Array, Tables | None]:
-        """What the first block reads, and the rotary tables; arguments as in `__call__`."""
+        """What the first block reads, and the rotary tables; arguments as of `hidden`."""
         length = inputs_BT.shape[1]
         if length > self.max_len:
             raise ConfigError(
@@ -197,21 +155,8 @@ class Transformer(nn.Module):
         elif self.position == "rope":
             positions_xT = jnp.arange(length) if positions_BT is None else positions_BT
             tables = rotary_tables(positions_xT, self.block_config().head_dim, self.rope_theta)
-        x_BTD = self.input_dropout(x_BTD.astype(self._dtype()), deterministic=not train)
+        x_BTD = self.input_dropout(x_BTD.astype(self.compute_dtype), deterministic=not train)
         return constrain(x_BTD, ("batch", "length", "embed")), tables
-
-    def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits float32 [..., V] of hidden states [..., D]."""
-        x_ND = x_BTD.reshape(-1, self.model_dim).astype(self._dtype())
-        logits_NV = cross_entropy.logits(x_ND, self.head_kernel())
-        logits_NV = cross_entropy.softcap(logits_NV, self.logit_softcap)
-        logits_BTV = logits_NV.reshape(*x_BTD.shape[:-1], -1)
-        return constrain(logits_BTV, ("batch", "length", "vocab"))
-
-    def head_kernel(self) -> jax.Array:
-        """The output matrix [D, V] of the compute type: logits are `softcap(hidden @ kernel)`."""
-        kernel_DV = self.embedding.T if self.tie_embeddings else self.head
-        return kernel_DV.astype(self._dtype())
 
     def cost(self, seq_len: int) -> Cost | None:
         """What a token passes through at this sequence length; None if a layer of your own hides it."""
@@ -240,37 +185,18 @@ class Transformer(nn.Module):
             attention_causal=pairs * ((seq_len + 1) / 2 if self.causal else seq_len),
         )
 
-    def _dtype(self) -> str:
-        return compute_dtype(self.dtype, self.platform)
-
-    def _embedding_init(self) -> Initializer:
-        return nn.initializers.normal(self.init_scale / math.sqrt(self.model_dim))
-
     def block_config(self) -> "BlockConfig":
         """What a block must know, sizes that follow from others filled in."""
-        return BlockConfig(
-            num_heads=self.num_heads,
-            num_kv_heads=dims.num_kv_heads(self.num_heads, self.num_kv_heads),
-            head_dim=dims.head_dim(self.model_dim, self.num_heads, self.head_dim),
-            mlp_dim=dims.mlp_dim(self.model_dim, self.mlp, self.mlp_dim),
-            norm=self.norm,
-            norm_epsilon=self.norm_epsilon,
-            mlp=self.mlp,
-            qk_norm=self.qk_norm,
-            bias=self.bias,
-            attention_softcap=self.attention_softcap,
-            dropout=self.dropout,
-            dtype=self._dtype(),
-            init_scale=self.init_scale,
-            residual_scale=self.init_scale / math.sqrt(2 * self.num_layers),
-            attention=self.attention,
-            causal=self.causal,
-            max_len=self.max_len,
-            attention_layer=self.attention_layer,
-            feed_forward=self.feed_forward,
-            feed_forward_options=tuple(sorted(self.feed_forward_options.items())),
-            platform=self.platform,
-        )
+        follows: dict[str, Any] = {
+            "num_kv_heads": dims.num_kv_heads(self.num_heads, self.num_kv_heads),
+            "head_dim": dims.head_dim(self.model_dim, self.num_heads, self.head_dim),
+            "mlp_dim": dims.mlp_dim(self.model_dim, self.mlp, self.mlp_dim),
+            "dtype": self.compute_dtype,
+            "residual_scale": self.init_scale / math.sqrt(2 * self.num_layers),
+            "feed_forward_options": tuple(sorted(self.feed_forward_options.items())),
+        }
+        fields = {field.name for field in dataclasses.fields(BlockConfig)} - follows.keys()
+        return BlockConfig(**{name: getattr(self, name) for name in fields}, **follows)
 
     def stack(self, layers: int | None = None) -> type[nn.Module]:
         """The block, rematerialised as asked, lifted over layers; `drop_rate` is one a layer.

@@ -10,16 +10,16 @@ Each residual block adds a projection of the time; norms are group norms, so row
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import MultipleOf, PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import MultipleOf, PositiveInt, Range
 from scaling.models.dims import head_dim
-from scaling.models.layers import Dense, compute_dtype, convolution, fan_in, upsampled
+from scaling.models.layers import Dense, Model, convolution, fan_in, upsampled
 from scaling.models.norm import GROUPS, group_norm
 from scaling.ops import constrain
 from scaling.ops.attention import attention
@@ -28,7 +28,7 @@ from scaling.ops.attention import attention
 TIME_SCALE, LONGEST = 1000.0, 10_000.0
 
 
-class UNet(nn.Module):
+class UNet(Model):
     """Called as model(x_BHWC, time_B, train=...) -> float32 [B, H, W, C], of the shape of x.
 
     Attributes:
@@ -38,11 +38,8 @@ class UNet(nn.Module):
       blocks: residual blocks of a level on the way down; one more on the way up.
       num_heads: of the attention at the lowest level.
       dropout: rate inside residual blocks.
-      dtype: type of the computation; parameters, norms and the output are float32. `auto` is
-        bfloat16 on accelerators.
       init_scale: multiplies the standard deviation sqrt(1 / fan in) of the initial kernels; the
         last of each branch, and the output, start at zero.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     width: Annotated[PositiveInt, MultipleOf(GROUPS)] = 64
@@ -50,15 +47,12 @@ class UNet(nn.Module):
     blocks: PositiveInt = 2
     num_heads: PositiveInt = 4
     dropout: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
-    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, time_B: jax.Array, *, train: bool) -> jax.Array:
         """Velocity or noise of images in about [-1, 1] at times in [0, 1]."""
         self._check(x_BHWC.shape[1:3])
-        dtype, init = compute_dtype(self.dtype, self.platform), fan_in(self.init_scale)
+        dtype, init = self.compute_dtype, fan_in(self.init_scale)
         channels = x_BHWC.shape[-1]
         features = [self.width * m for m in self.multipliers]
         time_BD = self._time(time_B, dtype)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import PositiveInt, Range
 from scaling.models.block import Remat, make_norm
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, compute_dtype, fan_in
+from scaling.models.layers import Dense, Model, fan_in
 from scaling.models.transformer import Transformer
 from scaling.ops import constrain
 from scaling.ops.attention import Implementation
@@ -38,7 +38,7 @@ SIZES = {
 }
 
 
-class ViT(nn.Module):
+class ViT(Model):
     """Patches and their positions, pre-norm blocks, norm, class token or mean, a linear head.
 
     GELU is the tanh form. The head is one matrix, as after fine-tuning.
@@ -57,13 +57,9 @@ class ViT(nn.Module):
       dropout: rate after the positions and after each half block.
       stochastic_depth: rate at which the last block's two branches are left out for an image in
         training; earlier blocks in proportion to their place, the first never (2012.12877).
-      dtype: type of the computation; parameters, norms and logits are float32. `auto` is bfloat16 on
-        accelerators.
       remat: what a block keeps for the backward pass; see `Transformer`.
       unroll: layers that run inside one turn of the loop; see `Transformer`.
-      init_scale: multiplies the standard deviation of every initial matrix.
       attention: kernel, see `scaling.ops.attention`.
-      platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
     num_classes: PositiveInt | None = None
@@ -77,19 +73,16 @@ class ViT(nn.Module):
     position: Literal["learned", "sincos"] = "learned"
     dropout: Annotated[float, Range(0, below=1)] = 0.0
     stochastic_depth: Annotated[float, Range(0, below=1)] = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
-    init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     attention: Implementation = "auto"
-    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1], which it moves to [-1, 1]."""
         if self.num_classes is None:
             raise ValueError("model.num_classes is not set and the data gave none")
-        dtype, encoder = compute_dtype(self.dtype, self.platform), self._encoder()
+        dtype, encoder = self.compute_dtype, self._encoder()
         config, depth = encoder.block_config(), encoder.num_layers
         patches_BTJ = self._patches(2.0 * images_BHWC - 1.0).astype(dtype)
         embed = fan_in(self.init_scale)

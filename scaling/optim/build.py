@@ -255,7 +255,7 @@ def _rule(section: Component) -> UpdateRule | Frozen:
 def _schedule(section: Component, total_steps: int, where: str) -> Schedule:
     keys = {key: value for key, value in section.items() if key != "name"}
     schedule = functools.partial(component(section, SCHEDULES), total_steps=total_steps, **keys)
-    # A schedule checks its lengths when it is traced; find out now.
+    # A schedule may refuse its settings when it is traced; find out now.
     jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32), 1.0)
     return schedule
 

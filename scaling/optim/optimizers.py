@@ -49,8 +49,37 @@ class UpdateRule(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decayed:
+    """An update, then decoupled weight decay, then the learning rate.
+
+    A subclass has `learning_rate` and `weight_decay`.
+
+    Attributes:
+      decay_mask: `matrices` leaves out norms, biases and other vectors.
+      clip_norm: largest global norm of the gradient; None does not clip.
+      moment_dtype: in which the first moment, or the momentum, is kept.
+    """
+
+    decay_mask: groups.DecayMask = "matrices"
+    clip_norm: PositiveFloat | None = 1.0
+    moment_dtype: MomentDtype = "float32"
+
+    def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
+        """What comes before weight decay; arguments as of `transform`."""
+        raise NotImplementedError
+
+    def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
+        """The update without clipping; see `UpdateRule`."""
+        return optax.chain(
+            *self.updates(h, names),
+            groups.decay_weights(h["weight_decay"], self.decay_mask, names),
+            optax.scale(-rate(h["learning_rate"])),
+        )
+
+
 @dataclasses.dataclass(frozen=True)
-class AdamW:
+class AdamW(Decayed):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
 
     Attributes:
@@ -59,9 +88,6 @@ class AdamW:
       b2: decay of the second moment.
       eps: added to the root of the second moment.
       weight_decay: times the learning rate, see the module.
-      decay_mask: `matrices` leaves out norms, biases and other vectors.
-      clip_norm: largest global norm of the gradient; None does not clip.
-      moment_dtype: in which the first moment is kept.
     """
 
     learning_rate: NonNegativeFloat = 1e-3
@@ -69,21 +95,14 @@ class AdamW:
     b2: Decay = 0.95
     eps: NonNegativeFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.1
-    decay_mask: groups.DecayMask = "matrices"
-    clip_norm: PositiveFloat | None = 1.0
-    moment_dtype: MomentDtype = "float32"
 
-    def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
-        """The update without clipping; see `scaling.optim.build`."""
-        return optax.chain(
-            optax.scale_by_adam(h["b1"], h["b2"], h["eps"], mu_dtype=self.moment_dtype),
-            groups.decay_weights(h["weight_decay"], self.decay_mask, names),
-            optax.scale(-rate(h["learning_rate"])),
-        )
+    def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
+        """See `Decayed`."""
+        return [optax.scale_by_adam(h["b1"], h["b2"], h["eps"], mu_dtype=self.moment_dtype)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Muon:
+class Muon(Decayed):
     """Orthogonalised momentum for matrices, AdamW for all else (Jordan et al. 2024).
 
     All else: embeddings, head, norms, biases (see `groups.muon_dims`). Stacked layers are
@@ -102,8 +121,6 @@ class Muon:
       eps: as of AdamW, and in the norm by which Muon divides.
       adam_weight_decay: of all else; times its learning rate.
       decay_mask: which of all else is decayed; `matrices` means embeddings and head.
-      clip_norm: largest global norm of the gradient; None does not clip.
-      moment_dtype: in which the first moments are kept.
     """
 
     learning_rate: NonNegativeFloat = 0.02
@@ -117,12 +134,9 @@ class Muon:
     adam_b2: Decay = 0.95
     eps: NonNegativeFloat = 1e-8
     adam_weight_decay: NonNegativeFloat = 0.0
-    decay_mask: groups.DecayMask = "matrices"
-    clip_norm: PositiveFloat | None = 1.0
-    moment_dtype: MomentDtype = "float32"
 
     def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
-        """The update without clipping; see `scaling.optim.build`."""
+        """The update without clipping; see `UpdateRule`."""
         matrices = optax.chain(
             optax.contrib.scale_by_muon(
                 ns_steps=self.newton_schulz_steps,
@@ -147,7 +161,7 @@ class Muon:
 
 
 @dataclasses.dataclass(frozen=True)
-class Adafactor:
+class Adafactor(Decayed):
     """Factored second moments, updates relative to the parameter (Shazeer & Stern 2018).
 
     The second moment of an array is kept as row and column means over its two largest dimensions
@@ -165,9 +179,6 @@ class Adafactor:
       momentum: decay of an average of updates; None keeps none.
       min_dim_size_to_factor: smaller dimensions are not factored.
       weight_decay: times the learning rate, see the module.
-      decay_mask: `matrices` leaves out norms, biases and other vectors.
-      clip_norm: largest global norm of the gradient; None does not clip.
-      moment_dtype: in which the momentum is kept.
     """
 
     learning_rate: NonNegativeFloat = 1e-2
@@ -179,12 +190,10 @@ class Adafactor:
     momentum: Decay | None = None
     min_dim_size_to_factor: PositiveInt = 128
     weight_decay: NonNegativeFloat = 0.0
-    decay_mask: groups.DecayMask = "matrices"
-    clip_norm: PositiveFloat | None = None
-    moment_dtype: MomentDtype = "float32"
+    clip_norm: PositiveFloat | None = dataclasses.field(default=None, kw_only=True)
 
-    def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
-        """The update without clipping; see `scaling.optim.build`."""
+    def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
+        """See `Decayed`."""
 
         def resize(u: jax.Array, p: jax.Array, n: groups.AxisNames) -> jax.Array:
             u = u / jnp.maximum(1.0, groups.root_mean_square(u, n) / h["update_clip"])
@@ -203,15 +212,11 @@ class Adafactor:
         if self.momentum is not None:
             dtype = jnp.dtype(self.moment_dtype)
             chain.append(optax.ema(h["momentum"], debias=False, accumulator_dtype=dtype))
-        return optax.chain(
-            *chain,
-            groups.decay_weights(h["weight_decay"], self.decay_mask, names),
-            optax.scale(-rate(h["learning_rate"])),
-        )
+        return chain
 
 
 @dataclasses.dataclass(frozen=True)
-class Lion:
+class Lion(Decayed):
     """The sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675).
 
     Attributes:
@@ -219,30 +224,20 @@ class Lion:
       b1: weight of the momentum in the sign.
       b2: decay of the momentum.
       weight_decay: times the learning rate; usually 3 to 10 times more than AdamW's.
-      decay_mask: `matrices` leaves out norms, biases and other vectors.
-      clip_norm: largest global norm of the gradient; None does not clip.
-      moment_dtype: in which the momentum is kept.
     """
 
     learning_rate: NonNegativeFloat = 2e-4
     b1: Decay = 0.9
     b2: Decay = 0.99
     weight_decay: NonNegativeFloat = 0.5
-    decay_mask: groups.DecayMask = "matrices"
-    clip_norm: PositiveFloat | None = 1.0
-    moment_dtype: MomentDtype = "float32"
 
-    def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
-        """The update without clipping; see `scaling.optim.build`."""
-        return optax.chain(
-            optax.scale_by_lion(h["b1"], h["b2"], mu_dtype=jnp.dtype(self.moment_dtype)),
-            groups.decay_weights(h["weight_decay"], self.decay_mask, names),
-            optax.scale(-rate(h["learning_rate"])),
-        )
+    def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
+        """See `Decayed`."""
+        return [optax.scale_by_lion(h["b1"], h["b2"], mu_dtype=jnp.dtype(self.moment_dtype))]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sgd:
+class Sgd(Decayed):
     """Gradient descent with momentum, m = momentum * m + gradient (Sutskever et al. 2013).
 
     Attributes:
@@ -250,29 +245,20 @@ class Sgd:
       momentum: decay of the momentum, which is a sum, not an average; None keeps none.
       nesterov: whether to look one step ahead.
       weight_decay: decoupled, not in the momentum; times the learning rate.
-      decay_mask: `matrices` leaves out norms, biases and other vectors.
-      clip_norm: largest global norm of the gradient; None does not clip.
-      moment_dtype: in which the momentum is kept.
     """
 
     learning_rate: NonNegativeFloat = 0.1
     momentum: Decay | None = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 0.0
-    decay_mask: groups.DecayMask = "matrices"
-    clip_norm: PositiveFloat | None = None
-    moment_dtype: MomentDtype = "float32"
+    clip_norm: PositiveFloat | None = dataclasses.field(default=None, kw_only=True)
 
-    def transform(self, h: Hparams, rate: Rate, names: PyTree) -> optax.GradientTransformation:
-        """The update without clipping; see `scaling.optim.build`."""
+    def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
+        """See `Decayed`."""
+        if self.momentum is None:
+            return [optax.identity()]
         dtype = jnp.dtype(self.moment_dtype)
-        return optax.chain(
-            optax.identity()
-            if self.momentum is None
-            else optax.trace(h["momentum"], nesterov=self.nesterov, accumulator_dtype=dtype),
-            groups.decay_weights(h["weight_decay"], self.decay_mask, names),
-            optax.scale(-rate(h["learning_rate"])),
-        )
+        return [optax.trace(h["momentum"], nesterov=self.nesterov, accumulator_dtype=dtype)]
 
 
 @dataclasses.dataclass(frozen=True)

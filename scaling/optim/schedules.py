@@ -63,7 +63,6 @@ def cosine(
       final_fraction: fraction of the peak at the end of the run.
     """
     warmup = _length(total_steps, warmup_steps, warmup_fraction)
-    _check(total_steps, warmup, 0)
     falling = 0.5 * (1 + jnp.cos(jnp.pi * _progress(step, warmup, total_steps - warmup)))
     return peak * _warmup(step, warmup) * _between(falling, final_fraction)
 
@@ -82,7 +81,6 @@ def linear(
     Args: as of `cosine`.
     """
     warmup = _length(total_steps, warmup_steps, warmup_fraction)
-    _check(total_steps, warmup, 0)
     falling = 1 - _progress(step, warmup, total_steps - warmup)
     return peak * _warmup(step, warmup) * _between(falling, final_fraction)
 
@@ -113,7 +111,6 @@ def wsd(
     """
     warmup = _length(total_steps, warmup_steps, warmup_fraction)
     length = _length(total_steps, decay_steps, decay_fraction)
-    _check(total_steps, warmup, length)
     progress = _progress(step, total_steps - length, length)
     falling = 1 - (jnp.sqrt(progress) if decay == "1-sqrt" else progress)
     return peak * _warmup(step, warmup) * _between(falling, final_fraction)
@@ -141,16 +138,6 @@ def inverse_sqrt(
 
 def _length(total_steps: int, steps: int | None, fraction: float) -> int:
     return round(fraction * total_steps) if steps is None else steps
-
-
-def _check(total_steps: int, warmup: int, decay: int) -> None:
-    if warmup + decay > total_steps:
-        raise ConfigError(
-            "optim.schedule",
-            f"warm-up ({warmup} steps) and decay ({decay} steps) are longer than the run "
-            f"(train.steps={total_steps})",
-            "shorten them, or lengthen the run",
-        )
 
 
 def lengths_fit(config: Experiment) -> None:

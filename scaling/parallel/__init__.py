@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scaling.parallel.processes import Processes, discover, start_processes
     from scaling.parallel.sharding import (
         ShardingError,
+        axis_names,
         param_shardings,
         replicated,
         state_shardings,
@@ -33,6 +34,6 @@ __getattr__, __all__ = lazy.names(
         "logical": "active_rules constrain logical_rules spec",
         "mesh": "MeshConfig make_mesh",
         "processes": "Processes discover start_processes",
-        "sharding": "ShardingError param_shardings replicated state_shardings unbox",
+        "sharding": "ShardingError axis_names param_shardings replicated state_shardings unbox",
     },
 )

@@ -45,35 +45,35 @@ def unbox(tree: PyTree) -> PyTree:
     return jax.tree.map(_value, tree, is_leaf=_is_box)
 
 
-def param_shardings(
-    boxed: PyTree, mesh: jax.sharding.Mesh, config: MeshConfig
-) -> tuple[PyTree, PyTree]:
-    """Shardings and logical axis names of freshly made variables.
+def axis_names(boxed: PyTree) -> PyTree:
+    """The logical axis names of every array, shaped like the unboxed tree; None without names."""
+    return jax.tree.map(_names, boxed, is_leaf=_is_box)
+
+
+def param_shardings(boxed: PyTree, mesh: jax.sharding.Mesh, config: MeshConfig) -> PyTree:
+    """Shardings of freshly made variables, shaped like the unboxed ones.
 
     Args:
       boxed: abstract variables (`jax.eval_shape(init, key)`), annotated leaves in flax boxes.
-
-    Returns:
-      (tree of NamedSharding, tree of axis names), both shaped like the unboxed variables; the
-      second has None for arrays without names.
 
     Raises:
       ShardingError: a dimension does not divide its mesh axis and no waiver covers it.
     """
     table = rules(config)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(boxed, is_leaf=_is_box)
-    names = [tuple(x.names) if _is_box(x) else None for _, x in leaves]
-    shardings = []
-    for (path, box), axes in zip(leaves, names, strict=True):
-        x = _value(box)
+
+    def place(
+        path: jax.tree_util.KeyPath, box: Partitioned | jax.ShapeDtypeStruct
+    ) -> NamedSharding:
+        x, axes = _value(box), _names(box)
         if axes is None:
             partition = _default_spec(x.shape, x.dtype, mesh, config.shard_bytes)
         else:
             partition = _named_spec(
                 path_name(path), x.shape, axes, table, mesh, config.allow_replicated
             )
-        shardings.append(NamedSharding(mesh, partition))
-    return jax.tree.unflatten(structure, shardings), jax.tree.unflatten(structure, names)
+        return NamedSharding(mesh, partition)
+
+    return jax.tree_util.tree_map_with_path(place, boxed, is_leaf=_is_box)
 
 
 def state_shardings(state: PyTree, placed: Mapping[str, PyTree], mesh: jax.sharding.Mesh) -> PyTree:
@@ -111,6 +111,10 @@ def _is_box(x: Any) -> bool:
 
 def _value(x: Any) -> Any:
     return x.value if _is_box(x) else x
+
+
+def _names(x: object) -> tuple[str | None, ...] | None:
+    return tuple(x.names) if isinstance(x, Partitioned) else None
 
 
 def _named_spec(

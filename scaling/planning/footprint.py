@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scaling import configs, data, parallel
@@ -25,8 +24,8 @@ from scaling.parallel.axes import axes_with
 from scaling.parallel.sharding import PyTree
 from scaling.planning.topology import Target
 from scaling.tasks import flops
-from scaling.tasks.base import Batch, Context, build_task
-from scaling.tasks.keys import abstract_key
+from scaling.tasks.base import build_task, traceable
+from scaling.tasks.keys import KEY_DATA
 from scaling.train.program import build_functions
 
 # The compiler merges copies of what the trace keeps: without remat a 7B decoder stores 0.93 of it.
@@ -112,7 +111,7 @@ def footprint(config: Experiment, target: Target) -> Footprint:
     info = data.describe(config)
     alone = parallel.make_mesh(parallel.MeshConfig(data=1), jax.devices("cpu")[:1])
     functions = build_functions(config, info, alone)
-    state = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    state = jax.eval_shape(functions.init, KEY_DATA)
     task = functions.task
     kept: dict[str | None, float] = {}
     products: dict[str | None, float] = {}
@@ -143,29 +142,16 @@ def remat_choices(config: Experiment) -> tuple[str | None, ...]:
 def _traced(config: Experiment, info: data.DataInfo, platform: str) -> tuple[float, float]:
     """(bytes kept, FLOPs of products forward and backward) of one example."""
     task = build_task(config, info, platform)
-    variables = dict(parallel.unbox(task.boxed))
-    params = variables.pop("params")
-
-    def objective(
-        params: PyTree, rest: Mapping[str, PyTree], batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> jax.Array:
-        context = Context(rng, step, True)
-        return task.loss({"params": params, **rest}, batch, context, dict(task.hparams)).sum
-
-    def inputs(rows: int) -> tuple[PyTree, ...]:
-        batch = {
-            key: jax.ShapeDtypeStruct((rows, *shape), dtype)
-            for key, (shape, dtype) in info.spec.items()
-        }
-        return params, variables, batch, abstract_key(), jax.ShapeDtypeStruct((), jnp.int32)
+    rows = config.train.batch_size  # a number that the model takes, also in groups
+    objective, arguments = traceable(task, info.spec, rows)
+    _, twice = traceable(task, info.spec, 2 * rows)
 
     def residuals(params: PyTree, *others: PyTree) -> PyTree:
         return jax.vjp(lambda given: objective(given, *others), params)[1]
 
     # The difference of two sizes leaves out what does not grow with the batch: the parameters.
-    rows = config.train.batch_size  # a number that the model takes, also in groups
-    sizes = [_bytes(jax.eval_shape(residuals, *inputs(n * rows))) for n in (1, 2)]
-    step = jax.make_jaxpr(jax.value_and_grad(objective))(*inputs(rows))
+    sizes = [_bytes(jax.eval_shape(residuals, *given)) for given in (arguments, twice)]
+    step = jax.make_jaxpr(jax.value_and_grad(objective))(*arguments)
     return (sizes[1] - sizes[0]) / rows, flops.products(step.jaxpr) / rows
 
 

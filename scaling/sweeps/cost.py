@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from scaling import configs
-from scaling.configs import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,30 +127,18 @@ def _count(config: "Experiment") -> tuple[Cost, "Task"]:
     plain["optim"] = {k: v for k, v in plain["optim"].items() if not isinstance(v, float)}
     key = json.dumps(plain, sort_keys=True)
     if key not in _counted:
-        try:
-            _counted[key] = _of_shapes(config)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError("model", str(error)) from error
+        _counted[key] = _of_shapes(config)
     return _counted[key]
 
 
 def _of_shapes(config: "Experiment") -> tuple[Cost, "Task"]:
     import jax
 
-    from scaling import data, parallel
-    from scaling.optim.build import build_optimizer
-    from scaling.tasks.base import build_task
+    from scaling import parallel
+    from scaling.train.program import build_abstract
 
-    task = build_task(config, data.describe(config), "cpu")
-    names = jax.tree.map(
-        lambda x: tuple(x.names) if hasattr(x, "names") else None,
-        task.boxed["params"],
-        is_leaf=lambda x: hasattr(x, "names"),
-    )
     # The size of the state does not depend on the length: every schedule fits into this one.
-    optimizer = build_optimizer(config.optim, 10**9, names)
+    task, optimizer = build_abstract(config, 10**9)
     variables = parallel.unbox(task.boxed)
     trained = optimizer.trained(variables["params"])
     state = [variables, jax.eval_shape(optimizer.init, trained)]

@@ -32,9 +32,10 @@ from scaling.configs import ConfigError, build, component
 from scaling.configs.component import marked, parameters
 from scaling.configs.types import RuntimeNumber
 from scaling.data.info import DataInfo
+from scaling.data.loader import Spec
 from scaling.experiment import Experiment, TaskConfig
 from scaling.models.cost import Cost
-from scaling.parallel.sharding import PyTree
+from scaling.parallel.sharding import PyTree, unbox
 from scaling.tasks import TASKS, flops
 from scaling.tasks.context import TaskContext as TaskContext
 from scaling.tasks.flops import FlopCounts, ParamCounts
@@ -45,11 +46,15 @@ Batch = Mapping[str, jax.Array]
 Hparams = Mapping[str, Any]
 # (sum, weight); the sum may be an array, such as a confusion matrix or the load of every expert.
 Total = tuple[jax.Array, jax.Array]
+# What evaluations report of: such sums over all batches, on the host.
+Totals = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Merge = Literal["mean", "rows", "last"]
 
 
 # What modules leave beside their output, or let others add to it (`nn.Module.perturb`); not state.
 SOWN = ("losses", "metrics", "intermediates", "perturbations")
+# The collection of a recurrent model; part of the state where it goes from batch to batch.
+CARRY = "carry"
 
 
 class Context(NamedTuple):
@@ -109,7 +114,7 @@ class Evaluation:
     least: int = 1
 
 
-def means(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None) -> dict[str, Any]:
+def means(totals: Totals, _: object = None) -> dict[str, Any]:
     """{name: sum / weight}, the plainest report; arrays as lists."""
     values = {name: np.asarray(s) / np.maximum(w, 1e-30) for name, (s, w) in totals.items()}
     return {name: value.tolist() for name, value in values.items()}
@@ -239,7 +244,7 @@ def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
     task = _build(config.task, TaskContext(config, info, platform))
     _check_hparams(config.task, task)
     # Compiled as a function of its own, it is traced here and not again inside other functions.
-    task = dataclasses.replace(task, init=jax.jit(_without_sown(task.init)))
+    task = dataclasses.replace(task, init=jax.jit(_state_alone(task)))
     if "score" not in task.evaluations:
         task = dataclasses.replace(
             task, evaluations={"score": scoring(task.loss), **task.evaluations}
@@ -247,11 +252,12 @@ def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
     return _counted(task, config, info)
 
 
-def _without_sown(init: Callable[[jax.Array], Variables]) -> Callable[[jax.Array], Variables]:
-    """`init` without what modules sowed while it ran: that is not state."""
+def _state_alone(task: Task) -> Callable[[jax.Array], Variables]:
+    """Its `init` without what modules sowed while it ran, and without a carry that goes nowhere."""
+    left_out = SOWN if CARRY in task.merge else (*SOWN, CARRY)
 
     def kept(rng: jax.Array) -> Variables:
-        return {name: value for name, value in init(rng).items() if name not in SOWN}
+        return {name: value for name, value in task.init(rng).items() if name not in left_out}
 
     return kept
 
@@ -293,7 +299,7 @@ def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     boxed = jax.eval_shape(task.init, abstract_key())
     task = dataclasses.replace(task, boxed=boxed)
     leaves = [
-        (tuple(x.names) if hasattr(x, "names") else None, int(np.prod(_shape(x), dtype=np.int64)))
+        (tuple(x.names) if hasattr(x, "names") else None, unbox(x).size)
         for x in jax.tree.leaves(
             {name: boxed[name] for name in ("params", "frozen") if name in boxed},
             is_leaf=lambda x: hasattr(x, "names"),
@@ -315,24 +321,20 @@ def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     return dataclasses.replace(task, params=stated, flops=flops.flops(task.cost))
 
 
-def _shape(x: nn.Partitioned | jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    return tuple(x.value.shape if hasattr(x, "value") else x.shape)
-
-
-def _traced_flops(task: Task, config: Experiment, info: DataInfo) -> tuple[float, float]:
-    """(forward, forward and backward) FLOPs of one unit, of the traced loss."""
-    rows = config.train.batch_size
-    batch = {
-        key: jax.ShapeDtypeStruct((rows, *shape), dtype)
-        for key, (shape, dtype) in info.spec.items()
+def abstract_batch(
+    spec: Spec, *leading: int, sharding: jax.sharding.Sharding | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch, with dimensions before those of an example."""
+    return {
+        key: jax.ShapeDtypeStruct((*leading, *shape), dtype, sharding=sharding)
+        for key, (shape, dtype) in spec.items()
     }
-    variables = jax.tree.map(
-        lambda x: x.value if hasattr(x, "names") else x,
-        dict(task.boxed),
-        is_leaf=lambda x: hasattr(x, "names"),
-    )
+
+
+def traceable(task: Task, spec: Spec, rows: int) -> tuple[Callable[..., jax.Array], list[PyTree]]:
+    """(the training loss of a batch, a function of the parameters first; its abstract arguments)."""
+    variables = dict(unbox(task.boxed))
     params = variables.pop("params")
-    step = jax.ShapeDtypeStruct((), jnp.int32)
 
     def objective(
         params: PyTree, rest: Variables, batch: Batch, rng: jax.Array, step: jax.Array
@@ -340,7 +342,14 @@ def _traced_flops(task: Task, config: Experiment, info: DataInfo) -> tuple[float
         context = Context(rng, step, True)
         return task.loss({"params": params, **rest}, batch, context, dict(task.hparams)).sum
 
-    arguments = (params, variables, batch, abstract_key(), step)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return objective, [params, variables, abstract_batch(spec, rows), abstract_key(), step]
+
+
+def _traced_flops(task: Task, config: Experiment, info: DataInfo) -> tuple[float, float]:
+    """(forward, forward and backward) FLOPs of one unit, of the traced loss."""
+    rows = config.train.batch_size
+    objective, arguments = traceable(task, info.spec, rows)
     forward = jax.make_jaxpr(objective)(*arguments).jaxpr
     both = jax.make_jaxpr(jax.value_and_grad(objective))(*arguments).jaxpr
     units = rows * task.units_per_example

@@ -23,6 +23,7 @@ from scaling.tasks.base import (
     Task,
     TaskContext,
     Total,
+    Totals,
     Variables,
     call,
     scoring,
@@ -173,9 +174,7 @@ def _calibration(logits_BK: jax.Array, right_B: jax.Array, weights_B: jax.Array)
     return jnp.stack([confidence_B, right_B]) @ bin_BN
 
 
-def summarize_classes(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]
-) -> dict[str, Any]:
+def summarize_classes(totals: Totals, names: tuple[str, ...]) -> dict[str, Any]:
     """Loss with its standard error, accuracy, macro averages, the report of every class, mistakes.
 
     With more than five classes `top5_accuracy`: how often fewer than five have a larger logit than

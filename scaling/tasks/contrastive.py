@@ -43,7 +43,6 @@ from scaling.tasks.base import (
     call,
 )
 from scaling.tasks.inputs import Inputs, inputs
-from scaling.tasks.language_model import CARRY
 from scaling.tasks.retrieval import retrieval
 from scaling.tasks.sound import Spectrograms
 
@@ -94,8 +93,7 @@ def contrastive(
     def init(rng: jax.Array) -> Variables:
         example = {key: jnp.ones((1, *shape), dtype) for key, (shape, dtype) in spec.items()}
         context = Context(rng, jnp.int32(0), False)
-        variables = model.init(rng, *read(example, context), train=False)
-        return {name: x for name, x in variables.items() if name != CARRY}
+        return model.init(rng, *read(example, context), train=False)
 
     def embed(variables: Variables, batch: Batch, context: Context) -> tuple[Arrays, Sown]:
         return call(model, variables, *read(batch, context), context=context)

@@ -1,13 +1,20 @@
 """Images out of noise: flow matching, and denoising diffusion that predicts the noise.
 
+    flow  x_t = (1 - t) noise + t image, t uniform in [0, 1]; the target is image - noise, the
+          velocity of that line (Lipman et al. 2023, 2210.02747; Liu et al. 2023, 2209.03003)
+    ddpm  x_t = sqrt(a_t) image + sqrt(1 - a_t) noise, t uniform in 1 ... 1000; the target is the
+          noise (Ho et al. 2020, 2006.11239), a_t by the cosine schedule (Nichol and Dhariwal
+          2021, 2102.09672)
+
 Legend: B batch, H height, W width, C channels.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +33,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
-from scaling.tasks.losses import mean_loss, summed
+from scaling.tasks.losses import reported, summed
 from scaling.tasks.pictures import as_pixels, as_signed, image_shape
 
 Kind = Literal["flow", "ddpm"]
@@ -50,19 +57,13 @@ def diffusion(
 ) -> Task:
     """Images like those of the data, by a model that is called as model(x_BHWC, time_B, train=...).
 
-        flow  x_t = (1 - t) noise + t image, t uniform in [0, 1]; the target is image - noise, the
-              velocity of that line (Lipman et al. 2023, 2210.02747; Liu et al. 2023, 2209.03003)
-        ddpm  x_t = sqrt(a_t) image + sqrt(1 - a_t) noise, t uniform in 1 ... 1000; the target is the
-              noise (Ho et al. 2020, 2006.11239), a_t by the cosine schedule (Nichol and Dhariwal
-              2021, 2102.09672)
-
     The loss is the squared error per pixel, with every time alike; losses of the two kinds are not of
     one scale. The times of a batch are evenly spaced with a common random offset, which takes most of
     their noise out of it (Kingma et al. 2021, 2107.00630, appendix I.1).
 
     Args:
       context: config, data, platform; the data give the shape of the images.
-      kind: see above.
+      kind: see the module.
       sampler: `heun` (the model twice a step) or `euler` for flow; `ddim` (Song et al. 2021,
         2010.02502, without noise) for ddpm. None takes the first of them.
       sample_steps: of the sampler.
@@ -71,15 +72,7 @@ def diffusion(
       ConfigError: the model is called otherwise, or the sampler is not one for this kind, or has more
         steps than ddpm has.
     """
-    shape, model = image_shape(context), context.model()
-    try:
-        inspect.signature(type(model).__call__).bind(model, "x_BHWC", "time_B", train=False)
-    except TypeError as error:
-        raise ConfigError(
-            "model.name",
-            f"{context.config.model.name} is not called as model(x_BHWC, time_B, train=...)",
-            "choose unet, or another task",
-        ) from error
+    shape, model = image_shape(context), _model(context)
     chosen = _sampler(kind, sampler, sample_steps)
     levels = noise_levels()
 
@@ -115,9 +108,22 @@ def diffusion(
     return Task(
         init=init,
         loss=loss,
-        evaluations={"score": scoring(loss, summarize)},
+        evaluations={"score": scoring(loss, reported("examples"))},
         functions={"sample": sample},
     )
+
+
+def _model(context: TaskContext) -> nn.Module:
+    model = context.model()
+    try:
+        inspect.signature(type(model).__call__).bind(model, "x_BHWC", "time_B", train=False)
+    except TypeError as error:
+        raise ConfigError(
+            "model.name",
+            f"{context.config.model.name} is not called as model(x_BHWC, time_B, train=...)",
+            "choose unet, or another task",
+        ) from error
+    return model
 
 
 def _sampler(kind: Kind, sampler: Sampler | None, steps: int) -> Sampler:
@@ -131,13 +137,6 @@ def _sampler(kind: Kind, sampler: Sampler | None, steps: int) -> Sampler:
             "task.sample_steps", f"{steps} is more than the {STEPS} of ddpm", "give fewer"
         )
     return sampler or fitting[0]
-
-
-def summarize(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
-) -> dict[str, Any]:
-    """Mean squared error per pixel with its standard error over images."""
-    return mean_loss(totals, "examples")
 
 
 # --- what a batch is asked -----------------------------------------------------------------------

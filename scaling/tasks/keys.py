@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 GENERATOR = "threefry2x32"
+KEY_DATA = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
 
 def wrap_key(data: jax.Array) -> jax.Array:
@@ -13,7 +14,7 @@ def wrap_key(data: jax.Array) -> jax.Array:
 
 def abstract_key() -> jax.ShapeDtypeStruct:
     """A random key without a value, for `jax.eval_shape`; starts no backend."""
-    return jax.eval_shape(wrap_key, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    return jax.eval_shape(wrap_key, KEY_DATA)
 
 
 def pin_generator() -> None:

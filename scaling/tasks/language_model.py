@@ -17,6 +17,7 @@ from scaling.configs import ConfigError
 from scaling.configs.types import Range, RuntimeFloat, RuntimeNumber
 from scaling.ops.cross_entropy import Score, chunked_loss, cross_entropy, smoothed, softcap
 from scaling.tasks.base import (
+    CARRY,
     Batch,
     Context,
     Evaluation,
@@ -27,6 +28,7 @@ from scaling.tasks.base import (
     Task,
     TaskContext,
     Total,
+    Totals,
     Variables,
     call,
     means,
@@ -35,9 +37,6 @@ from scaling.tasks.base import (
 from scaling.tasks.generate import Generate, make_generate
 from scaling.tasks.keys import abstract_key
 from scaling.tasks.losses import mean_loss, summed
-
-# The state collection of a recurrent model.
-CARRY = "carry"
 
 
 def language_model(
@@ -73,8 +72,7 @@ def language_model(
     rows = context.config.train.batch_size if carries else 1
 
     def init(rng: jax.Array, rows: int = rows) -> Variables:
-        variables = model.init(rng, jnp.zeros((rows, seq_len), jnp.int32), train=False)
-        return {name: x for name, x in variables.items() if carries or name != CARRY}
+        return model.init(rng, jnp.zeros((rows, seq_len), jnp.int32), train=False)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
         return call(model, variables, *_inputs(batch), context=context)[0]
@@ -239,9 +237,7 @@ def token_loss(
     return summed(values, weights_BT, context, sown, objective_BT)
 
 
-def summarize(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
-) -> dict[str, Any]:
+def summarize(totals: Totals, _: object = None) -> dict[str, Any]:
     """Loss (nats per token) with its standard error, perplexity, bits per byte, accuracy."""
     result = mean_loss(totals, "tokens") | means({"accuracy": totals["accuracy"]})
     result["perplexity"] = math.exp(min(result["loss"], 700.0))

@@ -3,14 +3,14 @@
 Legend: B batch, x nothing, or the tokens of an example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.tasks.base import Context, Loss, Sown
+from scaling.tasks.base import Context, Loss, Sown, Totals
 
 
 def summed(
@@ -41,11 +41,16 @@ def summed(
     return sown.added_to(Loss(total, weight, metrics, sown.state))
 
 
-def mean_loss(totals: Mapping[str, tuple[np.ndarray, np.ndarray]], units: str) -> dict[str, Any]:
+def mean_loss(totals: Totals, units: str) -> dict[str, Any]:
     """The mean loss, its standard error, and under the name `units` the weight behind it."""
     loss_sum, weight = (float(x) for x in totals["loss"])
     error = standard_error(loss_sum, weight, totals["moments"][0])
     return {"loss": loss_sum / weight, "loss_standard_error": error, units: weight}
+
+
+def reported(units: str) -> Callable[[Totals, object], dict[str, Any]]:
+    """`mean_loss` as the report of an evaluation."""
+    return lambda totals, _: mean_loss(totals, units)
 
 
 def moments(loss_B: jax.Array, weight_B: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ Legend: B batch, T time, D model width, V vocabulary and the mask.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,9 +23,9 @@ from scaling.tasks.base import (
     Hparams,
     Loss,
     PyTree,
-    Sown,
     Task,
     TaskContext,
+    Totals,
     Variables,
     call,
     scoring,
@@ -65,36 +65,25 @@ def masked_language_model(
     info, seq_len = context.info, context.config.data.text.seq_len
     assert info.vocab_size is not None
     mask = info.vocab_size
-    vocab = context.outputs("vocab_size", mask + 1)
-    model = context.model("hidden", "head_kernel", "causal", vocab_size=vocab)
-    if model.causal:
-        raise ConfigError(
-            "model.causal",
-            "is True, and a masked language model reads both ways",
-            "give --config.model.causal=False",
-        )
-    starts_V = np.zeros(mask, bool)
-    starts_V[info.facts.get("starts_word", range(mask))] = True
-    hide = partial(
-        hidden_tokens,
-        separator=mask - 1,
-        rate=mask_rate,
-        starts_V=starts_V if whole_words else None,
-    )
+    model = _model(context, context.outputs("vocab_size", mask + 1))
+    starts_V = None
+    if whole_words:
+        starts_V = np.zeros(mask, bool)
+        starts_V[info.facts.get("starts_word", range(mask))] = True
+    hide = partial(hidden_tokens, separator=mask - 1, rate=mask_rate, starts_V=starts_V)
 
     def init(rng: jax.Array) -> Variables:
         return model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False)
 
     def predict(
         variables: Variables, tokens_BT: jax.Array, batch: Batch, context: Context
-    ) -> tuple[tuple[jax.Array, jax.Array], Sown]:
-        """((hidden states [B, T, D], output matrix [D, V]), what was sown)."""
+    ) -> tuple[jax.Array, jax.Array]:
+        """(hidden states [B, T, D], output matrix [D, V])."""
         inputs = (tokens_BT, batch.get("segments"), batch.get("positions"))
-        return call(model, variables, *inputs, context=context, method=hidden_and_kernel)
+        return call(model, variables, *inputs, context=context, method=hidden_and_kernel)[0]
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
-        (x_BTD, kernel_DV), _ = predict(variables, batch["inputs"], batch, context)
-        return _logits(model, x_BTD, kernel_DV)
+        return _logits(model, *predict(variables, batch["inputs"], batch, context))
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         targets_BT = batch["inputs"]
@@ -121,8 +110,19 @@ def masked_language_model(
     )
 
 
+def _model(context: TaskContext, vocab_size: int) -> nn.Module:
+    model = context.model("hidden", "head_kernel", "causal", vocab_size=vocab_size)
+    if model.causal:
+        raise ConfigError(
+            "model.causal",
+            "is True, and a masked language model reads both ways",
+            "give --config.model.causal=False",
+        )
+    return model
+
+
 def one_by_one(
-    predict: Callable[[Variables, jax.Array, Batch, Context], tuple[tuple[Any, Any], Sown]],
+    predict: Callable[[Variables, jax.Array, Batch, Context], tuple[jax.Array, jax.Array]],
     score: Callable[[jax.Array, jax.Array], jax.Array],
     seq_len: int,
     mask: int,
@@ -130,7 +130,7 @@ def one_by_one(
     """`pseudo_perplexity`: every token of a text predicted with it alone hidden.
 
     Args:
-      predict: (variables, tokens, batch, context) -> ((hidden states, output matrix), what was sown).
+      predict: (variables, tokens, batch, context) -> (hidden states, output matrix).
       score: (hidden states, output matrix) -> logits.
       seq_len: T; a batch takes so many forward passes.
       mask: the token that hides; the one before it is the separator, which is not scored.
@@ -143,7 +143,7 @@ def one_by_one(
 
         def at(place: jax.Array) -> jax.Array:
             hidden_BT = tokens_BT.at[:, place].set(mask)
-            (x_BTD, kernel_DV), _ = predict(variables, hidden_BT, batch, context)
+            x_BTD, kernel_DV = predict(variables, hidden_BT, batch, context)
             return cross_entropy(score(x_BTD[:, place], kernel_DV), tokens_BT[:, place])[0]
 
         nll_BT = jax.lax.map(at, jnp.arange(seq_len)).T
@@ -195,9 +195,7 @@ def hidden_tokens(
     return jnp.where(chosen_BT, changed_BT, tokens_BT), chosen_BT
 
 
-def pseudo_perplexity(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
-) -> dict[str, Any]:
+def pseudo_perplexity(totals: Totals, _: object = None) -> dict[str, Any]:
     """Loss with each token hidden alone, and its exponential (Salazar et al. 2020, 1910.14659)."""
     report = mean_loss(totals, "tokens")
     return report | {"pseudo_perplexity": math.exp(min(report["loss"], 700.0))}

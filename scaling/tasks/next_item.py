@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from scaling.ops.cross_entropy import chunked_loss, cross_entropy
 from scaling.tasks import ranking
@@ -20,6 +19,7 @@ from scaling.tasks.base import (
     Sown,
     Task,
     TaskContext,
+    Totals,
     Variables,
     call,
     scoring,
@@ -101,8 +101,6 @@ def _end(batch: Batch) -> jax.Array:
     return jnp.argmax(batch["weights"], axis=1)[:, None]
 
 
-def summarize(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
-) -> dict[str, Any]:
+def summarize(totals: Totals, _: object = None) -> dict[str, Any]:
     """Loss (nats per item) with its standard error, and the ranking beside the popular items'."""
     return mean_loss(totals, "users") | ranking.report(totals)

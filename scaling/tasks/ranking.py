@@ -3,14 +3,12 @@
 Legend: B batch, V items, S items that a user has seen before.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from scaling.tasks.base import Batch, Total, means
+from scaling.tasks.base import Batch, Total, Totals, means
 
 TOP = 10
 
@@ -62,7 +60,7 @@ def totals(
     return sums
 
 
-def report(totals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def report(totals: Totals) -> dict[str, Any]:
     """The means of those of `totals` that rank, by name."""
     ends = (f"hr{TOP}", f"ndcg{TOP}", "mrr")
     return means({name: total for name, total in totals.items() if name.endswith(ends)})

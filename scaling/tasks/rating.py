@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from scaling.configs.types import RuntimeFloat
 from scaling.tasks import ranking
@@ -22,6 +21,7 @@ from scaling.tasks.base import (
     PyTree,
     Task,
     TaskContext,
+    Totals,
     Variables,
     call,
     means,
@@ -102,9 +102,7 @@ def _scores(model: nn.Module, user_B: jax.Array, train: bool) -> jax.Array:
     return model.scores(user_B, train=train)
 
 
-def summarize(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
-) -> dict[str, Any]:
+def summarize(totals: Totals, _: object = None) -> dict[str, Any]:
     """Mean squared error with its standard error, its root, and the mean absolute error."""
     report = mean_loss(totals, "ratings")
     return report | {"rmse": report["loss"] ** 0.5} | means({"mae": totals["mae"]})

@@ -1,5 +1,9 @@
 """Speech recognition with connectionist temporal classification (CTC): loss, SpecAugment, error rates.
 
+Evaluation `transcribe` takes the likeliest symbol of each frame, drops repeats and blanks, and
+reports word and character error rates over all utterances. `spectrograms` makes a picture of the
+first utterances of its batches, of which one is enough.
+
 Legend: B batch, S samples, T frames of the spectrogram, M mel bands, U frames of the encoder, L symbols
 of a padded text, V symbols of the vocabulary, the blank among them.
 """
@@ -22,6 +26,7 @@ from scaling.tasks.base import (
     Evaluation,
     Hparams,
     Loss,
+    LossFunction,
     PyTree,
     Sown,
     Task,
@@ -30,8 +35,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
-from scaling.tasks.language_model import CARRY
-from scaling.tasks.losses import mean_loss, summed
+from scaling.tasks.losses import reported, summed
 from scaling.tasks.sound import Spectrograms
 from scaling.tasks.spectrograms import sheet
 
@@ -59,10 +63,6 @@ def speech(
     which `frames_B` frames count, and has `encoder_frames(frames)`, the frames with logits of an
     utterance of so many.
 
-    Evaluation `transcribe` takes the likeliest symbol of each frame, drops repeats and blanks, and
-    reports word and character error rates over all utterances. `spectrograms` makes a picture of the
-    first utterances of its batches, of which one is enough.
-
     Args:
       context: config, data, platform; the data give sample rate, shapes and vocabulary.
       window_seconds: of samples under a frame.
@@ -86,8 +86,7 @@ def speech(
     def init(rng: jax.Array) -> Variables:
         frames = num_frames(info.spec["audio"][0][0], features.hop)
         x_BTM = jnp.zeros((1, frames, mel_bands))
-        variables = model.init(rng, x_BTM, jnp.ones((1,), jnp.int32), train=False)
-        return {name: x for name, x in variables.items() if name != CARRY}
+        return model.init(rng, x_BTM, jnp.ones((1,), jnp.int32), train=False)
 
     def logits(
         variables: Variables, batch: Batch, context: Context
@@ -98,31 +97,25 @@ def speech(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BUV, frames_B, sown = logits(variables, batch, context)
-        nll_B = optax.ctc_loss(
-            logits_BUV,
-            _padding(frames_B, logits_BUV.shape[1]),
-            batch["labels"],
-            _padding(batch["num_labels"], batch["labels"].shape[1]),
-            blank_id=blank,
-        )
+        labels_BL = batch["labels"]
+        behind_BU = _padding(frames_B, logits_BUV.shape[1])
+        behind_BL = _padding(batch["num_labels"], labels_BL.shape[1])
+        nll_B = optax.ctc_loss(logits_BUV, behind_BU, labels_BL, behind_BL, blank_id=blank)
         return summed({"loss": nll_B}, batch["weights"], context, sown)
 
     return Task(
         init=init,
         loss=loss,
         unit="utterances",
-        evaluations={
-            "score": scoring(loss, summarize),
-            **_evaluations(features, logits, symbols, blank),
-        },
+        evaluations=_evaluations(features, loss, logits, symbols, blank),
         functions={"logits": lambda *arguments: logits(*arguments)[0]},
     )
 
 
 def _evaluations(
-    features: Spectrograms, logits: Logits, symbols: int, blank: int
+    features: Spectrograms, loss: LossFunction, logits: Logits, symbols: int, blank: int
 ) -> dict[str, Evaluation]:
-    """`transcribe` and `spectrograms`; see `speech`."""
+    """`score`, `transcribe` and `spectrograms`; see the module."""
 
     def transcribe(
         variables: Variables, batch: Batch, context: Context, carry: PyTree
@@ -147,6 +140,7 @@ def _evaluations(
         return {"sheet": sheet(rows, *texts(rows, tokenizer, blank), tokenizer, blank)}
 
     return {
+        "score": scoring(loss, reported("utterances")),
         "transcribe": Evaluation(transcribe, report, keeps="rows"),
         "spectrograms": Evaluation(show, picture, keeps="rows"),
     }
@@ -211,10 +205,3 @@ def error_rates(said: list[str], heard: list[str]) -> dict[str, Any]:
         "utterances": len(pairs),
         "transcripts": [f"{a} | {b}" for a, b in shown],
     }
-
-
-def summarize(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
-) -> dict[str, Any]:
-    """Loss in nats per utterance, with its standard error."""
-    return mean_loss(totals, "utterances")

@@ -22,13 +22,13 @@ from scaling.tasks.base import (
     Sown,
     Task,
     TaskContext,
+    Totals,
     Variables,
     call,
     means,
     scoring,
 )
 from scaling.tasks.entities import entities, entity_scores
-from scaling.tasks.language_model import CARRY
 from scaling.tasks.losses import mean_loss, summed
 
 SHOWN = 20  # sentences in a report, the wrong ones first
@@ -61,8 +61,7 @@ def tagging(
 
     def init(rng: jax.Array) -> Variables:
         ones_BT = jnp.ones((1, length), jnp.int32)
-        variables = model.init(rng, ones_BT, ones_BT, train=False)
-        return {name: x for name, x in variables.items() if name != CARRY}
+        return model.init(rng, ones_BT, ones_BT, train=False)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> tuple[jax.Array, Sown]:
         return call(model, variables, batch["inputs"], batch["segments"], context=context)
@@ -102,9 +101,7 @@ def tagging(
     )
 
 
-def summarize(
-    totals: Mapping[str, tuple[np.ndarray, np.ndarray]], _: object = None
-) -> dict[str, Any]:
+def summarize(totals: Totals, _: object = None) -> dict[str, Any]:
     """Loss in nats per word with its standard error over sentences, and the accuracy of words."""
     return {**mean_loss(totals, "words"), **means({"accuracy": totals["accuracy"]})}
 

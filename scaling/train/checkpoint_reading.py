@@ -1,4 +1,4 @@
-"""Reading checkpoints: into any sharding with a template, or as numpy without one.
+"""Reading checkpoints: into any sharding with a template, or single arrays as numpy without one.
 
 What a state looks like as stored arrays is here too: names, shapes, dtypes.
 """
@@ -233,29 +233,3 @@ def read_info(
 def newest_whole(directory: str | os.PathLike[str], say: Callable[[str], None] = print) -> int:
     """The newest step that is whole; see `read_info`."""
     return read_info(directory, say=say).step
-
-
-def load_numpy(
-    directory: str | os.PathLike[str],
-    step: int | None = None,
-    subtree: str | None = None,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """A checkpoint as nested dictionaries of numpy arrays, with no template and no mesh.
-
-    Fields of dataclasses and entries of lists become string keys, typed random keys their uint32
-    key data. `subtree` selects a part, such as "params" or "params/decoder": the result starts
-    below it. The other arguments are those of `read_info`.
-
-    Raises:
-      CheckpointError: nothing there can be read, or there is no such subtree.
-    """
-    info = read_info(directory, step, say)
-    start = f"{subtree}/" if subtree else ""
-    names = [name for name in info.leaves if f"{name}/".startswith(start)]
-    if not names:
-        top = sorted({name.split("/")[0] for name in info.leaves})
-        raise CheckpointError(f"{info.path} has nothing under {subtree!r}; at the top: {top}")
-    arrays = info.read_arrays(dict.fromkeys(names))
-    below = {name[len(start) :] or name.split("/")[-1]: x for name, x in arrays.items()}
-    return unflatten_dict(below, sep="/")

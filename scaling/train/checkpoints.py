@@ -32,7 +32,6 @@ from scaling.train import checkpoint_reading as reading
 from scaling.train.checkpoint_format import CheckpointError
 from scaling.train.checkpoint_format import CheckpointMismatch as CheckpointMismatch
 from scaling.train.checkpoint_reading import CheckpointInfo as CheckpointInfo
-from scaling.train.checkpoint_reading import load_numpy as load_numpy
 from scaling.train.checkpoint_reading import newest_whole as newest_whole
 from scaling.train.checkpoint_reading import read_info as read_info
 

@@ -1,14 +1,13 @@
-"""What the loop runs: compiled functions of one run, sharded over a mesh, or of many, stacked.
+"""What the loop runs: compiled functions of S runs, whose states it holds as one, each in a slot.
 
-Compiled   the interface: states of S runs, each in a slot
 Sharded    one run over a whole mesh, which may span processes: S = 1
-Stacked    many runs along a leading axis (`train.stacked`)
+Stacked    many runs along a leading axis (`train.stacked`), with the same methods
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -19,7 +18,6 @@ from scaling.experiment import Experiment
 from scaling.parallel.batches import Fetch
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Task
-from scaling.track import memory
 from scaling.train.evaluate import (
     Scheduled,
     batch_key,
@@ -31,7 +29,11 @@ from scaling.train.evaluate import (
 from scaling.train.program import Program, timed_compile
 from scaling.train.state import TrainState
 
+if TYPE_CHECKING:
+    from scaling.train.stacked import Stacked
+
 Batch = Mapping[str, jax.Array]
+Compiled: TypeAlias = "Sharded | Stacked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,69 +66,6 @@ class Turn:
         )
 
 
-class Compiled(Protocol):
-    """Compiled functions of S runs, and how their arrays are placed. `states` holds all runs."""
-
-    @property
-    def task(self) -> Task:
-        """The learning problem."""
-
-    @property
-    def jobs(self) -> Sequence[Scheduled]:
-        """The evaluations that all runs have."""
-
-    @property
-    def devices(self) -> np.ndarray:
-        """Where the runs are."""
-
-    @property
-    def template(self) -> TrainState:
-        """Shapes and types (and shardings) in which a run's state is restored."""
-
-    @property
-    def step_bytes(self) -> int | None:
-        """Memory that the compiled step needs on a device, where the backend tells."""
-
-    def fresh(self, config: Experiment) -> TrainState:
-        """A run's state at step 0, a function of its config alone."""
-
-    def stack(self, states: Sequence[TrainState]) -> TrainState:
-        """The states of all runs, by slot, as one."""
-
-    def take(self, states: TrainState, slots: Sequence[int]) -> list[TrainState]:
-        """The states of the runs in these slots."""
-
-    def replace(self, states: TrainState, slot: int, make: Callable[[], TrainState]) -> TrainState:
-        """`states` with what `make` returns in one slot; the old arrays may be gone after it."""
-
-    def part(self, values: PyTree, slot: int) -> PyTree:
-        """The part of one run in values that are on the host."""
-
-    def place_hparams(self, configs: Sequence[Experiment]) -> dict[str, jax.Array]:
-        """The run-time numbers of the step, on the devices."""
-
-    def place(self, fetches: Sequence[Fetch]) -> Batch:
-        """The distinct batches of a step, on the devices; safe to call from another thread."""
-
-    def step(
-        self, states: TrainState, batch: Batch, hparams: Mapping[str, jax.Array], turn: Turn
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """(states after a step of the active runs, metrics); the old states are donated."""
-
-    def carry(self, job: Scheduled) -> PyTree:
-        """What the first batch of an evaluation gets."""
-
-    def evaluate(
-        self,
-        job: Scheduled,
-        number: int,
-        variables: Mapping[str, PyTree],
-        turn: Turn,
-        carry: PyTree,
-    ) -> tuple[PyTree, PyTree]:
-        """(result, carry) of batch `number` of an evaluation; `variables` are of all runs."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Sharded:
     """One run over the devices of a mesh.
@@ -155,13 +94,8 @@ class Sharded:
 
     @property
     def template(self) -> TrainState:
-        """The abstract state with its shardings."""
+        """The form in which a state is restored: shapes, types and shardings."""
         return self.program.abstract
-
-    @property
-    def step_bytes(self) -> int | None:
-        """Memory that the compiled step needs on a device."""
-        return memory.program_bytes(self.compiled_step)
 
     def fresh(self, config: Experiment) -> TrainState:
         """The state at step 0 (of the program's own config)."""
@@ -174,7 +108,7 @@ class Sharded:
         return state
 
     def take(self, states: TrainState, slots: Sequence[int]) -> list[TrainState]:
-        """The one state, where it is."""
+        """The states of the runs in some slots: the one state, where it is."""
         return [states for _ in slots]
 
     def replace(self, states: TrainState, slot: int, make: Callable[[], TrainState]) -> TrainState:
@@ -185,7 +119,7 @@ class Sharded:
         return make()
 
     def part(self, values: PyTree, slot: int) -> PyTree:
-        """All of it."""
+        """The part of one run in values that are on the host: all of it."""
         del slot
         return values
 
@@ -195,19 +129,25 @@ class Sharded:
         return self.program.hparams()
 
     def place(self, fetches: Sequence[Fetch]) -> Batch:
-        """The global batch; every process fetches the rows of its devices."""
+        """The global batch, of which every process fetches the rows of its devices.
+
+        Safe to call from another thread.
+        """
         (fetch,) = fetches
         return parallel.put_batch(fetch, self.program.train_batch, self.program.mesh)
 
     def step(
         self, states: TrainState, batch: Batch, hparams: Mapping[str, jax.Array], turn: Turn
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One step. A batch that is left out has come with weights of 0."""
+        """(state after a step, metrics); the old state is donated.
+
+        A batch that is left out has come with weights of 0.
+        """
         del turn
         return self.compiled_step(states, batch, hparams)
 
     def carry(self, job: Scheduled) -> PyTree:
-        """Split like the rows of a batch."""
+        """What the first batch of an evaluation gets, split like the rows of a batch."""
         by_rows = parallel.batch_sharding(self.program.mesh, self.program.config.mesh)
         return jax.device_put(first_carry(job), by_rows)
 
@@ -219,7 +159,7 @@ class Sharded:
         turn: Turn,
         carry: PyTree,
     ) -> tuple[PyTree, PyTree]:
-        """One batch of an evaluation."""
+        """(result, carry) of batch `number` of an evaluation."""
         everywhere = parallel.replicated(self.program.mesh)
         abstract = self.program.abstract_eval_batch(job.examples.spec, job.batch_size)
         fetch = functools.partial(job.examples.batch, number, job.batch_size)

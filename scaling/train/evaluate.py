@@ -155,12 +155,16 @@ def collect(
     chosen = job.chosen(last)
     if job.evaluation.carry is not None:
         chosen = list(range(len(chosen)))  # a carry goes from a batch to the one after it
-    keepers = [_Sums() if job.evaluation.keeps == "sums" else _Rows(job) for _ in parts]
+    results: list[list[PyTree]] = [[] for _ in parts]
 
     def read(batch: int, result: PyTree) -> None:
         host = jax.device_get(result)
-        for keeper, part in zip(keepers, parts, strict=True):
-            keeper.add(batch, part(host))
+        rows = min(job.batch_size, len(job.examples) - batch * job.batch_size)
+        for kept, part in zip(results, parts, strict=True):
+            if job.evaluation.keeps == "sums":
+                kept.append(jax.tree.map(lambda x: np.asarray(x, np.float64), part(host)))
+            else:
+                kept.append(jax.tree.map(lambda x: np.asarray(x)[:rows], part(host)))
 
     pending: tuple[int, PyTree] | None = None
     for i in chosen:
@@ -170,37 +174,8 @@ def collect(
         pending = (i, result)
     if pending is not None:
         read(*pending)
-    return [keeper.result() for keeper in keepers]
-
-
-class _Sums:
-    """Adds results up, in float64."""
-
-    def __init__(self) -> None:
-        self._totals: PyTree = None
-
-    def add(self, batch: int, result: PyTree) -> None:
-        del batch
-        host = jax.tree.map(lambda x: np.asarray(x, np.float64), result)
-        self._totals = host if self._totals is None else jax.tree.map(np.add, self._totals, host)
-
-    def result(self) -> PyTree:
-        return self._totals
-
-
-class _Rows:
-    """Puts rows one after the other and leaves out those of padding."""
-
-    def __init__(self, job: Scheduled) -> None:
-        self._job = job
-        self._parts: list[PyTree] = []
-
-    def add(self, batch: int, result: PyTree) -> None:
-        rows = min(self._job.batch_size, len(self._job.examples) - batch * self._job.batch_size)
-        self._parts.append(jax.tree.map(lambda x: np.asarray(x)[:rows], result))
-
-    def result(self) -> PyTree:
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *self._parts)
+    join = sum if job.evaluation.keeps == "sums" else np.concatenate
+    return [jax.tree.map(lambda *leaves: join(leaves), *kept) for kept in results]
 
 
 def spread(count: int, limit: int | None) -> list[int]:

@@ -3,7 +3,7 @@
 A run alone is a population of one. Devices never wait for the host: step n is dispatched before the
 metrics of step n - 1 are read, and batches are prepared and placed by a thread ahead of time. Nothing
 is transferred implicitly (the transfer guard is on), so every copy between host and device is one
-that stands in `Compiled`.
+that stands in the methods of `self.program`.
 
 Members need not be at the same step: one that rolled back, or was killed later than the others, is
 behind or ahead. The clock is the step of the members furthest behind; the others wait for it. A

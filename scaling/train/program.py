@@ -24,8 +24,8 @@ from scaling.experiment import Experiment, MeshConfig
 from scaling.optim.build import Optimizer, build_optimizer
 from scaling.parallel.audit import audit
 from scaling.parallel.sharding import PyTree
-from scaling.tasks.base import Batch, Context, Evaluation, Task, build_task
-from scaling.tasks.keys import wrap_key
+from scaling.tasks.base import Batch, Context, Evaluation, Task, abstract_batch, build_task
+from scaling.tasks.keys import KEY_DATA, wrap_key
 from scaling.train import evaluations
 from scaling.train.callbacks import build_callbacks
 from scaling.train.state import TrainState, as_variables, fresh_guard
@@ -107,8 +107,8 @@ class Program:
         carry = jax.eval_shape(lambda: evaluation.carry(batch_size) if evaluation.carry else None)
         arguments = (
             as_variables(state.params, state.frozen, state.model_state),
-            _abstract_batch(spec, batch_size, by_rows),
-            jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=everywhere),
+            self.abstract_eval_batch(spec, batch_size),
+            KEY_DATA.update(sharding=everywhere),
             jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows), carry),
         )
@@ -127,7 +127,7 @@ class Program:
     def abstract_eval_batch(self, spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a global evaluation batch."""
         by_rows = parallel.batch_sharding(self.mesh, self.config.mesh)
-        return _abstract_batch(spec, batch_size, by_rows)
+        return abstract_batch(spec, batch_size, sharding=by_rows)
 
 
 def evaluate_step(evaluation: Evaluation) -> Callable[..., Any]:
@@ -186,8 +186,9 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
     check_jax_settings()
     platform = mesh.devices.flat[0].platform
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
-    shardings, axis_names = parallel.param_shardings(task.boxed, mesh, config.mesh)
-    optimizer = build_optimizer(config.optim, config.train.steps, axis_names["params"])
+    shardings = parallel.param_shardings(task.boxed, mesh, config.mesh)
+    names = parallel.axis_names(task.boxed["params"])
+    optimizer = build_optimizer(config.optim, config.train.steps, names)
 
     def init(key: jax.Array) -> TrainState:
         variables = dict(parallel.unbox(task.init(wrap_key(key))))
@@ -226,7 +227,7 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
       ValueError: an array does not divide its mesh axis, or is silently replicated.
     """
     functions = build_functions(config, info, mesh)
-    shapes = jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    shapes = jax.eval_shape(functions.init, KEY_DATA)
     shardings = parallel.state_shardings(shapes, functions.shardings, mesh)
     rows = audit(shapes, shardings, mesh, config.mesh, config.mesh.large_bytes)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
@@ -238,7 +239,7 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
         abstract=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         ),
-        train_batch=_abstract_batch(info.spec, config.train.batch_size, batch),
+        train_batch=abstract_batch(info.spec, config.train.batch_size, sharding=batch),
         audit=tuple(rows),
         init=jax.jit(functions.init, in_shardings=replicated, out_shardings=shardings),
         step=jax.jit(
@@ -292,36 +293,31 @@ def check_buildable(config: Experiment) -> None:
       DataError: the data cannot even be described.
     """
     check_jax_settings()
+    task, _ = build_abstract(config, config.train.steps)
+    build_callbacks(config.track)
+    for name, entry in (config.eval.also or {}).items():
+        evaluations.named(task, entry, name)
+
+
+def build_abstract(config: Experiment, steps: int) -> tuple[Task, Optimizer]:
+    """A run's task and its optimizer of so many steps, from shapes alone; starts no backend.
+
+    Raises:
+      ConfigError: task, model, data and optimizer do not go together.
+      DataError: the data cannot even be described.
+    """
     info = data.describe(config)
     try:
         task = build_task(config, info, "cpu")
-        names = jax.tree.map(
-            lambda x: tuple(x.names) if hasattr(x, "names") else None,
-            task.boxed["params"],
-            is_leaf=lambda x: hasattr(x, "names"),
-        )
-        build_optimizer(config.optim, config.train.steps, names)
+        names = parallel.axis_names(task.boxed["params"])
+        return task, build_optimizer(config.optim, steps, names)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError("model", str(error), "change the keys that the message names") from error
-    build_callbacks(config.track)
-    for name, entry in (config.eval.also or {}).items():
-        evaluations.named(task, entry, name)
 
 
 def timed_compile(lowered: jax.stages.Lowered) -> tuple[Any, float]:
     """The compiled function, and the seconds it took (from the persistent cache or not)."""
     start = time.perf_counter()
     return lowered.compile(), time.perf_counter() - start
-
-
-def _abstract_batch(
-    spec: Spec,
-    batch_size: int,
-    sharding: jax.sharding.Sharding,
-) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        key: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
-        for key, (shape, dtype) in spec.items()
-    }

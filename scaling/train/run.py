@@ -17,7 +17,7 @@ import jax
 from scaling import data, parallel
 from scaling.experiment import Experiment
 from scaling.parallel.axes import check_devices
-from scaling.track import compile_cache, grade, provenance
+from scaling.track import compile_cache, grade, memory, provenance
 from scaling.track.lock import LockedError
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
@@ -314,7 +314,7 @@ class Training:
             member.evals if ended else {},
             self.program.task,
             self.data[member.source].info,
-            self.program.step_bytes,
+            memory.program_bytes(self.program.compiled_step),
             compiles=self.compile_log.count(cached=False),
             **({} if self.mode is None else {"population": population}),
             **({} if member.error is None else {"error": str(member.error)}),

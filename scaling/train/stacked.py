@@ -29,13 +29,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from scaling import parallel
 from scaling.data import Data, DataInfo
-from scaling.data.loader import WEIGHTS, Spec
+from scaling.data.loader import WEIGHTS
 from scaling.experiment import Experiment, MeshConfig
 from scaling.parallel.axes import AXES
 from scaling.parallel.batches import Fetch
 from scaling.parallel.sharding import PyTree
-from scaling.tasks.base import Task
-from scaling.track import memory
+from scaling.tasks.base import Task, abstract_batch
+from scaling.tasks.keys import KEY_DATA
 from scaling.train import population_key as keys
 from scaling.train.compiled import Batch, Turn
 from scaling.train.evaluate import Scheduled, batch_key, first_carry, schedule
@@ -49,7 +49,7 @@ AXIS = "population"
 
 @dataclasses.dataclass(frozen=True)
 class Stacked:
-    """Compiled functions of a population; implements `Compiled`.
+    """Compiled functions of a population; its methods are those of `train.compiled.Sharded`.
 
     Attributes:
       functions: of one member.
@@ -86,11 +86,6 @@ class Stacked:
     def devices(self) -> np.ndarray:
         """All that the members share."""
         return self.mesh.devices
-
-    @property
-    def step_bytes(self) -> int | None:
-        """Memory that the step of all members needs on a device."""
-        return memory.program_bytes(self.compiled_step)
 
     def fresh(self, config: Experiment) -> TrainState:
         """The state at step 0, as the member alone would have it; on the host."""
@@ -214,7 +209,7 @@ def compile_stacked(
         jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,)),
         -(-members // len(devices)) * len(devices),
         config.train.batch_size,
-        jax.eval_shape(functions.init, jax.ShapeDtypeStruct((2,), jnp.uint32)),
+        jax.eval_shape(functions.init, KEY_DATA),
         data.info,
         schedule(config, functions.task, data.evals),
     )
@@ -245,7 +240,7 @@ def _compile_step(program: Stacked, sources: int) -> jax.stages.Compiled:
     names = functions.hparams
     arguments = (
         _stacked(program.template, program.slots),
-        _batch_shapes(program.info.spec, (sources, program.batch_size)),
+        abstract_batch(program.info.spec, sources, program.batch_size),
         {name: jax.ShapeDtypeStruct((program.slots,), jnp.float32) for name in names},
         {
             "active": jax.ShapeDtypeStruct((program.slots,), jnp.bool_),
@@ -274,8 +269,8 @@ def _compile_evaluation(program: Stacked, job: Scheduled) -> jax.stages.Compiled
     state = program.template
     arguments = (
         _stacked(as_variables(state.params, state.frozen, state.model_state), program.slots),
-        _batch_shapes(job.examples.spec, (job.batch_size,)),
-        jax.ShapeDtypeStruct((program.slots, 2), jnp.uint32),
+        abstract_batch(job.examples.spec, job.batch_size),
+        _stacked(KEY_DATA, program.slots),
         jax.ShapeDtypeStruct((program.slots,), jnp.int32),
         _stacked(first_carry(job), program.slots),
         jax.ShapeDtypeStruct((program.slots,), jnp.bool_),
@@ -355,9 +350,3 @@ def _compiled(
 
 def _stacked(tree: PyTree, slots: int) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((slots, *x.shape), x.dtype), tree)
-
-
-def _batch_shapes(spec: Spec, leading: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        key: jax.ShapeDtypeStruct((*leading, *shape), dtype) for key, (shape, dtype) in spec.items()
-    }

@@ -27,14 +27,13 @@ class Squares:
         return f"squares {self.count}"
 
 
-def test_gathers_bytes_labels_and_weights(tmp_path):
+def test_gathers_bytes_and_labels(tmp_path):
     entry = image_arrays(Squares(25), tmp_path)
     images = Images(entry)
     assert len(images) == 25
     batch = images.gather(np.array([24, 3, 3]))
     assert batch["images"][:, 1, 1, 0].tolist() == [24, 3, 3]
     assert batch["labels"].tolist() == [0, 0, 0]
-    assert batch["weights"].tolist() == [1, 1, 1]
     for key, (shape, dtype) in images.spec.items():
         assert batch[key].shape == (3, *shape)
         assert batch[key].dtype == dtype

@@ -56,7 +56,7 @@ def test_update_on_a_mesh_equals_one_device(name: str) -> None:
     boxed = {
         k: nn.Partitioned(jax.ShapeDtypeStruct(SHAPES[k], jnp.float32), n) for k, n in NAMES.items()
     }
-    places, _ = param_shardings(boxed, mesh, config)
+    places = param_shardings(boxed, mesh, config)
     whole = Whole(params=params, opt_state=jax.eval_shape(optimizer.init, params))
     shardings = state_shardings(whole, {"params": places}, mesh)
     audit(whole, shardings, mesh, config, 64)  # nothing of 64 bytes or more is copied

@@ -14,6 +14,7 @@ from scaling.experiment import MeshConfig
 from scaling.parallel.mesh import make_mesh
 from scaling.parallel.sharding import (
     ShardingError,
+    axis_names,
     param_shardings,
     path_name,
     state_shardings,
@@ -68,7 +69,7 @@ def boxed(net: nn.Module | None = None, features: int = 24) -> Any:
 
 def test_named_and_default_shardings() -> None:
     config = MeshConfig(data=2, fsdp=2, tensor=2, shard_bytes=1024)
-    shardings, names = param_shardings(boxed(), make_mesh(config), config)
+    shardings, names = param_shardings(boxed(), make_mesh(config), config), axis_names(boxed())
     params = shardings["params"]
     assert names["params"]["blocks"]["up"]["kernel"] == ("layers", "embed", "mlp")
     assert params["blocks"]["up"]["kernel"].spec == P(None, "fsdp", "tensor")
@@ -88,7 +89,7 @@ def test_default_uses_tensor_only_without_fsdp_and_skips_what_does_not_divide() 
     }
     for config, axis in ((MeshConfig(tensor=4), "tensor"), (MeshConfig(fsdp=2, tensor=2), "fsdp")):
         config = MeshConfig(fsdp=config.fsdp, tensor=config.tensor, shard_bytes=1)
-        shardings, _ = param_shardings(tree, make_mesh(config), config)
+        shardings = param_shardings(tree, make_mesh(config), config)
         assert shardings["w"].spec == P(None, axis)
         assert shardings["odd"].spec == P()
 
@@ -110,7 +111,7 @@ def test_indivisible_dimension_is_an_error_that_names_everything() -> None:
 
 def test_waiver_keeps_the_dimension_whole() -> None:
     config = MeshConfig(data=1, fsdp=2, tensor=4, allow_replicated=("*/up/kernel", "*/down/*"))
-    shardings, _ = param_shardings(boxed(Net(hidden=30)), make_mesh(config), config)
+    shardings = param_shardings(boxed(Net(hidden=30)), make_mesh(config), config)
     assert shardings["params"]["blocks"]["up"]["kernel"].spec == P(None, "fsdp", None)
 
 
@@ -129,7 +130,7 @@ def test_state_follows_its_parameters(name: str) -> None:
     config = MeshConfig(data=2, fsdp=2, tensor=2, shard_bytes=1024)
     mesh = make_mesh(config)
     variables = unbox(boxed())
-    shardings, _ = param_shardings(boxed(), mesh, config)
+    shardings = param_shardings(boxed(), mesh, config)
     optimizer = {
         "adam": optax.adam(1e-3),
         "adafactor": optax.scale_by_factored_rms(min_dim_size_to_factor=8),
@@ -171,7 +172,7 @@ def test_state_follows_its_parameters(name: str) -> None:
 def test_state_really_lands_there() -> None:
     config = MeshConfig(data=2, fsdp=2, tensor=2, shard_bytes=1024)
     mesh = make_mesh(config)
-    shardings, _ = param_shardings(boxed(), mesh, config)
+    shardings = param_shardings(boxed(), mesh, config)
     init = jax.jit(lambda key: unbox(Net().init(key, jnp.ones((2, 24)))), out_shardings=shardings)
     kernel = init(jax.random.key(0))["params"]["blocks"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (3, 8, 16)

@@ -9,7 +9,8 @@ from helpers import IMAGE_INFO, context, image_batch, quick, tiny_images
 from scaling import parallel
 from scaling.configs import ConfigError
 from scaling.tasks.base import build_task
-from scaling.tasks.diffusion import ddim, integrate, noise_levels, on_the_line, spaced, summarize
+from scaling.tasks.diffusion import ddim, integrate, noise_levels, on_the_line, spaced
+from scaling.tasks.losses import mean_loss
 
 MODEL = {"name": "unet", "width": 8, "multipliers": (1, 2), "blocks": 1, "num_heads": 2}
 
@@ -137,14 +138,14 @@ def test_the_loss_is_the_targets_size_before_anything_is_learned(kind):
     batch = image_batch(0, rows=64)
     batch["weights"][50:] = 0.0
     evaluate = jax.jit(lambda b, seed: task.loss(variables, b, context(False, seed), {}))
-    values = [summarize(jax.device_get(evaluate(batch, 0).metrics))]
+    values = [mean_loss(jax.device_get(evaluate(batch, 0).metrics), "examples")]
     pixels = batch["images"][:50] / 127.5 - 1
     expected = 1.0 if kind == "ddpm" else 1.0 + float(np.mean(pixels**2))
     assert values[0]["loss"] == pytest.approx(expected, rel=0.05)
     assert values[0]["examples"] == 50
     changed = {**batch, "images": batch["images"].copy()}
     changed["images"][50:] = 0
-    values.append(summarize(jax.device_get(evaluate(changed, 0).metrics)))
+    values.append(mean_loss(jax.device_get(evaluate(changed, 0).metrics), "examples"))
     assert values[0] == values[1]
 
 

@@ -1,6 +1,7 @@
 """Your own text: .txt files, and .jsonl files, plain or compressed with gzip, xz or zstandard."""
 
 import codecs
+import contextlib
 import dataclasses
 import glob
 import gzip
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")
-DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _KEY = "the paths of data.source"
 Errors = Literal["strict", "replace", "ignore"]
 
@@ -106,25 +107,15 @@ class Files:
         return paths
 
     def _read(self, path: pathlib.Path) -> Iterator[str]:
-        try:
-            with open_file(path) as file:
-                mark, encoding = _byte_order_mark(file.peek(4))
-                file.read(len(mark))
-                if encoding is not None:
-                    yield from self._marked(file, path, encoding)
-                elif path.suffix == ".txt":
-                    yield self._decode(file.read(), path, len(mark))
-                else:
-                    yield from self._lines(self._utf8(file, path, len(mark)), path)
-        except DAMAGE as error:
-            raise DataError(
-                f"{path} is damaged or cut short: {error}. Fetch or compress it again"
-            ) from error
-        except OSError as error:
-            raise DataError(
-                f"cannot read {path}: {error.strerror or error}. Check the path, its permissions "
-                "and the disk"
-            ) from error
+        with reading(path) as file:
+            mark, encoding = _byte_order_mark(file.peek(4))
+            file.read(len(mark))
+            if encoding is not None:
+                yield from self._marked(file, path, encoding)
+            elif path.suffix == ".txt":
+                yield self._decode(file.read(), path, len(mark))
+            else:
+                yield from self._lines(self._utf8(file, path, len(mark)), path)
 
     def _marked(self, file: IO[bytes], path: pathlib.Path, encoding: str) -> Iterator[str]:
         """The texts of a file that is in the encoding of its byte order mark."""
@@ -252,8 +243,28 @@ def json_object(line: str, where: str, key: str) -> dict[str, Any]:
     return record
 
 
-def open_file(path: pathlib.Path) -> io.BufferedReader:
-    """A file for reading; what the end of its name says is compressed comes unpacked."""
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[io.BufferedReader]:
+    """A file for reading; what the end of its name says is compressed comes unpacked.
+
+    Raises:
+      DataError: it cannot be opened, or (while it is read) is damaged or cut short.
+    """
+    try:
+        with _opened(path) as file:
+            yield file
+    except _DAMAGE as error:
+        raise DataError(
+            f"{path} is damaged or cut short: {error}. Fetch or compress it again"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}. Check the path, its permissions "
+            "and the disk"
+        ) from error
+
+
+def _opened(path: pathlib.Path) -> io.BufferedReader:
     if path.suffix == ".gz":
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), 1 << 20)
     if path.suffix == ".xz":

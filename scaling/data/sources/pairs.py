@@ -158,7 +158,7 @@ class Paired:
         return len(self._first)
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
-        """{first_KEY, second_KEY: what both have, labels: int32[n], weights: float32[n]}."""
+        """{first_KEY, second_KEY: what both have, labels: int32[n]}."""
         positions = indices if positions is None else positions
         class_n = self._classes[indices]
         draw_n = subkeys(self._key, positions) % self._counts[class_n].astype(np.uint64)
@@ -173,14 +173,14 @@ class Paired:
             for key, x in half.items()
             if key != WEIGHTS
         }
-        return batch | {"labels": class_n, WEIGHTS: np.ones(len(indices), np.float32)}
+        return batch | {"labels": class_n}
 
 
 def pair_spec(first: Spec, second: Spec) -> Spec:
     """Shapes and dtypes of a pair of examples with these."""
     halves = zip(SIDES, (first, second), strict=True)
     spec = {f"{side}_{k}": x for side, half in halves for k, x in half.items() if k != WEIGHTS}
-    return spec | {"labels": ((), np.dtype(np.int32)), WEIGHTS: ((), np.dtype(np.float32))}
+    return spec | {"labels": ((), np.dtype(np.int32))}
 
 
 def _info(infos: dict[str, DataInfo]) -> DataInfo:

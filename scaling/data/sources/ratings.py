@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
 from scaling.data.sources.files import matching
+from scaling.data.sources.rows import RowFiles
 from scaling.data.sources.tables import Tables, cells, ordered
 
 # A user with fewer ratings has nothing to leave out: one to learn from, one for each held-out split.
@@ -82,7 +83,7 @@ class Sorted:
 
 
 @dataclasses.dataclass(frozen=True)
-class RatingTable(Tables):
+class RatingTable(RowFiles[tuple[str, str, float, float]], Tables):
     """What both sources share: where the table is and what its columns are called.
 
     Attributes:
@@ -93,6 +94,8 @@ class RatingTable(Tables):
       time: column of the time, a number; None takes the order of the lines.
       delimiter, names, encoding: see `Tables`.
     """
+
+    noun: ClassVar[str] = "rating"
 
     paths: tuple[LocalPath, ...]
     user: str = "userId"
@@ -108,7 +111,7 @@ class RatingTable(Tables):
         key = key_of({"ratings": [file_hash(path, cache) for path in paths], "columns": columns})
 
         def build(work: pathlib.Path) -> Mapping[str, Any]:
-            users, items, ratings, times = zip(*self._read(paths), strict=True)
+            users, items, ratings, times = zip(*self.read(), strict=True)
             names = Names(ordered(users), ordered(items))
             user, item = _numbers(users, names.users), _numbers(items, names.items)
             order = np.lexsort((np.array(times), user))
@@ -124,21 +127,16 @@ class RatingTable(Tables):
         start = np.searchsorted(user, np.arange(len(names.users) + 1))
         return Sorted(user, item, rating, start, names)
 
-    def _read(self, paths: list[pathlib.Path]) -> Iterator[tuple[str, str, float, float]]:
+    def rows(self, path: pathlib.Path) -> Iterator[tuple[str, str, float, float]]:
         """(user, item, rating, time) line by line."""
         wanted = [(getattr(self, key), f"data.source.{key}") for key in ("user", "item", "rating")]
         if self.time is not None:
             wanted.append((self.time, "data.source.time"))
-        empty = True
-        for path in paths:
-            for where, (user, item, rating, *time) in cells(path, self, wanted):
-                if not user.strip() or not item.strip():
-                    raise DataError(f"{where}: has no {self.item if user.strip() else self.user}")
-                empty = False
-                when = _number(time[0], self.time or "", where) if time else 0.0
-                yield user.strip(), item.strip(), _number(rating, self.rating, where), when
-        if empty:
-            raise DataError(f"data.source.paths: hold no rating: {', '.join(map(str, paths))}")
+        for where, (user, item, rating, *time) in cells(path, self, wanted):
+            if not user.strip() or not item.strip():
+                raise DataError(f"{where}: has no {self.item if user.strip() else self.user}")
+            when = _number(time[0], self.time or "", where) if time else 0.0
+            yield user.strip(), item.strip(), _number(rating, self.rating, where), when
 
 
 def _number(text: str, column: str, where: str) -> float:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from scaling.data.errors import DataError
-from scaling.data.sources.files import DAMAGE, json_object, open_file
+from scaling.data.sources.files import json_object, reading
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
     number = 0
     try:
         codec = "utf-8-sig" if encoding == "utf-8" else encoding
-        with open_file(path) as file, io.TextIOWrapper(file, codec, newline="") as text:
+        with reading(path) as file, io.TextIOWrapper(file, codec, newline="") as text:
             for number, line in enumerate(text, 1):  # noqa: B007
                 yield line
     except UnicodeDecodeError as error:
@@ -44,14 +44,6 @@ def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
         ) from error
     except LookupError as error:
         raise DataError(f"data.source.encoding: {error}; use a name that Python knows") from error
-    except DAMAGE as error:
-        raise DataError(
-            f"{path} is damaged or cut short: {error}. Fetch or compress it again"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}. Check the path and its permissions"
-        ) from error
 
 
 def cells(

@@ -6,22 +6,19 @@ Legend: T tokens in an example.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
-from scaling import configs
 from scaling.configs.types import LocalPath, NonNegativeInt, PositiveInt
-from scaling.data.documents import Part, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
-from scaling.data.sources.files import matching
-from scaling.data.sources.labelled_text import Texts
+from scaling.data.sources.rows import RowFiles, fit_tokenizer, split_by_hash
 from scaling.data.sources.tables import lines
-from scaling.data.tokenizers import TOKENIZERS, Fitted
+from scaling.data.tokenizers import Fitted, tokenizer_of
 
 OUTSIDE = "O"
 _TAG = re.compile(r"O|[BI]-\S+")
@@ -29,7 +26,7 @@ _DOCUMENT = "-DOCSTART-"  # CoNLL-2003 has it between documents
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggedText:
+class TaggedText(RowFiles["Sentence"]):
     """CoNLL files. `data.text.tokenizer` makes tokens of words, at most `data.text.seq_len` a sentence.
 
     A tag is `O`, or `B-TYPE` or `I-TYPE` for a word that begins or goes on with an entity. The first
@@ -47,6 +44,8 @@ class TaggedText:
       eval_len: the most tokens of a held-out sentence; None is `data.text.seq_len`.
     """
 
+    noun: ClassVar[str] = "sentence"
+
     paths: tuple[LocalPath, ...]
     eval_paths: tuple[LocalPath, ...] = ()
     delimiter: str = ""
@@ -55,16 +54,10 @@ class TaggedText:
     encoding: str = "utf-8"
     eval_len: PositiveInt | None = None
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Keys of sections `data` and `data.text` that it uses."""
-        keys = ("seq_len", "tokenizer", "limit")
-        return keys if self.eval_paths else (*keys, "eval_fraction")
-
     def describe(self, context: DataContext) -> DataInfo:
         """The tags, by reading the files; the vocabulary, by the config."""
-        tokenizer = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        return self._describe(context, tags(self._read("paths")), tokenizer.vocab_size)
+        vocab_size = tokenizer_of(context.section.text).vocab_size
+        return self._describe(context, tags(self.read()), vocab_size)
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out sentences, tokenised.
@@ -73,12 +66,14 @@ class TaggedText:
           DataError: a file cannot be read; a line has too few columns, no word, or a tag that is none of
             BIO; a sentence is too long, or has a type that the training files lack; a side is empty.
         """
-        everything = self._read("paths")
+        train = everything = self.read()
         names = tags(everything)
-        train, held_out = self._split(everything, context.section.eval_fraction)
-        settings = configs.build(context.section.text.tokenizer, TOKENIZERS)
-        texts = Texts(tuple(" ".join(sentence.words) for sentence in train))
-        tokenizer = settings.fit([Part(texts)], context.cache)
+        if self.eval_paths:
+            held_out = self.read("eval_paths")
+        else:
+            key, fraction = "data.source.eval_paths", context.section.eval_fraction
+            train, held_out = split_by_hash(everything, Sentence.text, fraction, self.noun, key)
+        tokenizer = fit_tokenizer(context, map(Sentence.text, train))
         length, limit = context.section.text.seq_len, context.section.limit
         evals = {}
         if held_out:
@@ -103,30 +98,8 @@ class TaggedText:
             class_names=names,
         )
 
-    def _split(
-        self, sentences: list["Sentence"], fraction: float
-    ) -> tuple[list["Sentence"], list["Sentence"]]:
-        if self.eval_paths:
-            return sentences, self._read("eval_paths")
-        parts: tuple[list[Sentence], list[Sentence]] = ([], [])
-        for sentence in sentences:
-            parts[is_held_out(" ".join(sentence.words), fraction)].append(sentence)
-        if fraction and not all(parts):
-            raise DataError(
-                f"data.eval_fraction={fraction} of {len(sentences)} sentences holds out "
-                f"{len(parts[1])}: change it, or name held-out files with data.source.eval_paths"
-            )
-        return parts
-
-    def _read(self, name: Literal["paths", "eval_paths"]) -> list["Sentence"]:
-        key = f"data.source.{name}"
-        paths = matching(getattr(self, name), key)
-        sentences = [sentence for path in paths for sentence in self._sentences(path)]
-        if not sentences:
-            raise DataError(f"{key}: hold no sentence: {', '.join(map(str, paths))}")
-        return sentences
-
-    def _sentences(self, path: pathlib.Path) -> Iterable["Sentence"]:
+    def rows(self, path: pathlib.Path) -> Iterator["Sentence"]:
+        """Sentences, whose words stand one a line."""
         words: list[str] = []
         given: list[str] = []
         first = 1
@@ -165,6 +138,10 @@ class Sentence:
     words: tuple[str, ...]
     tags: tuple[str, ...]
     where: str
+
+    def text(self) -> str:
+        """The words with blanks between them."""
+        return " ".join(self.words)
 
 
 def tags(sentences: list[Sentence]) -> tuple[str, ...]:

@@ -7,21 +7,20 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 
 from scaling.configs.types import AddedLater, LocalPath, PositiveInt
-from scaling.data.cache import Entry, cached, digest, key_of
-from scaling.data.documents import has_text, is_held_out
+from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
-from scaling.data.npy import Ragged, write_ragged
+from scaling.data.npy import Ragged
 from scaling.data.sources.files import matching
-from scaling.data.sources.labelled_text import fit_tokenizer
+from scaling.data.sources.rows import encoded, fit_tokenizer, split_by_hash
 from scaling.data.sources.tables import Tables, cells, lines
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
@@ -144,15 +143,10 @@ class TextPairs(Tables):
                 "eval_source_paths", self.eval_source_paths, self.eval_target_paths
             )
         elif fraction:
-            parts: tuple[list[Row], list[Row]] = ([], [])
-            for row in rows:
-                parts[is_held_out(row.source, fraction)].append(row)
-            if not all(parts):
-                raise DataError(
-                    f"data.eval_fraction={fraction} of {len(rows)} pairs holds out {len(parts[1])}: "
-                    "change it, or name held-out files with data.source.eval_source_paths"
-                )
-            rows, held_out["eval"] = parts
+            key = "data.source.eval_source_paths"
+            rows, held_out["eval"] = split_by_hash(
+                rows, lambda row: row.source, fraction, "pair", key
+            )
         if self.test_source_paths:
             held_out["test"] = self._read(
                 "test_source_paths", self.test_source_paths, self.test_target_paths
@@ -268,9 +262,9 @@ class _Split:
           limit: take so many, in a fixed random order; None takes all.
         """
         texts = [row for row in rows if row.has_text()]
-        entry = _tokens(texts, self.tokenizer, self.cache)
-        start = np.load(entry.path / "start.npy")
-        length = np.diff(start).reshape(-1, 2)  # of source and target
+        sides = [text for row in texts for text in (row.source, row.target)]
+        tokens = encoded(sides, self.tokenizer, self.cache)
+        length = np.diff(tokens.start).reshape(-1, 2)  # of source and target
         source_len, target_len = self.lengths
         fits = (length <= [source_len, target_len - 1]).all(axis=1)
         given = f"data.source.{self.prefix}source_len={source_len}, {self.prefix}target_len={target_len}"
@@ -289,20 +283,8 @@ class _Split:
         chosen = np.flatnonzero(fits)
         if limit is not None:
             chosen = chosen[split_rows(len(chosen), 0.0)[0][:limit]]
-        pairs = Pairs(entry, chosen, self.lengths, self.tokenizer.vocab_size - 1, first)
+        pairs = Pairs(tokens, chosen, self.lengths, self.tokenizer.vocab_size - 1, first)
         return pairs, [texts[i] for i in chosen]
-
-
-def _tokens(rows: list[Row], tokenizer: Fitted, cache: pathlib.Path) -> Entry:
-    """The tokens (`Ragged`) of each source and then of its target."""
-    texts = [text for row in rows for text in (row.source, row.target)]
-    content = digest(texts)
-
-    def build(work: pathlib.Path) -> Mapping[str, Any]:
-        write_ragged(work, "tokens", np.dtype(np.int32), tokenizer.encode(texts))
-        return {"pairs": len(rows)}
-
-    return cached(cache, f"pairs-{key_of({'texts': content, 'tokenizer': tokenizer.key})}", build)
 
 
 class Pairs:
@@ -313,15 +295,14 @@ class Pairs:
 
     def __init__(
         self,
-        entry: Entry,
+        tokens: Ragged,
         rows: np.ndarray,
         lengths: tuple[int, int],
         separator: int,
         first: int | None = None,
     ) -> None:
-        """Those pairs of an entry; `lengths` are (S, T), and `first` numbers the examples."""
-        self._tokens = Ragged(entry.path, "tokens")
-        self._rows, self._lengths = rows, lengths
+        """Those pairs of alternating texts; `lengths` are (S, T), and `first` numbers the examples."""
+        self._tokens, self._rows, self._lengths = tokens, rows, lengths
         self._separator, self._first = separator, first
         self.spec = pair_spec(*lengths, first is not None)
 

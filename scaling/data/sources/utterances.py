@@ -9,8 +9,8 @@ import dataclasses
 import math
 import pathlib
 import wave
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec
 from scaling.data.npy import Ragged, write_ragged
-from scaling.data.sources.files import matching
-from scaling.data.sources.labelled_text import fit_tokenizer
+from scaling.data.sources.rows import RowFiles, fit_tokenizer
 from scaling.data.sources.tables import Tables, cells
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
@@ -32,7 +31,7 @@ _PCM = {1: ("u1", 2**-8), 2: ("<i2", 1), 3: ("<i4", 2**16), 4: ("<i4", 2**16)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Utterances(Tables):
+class Utterances(RowFiles["Row"], Tables):
     """Wav files and their texts. `data.text.tokenizer` makes symbols, at most `data.text.seq_len`.
 
     Files hold PCM of 8 to 32 bits. Channels are averaged, and samples rounded to 16 bits. All files
@@ -49,27 +48,23 @@ class Utterances(Tables):
       delimiter, names, encoding: see `Tables`.
     """
 
+    noun: ClassVar[str] = "line"
+
     paths: tuple[LocalPath, ...]
     eval_paths: tuple[LocalPath, ...] = ()
     path: str = "path"
     text: str = "text"
     max_seconds: PositiveFloat = 16.0
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Keys of sections `data` and `data.text` that it uses."""
-        keys = ("seq_len", "tokenizer", "limit")
-        return keys if self.eval_paths else (*keys, "eval_fraction")
-
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes by the config and the first file's sample rate; the vocabulary by the config."""
-        first, vocab_size = self._read("paths")[0], tokenizer_of(context.section.text).vocab_size
+        first, vocab_size = self.read()[0], tokenizer_of(context.section.text).vocab_size
         return self._describe(context, read_wav(first.path, first.where)[0], vocab_size)
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out utterances."""
-        rows = self._read("paths")
-        held_out = self._read("eval_paths") if self.eval_paths else []
+        rows = self.read()
+        held_out = self.read("eval_paths") if self.eval_paths else []
         fraction = 0.0 if self.eval_paths else context.section.eval_fraction
         train, evals = split_rows(len(rows), fraction)
         _refuse_overlap([rows[i] for i in train], held_out or [rows[i] for i in evals])
@@ -105,20 +100,14 @@ class Utterances(Tables):
             facts={"sample_rate": rate},
         )
 
-    def _read(self, name: Literal["paths", "eval_paths"]) -> list["Row"]:
-        key = f"data.source.{name}"
-        tables = matching(getattr(self, name), key)
+    def rows(self, path: pathlib.Path) -> Iterator["Row"]:
+        """The utterances that one table lists."""
         columns = [(self.path, "data.source.path"), (self.text, "data.source.text")]
-        rows = []
-        for table in tables:
-            for where, (path, text) in cells(table, self, columns):
-                if not has_text(path) or not has_text(text):
-                    part = "text" if has_text(path) else "path"
-                    raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
-                rows.append(Row(table.parent / path.strip(), text.strip(), where))
-        if not rows:
-            raise DataError(f"{key}: hold no line: {', '.join(map(str, tables))}")
-        return rows
+        for where, (sound, text) in cells(path, self, columns):
+            if not has_text(sound) or not has_text(text):
+                part = "text" if has_text(sound) else "path"
+                raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
+            yield Row(path.parent / sound.strip(), text.strip(), where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,11 +268,10 @@ class Spoken:
         return [self._part.rows[i].text for i in self._numbers]
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
-        """{audio: int16[n, S], labels: int32[n, L]}, how much of each is there, and weights."""
+        """{audio: int16[n, S], labels: int32[n, L]}, and how much of each is there."""
         count, part = len(indices), self._part
         batch = {key: np.zeros((count, *shape), dtype) for key, (shape, dtype) in self.spec.items()}
         batch["labels"][:] = self._blank
-        batch["weights"][:] = 1.0
         for place, i in enumerate(self._numbers[indices]):
             samples, symbols = part.samples[part.start[i] : part.start[i + 1]], part.symbols[i]
             batch["audio"][place, : len(samples)] = samples
@@ -299,5 +287,4 @@ def utterance_spec(samples: int, symbols: int) -> Spec:
         "num_samples": ((), np.dtype(np.int32)),
         "labels": ((symbols,), np.dtype(np.int32)),
         "num_labels": ((), np.dtype(np.int32)),
-        "weights": ((), np.dtype(np.float32)),
     }
