@@ -80,7 +80,8 @@ class Utterances(RowFiles["Row"], Tables):
             evals = np.arange(len(held_out))
 
         def examples(part: Recordings, numbers: np.ndarray) -> Spoken:
-            return Spoken(part, numbers, info.spec, tokenizer.vocab_size - 1)
+            spec = self._spec(context, rate)
+            return Spoken(part, numbers, spec, tokenizer.vocab_size - 1)
 
         return Opened(
             info=dataclasses.replace(info, facts={**info.facts, "tightest": tightest(parts)}),
@@ -90,15 +91,17 @@ class Utterances(RowFiles["Row"], Tables):
         )
 
     def _describe(self, context: DataContext, rate: int, vocab_size: int) -> DataInfo:
-        length = context.section.text.seq_len
         return DataInfo(
             kind="utterances",
             unit="utterances",
-            spec=utterance_spec(math.ceil(self.max_seconds * rate), length),
+            spec=self._spec(context, rate),
             vocab_size=vocab_size,
             separator=vocab_size - 1,
             facts={"sample_rate": rate},
         )
+
+    def _spec(self, context: DataContext, rate: int) -> Spec:
+        return utterance_spec(math.ceil(self.max_seconds * rate), context.section.text.seq_len)
 
     def rows(self, path: pathlib.Path) -> Iterator["Row"]:
         """The utterances that one table lists."""

@@ -79,6 +79,7 @@ def test_samples_and_symbols_come_padded(tmp_path):
     assert built.info.facts["sample_rate"] == RATE
     assert built.info.spec["audio"] == ((50,), np.dtype(np.int16))
     batch = built.train.batch(0, 0, 2)
+    assert batch["weights"].tolist() == [1.0, 1.0]
     for i in range(2):
         count = int(batch["num_samples"][i])
         name, text = {50: ("a", "abba"), 7: ("b", "b")}[count]
