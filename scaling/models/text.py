@@ -64,7 +64,9 @@ class KimCNN(nn.Module):
         text_BT = (segments_BT > 0).astype(jnp.float32)
         x_BTE = lookup(embedding_VE, inputs_BT) * text_BT[:, :, None]
         words = nn.Dropout(self.embed_dropout, broadcast_dims=(2,), deterministic=not train)
-        x_BTE = self.perturb("embedded", words(x_BTE))
+        x_BTE = words(x_BTE)
+        if not self.is_initializing():
+            x_BTE = self.perturb("embedded", x_BTE)
         pooled = [self._filter(x_BTE, text_BT, width) for width in self.filter_widths]
         x_BF = jnp.concatenate(pooled, axis=-1)
         x_BF = nn.Dropout(self.dropout, deterministic=not train)(x_BF)
@@ -137,7 +139,7 @@ class TextEncoder(Transformer):
         self, inputs_BT: jax.Array, positions_BT: jax.Array | None, *, train: bool
     ) -> tuple[jax.Array, Tables | None]:
         x_BTD, tables = super().embed(inputs_BT, positions_BT, train=train)
-        return self.perturb("embedded", x_BTD), tables
+        return x_BTD if self.is_initializing() else self.perturb("embedded", x_BTD), tables
 
     def __call__(  # type: ignore[override]
         self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool

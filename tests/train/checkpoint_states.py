@@ -7,13 +7,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from scaling.train.checkpoint_reading import is_key
-from scaling.train.checkpoints import (
-    Checkpoints,
-)
+from scaling.train.checkpoints import CheckpointInfo, Checkpoints
 
 
 class Moments(NamedTuple):
@@ -81,3 +80,8 @@ def on_mesh(state: State, shape: tuple[int, int]) -> State:
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, state)
+
+
+def arrays_of(info: CheckpointInfo) -> dict[str, Any]:
+    """A checkpoint as nested dictionaries of numpy arrays, with no template and no mesh."""
+    return unflatten_dict(info.read_arrays(dict.fromkeys(info.leaves)), sep="/")

@@ -18,14 +18,14 @@ import jax
 import numpy as np
 import pytest
 from helpers import ROOT
-from train.checkpoint_states import assert_same, flip, make_state, put
+from train.checkpoint_states import arrays_of, assert_same, flip, make_state, put
 
 from scaling.train import checkpoint_format as layout
 from scaling.train.checkpoints import (
     CheckpointError,
     Checkpoints,
-    load_numpy,
     newest_whole,
+    read_info,
 )
 
 # --- damage ----------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_missing_and_truncated_files_fall_back_also_as_numpy(
     data.write_bytes(data.read_bytes()[:-1])
     (tmp_path / "c" / "00000002" / layout.METRICS).unlink()
     said: list[str] = []
-    tree = load_numpy(tmp_path / "c", say=said.append)
+    tree = arrays_of(read_info(tmp_path / "c", say=said.append))
     assert re.search(r"(?s)metrics.json is missing; .* bytes, not .* to step 1", "\n".join(said))
     assert int(tree["step"]) == 1
     assert newest_whole(tmp_path / "c", say=said.append) == 1
@@ -123,7 +123,7 @@ def test_a_newer_format_is_not_damage(two_steps: pathlib.Path, tmp_path: pathlib
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"format": 3}))
     with pytest.raises(CheckpointError, match=r"format 3.*update the package"):
-        load_numpy(tmp_path / "c")
+        read_info(tmp_path / "c")
     with Checkpoints(tmp_path / "c") as saver, pytest.raises(CheckpointError, match="format 3"):
         saver.restore(make_state())
 

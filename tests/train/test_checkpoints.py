@@ -1,22 +1,19 @@
 """Checkpoints: round trips on any mesh, and what is kept."""
 
 import pathlib
-from typing import Any
 from unittest.mock import ANY
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
 from helpers import ROOT
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from train.checkpoint_states import assert_same, make_state, on_mesh, put
+from train.checkpoint_states import arrays_of, assert_same, make_state, on_mesh, put
 
 from scaling.train import checkpoint_format as layout
 from scaling.train.checkpoints import (
     CheckpointError,
-    CheckpointInfo,
     CheckpointMismatch,
     Checkpoints,
     read_info,
@@ -24,11 +21,6 @@ from scaling.train.checkpoints import (
 
 FIXTURE = ROOT / "tests" / "fixtures" / "checkpoint_v1"
 EXTRA = FIXTURE.with_name("checkpoint_v1_extra")
-
-
-def arrays_of(info: CheckpointInfo) -> dict[str, Any]:
-    """As nested dictionaries of numpy arrays, with no template and no mesh."""
-    return unflatten_dict(info.read_arrays(dict.fromkeys(info.leaves)), sep="/")
 
 
 # --- round trips -----------------------------------------------------------------------------
