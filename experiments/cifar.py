@@ -8,8 +8,10 @@ in such folders train the same way; of mixed sizes with `--config.data.source.si
 
 The residual networks train as in He et al. 2015 (1512.03385, sec. 4.2): batches of 128, 64,000 steps,
 SGD with momentum, a crop from 4 pixels of padding and a mirror; but the rate falls along a cosine.
-They report 91.25 % (20 layers) and 93.03 % (56) on the lossless images. That takes an accelerator; it
-is not measured here.
+They report 91.25 % (20 layers) and 93.03 % (56) on the lossless images. That takes an accelerator.
+
+Measured 2026-11-26 with JAX 0.10.2 on 2 shared CPU cores, seed 0: 77.0 % after a 32nd of those steps
+(`--config.train.steps=2000 --config.optim.schedule.warmup_steps=200`), in 62 minutes beside other work.
 """
 
 import ml_collections
