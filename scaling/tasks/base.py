@@ -145,7 +145,8 @@ class Task:
       units_per_example: target tokens in a sequence, or 1.
       evaluations: by name; `score` is always there, made of `loss` if the task gives none.
       merge: of state collections that are not averaged over microbatches: `rows` have one row for
-        each example of the batch, of `last` the last microbatch's is kept.
+        each example of the batch, of `last` the last microbatch's is kept. The collection `carry` of
+        recurrent layers is part of the state only if it is named here.
       functions: by name, (variables, ...) -> arrays.
       hparams: numbers of the training loss that the step takes as arrays, so that one executable
         serves many values; a number that is zero is switched off and not among them.

@@ -193,9 +193,10 @@ def _check_state(returned: PyTree, given: PyTree) -> None:
     if set(returned) != set(given):
         raise ConfigError(
             "task.name",
-            f"the loss returned the state collections {sorted(returned)}, and init made "
+            f"the loss returned the state collections {sorted(returned)}, and the state has "
             f"{sorted(given)}",
-            "return every collection that init makes in Loss.state",
+            "return every collection that init makes in Loss.state; to keep a `carry`, say in "
+            'Task.merge how it joins: {"carry": "rows"}',
         )
 
 

@@ -349,8 +349,14 @@ def test_integers_are_not_averaged_over_microbatches():
 
 
 def test_a_task_that_forgets_its_state_is_told_which():
-    with pytest.raises(ConfigError, match=r"collections \[\], and init made \['kept'\]"):
+    with pytest.raises(ConfigError, match=r"collections \[\], and the state has \['kept'\]"):
         stepped(stateful_task(lambda old, batch: old, returned={}), jnp.zeros(4), 1)
+
+
+def test_a_carry_that_no_merge_names_is_refused_with_the_remedy():
+    returned = {"kept": jnp.zeros(4), "carry": jnp.zeros(4)}
+    with pytest.raises(ConfigError, match=r"\['carry', 'kept'\](?s:.*)merge.*\"carry\": \"rows\""):
+        stepped(stateful_task(lambda old, batch: old, returned=returned), jnp.zeros(4), 1)
 
 
 def test_metrics_may_be_vectors_and_may_not_take_the_names_of_the_step():
