@@ -19,6 +19,7 @@ from scaling.track.run_dir import RunDirError, RunFacts, find_runs
 from scaling.track.stream import StreamError
 
 MAX_ROWS = 1_000_000
+LONGEST = 1 << 28  # characters of a JSON document
 MOST_ROWS = 10_000_000  # some 70 bytes per cell: three columns of these take 2 GB
 COUNTS = ("total", "non_embedding", "active")
 TABLES = (".csv", ".tsv", ".jsonl")  # each also with .gz
@@ -181,6 +182,7 @@ def _is_number(text: str) -> bool:
 def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """An object a line; of `.json` whose first line is not one, the rows of the whole document."""
     with _opened(path, errors="replace") as file:
+        document = _kind(path) == ".json"
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -190,14 +192,20 @@ def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
                 row, reason = None, f"not JSON ({error.msg})"
             if isinstance(row, dict):
                 yield flatten(row)
-            elif number == 1 and _kind(path) == ".json":
-                yield from _document_rows(path, line + file.read())
+                document = False
+            elif document:
+                yield from _document_rows(path, "\n" * (number - 1) + line + file.read(LONGEST + 1))
                 return
             else:
                 raise LawError(f"{path}, line {number}: {reason}")
 
 
 def _document_rows(path: pathlib.Path, text: str) -> Iterator[dict[str, Any]]:
+    if len(text) > LONGEST:
+        raise LawError(
+            f"{path} is one JSON document of over {LONGEST:,} characters, which has to be in memory "
+            f"at once; write one object a line (.jsonl)"
+        )
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from laws.law_data import TRUTH, surface
 
-from scaling.laws import LawError, read_table
+from scaling.laws import LawError, read_table, readers
 from scaling.laws.arguments import parse
 from scaling.laws.command import fitted, load
 
@@ -273,11 +273,21 @@ def test_one_document_is_a_run_or_a_list_of_them(tmp_path):
     assert read_table(path).columns["loss"].tolist() == [2.0]
     path.write_text('{\n "loss": 2.5\n}')
     assert read_table(path).columns["loss"].tolist() == [2.5]
+    path.write_text('\n\n{\n "loss": 2.5\n}')
+    assert read_table(path).columns["loss"].tolist() == [2.5]
     path.write_text('{\n "loss": 2.5,,\n}')
     with pytest.raises(LawError, match=r"runs\.json, line 2: not JSON"):
         read_table(path)
     path.write_text("[1,\n 2]")
     with pytest.raises(LawError, match="an object, or a list of objects, one a run"):
+        read_table(path)
+
+
+def test_a_document_that_memory_would_not_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST", 100)
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps([{"loss": 2.0}] * 20, indent=1))
+    with pytest.raises(LawError, match=r"over 100 characters(?s:.*)one object a line"):
         read_table(path)
 
 
