@@ -46,13 +46,17 @@ TRUTH = {
     "post_training_quantisation": {"C_T": 0.1, "gamma_D": 0.5, "gamma_N": 0.45, "gamma_P": 0.6},
     "bnsl_0": {"a": 0.3, "b": 20.0, "c0": 0.4},
     "repeated_sampling": {"a": 2.0, "b": 0.4},
+    "farseer": {
+        "E": 0.55, "B": 0.14, "rate": 0.31, "E_N": -0.12, "B_N": 0.3, "rate_N": -0.2, "g": 0.17,
+        "be": -0.1, "al": 0.12,
+    },
     "vocabulary": {
         "E": 2.0, "A1": 6.0, "A2": 3.0, "B": 4.0, "alpha1": 0.447, "alpha2": 0.671, "beta": 0.447
     },
 }  # fmt: skip
 
 # What must come back, law by law; laws absent from here are over-parametrised on any small design
-# (farseer, joint_moe, distillation, m3_offset, bnsl_2, bnsl_3, moe_sparsity, repetition_penalty,
+# (joint_moe, distillation, m3_offset, bnsl_2, bnsl_3, moe_sparsity, repetition_penalty,
 # routed_offset).
 CASES = {
     "kaplan_n": ("alpha_N", "Nc"), "kaplan_d": ("alpha_D",), "kaplan_c": ("alpha_C",),
@@ -71,6 +75,7 @@ CASES = {
     "fine_grained_moe": ("alpha", "beta", "gamma"), "weight_sparsity": ("b_S", "b_N", "b_D"),
     "lr_compute": ("gamma",), "batch_compute": ("gamma",), "model_compute": ("gamma",),
     "data_compute": ("gamma",), "lr_step_law": ("alpha", "beta"), "batch_step_law": ("beta",),
+    "farseer": ("E", "B", "rate", "E_N", "B_N", "rate_N", "g", "be", "al"),
     "precision": ("gamma_w", "alpha"), "post_training_quantisation": ("gamma_P", "gamma_D"),
 }  # fmt: skip
 

@@ -71,6 +71,23 @@ def test_m3_is_the_authors():
     np.testing.assert_allclose(more, found + 0.2, rtol=1e-12)
 
 
+def test_farseer_is_the_papers_form():
+    """Its value and slopes at one size are the paper's nine parameters said another way."""
+    law, v = get_law("farseer"), design(get_law("farseer"), 20)
+    p = truth(law)
+    a1, b1, a2, b2, a3, b3 = (derive(law, p)[k] for k in ("a1", "b1", "a2", "b2", "a3", "b3"))
+    n, d = v["params"], v["tokens"]
+    falls = np.exp(a2 * n ** p["be"] + b2) * d ** -np.exp(a1 * n ** p["al"] + b1)
+    paper = np.exp(a3 * n ** p["g"] + b3) + falls
+    np.testing.assert_allclose(law.evaluate(p, v), paper, rtol=1e-12)
+    # Exponents of 0, where the paper's a and b have no limit, are powers of N.
+    flat = law.evaluate({**p, "g": 0.0, "be": 0.0, "al": 0.0}, v)
+    near = law.evaluate({**p, "g": 1e-9, "be": -1e-9, "al": 1e-9}, v)
+    np.testing.assert_allclose(flat, near, rtol=1e-6)
+    at = law.evaluate(p, {"params": 1e9, "tokens": 1e10})
+    assert at == pytest.approx(p["E"] + p["B"], rel=1e-12)
+
+
 def test_bnsl_sharp_break_does_not_overflow():
     law = get_law("bnsl")
     p = {"a": 0.1, "b": 2.0, "c0": 0.05, "c1": 5.0, "d1": 600.0, "f1": 0.001}
@@ -104,7 +121,7 @@ def test_declared_linear_parameters_are_linear():
             )
 
 
-FAST = ("kaplan_nd", "fine_grained_moe")
+FAST = ("kaplan_nd", "fine_grained_moe", "farseer")
 
 
 @pytest.mark.parametrize("name", quick(CASES, *FAST))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from scaling.laws.law import (
     EXPERTS,
@@ -198,10 +201,29 @@ FRANTAR = Law(
 )
 
 
+SIZE, DATA = 1e9, 1e10  # parameters and tokens at which the coefficients of `farseer` are stated
+
+
+def _bent(x: jax.Array, exponent_: jax.Array) -> jax.Array:
+    """(exp(exponent x) - 1) / exponent, which is x where the exponent is 0 (Box and Cox 1964)."""
+    z = exponent_ * x
+    small = jnp.abs(z) < 1e-3
+    safe = jnp.where(small, 1.0, z)
+    series = 1.0 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z / 120)))
+    return x * jnp.where(small, series, jnp.expm1(safe) / safe)
+
+
 def _farseer(p: Namespace, v: Namespace) -> jax.Array:
-    rate = jnp.exp(p.a1 * power(v.params, p.al) + p.b1)
-    data = jnp.exp(p.a2 * power(v.params, p.be) + p.b2 - rate * jnp.log(v.tokens))
-    return jnp.exp(p.a3 * power(v.params, p.g) + p.b3) + data
+    """The paper's form, whose a and b trade off without end as an exponent nears 0, by value and
+    slope at `SIZE` and `DATA`, which the data determine."""
+    x = jnp.log(v.params / SIZE)
+    rate = p.rate * jnp.exp(p.rate_N * _bent(x, p.al))
+    start = p.rate * math.log(DATA) + (p.B_N + p.rate * p.rate_N * math.log(DATA)) * _bent(x, p.be)
+    return p.E * jnp.exp(p.E_N * _bent(x, p.g)) + p.B * jnp.exp(start - rate * jnp.log(v.tokens))
+
+
+def _farseer_slope(p: Namespace) -> float:
+    return p.B_N + p.rate * p.rate_N * math.log(DATA)
 
 
 FARSEER = Law(
@@ -209,10 +231,21 @@ FARSEER = Law(
     equation="L = exp(a3 N^g + b3) + exp(a2 N^be + b2) D^(-exp(a1 N^al + b1))",
     variables=(PARAMS, TOKENS),
     parameters=(
-        *_real(60.0, a1=(-2.0, 2.0), b1=(-3.0, 2.0), al=(-0.3, 0.3)),
-        *_real(60.0, a2=(-3.0, 3.0), b2=(-2.0, 10.0), be=(-0.3, 0.3)),
-        *_real(60.0, a3=(-3.0, 3.0), b3=(-2.0, 3.0), g=(-0.3, 0.3)),
+        *each(coefficient, "E", "B", start=(0.05, 10.0)),
+        coefficient("rate", (0.05, 1.0)),
+        *_real(10.0, E_N=(-0.3, 0.3), B_N=(-0.3, 0.3), rate_N=(-0.3, 0.3)),
+        *_real(5.0, g=(-0.5, 0.5), be=(-0.5, 0.5), al=(-0.5, 0.5)),
     ),
     formula=_farseer,
-    source="Li et al. 2025 (Farseer), arXiv 2506.10972; form only",
+    linear=("E", "B"),
+    derived={
+        "a1": lambda p: p.rate_N / p.al * SIZE**-p.al,
+        "b1": lambda p: np.log(p.rate) - p.rate_N / p.al,
+        "a2": lambda p: _farseer_slope(p) / p.be * SIZE**-p.be,
+        "b2": lambda p: np.log(p.B) + p.rate * math.log(DATA) - _farseer_slope(p) / p.be,
+        "a3": lambda p: p.E_N / p.g * SIZE**-p.g,
+        "b3": lambda p: np.log(p.E) - p.E_N / p.g,
+    },
+    source="Li et al. 2025 (Farseer), arXiv 2506.10972; form only. E, B and rate: the two terms and "
+    "the exponent of the data at 1e9 parameters and 1e10 tokens, _N their slopes in ln N there",
 )
