@@ -195,10 +195,12 @@ def start_backend() -> None:
     Not in a process of several, whose start comes first (`parallel.start_processes`).
     """
     from scaling.parallel.processes import discover
+    from scaling.track import allocator
 
     if discover() is None:
         import jax
 
+        allocator.run_inline()
         jax.devices()
 
 

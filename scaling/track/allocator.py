@@ -3,7 +3,8 @@
 On CPU, XLA takes a step's temporary buffers from malloc at every call and frees them after it. By
 default glibc gives them back to the system, which hands out and clears the same pages again at the
 next step: a quarter of the processor time of the quickstart (docs/results.md). glibc reads these
-settings only when a process starts, so a run on CPU starts itself again, once.
+settings only when a process starts, so a run on CPU starts itself again, once. And only for the
+first thread does it keep buffers above 64 MiB, so that is where programs run (`run_inline`).
 """
 
 import ctypes
@@ -12,7 +13,7 @@ import pathlib
 import sys
 
 # Buffers below 1 GiB come from the heap; it grows 64 MiB at a time and keeps 2 GiB of freed memory at
-# its end at most. Those of threads end at 64 MiB: for larger buffers only huge pages help.
+# its end at most. The heaps of other threads than the first end at 64 MiB.
 TUNABLES = ":".join(
     f"glibc.malloc.{name}={value}"
     for name, value in {
@@ -50,6 +51,17 @@ def restart() -> None:
     sys.stderr.flush()
     arguments = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, arguments, os.environ | {"GLIBC_TUNABLES": tunables})
+
+
+def run_inline() -> None:
+    """Has the CPU backend, which must not have started yet, run a program in the calling thread.
+
+    By default JAX hands it to a thread of its own, to prepare the next call meanwhile: 1 ms a step
+    here, where a loader's threads prepare the batches.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def describe() -> str:

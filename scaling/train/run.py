@@ -17,7 +17,7 @@ import jax
 from scaling import data, parallel
 from scaling.experiment import Experiment
 from scaling.parallel.axes import check_devices
-from scaling.track import compile_cache, grade, memory, provenance
+from scaling.track import allocator, compile_cache, grade, memory, provenance
 from scaling.track.lock import LockedError
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
@@ -136,6 +136,7 @@ class Training:
         track = self.configs[0].track
         if track.compile_cache and (note := compile_cache.enable()):
             self._say(0, note)
+        allocator.run_inline()
         check_platform(self.configs[0].platform)
         opened = self._open()
         if not opened:

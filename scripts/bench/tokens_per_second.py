@@ -115,6 +115,7 @@ def jax_step(size: Size, style: str, platform: str) -> Callable[[], Any]:
     from scaling import parallel
     from scaling.train.program import key_data
 
+    allocator.run_inline()
     program, rows = jax_program(size, style, platform)
     batch = parallel.put_batch(
         lambda start, stop: {k: x[start:stop].copy() for k, x in rows.items()},
@@ -145,6 +146,7 @@ def jax_evaluation(size: Size, style: str, platform: str) -> Callable[[], Any]:
     from scaling.train.program import key_data
     from scaling.train.state import as_variables
 
+    allocator.run_inline()
     program, rows = jax_program(size, style, platform)
 
     class Rows:

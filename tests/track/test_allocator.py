@@ -32,3 +32,23 @@ def test_a_program_that_imports_us_is_not_started_again(monkeypatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("it was"))
     allocator.restart()
+
+
+PROGRAM = """
+import sys
+import jax
+from scaling.main import main
+
+assert main(sys.argv[1:]) == 0
+work = jax.jit(lambda x: jax.lax.fori_loop(0, 300, lambda _, y: y @ x, x))
+x = jax.numpy.eye(300)
+work(x).block_until_ready()
+print("it is done" if work(x).is_ready() else "it still runs")
+"""
+
+
+def test_on_cpu_a_step_runs_in_the_thread_that_asks_for_it(tmp_path) -> None:
+    """glibc keeps the large buffers of the first thread alone."""
+    arguments = command(corpus(tmp_path), tmp_path / "run", *SHORT)
+    arguments = arguments[3:]  # without "python -m scaling.main"
+    assert run([sys.executable, "-c", PROGRAM, *arguments]).count("it is done") == 1
