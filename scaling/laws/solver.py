@@ -117,7 +117,7 @@ class _Objective:
 def _begin(objective: _Objective, lane: Lane, data: Data, how: Continuation) -> State:
     """The state of a lane before its first evaluation, at the widest delta."""
     vector, weights = lane["start"], lane["weights"]
-    size = jnp.abs(objective.residuals(vector, data["variables"], lane["observed"]))
+    size = jnp.abs(objective.of(lane, data)(vector))
     mean = jnp.sum(weights * size) / jnp.sum(weights)
     wide = jnp.where(data["warm"], mean, 2.0 * jnp.max(jnp.where(weights > 0, size, 0.0)))
     wide = jnp.maximum(data["delta"], jnp.where(jnp.isfinite(wide), wide, 1e3))

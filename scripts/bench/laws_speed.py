@@ -145,9 +145,9 @@ def many_rows(rows: int, laws: list[str], resamples: int) -> None:
 
     for name in laws:
         law = get_law(name)
-        columns = design(law, rows)
+        columns, form = design(law, rows), (law.members or (law,))[0]
         noise = np.exp(0.01 * np.random.default_rng(0).normal(size=rows))
-        columns[law.target.name] = law.evaluate(truth(law), columns) * noise
+        columns[law.target.name] = form.evaluate(truth(form), columns) * noise
         for label in ("first", "again"):
             result, wall, cpu = timed(lambda c=columns, of=law: fit(c, of))
             line(f"{name}, {rows} rows, {label} fit", wall, cpu)

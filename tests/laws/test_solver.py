@@ -62,6 +62,19 @@ def test_of_a_race_the_best_lanes_go_on():
     assert ends.values.min() <= at_race.values.min()
 
 
+def test_steps_that_bend_with_a_valley_are_fewer(monkeypatch):
+    problem = problem_of("farseer")
+    starts, _ = choose(screen(problem), 32)
+    bent = solver.solve(problem, starts)
+    monkeypatch.setattr(solver, "BEND", 0.0)
+    solver._programs.cache_clear()
+    straight = solver.solve(problem, starts)
+    solver._programs.cache_clear()
+    assert bent.converged.sum() > straight.converged.sum()
+    assert bent.iterations.sum() < 0.9 * straight.iterations.sum()
+    assert bent.values.min() <= straight.values.min() * (1 + 1e-9)
+
+
 def test_the_share_that_is_done_never_falls():
     problem = problem_of()
     starts, _ = choose(screen(problem), 400)
