@@ -214,15 +214,16 @@ def _bent(x: jax.Array, exponent_: jax.Array) -> jax.Array:
 
 
 def _farseer(p: Namespace, v: Namespace) -> jax.Array:
-    """The paper's form, whose a and b trade off without end as an exponent nears 0, by value and
-    slope at `SIZE` and `DATA`, which the data determine."""
+    """The paper's form by values and slopes at one size, which data determine: a and b trade off
+    without end as an exponent nears 0."""
     x = jnp.log(v.params / SIZE)
     rate = p.rate * jnp.exp(p.rate_N * _bent(x, p.al))
-    start = p.rate * math.log(DATA) + (p.B_N + p.rate * p.rate_N * math.log(DATA)) * _bent(x, p.be)
+    start = p.rate * math.log(DATA) + _start_slope(p) * _bent(x, p.be)
     return p.E * jnp.exp(p.E_N * _bent(x, p.g)) + p.B * jnp.exp(start - rate * jnp.log(v.tokens))
 
 
-def _farseer_slope(p: Namespace) -> float:
+def _start_slope(p: Namespace) -> float:
+    """Slope in ln N, at `SIZE`, of the logarithm of the data's term at one token."""
     return p.B_N + p.rate * p.rate_N * math.log(DATA)
 
 
@@ -241,8 +242,8 @@ FARSEER = Law(
     derived={
         "a1": lambda p: p.rate_N / p.al * SIZE**-p.al,
         "b1": lambda p: np.log(p.rate) - p.rate_N / p.al,
-        "a2": lambda p: _farseer_slope(p) / p.be * SIZE**-p.be,
-        "b2": lambda p: np.log(p.B) + p.rate * math.log(DATA) - _farseer_slope(p) / p.be,
+        "a2": lambda p: _start_slope(p) / p.be * SIZE**-p.be,
+        "b2": lambda p: np.log(p.B) + p.rate * math.log(DATA) - _start_slope(p) / p.be,
         "a3": lambda p: p.E_N / p.g * SIZE**-p.g,
         "b3": lambda p: np.log(p.E) - p.E_N / p.g,
     },
