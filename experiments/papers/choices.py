@@ -32,8 +32,8 @@ from scaling.laws.isoflop import approach2, group_budgets
 BEFORE = "9a5fb48"
 # What the tables say, as of 2026-11-26.
 LAW_SAYS = """\
-On curves the pick of rolling origin is nearer, though about as often the best. On tables it is worse
-than that of folds, and no pick comes near the combination, which is what forecasts take."""
+The pick of rolling origin is nearer, though seldom the best, but for the curves of language models
+(LM). On tables no pick comes near the combination, which is what forecasts take."""
 LOSS_SAYS = """\
 Beyond the data, where a law's form errs, a delta from the residuals is nearer on the BIG-Bench curves
 (BB) alone; nor did signs of form in the residuals (the von Neumann ratio along compute) tell where.
@@ -41,7 +41,7 @@ Combinations, which are for forecasts, keep 1e-3. Where the form holds and only 
 residuals' delta is nearer, and that is what a fit of one law is for:"""
 NOISES = (0.003, 0.01, 0.03)
 RESAMPLES_SAY = """\
-The repeated runs of datablations do not identify R_D and R_N (see the reproduction); two in five of
+The repeated runs of datablations do not identify R_D and R_N (see the reproduction); nearly half of
 their resamples still do not converge."""
 MINIMA_SAY = (
     "Tables without isoFLOP budgets (gadre, steplaw) had an exponent before and have none now."
