@@ -109,3 +109,13 @@ def test_help_lists_the_commands_and_a_wrong_one_is_told_the_right_one(capsys) -
     assert all(command in shown for command in COMMANDS)
     assert main(["swep"]) == 2
     assert "did you mean sweep?" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """As `head` in `scaling run --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "scaling.main", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

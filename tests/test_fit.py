@@ -82,6 +82,7 @@ def test_report_is_one_file_with_warnings_first(out):
         (["runs=x"], "runs: two dashes are missing\n  write --runs=x"),
         (["--runs=x", "--law=chinchilla"], "--out: is required"),
         ([*REFIT, "--out=o", "--delta=0"], "not above 0"),
+        ([*REFIT, "--out=taken/o"], "taken is not a folder you can write to"),
         ([*REFIT, "--out=o", "--loss=hubber"], "'hubber' is not one of huber, lsq, l1"),
         ([*REFIT, "--out=o", "--budgets=1e21,x"], "'x' is not a finite number"),
         ([*REFIT, "--out=o", "--inference-tokens=-1"], "-1 is below 0"),
@@ -107,6 +108,7 @@ def test_report_is_one_file_with_warnings_first(out):
 )
 def test_usage_errors_exit_with_2_before_any_fit(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
     monkeypatch.setattr("scaling.laws.command.make_record", None)  # what comes after the fit
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -114,6 +116,13 @@ def test_usage_errors_exit_with_2_before_any_fit(capsys, tmp_path, monkeypatch, 
     assert error.startswith("error: ")
     assert "Traceback" not in error
     assert not (tmp_path / "o").exists()
+
+
+def test_figures_that_cannot_be_drawn_are_told_before_any_fit(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("scaling.laws.command.fitted", None)
+    assert main([*REFIT, f"--out={tmp_path / 'o'}"]) == 2
+    assert "pip install 'scaling[fit]'" in capsys.readouterr().err
 
 
 def test_intervals_say_what_they_assume_of_runs(tmp_path):

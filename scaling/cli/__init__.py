@@ -8,6 +8,7 @@ sys.exit(cli.run(door, sys.argv[1:]))          # door(argv) -> exit code; wrong 
 # ruff: noqa: F401
 import importlib
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -55,6 +56,8 @@ def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     try:
         return door(argv)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            return EXIT_FAILED
         # Ours or the system's, or JAX found no backend.
         ours = type(error).__module__.startswith("scaling.") or isinstance(error, OSError)
         if ours or str(error).startswith("Unable to initialize backend"):
@@ -62,3 +65,13 @@ def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         else:
             traceback.print_exc()
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def _unread() -> bool:
+    """Whether the reader of our output has gone, as `head` does; what is left is then dropped."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import pathlib
 import shlex
 import time
@@ -43,6 +45,7 @@ def run(options: FitOptions, arguments: Sequence[str]) -> str:
     if options.device != "cpu":
         _device(options.device)
     _check_uses(options)
+    _check_output(pathlib.Path(options.out))
     if options.by is None:
         return summary(_analysed(options, arguments, read(options)), options.out)
 
@@ -148,6 +151,15 @@ def _check_uses(options: FitOptions) -> None:
             )
 
 
+def _check_output(out: pathlib.Path) -> None:
+    """The report can be drawn and written there: told before minutes of fitting, not after."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise LawError("the report's figures need matplotlib: pip install 'scaling[fit]'")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise LawError(f"--out={out}: {there} is not a folder you can write to; name another")
+
+
 def _device(name: str) -> None:
     try:
         use_device(name)
@@ -190,10 +202,8 @@ def chosen(table: Table, options: FitOptions) -> Table:
 
 def write(record: dict[str, Any], analysis: Analysis) -> None:
     """Figures, then the report, then fit.json last: its presence means that all is there."""
-    try:
-        from scaling.laws.figures import draw_all
-    except ImportError as error:
-        raise LawError(f"figures need matplotlib ({error}): pip install 'scaling[fit]'") from None
+    from scaling.laws.figures import draw_all
+
     out, strict = pathlib.Path(analysis.options.out), clean(record)
     shown = (analysis.result, analysis.draws, analysis.profiles)
     try:
