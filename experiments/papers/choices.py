@@ -32,8 +32,8 @@ from scaling.laws.isoflop import approach2, group_budgets
 BEFORE = "9a5fb48"
 # What the tables say, as of 2026-11-26.
 LAW_SAYS = """\
-The pick of rolling origin is nearer, though seldom the best, but for the curves of language models
-(LM). On tables no pick comes near the combination, which is what forecasts take."""
+The pick of rolling origin errs less than that of folds, except on the curves of language models (LM).
+On tables no pick comes near the combination, which is what forecasts take."""
 LOSS_SAYS = """\
 Beyond the data, where a law's form errs, a delta from the residuals is nearer on the BIG-Bench curves
 (BB) alone; nor did signs of form in the residuals (the von Neumann ratio along compute) tell where.

@@ -3,9 +3,8 @@
 `python experiments/papers/extrapolation.py [--cache=DIR]` writes scaling/laws/discrepancy.json and
 docs/reference/forecasts.md. Each table is fitted below 1/3, 1/10 and 1/30 of its largest compute
 and asked for the rest. Constants that judge a family are tuned on the other families alone.
-Fits are kept under --cache (runs/extrapolation): the first time took 13 minutes beside other work (6 of
-processor time), then it takes 34 s on 2
-CPU cores.
+Fits are kept under --cache (runs/extrapolation): the first time took 13 minutes on 2 CPU cores beside
+other work (6 of processor time), with the fits there it takes 34 s.
 """
 
 from __future__ import annotations
