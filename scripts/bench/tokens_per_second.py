@@ -7,9 +7,9 @@
 All sides train the same architecture on the same shapes: forward, backward, clipping to global
 norm 1, AdamW, float32, all cores. On this side it is the step that `scaling.main` runs, guards,
 metrics and allocator settings included. PyTorch has `scaled_dot_product_attention` and its fused
-AdamW; it runs eagerly as it comes, eagerly under the same allocator settings, and compiled under
-them. An evaluation is the loss of a held-out batch, from rows on the host to a number on the host,
-as a run does it, and in PyTorch under `torch.no_grad`.
+AdamW; it runs eagerly and compiled, each as it comes and under the same allocator settings. An
+evaluation is the loss of a held-out batch, from rows on the host to a number on the host, as a run
+does it, and in PyTorch under `torch.no_grad`.
 
 Each side lives in a process of its own and they take turns of a few seconds, so that a slow spell of
 the machine hits all; the figure is the median over rounds of the ratio of a side's time to ours,
@@ -244,6 +244,7 @@ SIDES = {
     "torch": ("torch", False, False),
     "torch_same_allocator": ("torch", False, True),
     "torch_compiled": ("torch", True, True),
+    "torch_compiled_own_allocator": ("torch", True, False),
 }
 
 
@@ -252,7 +253,7 @@ def compare(
 ) -> dict[str, Any]:
     """Medians of all sides over interleaved rounds, and the ratios of their times to ours."""
     size, children = SIZES[name], {}
-    sides = {k: v for k, v in SIDES.items() if platform == "cpu" or k != "torch_same_allocator"}
+    sides = {k: v for k, v in SIDES.items() if platform == "cpu" or not k.endswith("_allocator")}
     # JAX takes most of a card at its start, and PyTorch wants room beside it.
     backend = {"JAX_PLATFORMS": "cpu"}
     if platform == "gpu":
