@@ -10,10 +10,10 @@ github.com/Jakobovski/free-spoken-digit-dataset and writes two splits. `official
 to 4 of each speaker and digit; `speakers` on all recordings of the speakers in --held_out, whom
 training never hears.
 
-Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six other runs, seed 0. Word error
-rate on the official test: GRU 2.0 % (191 s of training), conformer 1.0 % (115 s). On the two
-speakers held out (lucas, yweweler), whom four others do not represent: GRU 38 %, still falling (42
-% halfway).
+Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside six or seven other runs, seeds 0 to 2.
+Word error rate on the official test: GRU 2.0, 1.3, 2.7 % (96 to 191 s of training), conformer 1.0,
+0.7, 1.7 % (46 to 115 s). On the two speakers held out (lucas, yweweler), whom four others do not
+represent: GRU 38, 43, 44 % (halfway 42, 47, 44 %).
 """
 
 import argparse
