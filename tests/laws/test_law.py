@@ -1,8 +1,12 @@
 """Declarations: published forward values, recovery of the truth for every law, refusals."""
 
+import math
 import subprocess
 import sys
+from fractions import Fraction
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import quick
@@ -10,7 +14,7 @@ from laws.catalogue_designs import CASES, design, truth
 
 from scaling.laws import LAWS, Law, LawError, Parameter, coefficient, exponent, fit, get_law, power
 from scaling.laws.fitting import derive
-from scaling.laws.law import PARAMS
+from scaling.laws.law import PARAMS, bent
 
 
 def test_muennighoff_forward_values():
@@ -86,6 +90,25 @@ def test_farseer_is_the_papers_form():
     np.testing.assert_allclose(flat, near, rtol=1e-6)
     at = law.evaluate(p, {"params": 1e9, "tokens": 1e10})
     assert at == pytest.approx(p["E"] + p["B"], rel=1e-12)
+
+
+@pytest.mark.parametrize("z", [1e-30, 1e-12, 1e-6, 1e-3, 0.0999, 0.1001, 1.0])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_slopes_of_what_bends_near_an_exponent_of_0(z, sign):
+    """Value, slope and curvature in the exponent against exact fractions."""
+    x = 3.0
+    exact = Fraction(sign * z) / 3  # the exponent
+    with jax.enable_x64(True):
+        slope = jax.grad(lambda e: bent(jnp.float64(x), e))
+        at = jnp.float64(float(exact))
+        found = [bent(jnp.float64(x), at), slope(at), jax.grad(slope)(at)]
+    terms = [Fraction(3) ** (k + 1) / math.factorial(k + 1) for k in range(40)]
+    e = Fraction(float(exact))
+    wanted = [
+        sum(c * math.perm(k, order) * e ** max(k - order, 0) for k, c in enumerate(terms))
+        for order in range(3)
+    ]
+    np.testing.assert_allclose(found, [float(w) for w in wanted], rtol=2e-12)
 
 
 def test_bnsl_sharp_break_does_not_overflow():

@@ -108,6 +108,29 @@ def test_resamples_that_do_not_converge_are_left_out_and_counted(monkeypatch):
         bootstrap(result, 5)
 
 
+def test_a_parameter_without_end_does_not_stop_its_resamples():
+    """Where excess parameters lose nothing R_N has no end; the other six are found all the same."""
+    n, unique, passes = (
+        x.ravel()
+        for x in np.meshgrid(
+            np.geomspace(1e7, 3e9, 5),
+            np.geomspace(1e8, 1e10, 4),
+            [1.0, 2.0, 5.0, 20.0, 60.0],
+            indexing="ij",
+        )
+    )
+    worth = unique * (1 + 20 * (1 - np.exp(-(passes - 1) / 20)))
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(len(n)))
+    loss = (1.8 + 400 / n**0.34 + 410 / worth**0.28) * noise
+    columns = {"params": n, "tokens": unique * passes, "unique_tokens": unique, "loss": loss}
+    result = fit(columns, "data_constrained")
+    assert result.parameters["R_N"] > 1e9
+    draws = bootstrap(result, 60)
+    assert draws.converged > 0.9
+    low, high = draws.interval(draws.parameters["R_D"])
+    assert 10 < low < 20 < high < 40
+
+
 def test_delta_follows_the_noise_only_where_asked():
     x = np.geomspace(1e3, 1e6, 40)
     y = 5 * x**-0.3 * np.exp(0.05 * np.random.default_rng(0).standard_normal(40))

@@ -14,6 +14,7 @@ from scaling.laws.law import (
     Namespace,
     Published,
     Variable,
+    bent,
     coefficient,
     each,
     exponent,
@@ -37,7 +38,7 @@ def _decayed(total: jax.Array, unique: jax.Array, scale: jax.Array) -> jax.Array
     """
     unique = jnp.minimum(unique, total)
     repeats = total / unique - 1.0
-    return unique * (1.0 - scale * jnp.expm1(-repeats / scale))
+    return unique * (1.0 + bent(repeats, -1.0 / scale))
 
 
 def data_constrained_loss(p: Namespace, v: Namespace) -> jax.Array:
@@ -116,7 +117,7 @@ REPETITION_DECAY = Law(
 def _half_life(total: jax.Array, unique: jax.Array, tau: jax.Array) -> jax.Array:
     rate = jnp.log(2.0) / tau
     unique = jnp.minimum(unique, total)
-    return unique * (1.0 - jnp.expm1(-rate * (total / unique - 1.0)) / rate)
+    return unique * (1.0 + bent(total / unique - 1.0, -rate))
 
 
 GADRE = "Gadre et al. 2024, arXiv 2403.08540"

@@ -17,6 +17,7 @@ from scaling.laws.law import (
     Parameter,
     Published,
     Variable,
+    bent,
     coefficient,
     each,
     exponent,
@@ -204,22 +205,13 @@ FRANTAR = Law(
 SIZE, DATA = 1e9, 1e10  # parameters and tokens at which the coefficients of `farseer` are stated
 
 
-def _bent(x: jax.Array, exponent_: jax.Array) -> jax.Array:
-    """(exp(exponent x) - 1) / exponent, which is x where the exponent is 0 (Box and Cox 1964)."""
-    z = exponent_ * x
-    small = jnp.abs(z) < 1e-3
-    safe = jnp.where(small, 1.0, z)
-    series = 1.0 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z / 120)))
-    return x * jnp.where(small, series, jnp.expm1(safe) / safe)
-
-
 def _farseer(p: Namespace, v: Namespace) -> jax.Array:
     """The paper's form by values and slopes at one size, which data determine: a and b trade off
     without end as an exponent nears 0."""
     x = jnp.log(v.params / SIZE)
-    rate = p.rate * jnp.exp(p.rate_N * _bent(x, p.al))
-    start = p.rate * math.log(DATA) + _start_slope(p) * _bent(x, p.be)
-    return p.E * jnp.exp(p.E_N * _bent(x, p.g)) + p.B * jnp.exp(start - rate * jnp.log(v.tokens))
+    rate = p.rate * jnp.exp(p.rate_N * bent(x, p.al))
+    start = p.rate * math.log(DATA) + _start_slope(p) * bent(x, p.be)
+    return p.E * jnp.exp(p.E_N * bent(x, p.g)) + p.B * jnp.exp(start - rate * jnp.log(v.tokens))
 
 
 def _start_slope(p: Namespace) -> float:
