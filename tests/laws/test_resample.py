@@ -7,7 +7,7 @@ from laws.law_data import TRUTH, besiroglu, surface
 from scaling.laws import LawError, Loss, bootstrap, fit, resample
 from scaling.laws.record import _interval_note
 from scaling.laws.resample import expanded_percentiles, resample_counts
-from scaling.laws.solver import solve
+from scaling.laws.solver import Solution, solve
 
 
 def published_counts(resamples):
@@ -150,6 +150,23 @@ def test_starts_that_never_win_are_tried_on_the_first_resamples_only(noisy, monk
 
     monkeypatch.setattr(resample, "solve", counted)
     draws = bootstrap(noisy, 600)
-    assert lanes == [150, 150, 450]
+    assert lanes == [600, 60]
     everywhere = resample.refit(noisy, resample_counts(np.arange(72), 600, 0), search=False)[0]
     np.testing.assert_allclose(draws.vectors, everywhere, rtol=1e-4)
+
+
+def test_a_start_that_is_on_its_way_does_not_lose_to_another(noisy, monkeypatch):
+    """In a valley each start is a little lower than the one before, until it is at its end."""
+    calls = []
+
+    def slow(problem, begin, *, max_steps, **options):
+        ended = np.full(len(begin), max_steps > resample.FIRST_STEPS)
+        calls.append((len(begin), max_steps))
+        values = np.where(ended, 1.0, 1.0 + 1e-4 / len(calls))
+        return Solution(begin, values, np.ones(len(begin)), np.full(len(begin), max_steps), ended)
+
+    monkeypatch.setattr(resample, "solve", slow)
+    starts = [np.tile(noisy.vector, (100, 1))] * 3
+    _, good = resample._best(noisy.problem, starts)
+    assert good.all()
+    assert calls == [(100, 60), (100, 300), (60, 60), (60, 60)]
