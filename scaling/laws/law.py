@@ -21,6 +21,8 @@ inside the global search, so that it runs over the others (exponents) only.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import types
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -229,13 +231,29 @@ def bent(x: jax.Array, exponent_: jax.Array) -> jax.Array:
     Its derivatives hold near 0 too, where those of the closed form are differences of equal numbers:
     a fit whose exponent goes to 0 never came to an end.
     """
-    z = exponent_ * x
+    return x * _moment(0, exponent_ * x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _moment(k: int, z: jax.Array) -> jax.Array:
+    """The integral of t^k exp(t z) from 0 to 1: derivative k of (exp(z) - 1) / z."""
     small = jnp.abs(z) < 0.1
     safe = jnp.where(small, 1.0, z)
-    series = jnp.ones_like(z)
-    for n in range(11, 1, -1):  # eleven terms by Horner's rule, to 2e-20 at 0.1
-        series = 1.0 + z / n * series
-    return x * jnp.where(small, series, jnp.expm1(safe) / safe)
+    closed = jnp.expm1(safe) / safe
+    for i in range(1, k + 1):  # by parts
+        closed = (jnp.exp(safe) - i * closed) / safe
+    series = jnp.zeros_like(z)
+    for j in range(10, -1, -1):  # eleven terms, by Horner's rule: to 1e-19 at 0.1
+        series = series * z + 1.0 / (math.factorial(j) * (j + k + 1))
+    return jnp.where(small, series, closed)
+
+
+@_moment.defjvp
+def _moment_slope(
+    k: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (z,), (dz,) = primals, tangents
+    return _moment(k, z), _moment(k + 1, z) * dz
 
 
 # Variables that many laws share; a law may declare its own.
