@@ -7,8 +7,8 @@ Needs a prepared `fashion_mnist` in $TFDS_DATA_DIR, or `--config.data.source.dat
 Measured 2026-11-26 on one NVIDIA H200 with JAX 0.11.2, beside other runs, seeds 0 to 2: the CNN
 reaches a test accuracy of 92.34, 92.55, 92.57 % in 10 s of training, the residual network 94.88,
 94.93, 95.08 % in 81 s, the ViT 91.82, 92.18, 91.95 % in 115 to 161 s. On one CPU core with JAX
-0.10.2 the CNN takes 4 minutes (92.39 %, seed 0), a ViT of its FLOPs 6 minutes of processor time (88.1, 89.0,
-89.4 %, seeds 0 to 2; with a rate of 1e-3 87.4 %).
+0.10.2 the CNN takes 4 minutes (92.39 %, seed 0), a ViT of its FLOPs 6 minutes of
+processor time (88.1, 89.0, 89.4 %, seeds 0 to 2; with a rate of 1e-3 87.4 %).
 """
 
 import ml_collections
