@@ -41,8 +41,8 @@ Combinations, which are for forecasts, keep 1e-3. Where the form holds and only 
 residuals' delta is nearer, and that is what a fit of one law is for:"""
 NOISES = (0.003, 0.01, 0.03)
 RESAMPLES_SAY = """\
-The repeated runs of datablations do not identify R_D and R_N (see the reproduction). Their resamples end
-all the same, since the slopes of the law are exact where losing nothing has no end."""
+The repeated runs of datablations do not identify R_D and R_N (see the reproduction). Their resamples
+converge all the same: the derivatives of the law are exact as R goes to infinity."""
 MINIMA_SAY = (
     "Tables without isoFLOP budgets (gadre, steplaw) had an exponent before and have none now."
 )

@@ -229,7 +229,7 @@ def bent(x: jax.Array, exponent_: jax.Array) -> jax.Array:
     """(exp(exponent x) - 1) / exponent, which is x where the exponent is 0 (Box and Cox 1964).
 
     Its derivatives hold near 0 too, where those of the closed form are differences of equal numbers:
-    a fit whose exponent goes to 0 never came to an end.
+    a fit whose exponent goes to 0 never converged.
     """
     return x * _moment(0, exponent_ * x)
 

@@ -201,8 +201,8 @@ def _best(
     """The lowest end of each lane over several starts, [R, p], and which of them converged, [R].
 
     All lanes go to their end from the first start, the full fit. Then the first few try the others,
-    for a few steps, and the rest those that won. Against lanes at their end, or in a valley every
-    start would win a little over one that is still on its way.
+    for a few steps, and the rest those that won. They are judged against lanes that have converged:
+    in a valley any start comes out a little below one that has not.
     """
     count = len(starts[0])
     vectors, reached = starts[0].copy(), np.full(count, np.inf)
