@@ -5,18 +5,19 @@
 
 FAMILY is a key of `FAMILIES`. DATA is what the family's own experiment takes: the folder of Multi30k, of
 `speech.py`'s tables, of TREC, of IMDb's reviews (both language models), or MovieLens'
-`ratings.csv`; nothing for images, which TFDS finds.
+`ratings.csv`; nothing for images, which TFDS finds. With FAMILY/models the sweep is over the sizes of
+the model instead, on the largest set.
 
 As in the paper, every training set is half of the next larger one (`data.limit`), all have the same
 held-out examples, and the loss of a set is the lowest of its evaluations on the way. One model a family
-learns all of its sets: one that overfits the largest, or comes close. The rate is constant and the
+learns all of its sets: the best of three sizes on the largest. The rate is constant and the
 evaluated parameters are an average (`train.ema_decay`), so that an early evaluation is as good as a
 shorter run. `report.py` beside this file fits, forecasts and draws what came.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scaling.sweeps import Sweep, product, settings
@@ -37,6 +38,8 @@ class FamilyOfRuns:
       sets: how many training sets, each half of the next.
       passes: over the largest set, at most; the passes over half of it are sqrt(2) times as many.
       step: examples (text: tokens) a step.
+      models: three sizes of the model, small to large, by dotted keys.
+      chosen: which of them learns every set.
       changes: what differs from the base, by dotted keys.
     """
 
@@ -45,7 +48,13 @@ class FamilyOfRuns:
     sets: int
     passes: float
     step: int
+    models: Mapping[str, Sequence[Any]]
+    chosen: int = 1
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def model(self, size: int) -> dict[str, Any]:
+        """Settings of one of the three sizes."""
+        return {key: values[size] for key, values in self.models.items()}
 
     def points(self) -> list[dict[str, int]]:
         """Settings of each training set, the largest first."""
@@ -87,7 +96,6 @@ def reviews(task: str) -> Callable[[str], dict[str, Any]]:
                 "name": "transformer",
                 "causal": task == "language_model",
                 "num_layers": 2,
-                "model_dim": 64,
                 "num_heads": 4,
                 "mlp": "gelu",
                 "max_len": 128,
@@ -108,7 +116,7 @@ FAMILIES = {
         sets=6,
         passes=30,
         step=1024,
-        changes={"model.dim": 16},
+        models={"model.dim": (8, 16, 32)},
     ),
     "text": FamilyOfRuns(
         experiment("text.py", "trec,kim"),
@@ -116,7 +124,8 @@ FAMILIES = {
         sets=6,
         passes=40,
         step=32,
-        changes={"model.embed_dim": 64, "model.filters": 32, "train.batch_size": 32},
+        models={"model.embed_dim": (32, 64, 128), "model.filters": (16, 32, 64)},
+        changes={"train.batch_size": 32},
     ),
     "images": FamilyOfRuns(
         experiment("fashion.py", "cnn"),
@@ -124,19 +133,29 @@ FAMILIES = {
         sets=7,
         passes=4,
         step=64,
+        models={"model.channels": ((4, 8, 16), (8, 16, 32), (16, 32, 64))},
         changes={
             "task": {"name": "classification"},
             "data.source.eval_split": "test[:5000]",
-            "model.channels": (8, 16, 32),
             "train.batch_size": 64,
             "optim.learning_rate": 2e-3,
         },
     ),
     "language_model": FamilyOfRuns(
-        reviews("language_model"), largest=2**20, sets=7, passes=6, step=16 * 128
+        reviews("language_model"),
+        largest=2**20,
+        sets=7,
+        passes=6,
+        step=16 * 128,
+        models={"model.model_dim": (32, 64, 128)},
     ),
     "masked_lm": FamilyOfRuns(
-        reviews("masked_language_model"), largest=2**19, sets=6, passes=6, step=16 * 128
+        reviews("masked_language_model"),
+        largest=2**19,
+        sets=6,
+        passes=6,
+        step=16 * 128,
+        models={"model.model_dim": (32, 64, 128)},
     ),
     "translation": FamilyOfRuns(
         experiment("translation.py", "en-de"),
@@ -144,6 +163,7 @@ FAMILIES = {
         sets=6,
         passes=6,
         step=32,
+        models={"model.model_dim": (32, 64, 128), "model.mlp_dim": (128, 256, 512)},
         changes={
             "task.label_smoothing": 0.0,
             **{f"data.source.{part}_paths": () for part in HELD_OUT},
@@ -152,8 +172,6 @@ FAMILIES = {
             "data.source.target_len": 28,
             "data.text.tokenizer.vocab_size": 1_000,
             "model.num_layers": 1,
-            "model.model_dim": 64,
-            "model.mlp_dim": 256,
             "model.dropout": 0.1,
             "train.batch_size": 32,
             "optim.learning_rate": 2e-3,
@@ -167,12 +185,11 @@ FAMILIES = {
         sets=6,
         passes=20,
         step=32,
+        models={"model.channels": (4, 8, 16), "model.model_dim": (16, 32, 64)},
         changes={
             "task": {"name": "speech", "hop_seconds": 0.02},
-            "model.channels": 8,
             "model.time_strides": (1, 1),
             "model.num_layers": 1,
-            "model.model_dim": 32,
             "train.batch_size": 32,
             "optim.learning_rate": 3e-3,
             "eval.batch_size": 100,
@@ -183,11 +200,13 @@ FAMILIES = {
 
 
 def get_sweep(arg: str = "images") -> Sweep:
-    """`arg` is FAMILY or FAMILY,DATA."""
+    """`arg` is FAMILY or FAMILY,DATA or FAMILY/models,DATA."""
     name, _, data = arg.partition(",")
-    if name not in FAMILIES:
+    name, _, what = name.partition("/")
+    if name not in FAMILIES or what not in ("", "models"):
         raise ValueError(
-            f"hestness takes FAMILY,DATA with FAMILY of {sorted(FAMILIES)}, got {arg!r}"
+            f"hestness takes FAMILY,DATA or FAMILY/models,DATA with FAMILY of {sorted(FAMILIES)}, "
+            f"got {arg!r}"
         )
     family = FAMILIES[name]
     common = {
@@ -198,9 +217,11 @@ def get_sweep(arg: str = "images") -> Sweep:
         "checkpoint": {"every": 0, "keep_last": 1, "asynchronous": False},
         "track": {"every": 50, "tensorboard": False},
     }
-    sizes = family.points()
+    sets, models = family.points(), [family.model(size) for size in range(3)]
+    sets, models = (sets[:1], models) if what else (sets, [models[family.chosen]])
     design = product(
         settings([common], [{}]),
-        settings(sizes, [{"examples": size["data.limit"]} for size in sizes]),
+        settings(models, [{"model": size} if what else {} for size in range(len(models))]),
+        settings(sets, [{"examples": each["data.limit"]} for each in sets]),
     )
-    return Sweep(family.base(data), design, name=f"hestness_{name}")
+    return Sweep(family.base(data), design, name=f"hestness_{name}{'_models' if what else ''}")
