@@ -11,6 +11,7 @@ hold them.
              twice as fast as in the order of `jax.nn.dot_product_attention`; holds T^2 weights.
     blocked  the same over blocks of queries, skipping the keys that the causal mask hides: half the
              work for long sequences. Keeps no weights: the backward pass computes a block's again.
+             On CPU the batch goes in parts (see `_parts`).
     cudnn    the flash kernel of cuDNN on NVIDIA GPUs.
     splash   the flash kernel in Pallas for TPU, under `shard_map` on the mesh in force.
 """
@@ -42,6 +43,7 @@ PREFERENCE: dict[str, tuple[Implementation, ...]] = {
 }
 BLOCKED_MIN_LENGTH = 128  # below it, `auto` does not think that skipping pays for the slicing
 BLOCKED_MIN_BLOCK, BLOCKED_MAX_BLOCKS = 64, 8
+MAX_PARTS = 8  # of a batch on CPU; with more it compiles longer and runs no faster
 SPLASH_LANES = 128  # splash's blocks are multiples of it
 
 
@@ -92,7 +94,7 @@ def attention(
             q_BTHK, k_BTGK, v_BTGK, is_causal=causal, implementation="cudnn"
         )
     elif chosen == "blocked":
-        out_BTHK = _blocked(*arguments, softcap=softcap)
+        out_BTHK = _blocked(*arguments, softcap=softcap, parts=_parts(len(q_BTHK), platform))
     else:
         out_BTHK = _plain(*arguments, causal=causal, softcap=softcap)
     return checkpoint_name(out_BTHK, SAVED_NAME)
@@ -222,6 +224,19 @@ def _plain(
     return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
 
 
+def _parts(batch: int, platform: str) -> int:
+    """Into how many parts of equal size attention cuts a batch.
+
+    XLA on CPU keeps a batched product on one core, however many there are, but runs independent
+    products side by side; and the scores of a part stay in a core's cache. Not on a mesh, which has
+    cut the batch itself.
+    """
+    active = active_rules()
+    if platform != "cpu" or (active is not None and active[0].size > 1):
+        return 1
+    return max(parts for parts in range(1, MAX_PARTS + 1) if batch % parts == 0)
+
+
 def _blocked(
     q_BTHK: jax.Array,
     k_BTGK: jax.Array,
@@ -229,10 +244,16 @@ def _blocked(
     segments_BT: jax.Array | None,
     *,
     softcap: float | None,
+    parts: int,
 ) -> jax.Array:
     """n blocks of queries, each with the keys up to its end: (n + 1) / 2n of the products."""
-    q_BGRTK, k_BGSK, v_BGSK = _head_major(q_BTHK, k_BTGK, v_BTGK)
-    return _time_major(_flash(softcap, q_BGRTK, k_BGSK, v_BGSK, segments_BT))
+    outs, rows = [], len(q_BTHK) // parts
+    for first in range(0, len(q_BTHK), rows):
+        own = slice(first, first + rows)
+        segments = None if segments_BT is None else segments_BT[own]
+        head_major = _head_major(q_BTHK[own], k_BTGK[own], v_BTGK[own])
+        outs.append(_time_major(_flash(softcap, *head_major, segments)))
+    return jnp.concatenate(outs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

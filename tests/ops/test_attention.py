@@ -99,6 +99,24 @@ def test_xla_and_blocked(implementation, case):
     check(results, *arrays, causal=causal, softcap=softcap, tolerance=3e-6)
 
 
+@pytest.mark.parametrize("case", ["grouped", "blocks"])
+def test_a_batch_in_parts(case):
+    case = {"segmented": False, "softcap": None} | CASES[case]
+    softcap = case.pop("softcap")
+    arrays = inputs(batch=6, width=8, **case)
+    function = functools.partial(module._blocked, softcap=softcap, parts=3)
+    results = value_and_gradients(function, *arrays)
+    check(results, *arrays, causal=True, softcap=softcap, tolerance=3e-6)
+
+
+def test_a_batch_is_cut_on_one_cpu_only():
+    assert [module._parts(batch, "cpu") for batch in (1, 7, 12, 16, 22)] == [1, 7, 6, 8, 2]
+    assert module._parts(16, "gpu") == module._parts(16, "tpu") == 1
+    mesh = make_mesh(MeshConfig(data=8))
+    with logical_rules(mesh, rules(MeshConfig(data=8))):
+        assert module._parts(16, "cpu") == 1
+
+
 @pytest.mark.parametrize(
     ("segmented", "softcap", "causal"),
     [(False, None, True), (True, 3.0, True), (True, None, False)],
