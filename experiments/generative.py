@@ -14,7 +14,7 @@ Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside other runs. The GA
 seeds 0 to 2, covers all ten classes (seed 0: 7 to 14 % of 10,000 samples each), with a Frechet
 distance of 20.3, 21.3, 19.9 in the features of `fashion.py:cnn`, where two halves of the held-out
 images have 8.1 to 8.5; 106 to 185 s of training. Flow matching (seed 0) comes to 5.7 (9 to 11 % of
-each class), DDPM to 7.3 (8 to 12 %), in 5 minutes of training beside five to ten others; sampling
+each class), DDPM to 7.3 (8 to 12 %), in 5 minutes of training beside three to ten others; sampling
 10,000 images twice took 2 to 3 minutes more. After half the steps the distances were 6.3 and 7.6.
 
 Measured the same day with JAX 0.10.2 on 2 shared CPU cores, very busy, seed 0: `flow_small` on

@@ -7,7 +7,7 @@
 FOLDER has train, val and test_2016_flickr of the task 1 raw text (train.en.gz, train.de.gz, ...). The
 loss is that of val on the way; the test set is translated at the end, by five beams.
 
-Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside five to ten other runs, seeds 0 to 2:
+Measured 2026-11-26 with JAX 0.11.2 on one NVIDIA H200 beside three to ten other runs, seeds 0 to 2:
 `en-de` has BLEU 39.9, 39.5, 39.4 and chrF 64.7, 64.6, 64.3 on the test set (cased, 13a) after 6 to 9
 minutes of training, each stopped once on the way and resumed. The loss of val no longer falls: 1.549
 nats per token after 6,000 steps, 1.555 at the end (seed 0).

@@ -11,7 +11,7 @@ from helpers import ROOT
 from scaling.sweeps import design
 
 FOLDER = ROOT / "experiments" / "papers" / "hestness"
-KEPT = sorted(path.stem for path in FOLDER.glob("*.csv"))
+KEPT = sorted(path.stem for path in FOLDER.glob("*.csv") if path.stem != "models")
 
 
 def module(name):
@@ -47,6 +47,21 @@ def test_every_family_declares_halved_sets_and_is_described(report):
             assert config.train.batch_size * text == family.step
 
 
+def test_the_best_of_three_models_learns_every_set(report):
+    sweeps = module("sweeps")
+    assert len(report.models()) >= 5
+    for name, sizes in report.models().items():
+        argument = f"{name}/models" if name == "images" else f"{name}/models,nowhere"
+        cells, _ = design.cells(design.load_sweep(f"{FOLDER / 'sweeps.py'}:{argument}"))
+        assert [cell.axes["model"] for cell in cells] == [0, 1, 2]
+        assert {cell.config.data.limit for cell in cells} == {sweeps.FAMILIES[name].largest}
+        parameters, losses = zip(*sizes, strict=True)
+        chosen = sweeps.FAMILIES[name].chosen
+        assert chosen == np.argmin(losses)
+        table = report.best(FOLDER / f"{name}.csv")
+        assert set(table.columns["params"]) == {parameters[chosen]}
+
+
 def made(folder, exponent, floor):
     """A table as a sweep writes it: the best evaluation of each set is the third of five."""
     lines = ["params,tokens,loss,seed,run_id,step,point,seconds,examples"]
@@ -80,5 +95,8 @@ def test_the_page_says_what_a_kept_table_holds(report, name):
         row for row in page.splitlines() if row.startswith(f"| {report.FAMILIES[name].title} |")
     ]
     assert f"| {result.exponents['m1'][0]:.3g} [" in rows[0]
-    assert f"| {result.expected.value:.4g} [" in rows[1]
-    assert f"| {result.came:.4g} |" in rows[1]
+    assert f"| {result.expected.value:.4g} [" in rows[-1]
+    assert f"| {result.came:.4g} |" in rows[-1]
+    if name in report.models():
+        size, loss = min(report.models()[name], key=lambda each: each[1])
+        assert f"**{size:,.0f}: {loss:.4g}**" in rows[1]

@@ -2,7 +2,8 @@
 
     python experiments/papers/hestness/report.py [--take=runs/hestness]
 
-With --take=DIR the tables of the sweeps in DIR/FAMILY replace those that are kept here, FAMILY.csv.
+With --take=DIR the tables of the sweeps in DIR/FAMILY replace those that are kept here, FAMILY.csv, and
+those in DIR/FAMILY_models the family's rows of models.csv.
 A family's fit is also this, for every family alike:
 
     python -m scaling.fit --runs=experiments/papers/hestness/FAMILY.csv --law=m2 --best_of=step \\
@@ -11,6 +12,7 @@ A family's fit is also this, for every family alike:
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import os
 import pathlib
@@ -34,6 +36,7 @@ from scaling.laws.table import Table
 from scaling.sweeps import collect
 
 HERE = pathlib.Path(__file__).resolve().parent
+MODELS = HERE / "models.csv"
 RESAMPLES = 1000
 Interval = tuple[float, float]
 
@@ -210,6 +213,23 @@ def page(results: dict[str, Graded]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
+        "## Size of the model",
+        "",
+        "The lowest loss of three sizes on the largest set, in the same steps; the best, in bold,",
+        "learns every set.",
+        "",
+        "| family | parameters: loss |  |  |",
+        "|---|---|---|---|",
+    ]
+    for name, sizes in models().items():
+        least = min(loss for _, loss in sizes)
+        cells = [
+            f"**{size:,.0f}: {loss:.4g}**" if loss == least else f"{size:,.0f}: {loss:.4g}"
+            for size, loss in sizes
+        ]
+        lines.append(f"| {FAMILIES[name].title} | {' | '.join(cells)} |")
+    lines += [
+        "",
         "## The largest set, forecast from the smaller ones",
         "",
         "| family | forecast of L(D) | came to | error | inside 95 % | time of all runs |",
@@ -247,7 +267,8 @@ def draw(results: dict[str, Graded], path: pathlib.Path) -> None:
         axis.set(xlim=(result.examples[0] / 1.5, 1.6 * largest), ylim=ends, yscale="log")
         axis.set(title=of.title, xlabel=of.unit, ylabel=of.loss)
         plain_log(axis)
-        axis.set_xticks(result.examples[1::2], [f"{size:,.0f}" for size in result.examples[1::2]])
+        ticks = result.examples[1::2]
+        axis.set_xticks(ticks, [f"{x / 1e3:.0f}k" if x >= 1e5 else f"{x:,.0f}" for x in ticks])
         axis.xaxis.set_minor_locator(ticker.NullLocator())
     for axis in axes.flat[len(results) :]:
         axis.set_visible(False)
@@ -261,6 +282,35 @@ def take(folder: pathlib.Path) -> None:
             shutil.copyfile(collect.write(folder / name), HERE / f"{name}.csv")
 
 
+def take_models(folder: pathlib.Path) -> None:
+    """Keeps the lowest loss of each size of the models, of the sweeps in `folder`/FAMILY_models."""
+    kept = models()
+    for name in FAMILIES:
+        if (folder / f"{name}_models" / "sweep.json").exists():
+            every = read_table(collect.write(folder / f"{name}_models")).columns
+            sizes = np.unique(every["params"])
+            losses = [every["loss"][every["params"] == size].min() for size in sizes]
+            if not np.isfinite(losses).all():
+                raise SystemExit(
+                    f"{folder / f'{name}_models'}: not finished; run the sweep to its end"
+                )
+            kept[name] = list(zip(sizes, losses, strict=True))
+    lines = ["family,params,loss"]
+    lines += [f"{name},{size:.0f},{loss:.6g}" for name in kept for size, loss in kept[name]]
+    MODELS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def models() -> dict[str, list[tuple[float, float]]]:
+    """{family: (parameters, lowest loss on the largest set) of each size of its model}."""
+    kept: dict[str, list[tuple[float, float]]] = {}
+    if MODELS.exists():
+        with MODELS.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                size = float(row["params"]), float(row["loss"])
+                kept.setdefault(row["family"], []).append(size)
+    return kept
+
+
 def main(arguments: list[str]) -> None:
     """Writes README.md and curves.svg; see the module."""
     for argument in arguments:
@@ -268,6 +318,7 @@ def main(arguments: list[str]) -> None:
         if flag != "--take" or not value:
             raise SystemExit(f"{argument}: is not --take=DIR; see the top of this file")
         take(pathlib.Path(value))
+        take_models(pathlib.Path(value))
     paths = {name: HERE / f"{name}.csv" for name in FAMILIES}
     results = {name: graded(path) for name, path in paths.items() if path.exists()}
     if not results:

@@ -5,8 +5,8 @@
 
 FAMILY is a key of `FAMILIES`. DATA is what the family's own experiment takes: the folder of Multi30k, of
 `speech.py`'s tables, of TREC, of IMDb's reviews (both language models), or MovieLens'
-`ratings.csv`; nothing for images, which TFDS finds. With FAMILY/models the sweep is over the sizes of
-the model instead, on the largest set.
+`ratings.csv`; nothing for images, which TFDS finds. With FAMILY/models, and runs/hestness/FAMILY_models
+as its directory, the sweep is over the sizes of the model instead, on the largest set.
 
 As in the paper, every training set is half of the next larger one (`data.limit`), all have the same
 held-out examples, and the loss of a set is the lowest of its evaluations on the way. One model a family
@@ -49,7 +49,7 @@ class FamilyOfRuns:
     passes: float
     step: int
     models: Mapping[str, Sequence[Any]]
-    chosen: int = 1
+    chosen: int = 2
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def model(self, size: int) -> dict[str, Any]:
@@ -148,6 +148,7 @@ FAMILIES = {
         passes=6,
         step=16 * 128,
         models={"model.model_dim": (32, 64, 128)},
+        chosen=1,  # not searched: its runs take the longest
     ),
     "masked_lm": FamilyOfRuns(
         reviews("masked_language_model"),
