@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from scaling.parallel.logical import active_rules, check_divides, no_rules, spec
+from scaling.ops import splash
+from scaling.parallel.logical import active_rules
 
 Implementation = Literal["auto", "xla", "blocked", "splash", "cudnn"]
 
@@ -44,7 +45,6 @@ PREFERENCE: dict[str, tuple[Implementation, ...]] = {
 BLOCKED_MIN_LENGTH = 128  # below it, `auto` does not think that skipping pays for the slicing
 BLOCKED_MIN_BLOCK, BLOCKED_MAX_BLOCKS = 64, 8
 MAX_PARTS = 8  # of a batch on CPU; with more it compiles longer and runs no faster
-SPLASH_LANES = 128  # splash's blocks are multiples of it
 
 
 def attention(
@@ -88,7 +88,9 @@ def attention(
     chosen = choose(implementation, call)
     arguments = (q_BTHK, k_BTGK, v_BTGK, segments_BT)
     if chosen == "splash":  # names its own result
-        return _splash(*arguments, causal=causal, softcap=softcap, interpret=interpret)
+        return splash.splash(
+            *arguments, causal=causal, softcap=softcap, interpret=interpret, name=SAVED_NAME
+        )
     if chosen == "cudnn":
         out_BTHK = jax.nn.dot_product_attention(
             q_BTHK, k_BTGK, v_BTGK, is_causal=causal, implementation="cudnn"
@@ -186,8 +188,8 @@ def refusal(implementation: Implementation, call: Call) -> str | None:
     if implementation == "splash":
         if call.platform != "tpu" and not call.interpret:
             return f"it is a TPU kernel and the platform is {call.platform}"
-        if call.length % SPLASH_LANES:
-            return f"the length {call.length} is not a multiple of {SPLASH_LANES}"
+        if call.length % splash.LANES:
+            return f"the length {call.length} is not a multiple of {splash.LANES}"
     if implementation == "cudnn":
         if call.platform != "gpu":
             return f"it is an NVIDIA kernel and the platform is {call.platform}"
@@ -371,84 +373,3 @@ def _head_major(
 def _time_major(out_BGRTK: jax.Array) -> jax.Array:
     batch, groups, rest, length, width = out_BGRTK.shape
     return out_BGRTK.transpose(0, 3, 1, 2, 4).reshape(batch, length, groups * rest, width)
-
-
-def _splash(
-    q_BTHK: jax.Array,
-    k_BTGK: jax.Array,
-    v_BTGK: jax.Array,
-    segments_BT: jax.Array | None,
-    *,
-    causal: bool,
-    softcap: float | None,
-    interpret: bool,
-) -> jax.Array:
-    """Splash on each device's rows and heads; the mesh and rules are those in force."""
-    q_BHTK, k_BGTK, v_BGTK = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, k_BTGK, v_BTGK))
-    q_BHTK = (q_BHTK / math.sqrt(q_BHTK.shape[-1])).astype(q_BHTK.dtype)
-    local = functools.partial(_splash_local, causal=causal, softcap=softcap, interpret=interpret)
-    active = active_rules()
-    if active is None:
-        out_BHTK = local(q_BHTK, k_BGTK, v_BGTK, segments_BT)
-        return out_BHTK.transpose(0, 2, 1, 3)
-
-    mesh, rules = active
-    q_spec = spec(("batch", "heads", "length", None), rules)
-    kv_spec = spec(("batch", "kv_heads", "length", None), rules)
-    if q_spec != kv_spec or q_spec[2] is not None:
-        raise ValueError(
-            "splash attention needs mesh.rules that split heads and kv_heads alike and leave "
-            f"length whole; queries are split as {q_spec}, keys as {kv_spec}"
-        )
-    check_divides("splash attention's queries (batch, heads)", q_BHTK.shape, q_spec, mesh)
-    check_divides("splash attention's keys (batch, kv_heads)", k_BGTK.shape, kv_spec, mesh)
-    segments_spec = None if segments_BT is None else spec(("batch", "length"), rules)
-
-    def shard(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
-        with no_rules():
-            return local(q, k, v, segments)
-
-    out_BHTK = jax.shard_map(
-        shard,
-        mesh=mesh,
-        in_specs=(q_spec, kv_spec, kv_spec, segments_spec),
-        out_specs=q_spec,
-        check_vma=False,  # the kernel's outputs carry no replication type
-    )(q_BHTK, k_BGTK, v_BGTK, segments_BT)
-    return out_BHTK.transpose(0, 2, 1, 3)
-
-
-def _splash_local(
-    q_BHTK: jax.Array,
-    k_BGTK: jax.Array,
-    v_BGTK: jax.Array,
-    segments_BT: jax.Array | None,
-    *,
-    causal: bool,
-    softcap: float | None,
-    interpret: bool,
-) -> jax.Array:
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash
-
-    heads, length = q_BHTK.shape[1:3]
-    block = next(b for b in (512, 256, SPLASH_LANES) if length % b == 0)
-    shape = (length, length)
-    mask: Any = splash.CausalMask(shape) if causal else splash.FullMask(shape)
-    kernel = splash.make_splash_mha_single_device(
-        splash.MultiHeadMask([mask] * heads),
-        block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_q_dq=block,
-            block_kv_dq=block,
-        ),
-        attn_logits_soft_cap=softcap,
-        residual_checkpoint_name=SAVED_NAME,
-        interpret=interpret,
-    )
-    if segments_BT is None:
-        return jax.vmap(kernel)(q_BHTK, k_BGTK, v_BGTK)
-    ids = splash.SegmentIds(q=segments_BT, kv=segments_BT)
-    return jax.vmap(kernel)(q_BHTK, k_BGTK, v_BGTK, ids)
