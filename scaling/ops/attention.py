@@ -118,8 +118,7 @@ def attention_to_cache(
       start: int32[].
       softcap: as of `attention`.
     """
-    arguments = (q_BTHK, k_BSGK, v_BSGK, None)
-    return _plain(*arguments, causal=True, softcap=softcap, first=start)
+    return _plain(q_BTHK, k_BSGK, v_BSGK, causal=True, softcap=softcap, first=start)
 
 
 def cross_attention(
@@ -138,8 +137,8 @@ def cross_attention(
       visible_BS: bool; where a row has none, all keys count alike.
       softcap: as of `attention`.
     """
-    arguments = (q_BTHK, k_BSGK, v_BSGK, None)
-    out_BTHK = _plain(*arguments, causal=False, softcap=softcap, visible_BS=visible_BS)
+    qkv = (q_BTHK, k_BSGK, v_BSGK)
+    out_BTHK = _plain(*qkv, causal=False, softcap=softcap, visible_BS=visible_BS)
     return checkpoint_name(out_BTHK, SAVED_NAME)
 
 
@@ -210,7 +209,7 @@ def _plain(
     q_BTHK: jax.Array,
     k_BTGK: jax.Array,
     v_BTGK: jax.Array,
-    segments_BT: jax.Array | None,
+    segments_BT: jax.Array | None = None,
     *,
     causal: bool,
     softcap: float | None,
@@ -222,8 +221,36 @@ def _plain(
     score_BGRTS = _hide(score_BGRTS, first, causal, segments_BT)
     if visible_BS is not None:
         score_BGRTS = jnp.where(visible_BS[:, None, None, None], score_BGRTS, HIDDEN)
-    weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1).astype(v_BGSK.dtype)
-    return _time_major(jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS, v_BGSK))
+    return _time_major(_average(score_BGRTS, v_BGSK))
+
+
+@jax.custom_vjp
+def _average(score_BGRTS: jax.Array, v_BGSK: jax.Array) -> jax.Array:
+    """The values, averaged with the softmax of the scores as weights."""
+    return _average_forward(score_BGRTS, v_BGSK)[0]
+
+
+def _average_forward(score_BGRTS: jax.Array, v_BGSK: jax.Array) -> tuple[jax.Array, Any]:
+    weight_BGRTS = jax.nn.softmax(score_BGRTS, axis=-1)
+    out_BGRTK = jnp.einsum("bgrts,bgsk->bgrtk", weight_BGRTS.astype(v_BGSK.dtype), v_BGSK)
+    return out_BGRTK, (weight_BGRTS, v_BGSK, out_BGRTK)
+
+
+def _average_backward(kept: tuple[jax.Array, ...], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # A rule of its own, for the sum over keys in the derivative of a softmax is slow on CPU.
+    weight, v, out = kept
+    einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    grad_score = weight * (einsum("bgrtk,bgsk->bgrts", grad, v) - _row_sums(grad, out))
+    return grad_score, einsum("bgrts,bgrtk->bgsk", weight.astype(v.dtype), grad).astype(v.dtype)
+
+
+_average.defvjp(_average_forward, _average_backward)
+
+
+def _row_sums(grad_BGRTK: jax.Array, out_BGRTK: jax.Array) -> jax.Array:
+    """sum_s weight * d weight of every row, without the weights: section 3.1 of FlashAttention-2."""
+    grad, out = grad_BGRTK.astype(jnp.float32), out_BGRTK.astype(jnp.float32)
+    return jnp.sum(grad * out, axis=-1, keepdims=True)
 
 
 def _parts(batch: int, platform: str) -> int:
@@ -249,12 +276,13 @@ def _blocked(
     parts: int,
 ) -> jax.Array:
     """n blocks of queries, each with the keys up to its end: (n + 1) / 2n of the products."""
-    outs, rows = [], len(q_BTHK) // parts
-    for first in range(0, len(q_BTHK), rows):
-        own = slice(first, first + rows)
-        segments = None if segments_BT is None else segments_BT[own]
-        head_major = _head_major(q_BTHK[own], k_BTGK[own], v_BTGK[own])
-        outs.append(_time_major(_flash(softcap, *head_major, segments)))
+    # Slices would have as their gradient a sum of arrays padded to the batch; `split` concatenates.
+    split = [jnp.split(x, parts) for x in (q_BTHK, k_BTGK, v_BTGK)]
+    segments = [None] * parts if segments_BT is None else jnp.split(segments_BT, parts)
+    outs = [
+        _time_major(_flash(softcap, *_head_major(q, k, v), own))
+        for q, k, v, own in zip(*split, segments, strict=True)
+    ]
     return jnp.concatenate(outs)
 
 
@@ -297,10 +325,7 @@ def _flash_backward(
     softcap: float | None, residuals: tuple[jax.Array, ...], grad_BGRTK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     q_BGRTK, k_BGSK, v_BGSK, segments_BT, out_BGRTK, norm_BGRT1 = residuals
-    # sum_s weight * d weight, of every row, without the weights (section 3.1 of the paper).
-    mean_BGRT1 = jnp.sum(
-        grad_BGRTK.astype(jnp.float32) * out_BGRTK.astype(jnp.float32), axis=-1, keepdims=True
-    )
+    sum_BGRT1 = _row_sums(grad_BGRTK, out_BGRTK)
     grad_q = []
     grad_k = jnp.zeros(k_BGSK.shape, jnp.float32)
     grad_v = jnp.zeros(v_BGSK.shape, jnp.float32)
@@ -312,7 +337,7 @@ def _flash_backward(
         score = _hide(score, first, True, segments_BT)
         weight = jnp.exp(score - norm_BGRT1[:, :, :, first:end])
         grad_weight = einsum("bgrtk,bgsk->bgrts", g, v)
-        grad_score = weight * (grad_weight - mean_BGRT1[:, :, :, first:end]) * slope
+        grad_score = weight * (grad_weight - sum_BGRT1[:, :, :, first:end]) * slope
         grad_score = grad_score.astype(q.dtype)
         grad_q.append(jnp.einsum("bgrts,bgsk->bgrtk", grad_score, k))
         grad_k = grad_k.at[:, :, :end].add(einsum("bgrts,bgrtk->bgsk", grad_score, q))
