@@ -79,11 +79,13 @@ def discover(
 def _tpu(env: Mapping[str, str]) -> Place | None:
     hosts = [host for host in env.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     slices = int(env.get("MEGASCALE_NUM_SLICES", "1"))
-    if not hosts or env.get("JAX_PLATFORMS") == "cpu":
+    count = len(hosts) * slices
+    # Alone it needs no index: one host is what the planner tells libtpu, and processes inherit that.
+    if count <= 1 or env.get("JAX_PLATFORMS") == "cpu":
         return None
     index = _number(env, "TPU_WORKER_ID") + len(hosts) * int(env.get("MEGASCALE_SLICE_ID", "0"))
     first = env.get("MEGASCALE_COORDINATOR_ADDRESS", hosts[0]) if slices > 1 else hosts[0]
-    return _single_or(Place(f"{first.partition(':')[0]}:8476", len(hosts) * slices, index))
+    return Place(f"{first.partition(':')[0]}:8476", count, index)
 
 
 def _single_or(place: Place) -> Place | None:
