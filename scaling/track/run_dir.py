@@ -51,35 +51,39 @@ class UsedDevices:
         return f"{self.count} x {self.kind}{on}"
 
 
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        content = files.read_json(path) if path.exists() else {}
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not a JSON object")
+    except ValueError as error:
+        raise RunDirError(f"{error}: restore it from a backup, or use another --workdir") from error
+    return content
+
+
+def _content(name: str) -> functools.cached_property[dict[str, Any]]:
+    return functools.cached_property(lambda run: _read(run.path / name))
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
     """What the files of a run directory say; each is read when it is first asked for, and kept.
 
     A file that is missing is an empty dict (or list). One that is damaged raises RunDirError with
     its name.
+
+    Attributes:
+      config: config.json as plain data; `configs.from_json` makes a config of the file's text.
+      summary: how the run ended.
+      provenance: every start of the run.
+      data: what the run keeps of its data.
     """
 
     path: pathlib.Path
 
-    @functools.cached_property
-    def config(self) -> dict[str, Any]:
-        """config.json as plain data; `configs.from_json` makes a config of the file's text."""
-        return self._read(CONFIG)
-
-    @functools.cached_property
-    def summary(self) -> dict[str, Any]:
-        """summary.json: how the run ended."""
-        return self._read(SUMMARY)
-
-    @functools.cached_property
-    def provenance(self) -> dict[str, Any]:
-        """provenance.json: every start of the run."""
-        return self._read(PROVENANCE)
-
-    @functools.cached_property
-    def data(self) -> dict[str, Any]:
-        """data.json: what the run keeps of its data."""
-        return self._read(DATA)
+    config, summary = _content(CONFIG), _content(SUMMARY)
+    provenance, data = _content(PROVENANCE), _content(DATA)
 
     @functools.cached_property
     def forecast(self) -> dict[str, Any]:
@@ -115,10 +119,6 @@ class RunFacts:
         values = [line[key] for line in self.metrics if key in line]
         steady = [value for value in values[1:] if isinstance(value, float)]
         return statistics.median(steady) if steady else None
-
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        return _read(path) if path.exists() else {}
 
 
 def read_run(workdir: str | os.PathLike[str]) -> RunFacts:
@@ -234,9 +234,8 @@ class RunDir:
         self, config_json: str, fingerprint: str, start: Mapping[str, Any], changes: list[str]
     ) -> None:
         path = self.path / PROVENANCE
-        if path.exists():
-            record = _read(path)
-        else:  # a forecast counts only if it was there before the first start
+        record = _read(path)
+        if not record:  # a forecast counts only if it was there before the first start
             forecast = sealed.forecast_of(self.path, fingerprint)
             record = {"fingerprint": fingerprint, "forecast": forecast, "attempts": []}
         if changes:
@@ -248,7 +247,7 @@ class RunDir:
                 "not bit for bit what the earlier start would have gone on with, as these have "
                 "changed since:\n  " + "\n  ".join(other)
             )
-        record["attempts"] = [*record.get("attempts", []), {**start, "config_changes": changes}]
+        record["attempts"] = [*earlier, {**start, "config_changes": changes}]
         self.provenance, self.attempt = record, len(record["attempts"])
         # config.json first: a directory with provenance is one that has its config.
         files.write_text(self.path / CONFIG, config_json)
@@ -267,15 +266,3 @@ class RunDir:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = files.read_json(path)
-    except ValueError as error:
-        raise RunDirError(f"{error}: restore it from a backup, or use another --workdir") from error
-    if not isinstance(content, dict):
-        raise RunDirError(
-            f"{path} is not a JSON object: restore it from a backup, or use another --workdir"
-        )
-    return content
