@@ -149,7 +149,7 @@ def find_runs(root: str | os.PathLike[str]) -> list[RunFacts]:
     return [RunFacts(path) for path in sorted(folders)]
 
 
-class RunDir:
+class RunDir(files.Closing):
     """A run's own directory, locked against other processes.
 
     Only process 0 of a run opens it; the others need only the path.
@@ -260,9 +260,3 @@ class RunDir:
     def close(self) -> None:
         """Gives the lock back."""
         self._lock.release()
-
-    def __enter__(self) -> "RunDir":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

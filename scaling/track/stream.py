@@ -26,7 +26,7 @@ class StreamError(RuntimeError):
     """metrics.jsonl is damaged, or is used against its rules."""
 
 
-class MetricsStream:
+class MetricsStream(files.Closing):
     """The writing end of a run's metrics. Only process 0 has one.
 
     Attributes:
@@ -142,12 +142,6 @@ class MetricsStream:
             self.sync()
             os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> "MetricsStream":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _is_torn(line: bytes, last: bool) -> bool:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from scaling.experiment import TrackConfig
+from scaling.track import files
 from scaling.track.stream import MetricsStream
 
 
@@ -88,7 +89,7 @@ class Wandb:
         self._run.finish()
 
 
-class Tracker:
+class Tracker(files.Closing):
     """All writers of a run. In processes other than 0 it does nothing.
 
     Attributes:
@@ -127,7 +128,7 @@ class Tracker:
         if self._stream is None:
             return
         self._stream.write(step, values)
-        numbers = {k: float(v) for k, v in values.items() if _is_number(v)}
+        numbers = {k: float(v) for k, v in values.items() if files.is_number(v)}
         for writer in self._writers:
             writer.write(step, numbers)
 
@@ -154,15 +155,3 @@ class Tracker:
             stream.close()
         for writer in writers:
             writer.close()
-
-    def __enter__(self) -> "Tracker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool | str) or value is None:
-        return False
-    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0

@@ -53,7 +53,7 @@ def _handlers() -> ocp.type_handlers.TypeHandlerRegistry:
     )
 
 
-class Checkpoints:
+class Checkpoints(files.Closing):
     """The checkpoints of one run.
 
     In a run of several processes all of them make the same calls; `check`, `steps` and `committed`
@@ -332,12 +332,6 @@ class Checkpoints:
             self._orbax.close()
             self._read_only = True
         self.check()
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree, list[str]]:
         """The newest checkpoint that is whole, or the one of `step`.

@@ -19,6 +19,7 @@ from scaling.data.loader import EvalSet
 from scaling.experiment import Experiment
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Evaluation, Task
+from scaling.track import files
 from scaling.train import evaluations
 from scaling.train.program import Program, key_data, timed_compile
 
@@ -189,14 +190,7 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 def numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
     """The numbers of an evaluation under `prefix/`, for the metrics stream."""
-    return {f"{prefix}/{k}": float(v) for k, v in values.items() if is_number(v)}
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of an evaluation is a single number."""
-    if isinstance(value, bool | str | bytes) or value is None:
-        return False
-    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+    return {f"{prefix}/{k}": float(v) for k, v in values.items() if files.is_number(v)}
 
 
 def pictures_saved(

@@ -24,14 +24,14 @@ from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker
 from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import is_number, pictures_saved, stop_metric
+from scaling.train.evaluate import pictures_saved, stop_metric
 from scaling.train.init_from import check_initial, load_initial
 from scaling.train.state import TrainState
 
 Say = Callable[[str], None]
 
 
-class Record:
+class Record(files.Closing):
     """A run directory, locked while it is open.
 
     Order of use: construct, `keep_data`, `open_checkpoints`, `newest` (or a fresh state),
@@ -79,12 +79,6 @@ class Record:
             self.notes += self.run_dir.notes
         self.goodput = Goodput(workdir if main else None)
         self.stack.callback(self.goodput.flush)
-
-    def __enter__(self) -> "Record":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
 
     def close(self) -> None:
         """Makes everything durable and gives the lock back; may be called twice."""
@@ -199,7 +193,7 @@ class Record:
         """
         folder = self.workdir / "evaluations" / name
         kept = pictures_saved(folder, step, values, write=self.main)
-        if self.main and not all(is_number(value) for value in kept.values()):
+        if self.main and not all(files.is_number(value) for value in kept.values()):
             folder.mkdir(parents=True, exist_ok=True)
             files.write_json(folder / f"{step:08d}.json", kept)
         return kept

@@ -17,7 +17,7 @@ import jax
 from scaling import data, parallel
 from scaling.experiment import Experiment
 from scaling.parallel.axes import check_devices
-from scaling.track import allocator, compile_cache, grade, memory, provenance
+from scaling.track import allocator, compile_cache, files, grade, memory, provenance
 from scaling.track.lock import LockedError
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
@@ -86,7 +86,7 @@ class Opened:
     source: int = 0
 
 
-class Training:
+class Training(files.Closing):
     """One run over all devices, or several that train together, while they live.
 
     Holds what must be closed again, in an `ExitStack`, so that whatever fails, the streams are
@@ -125,10 +125,8 @@ class Training:
             ProgressReport(steps, "", track.progress, track.progress_seconds, self.main)
         )
 
-    def __enter__(self) -> "Training":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Closes what is open."""
         self.stack.close()
 
     def execute(self) -> list[str]:
