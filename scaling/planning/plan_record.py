@@ -11,21 +11,33 @@ from scaling.track.run_dir import UsedDevices
 
 
 @dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a forecast knows of the machine beside the law.
+
+    Attributes:
+      device: what `step_time` and all that follows from it hold for.
+      chips: what is paid for; a chip may be several devices. None without a device.
+      price: money per chip-hour, in `currency`.
+    """
+
+    device: UsedDevices | None = None
+    chips: int | None = None
+    price: float | None = None
+    currency: str = "USD"
+
+
+@dataclasses.dataclass(frozen=True)
 class PlanRecord:
     """A plan of the run that is forecast.
 
     Attributes:
-      chips: what chip-hours count; a chip may be several devices.
-      price: money per chip-hour; None where it knows none.
       quantities: memory peak and step time, with no interval: neither has a record of errors of its
         own. The range of the step time is the roofline's, from full overlap to none.
     """
 
     origin: dict[str, str]
     fingerprint: str
-    device: UsedDevices
-    chips: int
-    price: float | None
+    machine: Machine
     quantities: dict[str, Quantity]
 
     @classmethod
@@ -33,12 +45,15 @@ class PlanRecord:
         """Reads a plan; ConfigError where there is no such file, or it is not a plan of one config."""
         try:
             plan = files.read_json(path)
+            devices = int(plan["devices"])
             return cls(
                 origin={"path": path, "sha256": files.sha256(path)},
                 fingerprint=plan["run_id"],
-                device=UsedDevices(plan["device_kind"], int(plan["devices"])),
-                chips=int(plan["target"]["chips"]) or int(plan["devices"]),
-                price=((plan.get("cost") or {}).get("price") or {}).get("dollars"),
+                machine=Machine(
+                    UsedDevices(plan["device_kind"], devices),
+                    int(plan["target"]["chips"]) or devices,
+                    ((plan.get("cost") or {}).get("price") or {}).get("dollars"),
+                ),
                 quantities=_quantities(plan),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
