@@ -90,7 +90,6 @@ def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
         what = f"{workdir} holds a run that has started: a forecast comes before the run"
         raise ConfigError("--workdir", what, "use another --workdir, and start the run there")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         sealed.write(path, content)
     except OSError as error:
         raise ConfigError(

@@ -309,7 +309,6 @@ def compile_all(
 
     A report holds verdict and estimate by the numbers of the hardware: other `changes`, another report.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     numbers = ",".join(f"{key}={value!r}" for key, value in sorted(changes.items()))
     suffix = f"-{hashlib.sha256(numbers.encode()).hexdigest()[:8]}" if numbers else ""
     waiting = list(chosen)

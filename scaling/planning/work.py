@@ -97,12 +97,10 @@ def _with_fused(
 
 
 def _matmul_flops(one: Instruction, scope: Computation) -> float:
-    if one.opcode == "dot":
-        return _dot_flops(one, scope)
     if one.opcode == "convolution":
         return _convolution_flops(one, scope)
-    if one.opcode == "custom-call" and "__cublas" in one.attributes:
-        return _cublas_flops(one, scope)
+    if one.opcode == "dot" or (one.opcode == "custom-call" and "__cublas" in one.attributes):
+        return _dot_flops(one, scope)
     return 0.0
 
 
@@ -111,17 +109,12 @@ def _operand(one: Instruction, index: int, scope: Computation) -> tuple[int, ...
 
 
 def _dot_flops(one: Instruction, scope: Computation) -> float:
-    left = _operand(one, 0, scope)
-    contracted = [int(n) for n in re.findall(r"\d+", one.attribute("lhs_contracting_dims"))]
-    return 2.0 * one.type[0].size * math.prod(left[dim] for dim in contracted)
-
-
-def _cublas_flops(one: Instruction, scope: Computation) -> float:
-    """A product that XLA on GPU hands to cuBLAS; its dimensions are in the backend's JSON."""
-    match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.attributes)
-    left = _operand(one, 0, scope)
-    dims = [int(n) for n in re.findall(r"\d+", match[1])] if match else [len(left) - 1]
-    return 2.0 * one.type[0].size * math.prod(left[dim] for dim in dims)
+    left, dims = _operand(one, 0, scope), one.attribute("lhs_contracting_dims")
+    if one.opcode == "custom-call":  # XLA on GPU tells cuBLAS in the backend's JSON
+        match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.attributes)
+        dims = match[1] if match else str(len(left) - 1)
+    contracted = math.prod(left[int(dim)] for dim in re.findall(r"\d+", dims))
+    return 2.0 * one.type[0].size * contracted
 
 
 def _convolution_flops(one: Instruction, scope: Computation) -> float:

@@ -65,7 +65,6 @@ class BadSteps:
             "replay": f"python -m scaling.main --replay={self.directory.parent} --step={step}",
         }
         if self.writes:
-            self.directory.mkdir(parents=True, exist_ok=True)
             files.write_json(self.directory / f"step_{step:08d}.json", record)
         what = (
             f"step {step} is bad: loss {loss:.6g}, gradient norm {norm:.6g}; "

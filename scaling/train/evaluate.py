@@ -188,9 +188,14 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
 
 
-def numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of an evaluation under `prefix/`, for the metrics stream."""
-    return {f"{prefix}/{k}": float(v) for k, v in values.items() if files.is_number(v)}
+def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers of evaluations by name, as NAME/KEY for the metrics stream."""
+    return {
+        f"{name}/{key}": float(value)
+        for name, values in results.items()
+        for key, value in values.items()
+        if files.is_number(value)
+    }
 
 
 def pictures_saved(

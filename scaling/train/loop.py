@@ -24,6 +24,7 @@ from scaling.data.loader import leave_out
 from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import DivergedError, RollbackError
 from scaling.train.compiled import Batch, Compiled, Turn, run_evaluation
+from scaling.train.evaluate import numbers
 from scaling.train.member import Member
 from scaling.train.record import spend
 from scaling.train.state import TrainState
@@ -181,7 +182,7 @@ class Loop:
         self._complete([m for m in (*last, *early) if m.status is None])
         going = {m.index: m for m in between if m.status is None}
         if self.watch is not None and going:
-            pruned = self.watch(step, {index: m.scores() for index, m in going.items()})
+            pruned = self.watch(step, {index: numbers(m.evals) for index, m in going.items()})
             self._leave([m for index, m in going.items() if index in pruned], "pruned")
         self._save([m for m in members if m.status is None and m.saves(step)])
 

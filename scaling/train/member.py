@@ -151,9 +151,7 @@ class Member:
         """
         kept = {name: self.record.keep(self.step, name, v) for name, v in results.items()}
         self.evals |= kept
-        values: dict[str, float] = {}
-        for name, result in kept.items():
-            values |= numbers(result, name)
+        values = numbers(kept)
         self._scores = (self.step, values)
         self.log(self.step, values | {f"data/{self.task.unit}": self.units(self.step)})
         self.call(Event("evaluation", self.step, values, self.record.workdir, variables))
@@ -163,13 +161,6 @@ class Member:
         if values and self.config.checkpoint.keep_best:
             self.stopping.watched(values)
         self.stopping.update(self.step, values)
-
-    def scores(self) -> dict[str, float]:
-        """The newest numbers of all evaluations, by their names in the stream."""
-        values: dict[str, float] = {}
-        for name, result in self.evals.items():
-            values |= numbers(result, name)
-        return values
 
     def call(self, event: Event) -> None:
         """Calls every callback and logs the numbers that they return."""

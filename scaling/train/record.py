@@ -19,7 +19,7 @@ from scaling.experiment import Experiment
 from scaling.tasks.base import Task
 from scaling.track import files, grade, memory
 from scaling.track.goodput import Goodput
-from scaling.track.run_dir import RunDir, read_run
+from scaling.track.run_dir import RunDir
 from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker
 from scaling.train import data_record
@@ -84,10 +84,6 @@ class Record(files.Closing):
         """Makes everything durable and gives the lock back; may be called twice."""
         self.stack.close()
 
-    def finished(self) -> dict[str, Any]:
-        """The summary of an earlier start, empty when there is none."""
-        return read_run(self.workdir).summary
-
     # --- the state and the stream ------------------------------------------------------------
 
     def open_checkpoints(self, task: Task) -> None:
@@ -96,14 +92,13 @@ class Record(files.Closing):
         Raises:
           CheckpointError: it cannot be written to.
         """
-        section, evaluation = self.config.checkpoint, self.config.eval
-        self.stop_metric = stop_metric(self.config, task)
+        section = self.config.checkpoint
         self.checkpoints = Checkpoints(
             self._folder,
             section.keep_last,
             section.keep_best,
-            self.stop_metric,
-            evaluation.stop_mode,
+            stop_metric(self.config, task),
+            self.config.eval.stop_mode,
             section.asynchronous,
             keep_steps=section.keep_steps,
             say=self.say if self.main else print,  # a failed save is told in every process
@@ -194,7 +189,6 @@ class Record(files.Closing):
         folder = self.workdir / "evaluations" / name
         kept = pictures_saved(folder, step, values, write=self.main)
         if self.main and not all(files.is_number(value) for value in kept.values()):
-            folder.mkdir(parents=True, exist_ok=True)
             files.write_json(folder / f"{step:08d}.json", kept)
         return kept
 

@@ -21,6 +21,7 @@ from scaling.track import allocator, compile_cache, files, grade, memory, proven
 from scaling.track.lock import LockedError
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
+from scaling.track.run_dir import read_run
 from scaling.train import population_key as keys
 from scaling.train.compiled import Compiled, compile_sharded
 from scaling.train.loop import Loop, Watch
@@ -186,7 +187,7 @@ class Training(files.Closing):
                         f"{jax.devices()[0].device_kind} ({jax.default_backend()}), "
                         f"run {record.run_id}"
                     )
-                finished = record.finished()
+                finished = read_run(workdir).summary  # of an earlier start
                 if finished.get("status") in final:
                     say(f"already {finished['status']}: {workdir / 'summary.json'}")
                     if self.mode is None:
