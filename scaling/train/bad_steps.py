@@ -40,12 +40,7 @@ class BadSteps:
         return [files.read_json(path) for path in paths]
 
     def report(self, step: int, metrics: Mapping[str, Any], ids: np.ndarray) -> str:
-        """Records a bad step and carries out the policy.
-
-        Args:
-          step: 1-based step that went wrong.
-          metrics: its metrics.
-          ids: example ids of its batch.
+        """Records a bad step (from 1), with the example ids of its batch; carries out the policy.
 
         Returns:
           A sentence for the log, when the run goes on (policy `skip`).

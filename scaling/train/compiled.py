@@ -71,8 +71,6 @@ class Sharded:
     """One run over the devices of a mesh.
 
     Attributes:
-      program: what was compiled.
-      jobs: its evaluations.
       evaluations: compiled, by the name of the job.
       compiled_step: None where only evaluations are run.
     """
@@ -188,15 +186,9 @@ def run_evaluation(
     last: bool,
     artefacts: Mapping[str, Any],
 ) -> dict[int, dict[str, Any]]:
-    """{slot: values of the evaluation} for the active runs.
+    """{slot: values of the evaluation} for the active runs of a turn, of `variables` of all runs.
 
-    Args:
-      program: its compiled functions.
-      job: what runs.
-      variables: of all runs.
-      turn: which runs, and where they stand.
-      last: whether the step before it was the last.
-      artefacts: of the data, for the report.
+    `last` says that the step before it was the last; `artefacts` of the data are for the report.
     """
     slots = np.flatnonzero(turn.active).tolist()
 

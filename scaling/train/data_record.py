@@ -52,11 +52,7 @@ def to_text(data: Data) -> str:
 
 
 def compare(folder: pathlib.Path, text: str) -> list[str]:
-    """What differs from the data.json of an earlier start.
-
-    Args:
-      folder: the run directory; without a data.json nothing is compared.
-      text: `to_text` of this start.
+    """What differs from the data.json of an earlier start, if there is one, in `to_text` of this.
 
     Raises:
       DataRecordError: an artefact differs: a model that goes on would read other tokens than it

@@ -146,12 +146,8 @@ def collect(
 
     Results are read one batch late, so that the device never waits.
 
-    Args:
-      job: what runs.
-      last: whether the step before it was the last.
-      run: gives the result of a batch.
-      carry: what the first batch gets.
-      parts: takes each run's part out of a result; one result comes back for each.
+    `parts` takes each run's part out of a result: one result comes back for each. `last` says that
+    the step before it was the last, `carry` is what the first batch gets.
     """
     chosen = job.chosen(last)
     if job.evaluation.carry is not None:
@@ -203,11 +199,7 @@ def pictures_saved(
 ) -> dict[str, Any]:
     """The values of an evaluation with each picture (uint8 [H, W, 3]) as the name of its PNG file.
 
-    Args:
-      folder: `RUN/evaluations/NAME`.
-      step: of the checkpoint that was evaluated.
-      values: what an evaluation reports.
-      write: whether this process writes the files.
+    The files are for `RUN/evaluations/NAME`, and written by the process that is told to `write`.
     """
     kept = dict(values)
     for key, value in values.items():

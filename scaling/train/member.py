@@ -143,11 +143,9 @@ class Member:
         results: Mapping[str, Mapping[str, Any]],
         variables: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """Takes in the values of evaluations after its step: logs them, and may end early by them.
+        """Takes in the values of evaluations, by name, after its step; they may end the run early.
 
-        Args:
-          results: {name of the evaluation: its values}.
-          variables: gives callbacks what was evaluated.
+        `variables` gives callbacks what was evaluated.
         """
         kept = {name: self.record.keep(self.step, name, v) for name, v in results.items()}
         self.evals |= kept

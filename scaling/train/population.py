@@ -39,8 +39,7 @@ def run_population(
     """Trains all members to their ends, each on from where its directory stands.
 
     Args:
-      members: configs, resolved and validated; equal except in what the module's docstring lists.
-      workdirs: a run directory for each.
+      members: configs, equal except in what the module's docstring lists; a workdir for each.
       mode: how to run the members, see `train.stacked`; `auto` is `map` on CPU and `vmap` on
         accelerators.
       stop: raised by a signal: all members save and end as preempted.

@@ -163,12 +163,9 @@ class Functions:
 
 
 def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
-    """The functions of a run.
+    """The functions of a run; `info` is `scaling.data.describe(config)`.
 
-    Args:
-      config: resolved and validated.
-      info: `scaling.data.describe(config)`.
-      mesh: where the run lives; decides kernels and shardings.
+    The mesh, where the run lives, decides kernels and shardings.
 
     Raises:
       ConfigError: JAX is set to what no run works under.
@@ -207,12 +204,7 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
 
 
 def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
-    """Builds a run's program.
-
-    Args:
-      config: resolved and validated.
-      info: `scaling.data.describe(config)`.
-      mesh: `parallel.make_mesh(config.mesh)`, or one of a topology that is not here.
+    """Builds a run's program, as `build_functions`; the mesh may be of a topology that is not here.
 
     Raises:
       ValueError: an array does not divide its mesh axis, or is silently replicated.

@@ -38,8 +38,6 @@ class Record(files.Closing):
     `open_stream`, and at the end `write_summary` and `close`.
 
     Attributes:
-      config: the resolved config.
-      workdir: the run directory.
       run_id: the config's fingerprint.
       goodput: where the time goes.
       notes: what opening the directory found.
@@ -53,18 +51,12 @@ class Record(files.Closing):
         say: Say,
         main: bool = True,
     ) -> None:
-        """Opens or creates the directory.
+        """Opens or creates the directory; raises as `RunDir`.
 
         Args:
-          config: resolved and validated.
-          workdir: the run directory.
           start: `provenance.collect` of this start.
           say: told what people should know.
           main: whether this is process 0; the others only read.
-
-        Raises:
-          RunDirError: see `RunDir`.
-          LockedError: another process trains here.
         """
         self.config, self.workdir, self.start, self.say = config, workdir, start, say
         self.main = main
@@ -219,12 +211,9 @@ class Record(files.Closing):
         """Writes summary.json (see the contract in DESIGN.md) and returns its content.
 
         Args:
-          status: how the run ended.
           step: updates done; None takes the last step of the stream.
           units: tokens (or examples) seen by a step.
-          evals: evaluator name -> its newest values.
-          task: the learning problem.
-          info: what the data says of itself.
+          evals: name of an evaluation -> its newest values.
           step_bytes: memory that the compiled step needs on a device, where it is known.
           more: further entries.
         """

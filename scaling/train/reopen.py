@@ -112,9 +112,7 @@ def recorded(path: pathlib.Path) -> tuple[Experiment, DataInfo, dict[str, Any]]:
 def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) -> OpenRun:
     """Opens a run directory, wherever it was copied to.
 
-    Args:
-      path: run directory.
-      devices: where to put it; None takes all that are here, as the config's mesh says.
+    `devices` say where to put it; None takes all that are here, as the config's mesh says.
 
     Raises:
       ReopenError: it is not a run directory, or was written without data.json.
@@ -128,13 +126,9 @@ def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) 
 
 
 def evaluate(path: pathlib.Path, step: int | None = None) -> int:
-    """Runs every evaluation of a run on a checkpoint and prints one JSON object.
+    """Runs every evaluation of a run on a checkpoint (None: the newest); prints one JSON object.
 
     Pictures go where the run leaves its own, into `evaluations/NAME/`.
-
-    Args:
-      path: run directory.
-      step: of the checkpoint; None takes the newest.
 
     Raises:
       ReopenError: there is no run, no such checkpoint, no data here, or nothing was held out.

@@ -26,11 +26,7 @@ class ReplayError(RuntimeError):
 
 
 def replay(run_dir: pathlib.Path, step: int) -> int:
-    """Replays a step and prints its metrics, its examples and the gradient norm of every parameter.
-
-    Args:
-      run_dir: run directory.
-      step: 1-based.
+    """Replays a step, from 1; prints metrics, examples and the gradient norm of every parameter.
 
     Returns:
       0; 1 when the run recorded this step as bad and the replay gives another loss or norm.

@@ -45,12 +45,6 @@ def run(
 ) -> int:
     """Trains to the end, or on from where an earlier start stopped.
 
-    Args:
-      config: resolved and validated.
-      workdir: the run directory.
-      processes: the started processes of this run; one alone is fine.
-      stop: raised by a signal.
-
     Returns:
       The exit code: 0 completed, 75 preempted, `train.diverged_exit` diverged.
 
@@ -104,12 +98,9 @@ class Training(files.Closing):
         mode: Mode | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """Takes its parts together.
+        """One workdir for each config.
 
         Args:
-          configs: resolved and validated.
-          workdirs: a run directory for each.
-          stop: raised by a signal.
           processes: of this run; None is this one alone.
           mode: how a population runs its members; None is a single run, whose errors are raised.
           watch: prunes members of a population.

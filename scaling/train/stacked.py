@@ -58,8 +58,6 @@ class Stacked:
       slots: S, a multiple of the devices; the last may stand empty.
       batch_size: B, of a step.
       template: one member's state: shapes and types, no shardings, so it is restored to the host.
-      info: what the data says of itself.
-      jobs: the evaluations that all members have.
       compiled_step: the old states are donated.
       evaluations: compiled, by the name of the job.
       inits: makes initial states, compiled when first asked for.
@@ -191,14 +189,9 @@ def one_device(config: Experiment, device: jax.Device) -> tuple[Experiment, jax.
 def compile_stacked(
     config: Experiment, data: Data, members: int, sources: int, mode: Mode
 ) -> Stacked:
-    """Compiles the program of a population.
+    """Compiles the program of so many members, with U = `sources` distinct batches of a step.
 
-    Args:
-      config: of any member; what the others change are run-time arguments.
-      data: of any member.
-      members: how many runs.
-      sources: U, distinct batches of a step.
-      mode: how to run the slots.
+    Config and data are of any member: what the others change are run-time arguments.
     """
     devices = jax.devices()[: min(members, jax.device_count())]
     alone, own = one_device(config, devices[0])
@@ -285,9 +278,7 @@ def _run_slots(
     """Calls function(*arguments of a slot) -> (new state, results) for every active slot.
 
     Args:
-      mode: "vmap" or "map".
       active: bool[S].
-      function: of one slot.
       arguments: trees with a leading axis S.
       states: stacked states that `function` renews, or None.
 
