@@ -155,6 +155,16 @@ def walk(module: Module) -> Iterator[tuple[Computation, float]]:
     yield from visit(module.entry, 1.0)
 
 
+def within(module: Module, computation: Computation) -> Iterator[tuple[Instruction, Computation]]:
+    """Instructions in order, for a fusion those inside it; and the computation that each stands in."""
+    for one in computation.instructions.values():
+        if one.opcode != "fusion":
+            yield one, computation
+            continue
+        for name in called(one):
+            yield from within(module, module.computations[name])
+
+
 def called(instruction: Instruction) -> list[str]:
     """Names of the computations that a call, fusion or conditional runs."""
     names: list[str] = []

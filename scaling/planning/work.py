@@ -7,8 +7,6 @@ FLOPs, as in every published count; it shows in the memory traffic.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
-
 import numpy as np
 
 from scaling.planning import hlo
@@ -64,9 +62,9 @@ def count(module: Module, *, causal: bool = True) -> Work:
     kernels: dict[str, float] = {}
     opaque: dict[str, float] = {}
     for computation, times in hlo.walk(module):
+        for one, scope in hlo.within(module, computation):
+            matmul += times * _matmul_flops(one, scope)
         for one in computation.instructions.values():
-            for inner, scope in _with_fused(module, computation, one):
-                matmul += times * _matmul_flops(inner, scope)
             traffic += times * _traffic(module, computation, one)
             if one.opcode != "custom-call":
                 continue
@@ -81,19 +79,6 @@ def count(module: Module, *, causal: bool = True) -> Work:
             if not known:
                 opaque[target] = opaque.get(target, 0.0) + times
     return Work(matmul, attention, kernels, traffic, opaque)
-
-
-def _with_fused(
-    module: Module, computation: Computation, one: Instruction
-) -> Iterator[tuple[Instruction, Computation]]:
-    """An instruction, or for a fusion all those inside it, with the computation they stand in."""
-    if one.opcode != "fusion":
-        yield one, computation
-        return
-    for name in hlo.called(one):
-        inside = module.computations[name]
-        for inner in inside.instructions.values():
-            yield from _with_fused(module, inside, inner)
 
 
 def _matmul_flops(one: Instruction, scope: Computation) -> float:

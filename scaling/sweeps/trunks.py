@@ -5,11 +5,6 @@ the same work until the first of them decays (Haegele et al. 2024, arXiv:2405.18
 the trunk: an ordinary run that keeps its checkpoints at the branch points. Every other run is a
 branch: its directory begins with a copy of the trunk's checkpoint and lines, and it resumes from
 there as after a kill. So a branch is bit-equal to the run from scratch, on the same machine.
-
-    plan(cells)                 which cells are branches, of which trunk, from which step on
-    with_branch_points(cells)   the cells, with `checkpoint.keep_steps` of the trunks set
-    ready(trunk, step)          whether the trunk has its checkpoint at the branch point
-    seed(branch, trunk, step)   writes what a branch's directory begins with
 """
 
 import dataclasses

@@ -76,7 +76,6 @@ class Opened:
     """A run whose directory is open, and the order of the training data that it reads."""
 
     index: int
-    config: Experiment
     record: Record
     source: int = 0
 
@@ -186,7 +185,7 @@ class Training(files.Closing):
                     self.statuses[index] = finished["status"]
                     record.close()
                 else:
-                    opened.append(Opened(index, config, record))
+                    opened.append(Opened(index, record))
         return opened
 
     def _load(self, opened: Sequence[Opened]) -> None:
@@ -195,10 +194,10 @@ class Training(files.Closing):
         orders: dict[int, int] = {}
         self.data: list[data.Data] = []
         for one in opened:
-            seed = keys.data_seed(one.config)
+            seed = keys.data_seed(one.record.config)
             if seed not in orders:
                 orders[seed] = len(self.data)
-                self.data.append(data.build(one.config))
+                self.data.append(data.build(one.record.config))
             one.source = orders[seed]
             one.record.keep_data(self.data[one.source])
         sizes = ", ".join(f"{v:,} {k}" for k, v in self.data[0].sizes.items())
@@ -206,7 +205,7 @@ class Training(files.Closing):
 
     def _compile(self, opened: Sequence[Opened]) -> Compiled:
         """Compiles everything ahead of time."""
-        config, index = opened[0].config, opened[0].index
+        config, index = opened[0].record.config, opened[0].index
         if self.mode is not None:
             stacked = compile_stacked(config, self.data[0], len(opened), len(self.data), self.mode)
             self._say(
@@ -242,7 +241,7 @@ class Training(files.Closing):
             with self._alone(one.index):
                 record, loader = one.record, self.data[one.source].train
                 record.open_checkpoints(self.program.task)
-                step, state = self._newest(record, one.config.train.steps + 1)
+                step, state = self._newest(record, record.config.train.steps + 1)
                 record.open_stream(step)
                 slot = len(members)
                 member = Member(
