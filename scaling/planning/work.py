@@ -7,6 +7,7 @@ FLOPs, as in every published count; it shows in the memory traffic.
 import dataclasses
 import math
 import re
+
 import numpy as np
 
 from scaling.planning import hlo
