@@ -80,10 +80,9 @@ def build(
 
 
 def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
-    """Seals a forecast into a run directory that has not started.
+    """Seals a forecast into a run directory.
 
-    Raises:
-      ConfigError: the run has started, or the directory cannot be written to.
+    ConfigError: the run has started, or the directory cannot be written to.
     """
     path = workdir / sealed.FORECAST
     if (workdir / "provenance.json").exists():

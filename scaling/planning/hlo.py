@@ -175,14 +175,11 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
-    """Iterations of a `while` that counts with an integer up to a constant.
+    """Iterations of a `while` that counts with an integer up to a constant, else HloError.
 
     XLA says it in `known_trip_count` on some backends. Else it follows from the condition (counter <
     bound), the counter's start in the operand, and its increment in the body; a start that cannot be
     read counts as 0, an increment as 1.
-
-    Raises:
-      HloError: the bound of the loop is not a constant.
     """
     known = re.search(r'known_trip_count\D*"n":"(\d+)"', loop.attributes)
     if known:

@@ -26,11 +26,7 @@ class ScoreboardError(RuntimeError):
 
 
 def score(folder: pathlib.Path) -> dict[str, Any]:
-    """Everything that goes into scoreboard.json, from the grades of all runs below `folder`.
-
-    Raises:
-      ScoreboardError: there is no graded run, with what was found instead.
-    """
+    """What goes into scoreboard.json, from the grades of all runs below `folder`; or ScoreboardError."""
     rows: list[dict[str, Any]] = []
     statuses: Counter[str] = Counter()
     refused, tables, ended = [], set(), 0

@@ -145,11 +145,7 @@ def chain(*designs: Design) -> Design:
 
 
 def zip_(*designs: Design) -> Design:
-    """First with first, second with second.
-
-    Raises:
-      ConfigError: they have different lengths (when the points are asked for).
-    """
+    """First with first, second with second; ConfigError if they have different lengths."""
 
     def points(base: Base) -> Iterator[Point]:
         columns = [list(design.points(base)) for design in designs]
@@ -190,11 +186,7 @@ def _joined(left: Point, right: Point) -> Point:
 
 
 def make_cell(base: Base, point: Point, where: str) -> Cell:
-    """The cell of a point, resolved and checked.
-
-    Raises:
-      ConfigError: the config cannot run; names the cell by `where`, such as "cell 3".
-    """
+    """The cell of a point, resolved and checked; ConfigError, which names `where`, if it cannot run."""
     try:
         config = configs.resolve(configs.with_values(base, point.settings))
     except ConfigError as error:

@@ -48,11 +48,7 @@ Callback = Callable[[Event], Mapping[str, float] | None]
 
 
 def build_callbacks(track: TrackConfig) -> dict[str, Callback]:
-    """The callbacks of a resolved section `track`, by name.
-
-    Raises:
-      ConfigError: a name stands for nothing that can be called.
-    """
+    """The callbacks of a resolved section `track`, by name; ConfigError if one cannot be called."""
     made: dict[str, Callback] = {}
     for name, entry in (track.callbacks or {}).items():
         made[name] = configs.build(entry, "scaling.train.callbacks:CALLBACKS")

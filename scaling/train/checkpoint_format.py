@@ -151,8 +151,7 @@ def write_manifest(path: pathlib.Path, entries: Mapping[str, list[Any]]) -> None
 def find_damage(path: pathlib.Path, share: int = 0, shares: int = 1) -> list[str]:
     """Compares every `shares`-th file with the manifest; what is wrong (empty: nothing).
 
-    Raises:
-      CheckpointError: it is of a format newer than this version, which is not damage.
+    CheckpointError: it is of a format newer than this version, which is not damage.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())

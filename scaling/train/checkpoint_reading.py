@@ -35,10 +35,8 @@ class Leaf(TypedDict):
 def flatten(tree: PyTree) -> dict[str, Any]:
     """Leaves by path ("a/b/0"), whatever the containers: dataclasses, tuples, lists, dictionaries.
 
-    None and empty containers leave no trace; the template brings them back.
-
-    Raises:
-      CheckpointError: for a name with a slash in it, or two leaves of one name.
+    None and empty containers leave no trace; the template brings them back. CheckpointError: a name
+    has a slash in it, or two leaves have one name.
     """
     result: dict[str, Any] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -66,11 +64,7 @@ def _key_impl(leaf: Any) -> Hashable:
 
 
 def describe(leaf: Any) -> Leaf:
-    """What tree.json says of a leaf, real or abstract.
-
-    Raises:
-      CheckpointError: it is not numeric.
-    """
+    """What tree.json says of a leaf, real or abstract; CheckpointError if it is not numeric."""
     if is_key(leaf):
         data = jax.eval_shape(jax.random.key_data, leaf)
         return Leaf(shape=list(data.shape), dtype=str(data.dtype), key=str(_key_impl(leaf)))
@@ -172,8 +166,7 @@ def read_unverified(path: pathlib.Path) -> CheckpointInfo:
 def read_state(path: pathlib.Path, like: PyTree) -> PyTree:
     """The state at `path` in the form of the template `like`; see `Checkpoints.restore`.
 
-    Raises:
-      CheckpointMismatch: naming every leaf that is missing, left over or of another kind.
+    CheckpointMismatch names every leaf that is missing, left over or of another kind.
     """
     info = read_unverified(path)
     wanted = flatten(like)

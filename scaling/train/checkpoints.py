@@ -304,29 +304,20 @@ class Checkpoints(files.Closing):
         return _from_process_0(self.steps)
 
     def check(self) -> None:
-        """Raises the error of a save that failed in the background, every time it is called.
+        """Raises the CheckpointError of a save that failed in the background, at every call.
 
-        Raises:
-          CheckpointError: the run must stop, as it can no longer be resumed from where it is.
+        The run must stop then, as it can no longer be resumed from where it is.
         """
         if self._saving is not None and self._saving.done():
             self._saving.result()
 
     def wait(self) -> None:
-        """Returns when no save is in flight.
-
-        Raises:
-          CheckpointError: a save failed.
-        """
+        """Returns when no save is in flight; CheckpointError if one failed."""
         if self._saving is not None:
             self._saving.result()
 
     def close(self) -> None:
-        """Waits for the save in flight and releases the threads; may be called twice.
-
-        Raises:
-          CheckpointError: a save failed.
-        """
+        """Waits as `wait` and releases the threads; may be called twice."""
         if not self._read_only:
             self._background.shutdown()
             self._orbax.close()
@@ -395,9 +386,7 @@ def _from_process_0(compute: Callable[[], Sequence[int]]) -> list[int]:
 def agreed_source(directory: str | os.PathLike[str], say: Callable[[str], None] = print) -> int:
     """The newest whole step of another run, as process 0 finds it; all processes call it.
 
-    That run may be training: each process would find another step.
-
-    Raises:
-      CheckpointError: process 0 finds none; in all processes.
+    That run may be training: each process would find another step. CheckpointError, in all of them,
+    if process 0 finds none.
     """
     return _from_process_0(lambda: [newest_whole(directory, say)])[0]

@@ -231,11 +231,7 @@ class EarlyStopping:
     history: dict[int, float] = dataclasses.field(default_factory=dict)
 
     def update(self, step: int, values: Mapping[str, float]) -> bool:
-        """Takes in the evaluation after `step`; True when the run should end.
-
-        Raises:
-          MetricError: the watched metric is not among the values.
-        """
+        """Takes in the evaluation after `step`; True when the run should end. Raises as `watched`."""
         if self.patience is None:
             return False
         # Steps go back only in a rollback, which repeats these evaluations.
@@ -244,11 +240,7 @@ class EarlyStopping:
         return self.stopped(step)
 
     def watched(self, values: Mapping[str, float]) -> float:
-        """The value of the metric that early stopping and `checkpoint.keep_best` watch.
-
-        Raises:
-          MetricError: it is not among the values.
-        """
+        """The value of the watched metric; MetricError if it is not among the values."""
         if self.metric not in values:
             names = ", ".join(values)
             raise MetricError(

@@ -88,11 +88,7 @@ def load_initial(
 def check_initial(
     sources: Mapping[str, InitFrom], shapes: Mapping[str, PyTree], say: Say = print
 ) -> None:
-    """What `load_initial` would refuse, from shapes alone: before anything is compiled.
-
-    Raises:
-      InitFromError: as of `load_initial`.
-    """
+    """Refuses what `load_initial` would, from shapes alone: before anything is compiled."""
     _matched(sources, flatten(dict(shapes)), say)
 
 

@@ -250,8 +250,7 @@ def _within_rules(
 def check_jax_settings() -> None:
     """Refuses debugging modes of JAX that the step cannot be traced or compiled under.
 
-    Raises:
-      ConfigError: one of them is on; its key is the environment variable.
+    The key of the ConfigError is the environment variable.
     """
     if jax.config.values["jax_disable_jit"]:
         raise ConfigError(

@@ -79,11 +79,7 @@ class Record(files.Closing):
     # --- the state and the stream ------------------------------------------------------------
 
     def open_checkpoints(self, task: Task) -> None:
-        """Opens the folder of checkpoints; the task says what ranks them.
-
-        Raises:
-          CheckpointError: it cannot be written to.
-        """
+        """Opens the folder of checkpoints; the task says what ranks them. Raises CheckpointError."""
         section = self.config.checkpoint
         self.checkpoints = Checkpoints(
             self._folder,
@@ -113,11 +109,7 @@ class Record(files.Closing):
         return step, state
 
     def check_first(self, abstract: TrainState) -> None:
-        """Refuses a `train.init_from` that `first` would, from shapes, in a run that has not begun.
-
-        Raises:
-          InitFromError: a source cannot be read, does not fit or gives nothing.
-        """
+        """Refuses a `train.init_from` that `first` would, from shapes, in a run that has not begun."""
         if self.config.train.init_from and not any(self._folder.glob("[0-9]*")):
             check_initial(self.config.train.init_from, abstract.variables(), self.say)
 
@@ -146,8 +138,7 @@ class Record(files.Closing):
     def keep_data(self, data: Data) -> None:
         """Writes data.json: what a finished run needs of its data where the data is not.
 
-        Raises:
-          DataRecordError: the run was started with other artefacts, such as another tokenizer.
+        DataRecordError: the run was started with other artefacts, such as another tokenizer.
         """
         self.data_text = data_record.to_text(data)
         for note in data_record.compare(self.workdir, self.data_text):

@@ -59,21 +59,13 @@ class OpenRun:
         return step, state
 
     def variables(self, step: int | None = None) -> dict[str, Any]:
-        """What was evaluated at a checkpoint (None: the newest): averaged parameters if it has any.
-
-        Raises:
-          ReopenError: there is no such checkpoint.
-        """
+        """What is evaluated of a `checkpoint`: its averaged parameters if it has any."""
         return self.checkpoint(step)[1].evaluated()
 
     def checkpoint(
         self, step: int | None = None, say: Callable[[str], None] = print
     ) -> tuple[int, TrainState]:
-        """The checkpoint of a step (None: the newest).
-
-        Raises:
-          ReopenError: there is no such checkpoint.
-        """
+        """The checkpoint of a step (None: the newest); ReopenError if there is no such."""
         newest = self.state(lambda s: step in (None, s), say)
         if newest is None:
             there = Checkpoints(self.path, read_only=True).steps()
@@ -85,11 +77,7 @@ class OpenRun:
         return newest
 
     def data(self) -> data.Data:
-        """The run's data, read from where the config says.
-
-        Raises:
-          ReopenError: it is not here.
-        """
+        """The run's data, read from where the config says; ReopenError if it is not here."""
         try:
             return data.build(self.config)
         except DataError as error:

@@ -57,11 +57,7 @@ def run(
 
 
 def check_platform(wanted: str) -> None:
-    """Ends the run when JAX came up on something else than the config asks for.
-
-    Raises:
-      PlatformError: it did.
-    """
+    """Ends the run (PlatformError) when JAX came up on something else than the config asks for."""
     backend = jax.default_backend()
     if wanted not in ("auto", backend):
         raise PlatformError(

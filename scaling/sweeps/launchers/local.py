@@ -109,8 +109,7 @@ class Pool:
     def reap(self, events: int) -> None:
         """Removes workers that have ended, of which `events` new lines of the ledger tell.
 
-        Raises:
-          LaunchError: the last few ended at once, without running a cell.
+        LaunchError: the last few ended at once, without running a cell.
         """
         if events:
             self.stillborn = 0
