@@ -82,21 +82,18 @@ def count(module: Module, *, causal: bool = True) -> Work:
     return Work(matmul, attention, kernels, traffic, opaque)
 
 
-def _matmul_flops(one: Instruction, scope: Computation) -> float:
-    if one.opcode == "convolution":
-        return _convolution_flops(one, scope)
-    if one.opcode == "dot" or (one.opcode == "custom-call" and "__cublas" in one.attributes):
-        return _dot_flops(one, scope)
-    return 0.0
-
-
 def _operand(one: Instruction, index: int, scope: Computation) -> tuple[int, ...]:
     return scope.instructions[one.operands[index]].type[0].dims
 
 
-def _dot_flops(one: Instruction, scope: Computation) -> float:
+def _matmul_flops(one: Instruction, scope: Computation) -> float:
+    if one.opcode == "convolution":
+        return _convolution_flops(one, scope)
+    cublas = one.opcode == "custom-call" and "__cublas" in one.attributes
+    if one.opcode != "dot" and not cublas:
+        return 0.0
     left, dims = _operand(one, 0, scope), one.attribute("lhs_contracting_dims")
-    if one.opcode == "custom-call":  # XLA on GPU tells cuBLAS in the backend's JSON
+    if cublas:  # XLA on GPU tells it in the backend's JSON
         match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.attributes)
         dims = match[1] if match else str(len(left) - 1)
     contracted = math.prod(left[int(dim)] for dim in re.findall(r"\d+", dims))

@@ -156,7 +156,6 @@ class RunDir(files.Closing):
 
     Attributes:
       attempt: number of this start of the run, from 1.
-      provenance: content of provenance.json.
       notes: what is worth telling about the start (a lock taken over, changed settings).
     """
 
@@ -197,11 +196,6 @@ class RunDir(files.Closing):
             self._lock.release()
             raise
         self.notes += self._lock.notes
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """The folder of checkpoints."""
-        return self.path / "checkpoints"
 
     def _check(self, config_json: str, fingerprint: str) -> list[str]:
         """Differences to the config of the last start, none of which changes the result."""
@@ -248,14 +242,10 @@ class RunDir(files.Closing):
                 "changed since:\n  " + "\n  ".join(other)
             )
         record["attempts"] = [*earlier, {**start, "config_changes": changes}]
-        self.provenance, self.attempt = record, len(record["attempts"])
+        self.attempt = len(record["attempts"])
         # config.json first: a directory with provenance is one that has its config.
         files.write_text(self.path / CONFIG, config_json)
         files.write_json(path, record)
-
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json, atomically."""
-        files.write_json(self.path / SUMMARY, dict(summary))
 
     def close(self) -> None:
         """Gives the lock back."""

@@ -221,8 +221,3 @@ def read_info(
     for note in notes:
         say(note)
     return info
-
-
-def newest_whole(directory: str | os.PathLike[str], say: Callable[[str], None] = print) -> int:
-    """The newest step that is whole; see `read_info`."""
-    return read_info(directory, say=say).step

@@ -32,7 +32,6 @@ from scaling.train import checkpoint_reading as reading
 from scaling.train.checkpoint_format import CheckpointError
 from scaling.train.checkpoint_format import CheckpointMismatch as CheckpointMismatch
 from scaling.train.checkpoint_reading import CheckpointInfo as CheckpointInfo
-from scaling.train.checkpoint_reading import newest_whole as newest_whole
 from scaling.train.checkpoint_reading import read_info as read_info
 
 # A barrier's name can be used once; all processes count alike, as they make the same calls.
@@ -389,4 +388,4 @@ def agreed_source(directory: str | os.PathLike[str], say: Callable[[str], None] 
     That run may be training: each process would find another step. CheckpointError, in all of them,
     if process 0 finds none.
     """
-    return _from_process_0(lambda: [newest_whole(directory, say)])[0]
+    return _from_process_0(lambda: [read_info(directory, say=say).step])[0]

@@ -103,17 +103,12 @@ class Program:
             jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows), carry),
         )
-        function = self.within_rules(evaluate_step(evaluation))
         jitted = jax.jit(
-            function,
+            within_rules(self.mesh, self.config.mesh, evaluate_step(evaluation)),
             in_shardings=jax.tree.map(lambda x: x.sharding, arguments),
             out_shardings=(everywhere, jax.tree.map(lambda _: by_rows, carry)),
         )
         return jitted.lower(*arguments)
-
-    def within_rules(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, traced inside this program's logical-axis rules."""
-        return _within_rules(self.mesh, self.config.mesh, function)
 
     def abstract_eval_batch(self, spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a global evaluation batch."""
@@ -226,7 +221,7 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
         audit=tuple(rows),
         init=jax.jit(functions.init, in_shardings=replicated, out_shardings=shardings),
         step=jax.jit(
-            _within_rules(mesh, config.mesh, functions.step),
+            within_rules(mesh, config.mesh, functions.step),
             in_shardings=(shardings, batch, replicated),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
@@ -234,9 +229,10 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
     )
 
 
-def _within_rules(
+def within_rules(
     mesh: jax.sharding.Mesh, config: MeshConfig, function: Callable[..., PyTree]
 ) -> Callable[..., PyTree]:
+    """The function, traced inside the logical-axis rules of a mesh."""
     rules = parallel.rules(config)
 
     def traced(*args: PyTree) -> PyTree:

@@ -19,7 +19,7 @@ from scaling.experiment import Experiment
 from scaling.tasks.base import Task
 from scaling.track import files, grade, memory
 from scaling.track.goodput import Goodput
-from scaling.track.run_dir import RunDir
+from scaling.track.run_dir import SUMMARY, RunDir
 from scaling.track.stream import read_metrics
 from scaling.track.writers import Tracker
 from scaling.train import data_record
@@ -208,7 +208,9 @@ class Record(files.Closing):
           step_bytes: memory that the compiled step needs on a device, where it is known.
           more: further entries.
         """
-        step = self._last_step() if step is None else step
+        if step is None:
+            lines = read_metrics(self.workdir)
+            step = lines[-1]["step"] if lines else 0
         seen = units(step)
         evals = dict(evals)
         summary = {
@@ -243,12 +245,8 @@ class Record(files.Closing):
         }
         summary = grade.with_grade(self.workdir, summary)
         if self.main:
-            self.run_dir.write_summary(summary)
+            files.write_json(self.workdir / SUMMARY, summary)
         return summary
-
-    def _last_step(self) -> int:
-        records = read_metrics(self.workdir)
-        return records[-1]["step"] if records else 0
 
 
 @contextlib.contextmanager

@@ -119,17 +119,15 @@ class Pool:
                 continue
             del self.running[index]
             # Its lines may have been read at an earlier look: look for them in the whole ledger.
-            if code not in (0, EXIT_PREEMPTED) and not events and not self._ran_a_cell(process.pid):
-                self.stillborn += 1
+            if code not in (0, EXIT_PREEMPTED) and not events:
+                lines = Ledger(self.sweep).read()
+                self.stillborn += all(line.get("pid") != process.pid for line in lines)
             if self.stillborn >= min(STILLBORN, len(self.places)):
                 many = "workers in a row" if self.stillborn > 1 else "worker"
                 raise LaunchError(
                     f"{self.stillborn} {many} ended with code {code} and ran no cell:\n"
                     f"{tail(self.log(index))}\nCorrect that; {self.log(index)} has all of it"
                 )
-
-    def _ran_a_cell(self, pid: int) -> bool:
-        return any(record.get("pid") == pid for record in Ledger(self.sweep).read())
 
     def log(self, index: int) -> pathlib.Path:
         """The output of a worker outside its cells."""
