@@ -17,8 +17,7 @@ from scaling.laws.forecasting import Simulated, distance, simulate
 from scaling.laws.law import LawError
 from scaling.planning import smaller_runs
 from scaling.planning.law_fit import LawFit
-from scaling.planning.plan_record import Machine, PlanRecord
-from scaling.planning.quantities import Quantity
+from scaling.planning.quantities import Machine, PlanRecord, Quantity
 from scaling.planning.target import PlannedRun
 from scaling.track import provenance, sealed
 

@@ -8,7 +8,7 @@ from scaling import configs
 from scaling.configs import ConfigError
 from scaling.planning import scoreboard as scoring
 from scaling.planning.arguments import Values
-from scaling.planning.plan_record import PlanRecord
+from scaling.planning.quantities import PlanRecord
 from scaling.track import files
 from scaling.track import grade as grading
 
