@@ -37,6 +37,7 @@ from scaling.train.checkpoint_reading import read_info as read_info
 # A barrier's name can be used once; all processes count alike, as they make the same calls.
 _BARRIERS = itertools.count()
 _ASIDE = ("damaged", "abandoned")
+SAVE_SECONDS = 1200  # after which a save has failed
 _PART_BYTES = 1 << 20  # replicas share the writing of an array in parts of at least this size
 
 
@@ -72,7 +73,6 @@ class Checkpoints(files.Closing):
         best_mode: Literal["min", "max"] = "min",
         asynchronous: bool = True,
         read_only: bool = False,
-        timeout: float = 1200.0,
         keep_steps: Sequence[int] = (),
         say: Callable[[str], None] = print,
     ) -> None:
@@ -87,7 +87,6 @@ class Checkpoints(files.Closing):
           best_mode: whether the smallest or the largest value is the best.
           asynchronous: return from `save` when the arrays are copied, not when they are on disk.
           read_only: never write, create or delete anything, as another process may own the folder.
-          timeout: seconds one save may take before it counts as failed.
           keep_steps: steps that are never deleted.
           say: told what a person should know while a save goes on, from its thread and in every
             process. OSError and ValueError from it are ignored: nobody may be reading any more.
@@ -105,7 +104,7 @@ class Checkpoints(files.Closing):
         self._directory, self._read_only, self._say = path, read_only, say
         self._keep_last, self._keep_best, self._keep_steps = keep_last, keep_best, set(keep_steps)
         self._best_metric, self._best_mode = best_metric, best_mode
-        self._asynchronous, self._timeout = asynchronous, timeout
+        self._asynchronous = asynchronous
         self._saving: concurrent.futures.Future[None] | None = None
         self._aside: dict[int, str] = {}
         self.notes: list[str] = []
@@ -118,7 +117,7 @@ class Checkpoints(files.Closing):
                 ocp.PyTreeCheckpointHandler(
                     use_compression=False, type_handler_registry=_handlers()
                 ),
-                async_options=ocp.options.AsyncOptions(timeout_secs=max(1, int(timeout))),
+                async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_SECONDS),
             )
 
     def _clear(self) -> list[int]:
@@ -228,7 +227,7 @@ class Checkpoints(files.Closing):
                         f"process {jax.process_index()}: {layout.explain(error, f'step {step} failed')}"
                     )
             key = f"scaling-checkpoint:{step}:{next(_BARRIERS)}"
-            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(self._timeout * 1000))
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=SAVE_SECONDS * 1000)
         if failure is not None:
             raise failure
         final = layout.step_path(self._directory, step)
