@@ -137,9 +137,8 @@ def join(
 ) -> Roster:
     """Roster, comparison, `jax.distributed`, devices, watch.
 
-    Args:
-      facts: what must be equal in all processes.
-      explain: (process 0's, another's "config") -> their difference in words.
+    `facts` must be equal in all processes; `explain` puts the difference of process 0's and another's
+    "config" into words.
     """
     timeout = float(env.get("SCALING_START_TIMEOUT", "50"))
     if place.coordinator == AUTO:

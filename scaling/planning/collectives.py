@@ -54,9 +54,8 @@ def collectives(
 ) -> list[Traffic]:
     """Communication of a program, most bytes first.
 
-    Args:
-      mesh_shape: {axis: size}; the first axis varies slowest over device numbers.
-      slice_of: slice of each device, in the mesh's order; None: one slice.
+    `mesh_shape` is {axis: size}, the first axis varies slowest over device numbers; `slice_of` the
+    slice of each device in the mesh's order (None: one slice).
     """
     places = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
     totals: dict[tuple[str, str, bool, int], list[float]] = {}

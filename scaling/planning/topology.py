@@ -135,12 +135,7 @@ def _example(key: str) -> str:
 
 
 def prepare(target: Target) -> None:
-    """Sets what libtpu and JAX read once, at their start.
-
-    Raises:
-      ConfigError: a TPU target without libtpu.
-      RuntimeError: a backend runs already and has too few CPU devices.
-    """
+    """Sets what libtpu and JAX read once, at their start; ConfigError for a TPU without libtpu."""
     if target.platform == "gpu":
         return
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -201,11 +201,8 @@ def data_constrained(unique_tokens: Sequence[int], epochs: Sequence[float]) -> D
 def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
     """The best rate of each width in a grid of both, and how far it moves (under muP: not at all).
 
-    Args:
-      rows: one for each cell, with `model_dim`, `learning_rate`, and `loss` where it has run.
-
-    Returns:
-      One line; empty for other designs, or before two widths have run.
+    One line; empty for other designs, or before two widths have run. A row for each cell has
+    `model_dim`, `learning_rate`, and `loss` where it has run.
     """
     runs = [row for row in rows if row.get("loss") is not None]
     if not all(row.get("model_dim") and row.get("learning_rate") for row in runs):
@@ -221,12 +218,9 @@ def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def grid_warnings(rows: Sequence[Mapping[str, Any]], optimum: Optimum, rule: str) -> list[str]:
-    """Budgets whose minimum is, or is expected, at the edge of their sizes.
+    """Budgets whose minimum is, or by the rule of the `optimum` is expected, at the edge of their sizes.
 
-    Args:
-      rows: one for each cell, with `budget`, `params`, and `loss` where it has run.
-      optimum: what is expected of budgets that have not run.
-      rule: what the message calls it.
+    A row for each cell has `budget`, `params`, and `loss` where it has run.
     """
     budgets: dict[float, list[Mapping[str, Any]]] = {}
     for row in rows:

@@ -242,15 +242,10 @@ def show(value: Any) -> str:
 
 
 def load_declared(spec: str, flag: str, kind: type[Declared]) -> tuple[Declared, str]:
-    """What the function `get_sweep` or `get_search` of a file returns, and a name for it.
+    """What `get_sweep` or `get_search` of a file returns, and a name for it.
 
-    Args:
-      spec: "experiments/sweeps/isoflop_tiny.py", with ":ARG" for the function's argument.
-      flag: "--sweep" or "--search".
-      kind: the class that the function returns.
-
-    Raises:
-      ConfigError: the file cannot be read, fails, or declares something else.
+    `spec` is "experiments/sweeps/isoflop_tiny.py", with ":ARG" for the function's argument, `flag`
+    "--sweep" or "--search". ConfigError: the file cannot be read, fails, or declares another `kind`.
     """
     function = f"get_{flag.removeprefix('--')}"
     try:

@@ -148,10 +148,7 @@ def preview(
     cells: Sequence[Cell],
     held_out: Mapping[str, HeldOut] | None = None,
 ) -> SweepDir:
-    """The sweep that `claim` would make of a directory; writes nothing.
-
-    `held_out` is {`cost.data_key` of a cell: its held-out examples}, where they are counted.
-    """
+    """The sweep that `claim` would make of a directory; writes nothing. `held_out` as in SweepDir."""
     counted = held_out or {}
     return SweepDir(
         pathlib.Path(path).absolute(),

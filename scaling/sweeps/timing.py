@@ -145,10 +145,8 @@ def probe(
 ) -> Probe:
     """Asks a process of its own; what goes wrong there is the note.
 
-    Args:
-      cells: whose held-out examples are counted.
-      sizes: cells by the FLOPs of their step, ascending: the smallest is timed, and the largest whose
-        step does not take too long.
+    `cells` are those whose held-out examples are counted, `sizes` cells by the FLOPs of their step,
+    ascending: the smallest is timed, and the largest whose step does not take too long.
     """
     question = {
         "parent": os.getpid(),

@@ -251,13 +251,10 @@ def work(
     group: int = schedule.GROUP,
     parent: int | None = None,
 ) -> int:
-    """Runs the rest of a sweep in this process; returns the exit code.
+    """Runs the rest of a sweep, or of the cells `chosen`, in this process; returns the exit code.
 
-    Args:
-      chosen: only these cells; empty for all.
-      parent: process that must stay this one's parent.
-
-    Raises ConfigError (no such sweep or cell) and LedgerError.
+    `parent` is a process that must stay this one's. Raises ConfigError (no such sweep or cell) and
+    LedgerError.
     """
     with StopRequest() as stop:
 

@@ -96,11 +96,9 @@ def mfu(
 ) -> float | None:
     """Model FLOP utilisation: the rate achieved over the peak of all devices, None if not known.
 
-    Args:
-      flops_per_second: model FLOPs (state the convention they are counted by) over seconds.
-      least: FLOP/s that cannot be done without, where the convention counts more than that: with
-        attention over all pairs a kernel that skips masked pairs passes 1 on long sequences. Above the
-        peak it is a HardwareError.
+    `flops_per_second` are model FLOPs (state the convention) over seconds, `least` those that cannot
+    be done without, where the convention counts more: with attention over all pairs a kernel that
+    skips masked pairs passes 1 on long sequences. `least` above the peak is a HardwareError.
     """
     device = lookup(device_kind)
     if device is None:

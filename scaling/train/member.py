@@ -115,12 +115,7 @@ class Member:
         self.report(self.index, step, values)
 
     def read(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Takes in a step's metrics: logs them, and acts on a bad one.
-
-        Raises:
-          DivergedError: bad steps end the run.
-          RollbackError: the run is to go back.
-        """
+        """Takes in a step's metrics: logs them, and acts on a bad one: see `BadSteps.report`."""
         if not self.uses_batch(step):
             return  # its batch was left out: there is nothing to report
         values = _stream(metrics)

@@ -50,9 +50,8 @@ def run_population(
       How each ended: completed, diverged, preempted, pruned, locked (another process trains in its
       directory), or failed (what went wrong is printed; the others are not disturbed).
 
-    Raises:
-      PopulationError: the configs differ in more than they may, or JAX runs in several processes.
-      PlatformError: JAX came up on something else than the configs ask for.
+    Raises PopulationError where the configs differ in more than they may or JAX runs in several
+    processes, PlatformError where JAX came up on something else than they ask for.
     """
     _check(members, workdirs)
     with Training(members, workdirs, stop, mode=mode, watch=watch) as training:

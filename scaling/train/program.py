@@ -160,11 +160,8 @@ class Functions:
 def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
     """The functions of a run; `info` is `scaling.data.describe(config)`.
 
-    The mesh, where the run lives, decides kernels and shardings.
-
-    Raises:
-      ConfigError: JAX is set to what no run works under.
-      ValueError: an array does not divide its mesh axis.
+    The mesh, where the run lives, decides kernels and shardings: ValueError if an array does not
+    divide its axis. ConfigError: JAX is set to what no run works under.
     """
     check_jax_settings()
     platform = mesh.devices.flat[0].platform
@@ -265,10 +262,8 @@ def check_jax_settings() -> None:
 def check_buildable(config: Experiment) -> None:
     """Builds task and optimizer from shapes alone; starts no backend and reads no data.
 
-    Raises:
-      ConfigError: task, model, data, wrapper and optimizer do not go together, or JAX is set to
-        what no run works under.
-      DataError: the data cannot even be described.
+    ConfigError: task, model, data, wrapper and optimizer do not go together, or JAX is set to what no
+    run works under. DataError: the data cannot even be described.
     """
     check_jax_settings()
     task, _ = build_abstract(config, config.train.steps)
@@ -280,9 +275,7 @@ def check_buildable(config: Experiment) -> None:
 def build_abstract(config: Experiment, steps: int) -> tuple[Task, Optimizer]:
     """A run's task and its optimizer of so many steps, from shapes alone; starts no backend.
 
-    Raises:
-      ConfigError: task, model, data and optimizer do not go together.
-      DataError: the data cannot even be described.
+    Raises ConfigError as `check_buildable`, and DataError if the data cannot even be described.
     """
     info = data.describe(config)
     try:

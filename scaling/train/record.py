@@ -35,12 +35,8 @@ class Record(files.Closing):
     """A run directory, locked while it is open.
 
     Order of use: construct, `keep_data`, `open_checkpoints`, `newest` (or a fresh state),
-    `open_stream`, and at the end `write_summary` and `close`.
-
-    Attributes:
-      run_id: the config's fingerprint.
-      goodput: where the time goes.
-      notes: what opening the directory found.
+    `open_stream`, and at the end `write_summary` and `close`. `run_id` is the config's fingerprint,
+    `goodput` where the time goes, `notes` what opening the directory found.
     """
 
     def __init__(

@@ -277,13 +277,9 @@ def _run_slots(
 ) -> tuple[PyTree, PyTree]:
     """Calls function(*arguments of a slot) -> (new state, results) for every active slot.
 
-    Args:
-      active: bool[S].
-      arguments: trees with a leading axis S.
-      states: stacked states that `function` renews, or None.
-
-    Returns:
-      (states, with inactive slots untouched; results[S], meaningless for inactive slots).
+    `active` is bool[S], the arguments are trees with a leading axis S, `states` are stacked states
+    that the function renews, or None. Returns (states, with inactive slots untouched; results[S],
+    meaningless for inactive slots).
     """
     if mode == "vmap":
         new, results = jax.vmap(function)(*arguments)

@@ -112,13 +112,8 @@ def hand_over(
 ) -> int:
     """Writes `path`, and beside it a shell script that gives it to `tool`; runs that or prints `hint`.
 
-    Args:
-      path: of the file.
-      text: its content.
-      script: gives `path` to `tool`, the user's program that starts the jobs.
-      tool: must be on the path if `submit`, else LaunchError.
-      submit: whether to run the script; its exit code is returned.
-      hint: shown if not; "{script}" in it becomes the script's path.
+    The tool is the user's program that starts the jobs: to `submit` it must be on the path, else
+    LaunchError. The exit code is the script's. "{script}" in the hint becomes the script's path.
     """
     start = path.with_suffix(".sh")
     path.write_text(text, encoding="utf-8")
