@@ -67,9 +67,8 @@ class Scheduled:
 def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> list[Scheduled]:
     """All evaluations of a run: the task's `score` on every split, then `eval.also`.
 
-    Raises:
-      ConfigError: an entry names no evaluation of the task, no split of the data, or takes too few
-        examples.
+    ConfigError: an entry names no evaluation of the task, no split of the data, or takes too few
+    examples.
     """
     section = config.eval
     size = section.batch_size or config.train.batch_size

@@ -198,8 +198,7 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
 def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
     """Builds a run's program, as `build_functions`; the mesh may be of a topology that is not here.
 
-    Raises:
-      ValueError: an array does not divide its mesh axis, or is silently replicated.
+    ValueError: an array does not divide its mesh axis, or is silently replicated.
     """
     functions = build_functions(config, info, mesh)
     shapes = jax.eval_shape(functions.init, KEY_DATA)

@@ -54,9 +54,8 @@ class Request:
 def launch(name: str, sweep: SweepDir, request: Request) -> int:
     """Starts a sweep with the launcher `name`; returns the exit code.
 
-    Raises:
-      ConfigError: `request.resources` asks for what the launcher does not have.
-      LaunchError, LedgerError: nothing can be started, or the ledger is damaged; says why.
+    ConfigError: `request.resources` asks for what the launcher does not have. LaunchError,
+    LedgerError: nothing can be started, or the ledger is damaged.
     """
     return int(importlib.import_module(f"{__name__}.{name}").launch(sweep, request))
 
