@@ -7,7 +7,7 @@ import pathlib
 import time
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from scaling.experiment import TrackConfig
 from scaling.track import files
@@ -16,16 +16,6 @@ from scaling.track.stream import MetricsStream
 
 class TrackError(RuntimeError):
     """A writer that was asked for cannot be had."""
-
-
-class Writer(Protocol):
-    """A copy of the metrics in some other form; metrics.jsonl is the truth."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds numbers of one step."""
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
 
 
 def _optional(module: str, remedy: str) -> ModuleType:
@@ -111,7 +101,7 @@ class Tracker(files.Closing):
         """
         self._path = pathlib.Path(workdir).absolute()
         self._stream: MetricsStream | None = None
-        self._writers: list[Writer] = []
+        self._writers: list[TensorBoard | Wandb] = []
         self.notes: list[str] = []
         if not main:
             return

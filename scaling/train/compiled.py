@@ -97,7 +97,6 @@ class Sharded:
 
     def fresh(self, config: Experiment) -> TrainState:
         """The state at step 0 (of the program's own config)."""
-        del config
         return self.program.fresh_state()
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
@@ -111,19 +110,16 @@ class Sharded:
 
     def replace(self, states: TrainState, slot: int, make: Callable[[], TrainState]) -> TrainState:
         """What `make` returns; the old state is freed first, as both may not fit."""
-        del slot
         for leaf in jax.tree.leaves(states):
             leaf.delete()
         return make()
 
     def part(self, values: PyTree, slot: int) -> PyTree:
         """The part of one run in values that are on the host: all of it."""
-        del slot
         return values
 
     def place_hparams(self, configs: Sequence[Experiment]) -> dict[str, jax.Array]:
         """The program's own."""
-        del configs
         return self.program.hparams()
 
     def place(self, fetches: Sequence[Fetch]) -> Batch:
@@ -141,7 +137,6 @@ class Sharded:
 
         A batch that is left out has come with weights of 0.
         """
-        del turn
         return self.compiled_step(states, batch, hparams)
 
     def carry(self, job: Scheduled) -> PyTree:

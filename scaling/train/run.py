@@ -8,6 +8,7 @@ Resume order of a state: the newest checkpoint of this run that is whole; else t
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -158,10 +159,7 @@ class Training(files.Closing):
         # A population is started again for the others: a member that diverged stays where it is.
         final = ("completed",) if self.mode is None else ("completed", "diverged", "pruned")
         for index, (config, workdir) in enumerate(zip(self.configs, self.workdirs, strict=True)):
-
-            def say(text: str, index: int = index) -> None:
-                self._say(index, text)
-
+            say = functools.partial(self._say, index)
             with self._alone(index):
                 record = Record(config, workdir, start, say, self.main)
                 self.stack.callback(self._close, index, record)
