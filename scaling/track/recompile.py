@@ -113,12 +113,7 @@ class CompileLog(files.Closing):
         return [
             f"{event.name} was compiled after warm-up ({event.seconds:.1f} s"
             + (", from the cache)" if event.cached else ")")
-            # The program of a function is called `jit(step)` or `jit_step`.
-            + "".join(
-                f"\n{text}"
-                for text in texts
-                if f"for {event.name.removeprefix('jit').strip('_()')} " in text
-            )
+            + "".join(f"\n{text}" for text in texts if f"for {_function(event.name)} " in text)
             for event in new
         ]
 
@@ -133,3 +128,8 @@ class CompileLog(files.Closing):
             jax.monitoring.unregister_event_listener(self._on_event)
         with contextlib.suppress(AssertionError, ValueError):
             jax.monitoring.unregister_event_duration_listener(self._on_duration)
+
+
+def _function(program: str) -> str:
+    """The function's name in that of its program: `jit(step)` or `jit_step`."""
+    return program.removeprefix("jit").strip("_()")
