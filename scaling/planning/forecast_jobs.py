@@ -47,12 +47,7 @@ def forecast(values: Values, overrides: Sequence[str]) -> int:
 
 def grade(values: Values, _: Sequence[str]) -> int:
     """Grades a run directory again."""
-    folder = _folder(values, "grade")
-    try:
-        result = grading.regrade(folder)
-    except grading.GradeError as error:
-        raise ConfigError("--grade", str(error)) from error
-    print(grading.describe(result))
+    print(grading.describe(grading.regrade(_folder(values, "grade"))))
     return 0
 
 
