@@ -34,10 +34,7 @@ def forecast(values: Values, overrides: Sequence[str]) -> int:
         raise ConfigError("data", str(error)) from error
     factor = 1.0
     if "graded" in values:
-        try:
-            factor = scoring.score(_folder(values, "graded"))["form"]["factor"]
-        except scoring.ScoreboardError as error:
-            raise ConfigError("--graded", str(error)) from error
+        factor = scoring.score(_folder(values, "graded"), "--graded")["form"]["factor"]
     content = forecasting.build(run, law, values.get("at", {}), given, values.get("price"), factor)
     path = forecasting.write(workdir, content)
     print(forecasting.describe(content))
@@ -54,10 +51,10 @@ def grade(values: Values, _: Sequence[str]) -> int:
 def scoreboard(values: Values, _: Sequence[str]) -> int:
     """Scores all graded runs below a directory; writes scoreboard.json there."""
     folder = _folder(values, "scoreboard")
+    record = scoring.score(folder)
     try:
-        record = scoring.score(folder)
         files.write_json(folder / scoring.NAME, record)
-    except (scoring.ScoreboardError, OSError) as error:
+    except OSError as error:
         raise ConfigError("--scoreboard", str(error)) from error
     print(scoring.describe(record))
     print(f"wrote {folder / scoring.NAME}")
