@@ -36,7 +36,7 @@ class Record(files.Closing):
 
     Order of use: construct, `keep_data`, `open_checkpoints`, `newest` (or a fresh state),
     `open_stream`, and at the end `write_summary` and `close`. `run_id` is the config's fingerprint,
-    `goodput` where the time goes, `notes` what opening the directory found.
+    `goodput` where the time goes.
     """
 
     def __init__(
@@ -59,12 +59,10 @@ class Record(files.Closing):
         self._folder = workdir / "checkpoints"
         self.config_json, self.run_id = configs.to_json(config), configs.fingerprint(config)
         self.stack = contextlib.ExitStack()
-        self.notes: list[str] = []
         if main:
-            self.run_dir = self.stack.enter_context(
-                RunDir(workdir, self.config_json, self.run_id, start)
-            )
-            self.notes += self.run_dir.notes
+            run_dir = RunDir(workdir, self.config_json, self.run_id, start)
+            for note in self.stack.enter_context(run_dir).notes:
+                say(note)
         self.goodput = Goodput(workdir if main else None)
         self.stack.callback(self.goodput.flush)
 
