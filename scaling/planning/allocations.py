@@ -26,7 +26,6 @@ class Allocation:
 
     Attributes:
       name: `params/layers/mlp/up/kernel`, or `saved: layers/mlp/up` for an activation.
-      shape: of the whole array.
       bytes: on one device.
       exact: whether the sharding is known; else the batch is taken to be split and nothing more.
     """

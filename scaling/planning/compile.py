@@ -76,7 +76,6 @@ class Overflow:
     Attributes:
       required: bytes that it needs; None if the compiler does not say.
       limit: bytes that it may use; None if neither the compiler nor our table says.
-      message: the compiler's own words.
     """
 
     required: float | None

@@ -45,7 +45,6 @@ class RunCost:
       chip_hours: times chips.
       dollars: times the price; None without one.
       tokens_per_second: units (tokens or examples) of all devices.
-      price: the price used.
     """
 
     hours: tuple[float, float]

@@ -39,7 +39,6 @@ class Candidate:
     """Settings to try.
 
     Attributes:
-      changes: {key of the config: value}.
       sketch: of its memory and time; zeros where nothing is pruned.
     """
 

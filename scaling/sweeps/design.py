@@ -60,7 +60,6 @@ class Sweep:
 
     Attributes:
       base: a config as its file states it, or "FILE[:ARG]" of one.
-      design: how the cells differ from it.
       name: of the sweep; the file's own name where it is empty.
       optimum: params that are expected to be best at a budget (FLOPs), for the warnings about
         isoFLOP grids; None is Chinchilla's rule. See `budgets`.

@@ -41,7 +41,6 @@ class Speed(NamedTuple):
     """Of a cell that ran, or was timed.
 
     Attributes:
-      params: of the cell.
       train: exact FLOPs per second of training.
       evaluate: the same of evaluation (forward); None where no evaluation was seen.
       start: seconds of a run beside these two: start, compile, checkpoints.

@@ -27,8 +27,6 @@ class Device:
       memory: bytes of it, as sold.
       link: bytes/s over all chip-to-chip links, both directions together, as vendors count it
         (ICI, NVLink); None without such links.
-      source: where the numbers were read.
-      date: when.
       usable: bytes that the compiler lets a program use, where it was seen to say so.
     """
 

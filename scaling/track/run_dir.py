@@ -36,8 +36,6 @@ class UsedDevices:
     """What a run used.
 
     Attributes:
-      kind: of device, as JAX calls it.
-      count: how many of them.
       cores: that the process may use, where the device is the CPU, whose speed depends on them;
         None for other devices, and where it is not recorded.
     """

@@ -30,9 +30,7 @@ class Event:
 
     Attributes:
       kind: a step whose metrics were read, an evaluation, or the end.
-      step: updates done.
       values: the numbers of it, as in the metrics stream.
-      workdir: the run directory.
       variables: gives the evaluated variables at an evaluation; None otherwise, as the arrays of a
         step have been given to the next one.
     """

@@ -93,8 +93,6 @@ class CheckpointInfo:
     """A finished checkpoint, without its arrays.
 
     Attributes:
-      step: updates done.
-      path: its directory.
       texts: the small files beside the arrays, by name.
       metrics: numbers known at that step.
       leaves: its arrays, by path in the state of this version.

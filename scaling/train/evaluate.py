@@ -33,12 +33,9 @@ class Scheduled:
 
     Attributes:
       name: under which its values are reported.
-      evaluation: what runs.
-      examples: the held-out split.
       every: steps between its runs; 0 means only after the last step.
       batches: at most so many, spread over the split; None takes all.
       final_batches: the same of the run after the last step.
-      batch_size: examples per batch.
     """
 
     name: str

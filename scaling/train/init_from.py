@@ -26,7 +26,6 @@ class Report:
     """What became of the arrays of one source. Paths are "COLLECTION/PATH".
 
     Attributes:
-      source: the checkpoint.
       matched: taken over, by path here.
       missing: neither there nor in another source, in the collections (below `into`) that this one
         feeds, by path here: they keep their initial values.

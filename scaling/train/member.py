@@ -32,9 +32,7 @@ class Member:
       index: its place in the list of runs that were started together.
       slot: where its state is.
       source: which of the distinct batches of a step it reads.
-      step: updates done.
       status: how it ended; None while it trains.
-      error: what ended it, where something went wrong.
       evals: name of an evaluation -> its newest values.
     """
 

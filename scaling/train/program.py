@@ -37,8 +37,6 @@ class Program:
     """One run's functions, ready to compile.
 
     Attributes:
-      config: the resolved config.
-      mesh: where it runs.
       functions: the learning problem, the optimizer, and `init` and `step` before `jit`.
       abstract: shapes, types and shardings of the state.
       train_batch: the same of a global training batch.
@@ -138,7 +136,6 @@ class Functions:
     """What a run computes, before `jit`: pure functions that `vmap` and loops may wrap too.
 
     Attributes:
-      task: the learning problem.
       optimizer: its hyper-parameters are run-time arguments of `step`.
       shardings: of the variables, by collection.
       init: uint32[2] key data -> state.

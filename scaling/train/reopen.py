@@ -30,8 +30,6 @@ class OpenRun:
     """A run on the devices that are here; needs neither its corpus nor a cache.
 
     Attributes:
-      path: the run directory.
-      config: the resolved config.
       program: its program; `program.task` has the functions.
       info: what its data said of itself.
       artefacts: of its data, such as {"tokenizer": ...}.

@@ -52,8 +52,6 @@ class Stacked:
     """Compiled functions of a population; its methods are those of `train.compiled.Sharded`.
 
     Attributes:
-      functions: of one member.
-      mode: "vmap" or "map".
       mesh: one axis, `population`.
       slots: S, a multiple of the devices; the last may stand empty.
       batch_size: B, of a step.

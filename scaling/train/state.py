@@ -35,7 +35,6 @@ class TrainState(flax.struct.PyTreeNode):
       model_state: collections that the model changes, such as {"batch_stats": ...}.
       opt_state: the optimizer's state.
       ema: moving average of the trained parameters (None in place of others), or None.
-      guard: see `Guard`.
       frozen: the task's collection "frozen": never differentiated, never changed.
     """
 
