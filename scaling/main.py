@@ -80,7 +80,7 @@ def _look_at(arguments: cli.Args) -> int:
             for flag, value in chosen.items()
             if value is not None
         }
-        return sample.sample(pathlib.Path(arguments.sample), **given)
+        return sample.sample(pathlib.Path(arguments.sample), sample.SampleOptions(**given))
     if arguments.evaluate:
         return reopen.evaluate(pathlib.Path(arguments.evaluate), arguments.step)
     assert arguments.replay is not None

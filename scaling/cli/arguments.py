@@ -70,7 +70,7 @@ class Args:
 
     Attributes:
       overrides: "section.key=value", in the order given.
-      prompt, tokens, temperature, top_k, sample_seed: see `scaling.train.sample.sample`.
+      prompt, tokens, temperature, top_k, sample_seed: see `scaling.train.sample.SampleOptions`.
     """
 
     config: str | None = None

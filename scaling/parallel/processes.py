@@ -116,7 +116,8 @@ def start_processes(config: Any, arguments: Any) -> Processes:
     SCALING_SECRET (the same in all processes: a connection that does not know it is refused;
     without one, whatever reaches the port may join, as with JAX's coordinator).
 
-    RosterError: a process is missing (named) or died, or they differ (in what, is said).
+    Raises:
+      RosterError: a process is missing (named) or died, or they differ (in what, is said).
     """
     place = discover(arguments.coordinator, arguments.num_processes, arguments.process_id)
     if place is None:
