@@ -26,7 +26,6 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Any:
 
 
 def _arrange(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
-    """Devices as an array of `shape`."""
     from jax.experimental import mesh_utils
 
     slices = len({getattr(device, "slice_index", 0) or 0 for device in devices})

@@ -179,7 +179,6 @@ class Roster(Processes):
             self._outlast(10.0)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """See `Processes.__exit__`."""
         if error is not None and not (isinstance(error, SystemExit) and not error.code):
             self.end_by(error)
             return

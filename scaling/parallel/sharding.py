@@ -164,7 +164,6 @@ def _default_spec(
 def _derived_spec(
     shape: tuple[int, ...], parameter: tuple[int, ...], partition: PartitionSpec
 ) -> PartitionSpec:
-    """The spec of a statistic of a parameter."""
     if shape == parameter:
         return partition
     entries = list(partition) + [None] * (len(parameter) - len(partition))

@@ -204,7 +204,6 @@ def _smallest_and_largest(sizes: Sequence[tuple[float, str]]) -> tuple[list[Spee
 
 
 def _timed(config: "Experiment") -> Speed:
-    """The speed of a cell alone."""
     import jax
 
     from scaling import data, parallel

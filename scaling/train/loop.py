@@ -198,7 +198,6 @@ class Loop:
         return [(member, results[member.slot]) for member in members]
 
     def _variables(self, member: Member) -> Mapping[str, Any]:
-        """A member's evaluated variables, for callbacks."""
         (state,) = self.program.take(self.states, [member.slot])
         return state.evaluated()
 
@@ -211,7 +210,6 @@ class Loop:
         self._leave(members, "completed")
 
     def _leave(self, members: Sequence[Member], status: str) -> None:
-        """Saves members and ends them."""
         for member in members:
             member.status = status
         self._save(members)

@@ -187,7 +187,6 @@ class Training(files.Closing):
         first.say("data: " + ", ".join(f"{v:,} {k}" for k, v in self.data[0].sizes.items()))
 
     def _compile(self, records: Sequence[Record]) -> Compiled:
-        """Compiles everything ahead of time."""
         config, say = records[0].config, records[0].say
         if self.mode is not None:
             stacked = compile_stacked(config, self.data[0], len(records), len(self.data), self.mode)
