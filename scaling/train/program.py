@@ -137,14 +137,12 @@ class Functions:
 
     Attributes:
       optimizer: its hyper-parameters are run-time arguments of `step`.
-      shardings: of the variables, by collection.
       init: uint32[2] key data -> state.
       step: (state, batch, hparams) -> (state, metrics).
     """
 
     task: Task
     optimizer: Optimizer
-    shardings: PyTree
     init: Callable[[jax.Array], TrainState]
     step: TrainStep
 
@@ -154,16 +152,13 @@ class Functions:
         return {**self.optimizer.hparams, **self.task.hparams}
 
 
-def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
-    """The functions of a run; `info` is `scaling.data.describe(config)`.
+def build_functions(config: Experiment, info: DataInfo, platform: str) -> Functions:
+    """The functions of a run on a platform, by JAX's name; `info` is `scaling.data.describe(config)`.
 
-    The mesh, where the run lives, decides kernels and shardings: ValueError if an array does not
-    divide its axis. ConfigError: JAX is set to what no run works under.
+    ConfigError: JAX is set to what no run works under.
     """
     check_jax_settings()
-    platform = mesh.devices.flat[0].platform
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
-    shardings = parallel.param_shardings(task.boxed, mesh, config.mesh)
     names = parallel.axis_names(task.boxed["params"])
     optimizer = build_optimizer(config.optim, config.train.steps, names)
 
@@ -189,7 +184,7 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
         spike_factor=config.train.spike_factor,
         conditional=platform == "cpu",
     )
-    return Functions(task, optimizer, shardings, init, step)
+    return Functions(task, optimizer, init, step)
 
 
 def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
@@ -197,9 +192,10 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
 
     ValueError: an array does not divide its mesh axis, or is silently replicated.
     """
-    functions = build_functions(config, info, mesh)
+    functions = build_functions(config, info, mesh.devices.flat[0].platform)
+    placed = parallel.param_shardings(functions.task.boxed, mesh, config.mesh)
     shapes = jax.eval_shape(functions.init, KEY_DATA)
-    shardings = parallel.state_shardings(shapes, functions.shardings, mesh)
+    shardings = parallel.state_shardings(shapes, placed, mesh)
     rows = audit(shapes, shardings, mesh, config.mesh, config.mesh.large_bytes)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
