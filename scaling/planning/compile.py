@@ -216,9 +216,9 @@ def _lower(
         mesh = parallel.make_mesh(config.mesh, devices)
         program = build_program(config, data.describe(config), mesh)
         lowered = program.lower_step()
-    except (parallel.ShardingError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except ValueError as error:
         raise ConfigError("mesh", str(error)) from error
     return program, lowered, {"lower": time.perf_counter() - start}
 
