@@ -196,7 +196,7 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
     placed = parallel.param_shardings(functions.task.boxed, mesh, config.mesh)
     shapes = jax.eval_shape(functions.init, KEY_DATA)
     shardings = parallel.state_shardings(shapes, placed, mesh)
-    rows = audit(shapes, shardings, mesh, config.mesh, config.mesh.large_bytes)
+    rows = audit(shapes, shardings, mesh, config.mesh)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
     return Program(
