@@ -1,11 +1,10 @@
-"""One run's directory while the run lives: opened, resumed from, written to, summed up.
+"""One run's directory while the run lives: opened, resumed from, written to.
 
 A run has one `Record`; a population has one for each member, and so every member leaves what a run
 alone leaves, and either can go on from what the other left.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -14,13 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from scaling import configs
-from scaling.data import Data, DataInfo
+from scaling.data import Data
 from scaling.experiment import Experiment
 from scaling.tasks.base import Task
-from scaling.track import files, grade, memory
+from scaling.track import files
 from scaling.track.goodput import Goodput
-from scaling.track.run_dir import SUMMARY, RunDir
-from scaling.track.stream import read_metrics
+from scaling.track.run_dir import RunDir
 from scaling.track.writers import Tracker
 from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
@@ -35,8 +33,8 @@ class Record(files.Closing):
     """A run directory, locked while it is open.
 
     Order of use: construct, `keep_data`, `open_checkpoints`, `newest` (or a fresh state),
-    `open_stream`, and at the end `write_summary` and `close`. `run_id` is the config's fingerprint,
-    `goodput` where the time goes.
+    `open_stream`, and at the end `close`. `run_id` is the config's fingerprint, `goodput` where the
+    time goes.
     """
 
     def __init__(
@@ -178,68 +176,6 @@ class Record(files.Closing):
         }
         self.checkpoints.save(step, state, values, texts)
         self.goodput.mark(step)
-
-    # --- the end -----------------------------------------------------------------------------
-
-    def write_summary(
-        self,
-        status: str,
-        step: int | None,
-        units: Callable[[int], int],
-        evals: Mapping[str, Any],
-        task: Task,
-        info: DataInfo,
-        step_bytes: int | None,
-        **more: Any,
-    ) -> dict[str, Any]:
-        """Writes summary.json (see the contract in DESIGN.md) and returns its content.
-
-        Args:
-          step: updates done; None takes the last step of the stream.
-          units: tokens (or examples) seen by a step.
-          evals: name of an evaluation -> its newest values.
-          step_bytes: memory that the compiled step needs on a device, where it is known.
-          more: further entries.
-        """
-        if step is None:
-            lines = read_metrics(self.workdir)
-            step = lines[-1]["step"] if lines else 0
-        seen = units(step)
-        evals = dict(evals)
-        summary = {
-            "status": status,
-            "step": step,
-            task.unit: seen,
-            "unit": task.unit,
-            "units": seen,
-            "objective": task.objective,
-            "params": dataclasses.asdict(task.params),
-            "flops": {
-                name: per_unit * seen for name, per_unit in dataclasses.asdict(task.flops).items()
-            },
-            "eval": evals.pop("eval", {}),
-            **({"evals": evals} if evals else {}),
-            "entropy": {
-                "rate": info.entropy_rate,
-                # Of all held-out examples: nothing that a part of them can be compared with.
-                "eval": None if self.config.eval.final_units else info.eval_entropy,
-            },
-            "seconds": self.goodput.report(),
-            "goodput": self.goodput.goodput(),
-            "memory_bytes": {
-                "host_peak": memory.host_peak_bytes(),
-                "device": memory.device_bytes(jax.local_devices()),
-                "program": step_bytes,
-            },
-            "run_id": self.run_id,
-            "name": self.config.name,
-            "seed": self.config.seed,
-            **more,
-        }
-        summary = grade.with_grade(self.workdir, summary)
-        if self.main:
-            files.write_json(self.workdir / SUMMARY, summary)
-        return summary
 
 
 @contextlib.contextmanager

@@ -274,20 +274,13 @@ class Training(files.Closing):
             raise member.error
         if status == "diverged":
             member.record.say(f"diverged: {member.error}")
-        ended = status != "diverged"
         member.record.checkpoints.wait()
         population = {"members": members, "mode": getattr(self.program, "mode", None)}
-        summary = member.record.write_summary(
-            status,
-            member.step if ended else None,
-            member.units,
-            member.evals if ended else {},
-            self.program.task,
+        summary = member.write_summary(
             self.data[member.source].info,
             memory.program_bytes(self.program.compiled_step),
             compiles=self.compile_log.count(cached=False),
             **({} if self.mode is None else {"population": population}),
-            **({} if member.error is None else {"error": str(member.error)}),
         )
         member.record.say(digest(summary))
         if "grade" in summary:
