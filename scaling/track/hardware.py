@@ -52,7 +52,8 @@ def _gpu(tflops: float, gbps: float, gb: float, link: float | None) -> Device:
     return Device(tflops * 1e12, gbps * 1e9, gb * 1e9, link_bytes, _NVIDIA, "2026-11")
 
 
-# A chip's numbers, divided by the devices on it. The last column, per device, is the limit that the
+# By `jax.Device.device_kind`; the peak of others, CPU included, is not known. A chip's numbers, divided
+# by the devices on it. The last column, per device, is the limit that the
 # TPU compiler of jax 0.10 names when a program is too large.
 DEVICES: dict[str, Device] = {
     #                       source   TF    GB/s  GiB  link GB/s  devices  usable GiB
@@ -84,11 +85,6 @@ DEVICES: dict[str, Device] = {
 }  # fmt: skip
 
 
-def lookup(device_kind: str) -> Device | None:
-    """The entry of a `jax.Device.device_kind`; None where the peak is not known (CPU included)."""
-    return DEVICES.get(device_kind)
-
-
 def mfu(
     flops_per_second: float, device_kind: str, devices: int, least: float | None = None
 ) -> float | None:
@@ -98,7 +94,7 @@ def mfu(
     be done without, where the convention counts more: with attention over all pairs a kernel that
     skips masked pairs passes 1 on long sequences. `least` above the peak is a HardwareError.
     """
-    device = lookup(device_kind)
+    device = DEVICES.get(device_kind)
     if device is None:
         return None
     least = flops_per_second if least is None else least

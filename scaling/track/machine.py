@@ -266,7 +266,7 @@ def _about_backend(report: dict[str, Any]) -> list[str]:
             return advice  # VFIO devices without libtpu are rarely ours
         advice.append(f"{report['device_files'][0]} is there but JAX runs on CPU: {remedy}")
     for kind in backend["devices"]:
-        device = hardware.lookup(kind)
+        device = hardware.DEVICES.get(kind)
         rate = backend["matmul"]["bfloat16"]
         if device is not None and rate < 0.5 * device.flops:
             advice.append(
