@@ -52,9 +52,9 @@ def _gpu(tflops: float, gbps: float, gb: float, link: float | None) -> Device:
     return Device(tflops * 1e12, gbps * 1e9, gb * 1e9, link_bytes, _NVIDIA, "2026-11")
 
 
-# By `jax.Device.device_kind`; the peak of others, CPU included, is not known. A chip's numbers, divided
-# by the devices on it. The last column, per device, is the limit that the
-# TPU compiler of jax 0.10 names when a program is too large.
+# By `jax.Device.device_kind`; the peak of others, CPU included, is not known. A chip's numbers,
+# divided by the devices on it. The last column, per device, is the limit that the TPU compiler of
+# jax 0.10 names when a program is too large.
 DEVICES: dict[str, Device] = {
     #                       source   TF    GB/s  GiB  link GB/s  devices  usable GiB
     "TPU v2":      _tpu(_CACM,        46,  700,  16,  496,  2, None),
