@@ -64,10 +64,18 @@ class Program:
         """Its hyper-parameters are run-time arguments of the step."""
         return self.functions.optimizer
 
-    def hparams(self) -> dict[str, jax.Array]:
-        """The optimizer's and the task's run-time numbers as replicated device scalars."""
+    def hparams(self, **changes: float) -> dict[str, jax.Array]:
+        """The optimizer's and the task's run-time numbers as replicated device scalars.
+
+        KeyError: a change names no hyper-parameter.
+        """
+        own = self.functions.hparams
+        unknown = set(changes) - set(own)
+        if unknown:
+            raise KeyError(f"no such hyper-parameter: {sorted(unknown)}")
+        values = own | changes
         place = parallel.replicated(self.mesh)
-        return {k: jax.device_put(np.float32(v), place) for k, v in self.functions.hparams.items()}
+        return {k: jax.device_put(np.float32(v), place) for k, v in values.items()}
 
     def fresh_state(self) -> TrainState:
         """The state at step 0, a function of `config.seed` alone."""
