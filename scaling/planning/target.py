@@ -5,6 +5,7 @@ import dataclasses
 from scaling import configs, data
 from scaling.experiment import Experiment
 from scaling.tasks.base import build_task
+from scaling.tasks.flops import ParamCounts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class PlannedRun:
     fingerprint: str
     variables: dict[str, float]
     conventions: dict[str, str]
+    params: ParamCounts
     unit: str
     objective: str
     units_per_step: int
@@ -57,6 +59,7 @@ def describe(config: Experiment, count: str = "total", flops: str = "six_nd") ->
         fingerprint=configs.fingerprint(config),
         variables=variables,
         conventions=conventions,
+        params=task.params,
         unit=task.unit,
         objective=task.objective,
         units_per_step=per_step,
