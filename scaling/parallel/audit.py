@@ -39,25 +39,21 @@ class Row(NamedTuple):
 
 
 def audit(
-    tree: PyTree, shardings: PyTree, mesh: jax.sharding.Mesh, config: MeshConfig, large_bytes: int
+    tree: PyTree, shardings: PyTree, mesh: jax.sharding.Mesh, config: MeshConfig
 ) -> list[Row]:
     """Checks every array of a state and lists the large ones, largest share of a device first.
 
-    Args:
-      large_bytes: from this size on an array is listed and must not be copied to all devices.
-
-    Raises:
-      ShardingError: some array (of any size) does not divide its mesh axes, or a large one is
-        replicated over `fsdp` or `tensor` though no rule says so, and no waiver covers it. All
-        such arrays are named.
+    ShardingError: some array (of any size) does not divide its mesh axes, or one of
+    `mesh.large_bytes` is replicated over `fsdp` or `tensor` though no rule says so, and no waiver
+    covers it. All such arrays are named.
     """
     rows, failed = [], []
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     for (path, x), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
-        row = _row(path_name(path), x, sharding, mesh, config, large_bytes)
+        row = _row(path_name(path), x, sharding, mesh, config)
         if row.problem and not row.waived:
             failed.append(row)
-        if row.bytes >= large_bytes:
+        if row.bytes >= config.large_bytes:
             rows.append(row)
     if failed:
         lines = [f"  {row.path} {row.shape} {row.spec}: {row.problem}" for row in failed]
@@ -90,7 +86,6 @@ def _row(
     sharding: jax.sharding.NamedSharding,
     mesh: jax.sharding.Mesh,
     config: MeshConfig,
-    large_bytes: int,
 ) -> Row:
     shape, partition = tuple(x.shape), sharding.spec
     size = math.prod(shape) * np.dtype(x.dtype).itemsize
@@ -99,7 +94,7 @@ def _row(
     problem = ""
     if bad:
         problem = f"dimension {bad[0]} is not divisible by {logical.parts(partition[bad[0]], mesh)}"
-    elif size >= large_bytes and split == 1:
+    elif size >= config.large_bytes and split == 1:
         problem = _copy_problem(partition, mesh)
     return Row(
         path=name,

@@ -6,7 +6,9 @@ Models name dimensions (`nn.with_partitioning(init, ("embed", "mlp"))`, `constra
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -44,23 +46,22 @@ def spec(names: Names, rules: Rules) -> PartitionSpec:
 
 
 @contextlib.contextmanager
-def logical_rules(mesh: jax.sharding.Mesh, rules: Rules) -> Iterator[None]:
+def _within(active: tuple[jax.sharding.Mesh, Rules] | None) -> Iterator[None]:
+    token = _active.set(active)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def logical_rules(mesh: jax.sharding.Mesh, rules: Rules) -> AbstractContextManager[None]:
     """Within it (while tracing), `constrain` acts and `active_rules` answers."""
-    token = _active.set((mesh, rules))
-    try:
-        yield
-    finally:
-        _active.reset(token)
+    return _within((mesh, rules))
 
 
-@contextlib.contextmanager
-def no_rules() -> Iterator[None]:
+def no_rules() -> AbstractContextManager[None]:
     """Within it `constrain` does nothing: for code that sees one shard (`jax.shard_map`)."""
-    token = _active.set(None)
-    try:
-        yield
-    finally:
-        _active.reset(token)
+    return _within(None)
 
 
 def active_rules() -> tuple[jax.sharding.Mesh, Rules] | None:
@@ -71,9 +72,8 @@ def active_rules() -> tuple[jax.sharding.Mesh, Rules] | None:
 def constrain(x: jax.Array, names: Names) -> jax.Array:
     """Tells the compiler how an activation is split; without `logical_rules` returns `x`.
 
-    Raises:
-      ValueError: the wrong number of names, an unknown name, or a dimension that does not divide
-        the mesh axes of its name.
+    ValueError: the wrong number of names, an unknown name, or a dimension that does not divide the
+    mesh axes of its name.
     """
     active = _active.get()
     if active is None:
@@ -93,10 +93,7 @@ def axes_of(entry: Any) -> tuple[str, ...]:
 
 def parts(entry: Any, mesh: jax.sharding.Mesh) -> int:
     """Into how many parts one entry of a PartitionSpec splits its dimension."""
-    count = 1
-    for axis in axes_of(entry):
-        count *= mesh.shape[axis]
-    return count
+    return math.prod(mesh.shape[axis] for axis in axes_of(entry))
 
 
 def indivisible(

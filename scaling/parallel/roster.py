@@ -41,11 +41,8 @@ class Processes:
     def stop_at(self, where: Any, wanted: bool) -> bool:
         """Whether to stop before step `where`; the same answer in all processes.
 
-        Args:
-          wanted: whether this process was told to stop.
-
-        Raises:
-          RosterError: another process died or does not answer.
+        `wanted` says that this process was told to stop. RosterError: another process died or does
+        not answer.
         """
         return wanted
 
@@ -182,7 +179,6 @@ class Roster(Processes):
             self._outlast(10.0)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """See `Processes.__exit__`."""
         if error is not None and not (isinstance(error, SystemExit) and not error.code):
             self.end_by(error)
             return

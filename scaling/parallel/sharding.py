@@ -53,11 +53,8 @@ def axis_names(boxed: PyTree) -> PyTree:
 def param_shardings(boxed: PyTree, mesh: jax.sharding.Mesh, config: MeshConfig) -> PyTree:
     """Shardings of freshly made variables, shaped like the unboxed ones.
 
-    Args:
-      boxed: abstract variables (`jax.eval_shape(init, key)`), annotated leaves in flax boxes.
-
-    Raises:
-      ShardingError: a dimension does not divide its mesh axis and no waiver covers it.
+    `boxed` are abstract variables (`jax.eval_shape(init, key)`), annotated leaves in flax boxes.
+    ShardingError: a dimension does not divide its mesh axis and no waiver covers it.
     """
     table = rules(config)
 
@@ -167,7 +164,6 @@ def _default_spec(
 def _derived_spec(
     shape: tuple[int, ...], parameter: tuple[int, ...], partition: PartitionSpec
 ) -> PartitionSpec:
-    """The spec of a statistic of a parameter."""
     if shape == parameter:
         return partition
     entries = list(partition) + [None] * (len(parameter) - len(partition))

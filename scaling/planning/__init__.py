@@ -2,6 +2,6 @@
 
 topology -> compile -> hlo -> roofline, cost -> report        one plan
 search                                                        many plans, the best that fits
-law_fit, target, smaller_runs, plan_record -> forecast        forecast.json, sealed before the run
+law_fit, target, smaller_runs, quantities -> forecast         forecast.json, sealed before the run
 grade (called when a run ends) -> scoreboard                  was it right, over many runs
 """

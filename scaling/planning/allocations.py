@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from scaling.experiment import Experiment
 from scaling.parallel import axes as mesh_axes
 from scaling.parallel.sharding import PyTree, path_name
 from scaling.train.program import Program
@@ -26,7 +25,6 @@ class Allocation:
 
     Attributes:
       name: `params/layers/mlp/up/kernel`, or `saved: layers/mlp/up` for an activation.
-      shape: of the whole array.
       bytes: on one device.
       exact: whether the sharding is known; else the batch is taken to be split and nothing more.
     """
@@ -43,15 +41,10 @@ def tree_bytes(tree: PyTree) -> float:
     return float(sum(_part_bytes(x) for x in jax.tree.leaves(tree)))
 
 
-def rows(config: Experiment, mesh: jax.sharding.Mesh) -> float:
-    """Examples of one device in one microbatch."""
-    return config.train.batch_size / config.train.accumulate / batch_parts(config, mesh)
-
-
-def batch_parts(config: Experiment, mesh: jax.sharding.Mesh) -> int:
+def batch_parts(program: Program) -> int:
     """Into how many parts the mesh splits a batch."""
-    axes = mesh_axes.rules(config.mesh)["batch"]
-    return math.prod(mesh.shape[axis] for axis in axes)
+    axes = mesh_axes.rules(program.config.mesh)["batch"]
+    return math.prod(program.mesh.shape[axis] for axis in axes)
 
 
 def largest(program: Program, *, overflow: bool = False, count: int = 12) -> list[Allocation]:
@@ -68,7 +61,7 @@ def largest(program: Program, *, overflow: bool = False, count: int = 12) -> lis
 def activations(program: Program) -> list[Allocation]:
     """What loops over layers stack up in the forward pass, and products outside of them (logits)."""
     traced = program.step.trace(program.abstract, program.train_batch, program.abstract_hparams())
-    split = batch_parts(program.config, program.mesh)
+    split = batch_parts(program)
     return _stacked(traced.jaxpr.jaxpr, split) + _products(traced.jaxpr.jaxpr, split)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scaling.planning import hlo
-from scaling.planning.hlo import Computation, Instruction, Module
+from scaling.planning.hlo import Instruction, Module
 
 KINDS = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
@@ -54,15 +54,14 @@ def collectives(
 ) -> list[Traffic]:
     """Communication of a program, most bytes first.
 
-    Args:
-      mesh_shape: {axis: size}; the first axis varies slowest over device numbers.
-      slice_of: slice of each device, in the mesh's order; None: one slice.
+    `mesh_shape` is {axis: size}, the first axis varies slowest over device numbers; `slice_of` the
+    slice of each device in the mesh's order (None: one slice).
     """
     places = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
     totals: dict[tuple[str, str, bool, int], list[float]] = {}
     for computation, times in hlo.walk(module):
         seen: set[tuple[str, ...]] = set()
-        for one in _communicating(module, computation):
+        for one, _ in hlo.within(module, computation):
             kind = one.opcode.removesuffix("-start")
             if kind not in KINDS and kind != "send":
                 continue
@@ -73,7 +72,7 @@ def collectives(
                 continue
             seen.add(key)
             axes, group, across = _where(one, places, tuple(mesh_shape), slice_of)
-            size = _bytes(one, kind)
+            size = _bytes(one)
             total = totals.setdefault((kind, axes, across, group), [0.0, 0.0, 0.0])
             total[0] += times
             total[1] += times * size
@@ -82,25 +81,13 @@ def collectives(
     return sorted(traffic, key=lambda traffic: -traffic.bytes)
 
 
-def _communicating(module: Module, computation: Computation) -> list[Instruction]:
-    """Instructions of a computation and of its fusions, in order."""
-    instructions: list[Instruction] = []
-    for one in computation.instructions.values():
-        instructions.append(one)
-        if one.opcode == "fusion":
-            for name in hlo.called(one):
-                instructions += _communicating(module, module.computations[name])
-    return instructions
-
-
-def _bytes(one: Instruction, kind: str) -> float:
+def _bytes(one: Instruction) -> float:
     """Bytes of the whole result; of the operand for a reduce-scatter."""
     sizes = [array.bytes for array in one.type if array.size > 1 or len(one.type) == 1]
     if one.opcode == "all-reduce-start" or not one.opcode.endswith("-start"):
-        total = sum(sizes)
-    else:  # (operands, results, ...): the halves are equal, except of gathers and scatters
-        total = max(sizes, default=0.0) if len(sizes) <= 4 else sum(sizes) / 2
-    return total
+        return sum(sizes)
+    # (operands, results, ...): the halves are equal, except of gathers and scatters
+    return max(sizes, default=0.0) if len(sizes) <= 4 else sum(sizes) / 2
 
 
 def _wire(kind: str, group: int) -> float:

@@ -76,7 +76,6 @@ class Overflow:
     Attributes:
       required: bytes that it needs; None if the compiler does not say.
       limit: bytes that it may use; None if neither the compiler nor our table says.
-      message: the compiler's own words.
     """
 
     required: float | None
@@ -163,8 +162,7 @@ def compile_plan(
     devices = topology.devices(target)
     check_devices(config, len(devices))
     program, lowered, seconds = _lower(config, devices)
-    kind = devices[0].device_kind
-    device = hardware.override(kind, changes or {})
+    device = hardware.override(devices[0].device_kind, changes or {})
     limit = (changes or {}).get("usable") or _limit(target, devices, device)
     start = time.perf_counter()
     try:
@@ -175,7 +173,7 @@ def compile_plan(
             raise
         compiled, overflow = None, _overflow(str(error), limit)
     seconds["compile"] = time.perf_counter() - start
-    plan = _plan(config, target, program, kind, seconds, effort)
+    plan = _plan(target, program, seconds, effort)
     if compiled is None:
         largest = tuple(allocations.largest(program, overflow=True))
         return dataclasses.replace(plan, overflow=overflow, largest=largest)
@@ -217,9 +215,9 @@ def _lower(
         mesh = parallel.make_mesh(config.mesh, devices)
         program = build_program(config, data.describe(config), mesh)
         lowered = program.lower_step()
-    except (parallel.ShardingError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except ValueError as error:
         raise ConfigError("mesh", str(error)) from error
     return program, lowered, {"lower": time.perf_counter() - start}
 
@@ -272,25 +270,18 @@ def _overflow(message: str, limit: float | None) -> Overflow:
     return Overflow(required, limit if available is None else available, text[:600])
 
 
-def _plan(
-    config: Experiment,
-    target: Target,
-    program: Program,
-    kind: str,
-    seconds: dict[str, float],
-    effort: Effort,
-) -> Plan:
+def _plan(target: Target, program: Program, seconds: dict[str, float], effort: Effort) -> Plan:
     """What is known before the program is compiled."""
-    task, devices = program.task, program.mesh.size
+    config, task, devices = program.config, program.task, program.mesh.size
     tokens = config.train.batch_size * task.units_per_example
     return Plan(
         name=config.name,
         target=dataclasses.replace(target, chips=target.chips or devices),
         devices=devices,
         mesh=dict(program.mesh.shape),
-        device_kind=kind,
+        device_kind=program.mesh.devices.flat[0].device_kind,
         remat=configs.get(config, "model.remat"),
-        rows=allocations.rows(config, program.mesh),
+        rows=config.train.batch_size / config.train.accumulate / allocations.batch_parts(program),
         accumulate=config.train.accumulate,
         batch_size=config.train.batch_size,
         tokens=float(tokens),

@@ -45,7 +45,6 @@ class RunCost:
       chip_hours: times chips.
       dollars: times the price; None without one.
       tokens_per_second: units (tokens or examples) of all devices.
-      price: the price used.
     """
 
     hours: tuple[float, float]
@@ -74,11 +73,9 @@ def cost(plan: Plan, price: float | None = None) -> RunCost | None:
 
 def chip_hours(budget: str, price: Price | None) -> float:
     """Chip-hours of "1000h" or of "50000usd" at a price; ConfigError if it is neither."""
-    match = re.fullmatch(r"([\d.]+(?:e\d+)?)(h|usd|\$)", budget.lower().replace(",", "").strip())
-    try:
-        amount = float(match[1]) if match else 0.0
-    except ValueError:
-        amount = 0.0
+    number = r"((?:\d+\.?\d*|\.\d+)(?:e\d+)?)"
+    match = re.fullmatch(rf"{number}(h|usd|\$)", budget.lower().replace(",", "").strip())
+    amount = float(match[1]) if match else 0.0
     if match is None or not 0 < amount < math.inf:
         raise ConfigError("--budget", f"{budget!r} is not a budget", "write 1000h or 50000usd")
     if match[2] == "h":

@@ -16,7 +16,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from scaling import configs, data, parallel
+from scaling import configs, data
 from scaling.configs.component import alternatives, parameters, strip
 from scaling.experiment import Experiment
 from scaling.models import MODELS
@@ -109,8 +109,7 @@ class Footprint:
 def footprint(config: Experiment, target: Target) -> Footprint:
     """The footprint of a config's program; compiles nothing and allocates nothing."""
     info = data.describe(config)
-    alone = parallel.make_mesh(parallel.MeshConfig(data=1), jax.devices("cpu")[:1])
-    functions = build_functions(config, info, alone)
+    functions = build_functions(config, info, "cpu")
     state = jax.eval_shape(functions.init, KEY_DATA)
     task = functions.task
     kept: dict[str | None, float] = {}

@@ -17,29 +17,11 @@ from scaling.laws.forecasting import Simulated, distance, simulate
 from scaling.laws.law import LawError
 from scaling.planning import smaller_runs
 from scaling.planning.law_fit import LawFit
-from scaling.planning.plan_record import PlanRecord
-from scaling.planning.quantities import Quantity
+from scaling.planning.quantities import Machine, PlanRecord, Quantity
 from scaling.planning.target import PlannedRun
 from scaling.track import provenance, sealed
-from scaling.track.run_dir import UsedDevices
 
 VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What a forecast knows of the machine beside the law.
-
-    Attributes:
-      device: what `step_time` and all that follows from it hold for.
-      chips: what is paid for; a chip may be several devices. None without a device.
-      price: money per chip-hour, in `currency`.
-    """
-
-    device: UsedDevices | None = None
-    chips: int | None = None
-    price: float | None = None
-    currency: str = "USD"
 
 
 def build(
@@ -97,17 +79,15 @@ def build(
 
 
 def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
-    """Seals a forecast into a run directory that has not started.
+    """Seals a forecast into a run directory.
 
-    Raises:
-      ConfigError: the run has started, or the directory cannot be written to.
+    ConfigError: the run has started, or the directory cannot be written to.
     """
     path = workdir / sealed.FORECAST
     if (workdir / "provenance.json").exists():
         what = f"{workdir} holds a run that has started: a forecast comes before the run"
         raise ConfigError("--workdir", what, "use another --workdir, and start the run there")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         sealed.write(path, content)
     except OSError as error:
         raise ConfigError(
@@ -161,13 +141,12 @@ def _machine(
     absent: dict[str, str],
 ) -> tuple[dict[str, Quantity], Machine]:
     """Time, memory and cost; what nothing speaks for goes into `absent` with the reason."""
-    quantities: dict[str, Quantity] = {}
-    machine = Machine(price=price)
+    quantities, machine = dict[str, Quantity](), Machine()
     if plan is not None:
         plan.check(target.fingerprint)
-        price = plan.price if price is None else price
-        machine = Machine(plan.device, plan.chips, price)
-        quantities |= plan.quantities
+        quantities, machine = dict(plan.quantities), plan.machine
+    if price is not None:
+        machine = dataclasses.replace(machine, price=price)
     if "memory_peak" not in quantities:
         absent["memory_peak"] = "no plan was given, and memory of other sizes says little of it"
     if "step_time" not in quantities:
@@ -176,7 +155,7 @@ def _machine(
             absent["step_time"] = measured
         else:
             quantities["step_time"], device = measured
-            machine = Machine(device, device.count, price)
+            machine = dataclasses.replace(machine, device=device, chips=device.count)
     follows = _from_step_time(quantities.get("step_time"), target, machine)
     for name in (f"{target.unit}_per_second", "chip_hours", "cost"):
         if name in follows:

@@ -8,7 +8,7 @@ from scaling import configs
 from scaling.configs import ConfigError
 from scaling.planning import scoreboard as scoring
 from scaling.planning.arguments import Values
-from scaling.planning.plan_record import PlanRecord
+from scaling.planning.quantities import PlanRecord
 from scaling.track import files
 from scaling.track import grade as grading
 
@@ -34,10 +34,7 @@ def forecast(values: Values, overrides: Sequence[str]) -> int:
         raise ConfigError("data", str(error)) from error
     factor = 1.0
     if "graded" in values:
-        try:
-            factor = scoring.score(_folder(values, "graded"))["form"]["factor"]
-        except scoring.ScoreboardError as error:
-            raise ConfigError("--graded", str(error)) from error
+        factor = scoring.score(_folder(values, "graded"), "--graded")["form"]["factor"]
     content = forecasting.build(run, law, values.get("at", {}), given, values.get("price"), factor)
     path = forecasting.write(workdir, content)
     print(forecasting.describe(content))
@@ -47,22 +44,17 @@ def forecast(values: Values, overrides: Sequence[str]) -> int:
 
 def grade(values: Values, _: Sequence[str]) -> int:
     """Grades a run directory again."""
-    folder = _folder(values, "grade")
-    try:
-        result = grading.regrade(folder)
-    except grading.GradeError as error:
-        raise ConfigError("--grade", str(error)) from error
-    print(grading.describe(result))
+    print(grading.describe(grading.regrade(_folder(values, "grade"))))
     return 0
 
 
 def scoreboard(values: Values, _: Sequence[str]) -> int:
     """Scores all graded runs below a directory; writes scoreboard.json there."""
     folder = _folder(values, "scoreboard")
+    record = scoring.score(folder)
     try:
-        record = scoring.score(folder)
         files.write_json(folder / scoring.NAME, record)
-    except (scoring.ScoreboardError, OSError) as error:
+    except OSError as error:
         raise ConfigError("--scoreboard", str(error)) from error
     print(scoring.describe(record))
     print(f"wrote {folder / scoring.NAME}")

@@ -155,6 +155,16 @@ def walk(module: Module) -> Iterator[tuple[Computation, float]]:
     yield from visit(module.entry, 1.0)
 
 
+def within(module: Module, computation: Computation) -> Iterator[tuple[Instruction, Computation]]:
+    """Instructions in order, for a fusion those inside it; and the computation that each stands in."""
+    for one in computation.instructions.values():
+        if one.opcode != "fusion":
+            yield one, computation
+            continue
+        for name in called(one):
+            yield from within(module, module.computations[name])
+
+
 def called(instruction: Instruction) -> list[str]:
     """Names of the computations that a call, fusion or conditional runs."""
     names: list[str] = []
@@ -165,14 +175,11 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
-    """Iterations of a `while` that counts with an integer up to a constant.
+    """Iterations of a `while` that counts with an integer up to a constant, else HloError.
 
     XLA says it in `known_trip_count` on some backends. Else it follows from the condition (counter <
     bound), the counter's start in the operand, and its increment in the body; a start that cannot be
     read counts as 0, an increment as 1.
-
-    Raises:
-      HloError: the bound of the loop is not a constant.
     """
     known = re.search(r'known_trip_count\D*"n":"(\d+)"', loop.attributes)
     if known:

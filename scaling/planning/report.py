@@ -30,9 +30,7 @@ def _verdict(plan: Plan) -> list[str]:
     if plan.overflow is not None:
         over = plan.overflow
         need = "more" if over.required is None else f"{over.required / GiB:.2f} GiB"
-        limit = (
-            f"the {(over.limit or 0) / GiB:.2f} GiB there are" if over.limit else "the device has"
-        )
+        limit = f"the {over.limit / GiB:.2f} GiB there are" if over.limit else "the device has"
         verdict = f"DOES NOT FIT: needs {need} per device, {limit}"
         return [verdict, f"  compiler: {over.message[:300]}"]
     memory = plan.memory

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from scaling.configs import ConfigError
 from scaling.laws.discrepancy import graded_factor
 from scaling.track import provenance
 from scaling.track.run_dir import RunDirError, find_runs
@@ -21,15 +22,10 @@ from scaling.track.run_dir import RunDirError, find_runs
 NAME = "scoreboard.json"
 
 
-class ScoreboardError(RuntimeError):
-    """There is nothing to score."""
+def score(folder: pathlib.Path, flag: str = "--scoreboard") -> dict[str, Any]:
+    """What goes into scoreboard.json, from the grades of all runs below `folder`.
 
-
-def score(folder: pathlib.Path) -> dict[str, Any]:
-    """Everything that goes into scoreboard.json, from the grades of all runs below `folder`.
-
-    Raises:
-      ScoreboardError: there is no graded run, with what was found instead.
+    ConfigError, of the flag that names the folder: no run there is graded.
     """
     rows: list[dict[str, Any]] = []
     statuses: Counter[str] = Counter()
@@ -56,10 +52,11 @@ def score(folder: pathlib.Path) -> dict[str, Any]:
         ]
     if not rows:
         reason = f"; first reason: {refused[0]}" if refused else ""
-        raise ScoreboardError(
+        raise ConfigError(
+            flag,
             f"{folder} holds no graded run ({ended} runs that ended, {len(refused)} that could not "
             f"be graded{reason}). Write a forecast before a run: python -m scaling.plan "
-            "--config=... --forecast=FIT --workdir=RUN; the run then grades itself"
+            "--config=... --forecast=FIT --workdir=RUN; the run then grades itself",
         )
     rows.sort(key=lambda row: (row["created"], row["run"]))
     factor, fits = graded_factor(form_errors(rows))

@@ -6,6 +6,7 @@ Every compile is a process of its own (`python -m scaling.plan`), whose report i
 the fingerprint of config, code, compiler and topology.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
@@ -14,7 +15,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +39,6 @@ class Candidate:
     """Settings to try.
 
     Attributes:
-      changes: {key of the config: value}.
       sketch: of its memory and time; zeros where nothing is pruned.
     """
 
@@ -305,33 +304,27 @@ def compile_all(
     effort: Effort = "least",
     changes: Mapping[str, float],
 ) -> Iterator[Tried]:
-    """Compiles candidates in processes of their own, `jobs` at a time, as they get done.
+    """Compiles candidates in processes of their own, `jobs` at a time; in their order.
 
     A report holds verdict and estimate by the numbers of the hardware: other `changes`, another report.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     numbers = ",".join(f"{key}={value!r}" for key, value in sorted(changes.items()))
     suffix = f"-{hashlib.sha256(numbers.encode()).hexdigest()[:8]}" if numbers else ""
-    waiting = list(chosen)
-    running: list[tuple[Candidate, pathlib.Path, subprocess.Popen[bytes]]] = []
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            one = waiting.pop(0)
-            path = cache / f"{compiling.fingerprint(one.config, target, effort)}{suffix}.json"
-            if path.is_file():
-                yield Tried(one, files.read_json(path), cached=True)
-            else:
-                running.append((one, path, _start(one, target, path, effort, numbers)))
-        time.sleep(0.05)
-        for entry in [entry for entry in running if entry[2].poll() is not None]:
-            running.remove(entry)
-            yield _collect(*entry)
+
+    def compiled(one: Candidate) -> Tried:
+        path = cache / f"{compiling.fingerprint(one.config, target, effort)}{suffix}.json"
+        if path.is_file():
+            return Tried(one, files.read_json(path), cached=True)
+        return _compile(one, target, path, effort, numbers)
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(compiled, chosen)
 
 
-def _start(
+def _compile(
     one: Candidate, target: Target, path: pathlib.Path, effort: Effort, numbers: str
-) -> subprocess.Popen[bytes]:
-    config = path.with_suffix(".config.json")
+) -> Tried:
+    config, log = path.with_suffix(".config.json"), path.with_suffix(".log")
     files.write_text(config, configs.to_json(one.config))
     name = target.name if target.slices == 1 else target.name.rpartition("x")[0]
     flags = {"config": config, "topology": name, "json": path, "effort": effort}
@@ -340,18 +333,13 @@ def _start(
     command = [sys.executable, "-m", "scaling.plan", *(f"--{k}={v}" for k, v in flags.items())]
     root = str(pathlib.Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    with open(path.with_suffix(".log"), "wb") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": paths}
-        )
-
-
-def _collect(one: Candidate, path: pathlib.Path, process: subprocess.Popen[bytes]) -> Tried:
-    path.with_suffix(".config.json").unlink(missing_ok=True)
-    log = path.with_suffix(".log")
+    env = os.environ | {"PYTHONPATH": paths}
+    with open(log, "wb") as out:
+        code = subprocess.run(command, stdout=out, stderr=out, env=env, check=False).returncode
+    config.unlink(missing_ok=True)
     if path.is_file():
         log.unlink(missing_ok=True)
         return Tried(one, files.read_json(path))
     lines = log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
     text = next((line for line in reversed(lines) if "rror" in line), (lines or ["no output"])[-1])
-    return Tried(one, None, f"exit {process.returncode}: {text[:200]}")
+    return Tried(one, None, f"exit {code}: {text[:200]}")

@@ -38,7 +38,6 @@ class SmallRun:
     """A completed run.
 
     Attributes:
-      config: as the run resolved it, plain data.
       device: where it last ran; None if that is not recorded, or was of several kinds.
       step_flops: model FLOPs of an update (`exact`).
       step_seconds: median over the lines of its stream; None if it kept none, or if it trained

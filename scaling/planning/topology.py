@@ -119,17 +119,15 @@ def names() -> list[str]:
 
 def listing() -> str:
     """The names for people: one line per family."""
-    return "\n  ".join(["the names are:", *map(_names_of, FAMILIES), "cpu-N, gpu"])
+    lines = ["the names are:"]
+    for key, family in FAMILIES.items():
+        sizes = ", ".join(str(n * family.count) for n in _sizes(family))
+        lines.append(f"{key}-N with N = {sizes} ({_counted(family)}), or {_example(key)}")
+    return "\n  ".join([*lines, "cpu-N, gpu"])
 
 
 def _counted(family: Family) -> str:
     return "chips" if family.count == 1 else "TensorCores, two per chip"
-
-
-def _names_of(key: str) -> str:
-    family = FAMILIES[key]
-    sizes = ", ".join(str(n * family.count) for n in _sizes(family))
-    return f"{key}-N with N = {sizes} ({_counted(family)}), or {_example(key)}"
 
 
 def _example(key: str) -> str:
@@ -137,12 +135,7 @@ def _example(key: str) -> str:
 
 
 def prepare(target: Target) -> None:
-    """Sets what libtpu and JAX read once, at their start.
-
-    Raises:
-      ConfigError: a TPU target without libtpu.
-      RuntimeError: a backend runs already and has too few CPU devices.
-    """
+    """Sets what libtpu and JAX read once, at their start; ConfigError for a TPU without libtpu."""
     if target.platform == "gpu":
         return
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -7,7 +7,6 @@ FLOPs, as in every published count; it shows in the memory traffic.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -54,26 +53,22 @@ class Work:
         return self.matmul_flops + self.attention_flops
 
 
-def count(module: Module, *, causal: bool = True) -> Work:
-    """Counts a program.
-
-    Args:
-      causal: whether its attention kernels skip what a causal mask hides; the text does not say.
-    """
+def count(module: Module) -> Work:
+    """Counts a program; its attention kernels by their causal half, as the text tells of no mask."""
     matmul = attention = traffic = 0.0
     kernels: dict[str, float] = {}
     opaque: dict[str, float] = {}
     for computation, times in hlo.walk(module):
+        for one, scope in hlo.within(module, computation):
+            matmul += times * _matmul_flops(one, scope)
         for one in computation.instructions.values():
-            for inner, scope in _with_fused(module, computation, one):
-                matmul += times * _matmul_flops(inner, scope)
             traffic += times * _traffic(module, computation, one)
             if one.opcode != "custom-call":
                 continue
             kernel = _kernel(one, computation)
             if kernel is not None:
                 name, flops = kernel
-                attention += times * flops * (0.5 if causal else 1.0)
+                attention += times * flops * 0.5
                 kernels[name] = kernels.get(name, 0.0) + times
                 continue
             target = one.attribute("custom_call_target").strip('"')
@@ -83,45 +78,22 @@ def count(module: Module, *, causal: bool = True) -> Work:
     return Work(matmul, attention, kernels, traffic, opaque)
 
 
-def _with_fused(
-    module: Module, computation: Computation, one: Instruction
-) -> Iterator[tuple[Instruction, Computation]]:
-    """An instruction, or for a fusion all those inside it, with the computation they stand in."""
-    if one.opcode != "fusion":
-        yield one, computation
-        return
-    for name in hlo.called(one):
-        inside = module.computations[name]
-        for inner in inside.instructions.values():
-            yield from _with_fused(module, inside, inner)
-
-
-def _matmul_flops(one: Instruction, scope: Computation) -> float:
-    if one.opcode == "dot":
-        return _dot_flops(one, scope)
-    if one.opcode == "convolution":
-        return _convolution_flops(one, scope)
-    if one.opcode == "custom-call" and "__cublas" in one.attributes:
-        return _cublas_flops(one, scope)
-    return 0.0
-
-
 def _operand(one: Instruction, index: int, scope: Computation) -> tuple[int, ...]:
     return scope.instructions[one.operands[index]].type[0].dims
 
 
-def _dot_flops(one: Instruction, scope: Computation) -> float:
-    left = _operand(one, 0, scope)
-    contracted = [int(n) for n in re.findall(r"\d+", one.attribute("lhs_contracting_dims"))]
-    return 2.0 * one.type[0].size * math.prod(left[dim] for dim in contracted)
-
-
-def _cublas_flops(one: Instruction, scope: Computation) -> float:
-    """A product that XLA on GPU hands to cuBLAS; its dimensions are in the backend's JSON."""
-    match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.attributes)
-    left = _operand(one, 0, scope)
-    dims = [int(n) for n in re.findall(r"\d+", match[1])] if match else [len(left) - 1]
-    return 2.0 * one.type[0].size * math.prod(left[dim] for dim in dims)
+def _matmul_flops(one: Instruction, scope: Computation) -> float:
+    if one.opcode == "convolution":
+        return _convolution_flops(one, scope)
+    cublas = one.opcode == "custom-call" and "__cublas" in one.attributes
+    if one.opcode != "dot" and not cublas:
+        return 0.0
+    left, dims = _operand(one, 0, scope), one.attribute("lhs_contracting_dims")
+    if cublas:  # XLA on GPU tells it in the backend's JSON
+        match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.attributes)
+        dims = match[1] if match else str(len(left) - 1)
+    contracted = math.prod(left[int(dim)] for dim in re.findall(r"\d+", dims))
+    return 2.0 * one.type[0].size * contracted
 
 
 def _convolution_flops(one: Instruction, scope: Computation) -> float:

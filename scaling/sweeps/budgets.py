@@ -84,11 +84,7 @@ def power_rule(params: float, flops: float, exponent: float = 0.5) -> Optimum:
 
 
 def from_fit(path: str | pathlib.Path) -> Optimum:
-    """The optimum of an earlier fit: `fit.json` of law `chinchilla`, by C = 6 N D.
-
-    Raises:
-      ConfigError: there is no such fit, or it is of another law.
-    """
+    """The optimum of an earlier fit: `fit.json` of law `chinchilla`, by C = 6 N D; else ConfigError."""
     try:
         parameters = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["parameters"]
         a, b, alpha, beta = (float(parameters[name]) for name in ("A", "B", "alpha", "beta"))
@@ -173,10 +169,8 @@ def _steps(budget: float, cost: Cost, size: Settings) -> int:
 def data_constrained(unique_tokens: Sequence[int], epochs: Sequence[float]) -> Design:
     """Unique tokens (`data.limit`) x epochs over them, for the law `data_constrained`.
 
-    Muennighoff et al. 2023, arXiv:2305.16264.
-
-    Raises:
-      ConfigError: (when the points are asked for) a run is shorter than one step.
+    Muennighoff et al. 2023, arXiv:2305.16264. ConfigError, when the points are asked for: a run is
+    shorter than one step.
     """
 
     def points(base: Base) -> Iterator[Point]:
@@ -201,11 +195,8 @@ def data_constrained(unique_tokens: Sequence[int], epochs: Sequence[float]) -> D
 def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
     """The best rate of each width in a grid of both, and how far it moves (under muP: not at all).
 
-    Args:
-      rows: one for each cell, with `model_dim`, `learning_rate`, and `loss` where it has run.
-
-    Returns:
-      One line; empty for other designs, or before two widths have run.
+    One line; empty for other designs, or before two widths have run. A row for each cell has
+    `model_dim`, `learning_rate`, and `loss` where it has run.
     """
     runs = [row for row in rows if row.get("loss") is not None]
     if not all(row.get("model_dim") and row.get("learning_rate") for row in runs):
@@ -221,12 +212,9 @@ def best_rates(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def grid_warnings(rows: Sequence[Mapping[str, Any]], optimum: Optimum, rule: str) -> list[str]:
-    """Budgets whose minimum is, or is expected, at the edge of their sizes.
+    """Budgets whose minimum is, or by the rule of the `optimum` is expected, at the edge of their sizes.
 
-    Args:
-      rows: one for each cell, with `budget`, `params`, and `loss` where it has run.
-      optimum: what is expected of budgets that have not run.
-      rule: what the message calls it.
+    A row for each cell has `budget`, `params`, and `loss` where it has run.
     """
     budgets: dict[float, list[Mapping[str, Any]]] = {}
     for row in rows:

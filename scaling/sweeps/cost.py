@@ -52,10 +52,9 @@ _counted: dict[str, tuple[Cost, "Task"]] = {}
 
 
 def measure(config: "Experiment", held_out: HeldOut | None = None) -> Cost:
-    """The cost of a resolved config, given how many examples of its data are held out if that is known.
+    """The cost of a resolved config; `held_out` says how many examples are, if that is known.
 
-    Raises:
-      ConfigError: data, task and model do not go together, or the optimizer does not fit them.
+    ConfigError: data, task and model do not go together, or the optimizer does not fit them.
     """
     step, keep, steps = of_one_step(config), config.checkpoint, config.train.steps
     saved = math.ceil(steps / keep.every) if keep.every else 1
@@ -113,8 +112,7 @@ def _evaluated(config: "Experiment", task: "Task", held_out: HeldOut) -> int:
 def of_one_step(config: "Experiment") -> Cost:
     """The cost of a run of one step with one checkpoint, so `kept_bytes` is the size of its state.
 
-    Counted once for cells that differ in seed, length or rates: a grid has many of those. Raises
-    ConfigError as `measure`.
+    Counted once for cells that differ in seed, length or rates: a grid has many of those.
     """
     return _count(config)[0]
 

@@ -60,7 +60,6 @@ class Sweep:
 
     Attributes:
       base: a config as its file states it, or "FILE[:ARG]" of one.
-      design: how the cells differ from it.
       name: of the sweep; the file's own name where it is empty.
       optimum: params that are expected to be best at a budget (FLOPs), for the warnings about
         isoFLOP grids; None is Chinchilla's rule. See `budgets`.
@@ -145,11 +144,7 @@ def chain(*designs: Design) -> Design:
 
 
 def zip_(*designs: Design) -> Design:
-    """First with first, second with second.
-
-    Raises:
-      ConfigError: they have different lengths (when the points are asked for).
-    """
+    """First with first, second with second; ConfigError if they have different lengths."""
 
     def points(base: Base) -> Iterator[Point]:
         columns = [list(design.points(base)) for design in designs]
@@ -190,11 +185,7 @@ def _joined(left: Point, right: Point) -> Point:
 
 
 def make_cell(base: Base, point: Point, where: str) -> Cell:
-    """The cell of a point, resolved and checked.
-
-    Raises:
-      ConfigError: the config cannot run; names the cell by `where`, such as "cell 3".
-    """
+    """The cell of a point, resolved and checked; ConfigError, which names `where`, if it cannot run."""
     try:
         config = configs.resolve(configs.with_values(base, point.settings))
     except ConfigError as error:
@@ -211,11 +202,7 @@ def plain_base(base: object) -> dict[str, Any]:
 def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[str]]:
     """All cells, resolved and checked; and notes about them.
 
-    Args:
-      many: refuse more cells than this; None for no limit.
-
-    Raises:
-      ConfigError: there are none or too many, or one cannot run; names the cell and the key.
+    ConfigError: there are none, more than `many`, or one cannot run; names the cell and the key.
     """
     # Points are cheap and configs are not: too many points are refused before any is resolved.
     limit = None if many is None else many + 1
@@ -250,15 +237,10 @@ def show(value: Any) -> str:
 
 
 def load_declared(spec: str, flag: str, kind: type[Declared]) -> tuple[Declared, str]:
-    """What the function `get_sweep` or `get_search` of a file returns, and a name for it.
+    """What `get_sweep` or `get_search` of a file returns, and a name for it.
 
-    Args:
-      spec: "experiments/sweeps/isoflop_tiny.py", with ":ARG" for the function's argument.
-      flag: "--sweep" or "--search".
-      kind: the class that the function returns.
-
-    Raises:
-      ConfigError: the file cannot be read, fails, or declares something else.
+    `spec` is "experiments/sweeps/isoflop_tiny.py", with ":ARG" for the function's argument, `flag`
+    "--sweep" or "--search". ConfigError: the file cannot be read, fails, or declares another `kind`.
     """
     function = f"get_{flag.removeprefix('--')}"
     try:

@@ -38,7 +38,6 @@ def overview(
     `speeds` are those of cells that ran or were timed, and `basis` says in words what they rest on.
     """
     states = Ledger(sweep).states(tries)
-    summaries = {cell: sweep.summary(cell) for cell in sweep.ids}
     seconds = {cell: timing.seconds(cost, speeds) for cell, cost in sweep.costs.items()}
     columns = list(dict.fromkeys(name for axes in sweep.axes.values() for name in axes))
     unit = next(iter(sweep.costs.values())).unit
@@ -60,27 +59,23 @@ def overview(
     left = [cell for cell in sweep.ids if states[cell] not in ENDS]
     lines = [aligned([header, *rows]), _totals(sweep, left, seconds, basis)]
     lines.append(f"{len(sweep.ids)} cells: {counts(states)}")
-    return "\n".join([*lines, *warnings(sweep, declared, summaries)])
+    return "\n".join([*lines, *warnings(sweep, declared)])
 
 
-def warnings(sweep: SweepDir, declared: Sweep, summaries: Mapping[str, Any]) -> list[str]:
+def warnings(sweep: SweepDir, declared: Sweep) -> list[str]:
     """About isoFLOP budgets whose minimum is at the edge; the best rates of a grid of rates."""
     rows = [
         {
             **{key: sweep.axes[cell].get(key) for key in ("budget", "model_dim", "learning_rate")},
             "params": sweep.costs[cell].params,
-            "loss": _loss(sweep, cell, summaries[cell]),
+            "loss": sweep.loss(cell, summary) if summary.get("status") == "completed" else None,
         }
-        for cell in sweep.ids
+        for cell, summary in ((cell, sweep.summary(cell)) for cell in sweep.ids)
     ]
     rule = "the sweep's rule" if declared.optimum else "Chinchilla's rule"
     optimum = declared.optimum or budgets.chinchilla()
     lines = [f"warning: {text}" for text in budgets.grid_warnings(rows, optimum, rule)]
     return lines + list(filter(None, [budgets.best_rates(rows)]))
-
-
-def _loss(sweep: SweepDir, cell: str, summary: Mapping[str, Any]) -> float | None:
-    return sweep.loss(cell, summary) if summary.get("status") == "completed" else None
 
 
 def _totals(

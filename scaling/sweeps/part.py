@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 
 from scaling.configs import ConfigError
 from scaling.parallel.processes import discover
@@ -31,14 +30,9 @@ def run_part(path: str | pathlib.Path, part: str) -> int:
         raise ConfigError("--part", f"{part!r} is not a part", "write --part=I/N with I < N")
     # The processes of a cell find one another by the variables of the pod, which they inherit.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    sweep = open_sweep(path)
-    return _run(sweep, schedule.parts(sweep, int(count))[int(index)])
-
-
-def _run(sweep: SweepDir, cells: Sequence[str]) -> int:
-    code, place = 0, discover()
+    sweep, code, place = open_sweep(path), 0, discover()
     with StopRequest() as stop:
-        for cell in cells:
+        for cell in schedule.parts(sweep, int(count))[int(index)]:
             if sweep.ended(cell):
                 continue
             if place is None or place.process_id == 0:

@@ -48,11 +48,8 @@ __all__ = ["Choice", "Float", "Integer", "Search", "SearchError", "best", "propo
 def propose(folder: pathlib.Path, search: Search, n: int) -> list[Cell]:
     """Up to `n` cells to run next; first those that were proposed before and have not ended.
 
-    Fewer when a grid is exhausted, or where a sampler repeats itself.
-
-    Raises:
-      ConfigError: a proposed config cannot run; names the trial.
-      SearchError: see `open_study`.
+    Fewer when a grid is exhausted, or where a sampler repeats itself. Raises ConfigError, which names
+    the trial, where a proposed config cannot run, and SearchError as `open_study`.
     """
     study, base = open_study(folder, search), plain_base(search.base)
     space = distributions(search.space)
@@ -134,9 +131,7 @@ def run(
 ) -> int:
     """Proposes and runs batches until `trials` have ended, then names the best; the exit code.
 
-    Raises:
-      ConfigError: a proposed config cannot run.
-      SearchError: see `open_study`.
+    Raises as `propose`.
     """
     while True:
         tell(folder, search)

@@ -117,13 +117,12 @@ def _record(search: Search) -> dict[str, Any]:
         choices, value = get_args(Search.__annotations__[name]), getattr(search, name)
         if value not in choices:
             raise SearchError(f"{name}={value!r} does not exist: give one of {', '.join(choices)}")
-    fields = {f.name: getattr(search, f.name) for f in dataclasses.fields(search)}
     space = {
         key: {"kind": type(range_).__name__, **dataclasses.asdict(range_)}
         for key, range_ in search.space.items()
     }
     base = search.base if isinstance(search.base, str) else configs.to_json(search.base)
-    return fields | {"base": base, "space": space}
+    return vars(search) | {"base": base, "space": space}
 
 
 def load_study(folder: pathlib.Path, record: Mapping[str, Any]) -> "optuna.Study":

@@ -115,10 +115,8 @@ def open_sweep(path: str | pathlib.Path) -> SweepDir:
 def check_claim(path: str | pathlib.Path, cells: Sequence[Cell]) -> list[str]:
     """Checks that a directory is free for a design, or already its own; returns notes.
 
-    A design that has grown since keeps its directory. Writes nothing.
-
-    Raises:
-      ConfigError: the directory belongs to another sweep, or to something else.
+    A design that has grown since keeps its directory. Writes nothing. ConfigError: the directory
+    belongs to another sweep, or to something else.
     """
     folder = pathlib.Path(path).absolute()
     ids = {cell.id for cell in cells}
@@ -150,10 +148,7 @@ def preview(
     cells: Sequence[Cell],
     held_out: Mapping[str, HeldOut] | None = None,
 ) -> SweepDir:
-    """The sweep that `claim` would make of a directory; writes nothing.
-
-    `held_out` is {`cost.data_key` of a cell: its held-out examples}, where they are counted.
-    """
+    """The sweep that `claim` would make of a directory; writes nothing. `held_out` as in SweepDir."""
     counted = held_out or {}
     return SweepDir(
         pathlib.Path(path).absolute(),

@@ -41,7 +41,6 @@ class Speed(NamedTuple):
     """Of a cell that ran, or was timed.
 
     Attributes:
-      params: of the cell.
       train: exact FLOPs per second of training.
       evaluate: the same of evaluation (forward); None where no evaluation was seen.
       start: seconds of a run beside these two: start, compile, checkpoints.
@@ -145,10 +144,8 @@ def probe(
 ) -> Probe:
     """Asks a process of its own; what goes wrong there is the note.
 
-    Args:
-      cells: whose held-out examples are counted.
-      sizes: cells by the FLOPs of their step, ascending: the smallest is timed, and the largest whose
-        step does not take too long.
+    `cells` are those whose held-out examples are counted, `sizes` cells by the FLOPs of their step,
+    ascending: the smallest is timed, and the largest whose step does not take too long.
     """
     question = {
         "parent": os.getpid(),
@@ -207,7 +204,6 @@ def _smallest_and_largest(sizes: Sequence[tuple[float, str]]) -> tuple[list[Spee
 
 
 def _timed(config: "Experiment") -> Speed:
-    """The speed of a cell alone."""
     import jax
 
     from scaling import data, parallel

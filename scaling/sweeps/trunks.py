@@ -5,11 +5,6 @@ the same work until the first of them decays (Haegele et al. 2024, arXiv:2405.18
 the trunk: an ordinary run that keeps its checkpoints at the branch points. Every other run is a
 branch: its directory begins with a copy of the trunk's checkpoint and lines, and it resumes from
 there as after a kill. So a branch is bit-equal to the run from scratch, on the same machine.
-
-    plan(cells)                 which cells are branches, of which trunk, from which step on
-    with_branch_points(cells)   the cells, with `checkpoint.keep_steps` of the trunks set
-    ready(trunk, step)          whether the trunk has its checkpoint at the branch point
-    seed(branch, trunk, step)   writes what a branch's directory begins with
 """
 
 import dataclasses
@@ -71,8 +66,7 @@ def _stable(key: str, schedule: Any, steps: int) -> int:
 def branch_point(config: "Experiment", trunk: "Experiment") -> int:
     """Updates that a run shares with a longer one, its trunk.
 
-    Raises:
-      TrunkError: they differ in more than the length, or the trunk decays before the branch does.
+    TrunkError: they differ in more than the length, or the trunk decays before the branch does.
     """
     if _family(config) != _family(trunk):
         differences = configs.format_differences(configs.diff(config, trunk), "branch", "trunk")
@@ -150,12 +144,8 @@ def seed(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> bool:
 
     Files of the checkpoint are linked, not copied, where the file system can. A kill in the middle
     leaves a directory that this function, called again, completes. The trunk may still be running.
-
-    Returns:
-      False when the branch has begun already: nothing is done then.
-
-    Raises:
-      TrunkError: the two cannot share these steps, or the trunk has no checkpoint there.
+    False when the branch has begun already: nothing is done then. TrunkError: the two cannot share
+    these steps, or the trunk has no checkpoint there.
     """
     from scaling.train import checkpoint_format as layout
 

@@ -142,9 +142,13 @@ class Worker:
 
     def _train(self, cells: list[Cell]) -> list[str]:
         """Runs cells of one unit, in as few programs as memory allows; returns those in use."""
-        size, locked = len(cells), []
-        if size > 1 and (memory := _device_memory()) is not None:
-            size = max_members(cells[0].config, memory)
+        size, locked = len(cells), list[str]()
+        if size > 1:
+            import jax
+
+            # CPU does not say.
+            if memory := (jax.devices()[0].memory_stats() or {}).get("bytes_limit"):
+                size = max_members(cells[0].config, memory)
         for start in range(0, len(cells), size):
             members = cells[start : start + size]
             ids = [cell.id for cell in members]
@@ -212,13 +216,6 @@ def max_members(config: "Experiment", memory_bytes: int) -> int:
     return max(1, memory_bytes // 2 // of_one_step(config).kept_bytes)
 
 
-def _device_memory() -> int | None:
-    """Bytes of the first device; None where the backend does not say (CPU)."""
-    import jax
-
-    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-
-
 @contextlib.contextmanager
 def output_into(logs: Sequence[pathlib.Path]) -> Iterator[None]:
     """Sends file descriptors 1 and 2 to the first log; the others become links to it.
@@ -254,13 +251,10 @@ def work(
     group: int = schedule.GROUP,
     parent: int | None = None,
 ) -> int:
-    """Runs the rest of a sweep in this process; returns the exit code.
+    """Runs the rest of a sweep, or of the cells `chosen`, in this process; returns the exit code.
 
-    Args:
-      chosen: only these cells; empty for all.
-      parent: process that must stay this one's parent.
-
-    Raises ConfigError (no such sweep or cell) and LedgerError.
+    `parent` is a process that must stay this one's. Raises ConfigError (no such sweep or cell) and
+    LedgerError.
     """
     with StopRequest() as stop:
 

@@ -26,10 +26,9 @@ def enable() -> str | None:
     """
     try:
         path = paths.compile_cache()
-    except RuntimeError as error:
-        return f"no compile cache: {error}"
-    try:
         path.mkdir(parents=True, exist_ok=True)
+    except paths.PathError as error:
+        return f"no compile cache: {error}"
     except OSError as error:
         return f"no compile cache: {path} cannot be made ({error}); set SCALING_CACHE elsewhere"
     if not os.access(path, os.W_OK):
@@ -37,10 +36,9 @@ def enable() -> str | None:
     _repair(path)
     jax.config.update("jax_compilation_cache_dir", str(path))
     # By default JAX skips what compiles in under a second: much of a small run.
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    for key, value in (("min_compile_time_secs", 0.0), ("min_entry_size_bytes", -1)):
+        if f"JAX_PERSISTENT_CACHE_{key.upper()}" not in os.environ:
+            jax.config.update(f"jax_persistent_cache_{key}", value)
     return None
 
 

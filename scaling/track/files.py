@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -45,6 +45,13 @@ def decode(value: Any) -> Any:
     if isinstance(value, list):
         return [decode(item) for item in value]
     return value
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a single number: Python's, numpy's or JAX's; truth values are none."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
 
 
 def to_json(value: object, indent: int | None = None) -> str:
@@ -109,3 +116,17 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+class Closing:
+    """A `with` statement over it ends with `close`, which subclasses have."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Makes durable what was written and gives back what is held."""
+        raise NotImplementedError

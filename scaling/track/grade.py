@@ -13,13 +13,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scaling.configs import ConfigError
 from scaling.track import files, sealed
 from scaling.track.run_dir import PROVENANCE, SUMMARY, RunDirError, RunFacts, UsedDevices, read_run
 from scaling.track.stream import StreamError
-
-
-class GradeError(RuntimeError):
-    """A directory that holds nothing to grade."""
 
 
 def with_grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,19 +53,20 @@ def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] |
 
 
 def regrade(workdir: pathlib.Path) -> dict[str, Any]:
-    """Grades a run directory (again) and writes the grade into its summary.json."""
+    """Grades a run directory (again) and writes the grade into its summary.json.
+
+    ConfigError: it holds nothing to grade.
+    """
     try:
         summary = read_run(workdir).summary
         if not summary:
-            raise GradeError(f"{workdir} holds no {SUMMARY}: the run has not ended")
+            raise ConfigError("--grade", f"{workdir} holds no {SUMMARY}: the run has not ended")
         graded = grade(workdir, summary)
     except (RunDirError, StreamError) as error:
-        raise GradeError(str(error)) from error
+        raise ConfigError("--grade", str(error)) from error
     if graded is None:
-        raise GradeError(
-            f"{workdir} holds no {sealed.FORECAST}: a forecast is written before the run, with "
-            "python -m scaling.plan --forecast=... --workdir=..."
-        )
+        what = f"{workdir} holds no {sealed.FORECAST}: a forecast is written before the run, with "
+        raise ConfigError("--grade", what + "python -m scaling.plan --forecast=... --workdir=...")
     files.write_json(workdir / SUMMARY, {**summary, "grade": graded})
     return graded
 

@@ -27,8 +27,6 @@ class Device:
       memory: bytes of it, as sold.
       link: bytes/s over all chip-to-chip links, both directions together, as vendors count it
         (ICI, NVLink); None without such links.
-      source: where the numbers were read.
-      date: when.
       usable: bytes that the compiler lets a program use, where it was seen to say so.
     """
 
@@ -54,8 +52,9 @@ def _gpu(tflops: float, gbps: float, gb: float, link: float | None) -> Device:
     return Device(tflops * 1e12, gbps * 1e9, gb * 1e9, link_bytes, _NVIDIA, "2026-11")
 
 
-# A chip's numbers, divided by the devices on it. The last column, per device, is the limit that the
-# TPU compiler of jax 0.10 names when a program is too large.
+# By `jax.Device.device_kind`; the peak of others, CPU included, is not known. A chip's numbers,
+# divided by the devices on it. The last column, per device, is the limit that the TPU compiler of
+# jax 0.10 names when a program is too large.
 DEVICES: dict[str, Device] = {
     #                       source   TF    GB/s  GiB  link GB/s  devices  usable GiB
     "TPU v2":      _tpu(_CACM,        46,  700,  16,  496,  2, None),
@@ -86,23 +85,16 @@ DEVICES: dict[str, Device] = {
 }  # fmt: skip
 
 
-def lookup(device_kind: str) -> Device | None:
-    """The entry of a `jax.Device.device_kind`; None where the peak is not known (CPU included)."""
-    return DEVICES.get(device_kind)
-
-
 def mfu(
     flops_per_second: float, device_kind: str, devices: int, least: float | None = None
 ) -> float | None:
     """Model FLOP utilisation: the rate achieved over the peak of all devices, None if not known.
 
-    Args:
-      flops_per_second: model FLOPs (state the convention they are counted by) over seconds.
-      least: FLOP/s that cannot be done without, where the convention counts more than that: with
-        attention over all pairs a kernel that skips masked pairs passes 1 on long sequences. Above the
-        peak it is a HardwareError.
+    `flops_per_second` are model FLOPs (state the convention) over seconds, `least` those that cannot
+    be done without, where the convention counts more: with attention over all pairs a kernel that
+    skips masked pairs passes 1 on long sequences. `least` above the peak is a HardwareError.
     """
-    device = lookup(device_kind)
+    device = DEVICES.get(device_kind)
     if device is None:
         return None
     least = flops_per_second if least is None else least

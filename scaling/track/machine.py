@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -129,12 +130,9 @@ def probe(seconds: float) -> dict[str, Any]:
     rates = {
         name: matmul_rate(jax, jnp.dtype(name), seconds / 2) for name in ("float32", "bfloat16")
     }
-    kinds: dict[str, int] = {}
-    for device in devices:
-        kinds[device.device_kind] = kinds.get(device.device_kind, 0) + 1
     return {
         "platform": devices[0].platform,
-        "devices": kinds,
+        "devices": dict(Counter(device.device_kind for device in devices)),
         "processes": jax.process_count(),
         "start_seconds": started,
         "matmul": rates,
@@ -268,7 +266,7 @@ def _about_backend(report: dict[str, Any]) -> list[str]:
             return advice  # VFIO devices without libtpu are rarely ours
         advice.append(f"{report['device_files'][0]} is there but JAX runs on CPU: {remedy}")
     for kind in backend["devices"]:
-        device = hardware.lookup(kind)
+        device = hardware.DEVICES.get(kind)
         rate = backend["matmul"]["bfloat16"]
         if device is not None and rate < 0.5 * device.flops:
             advice.append(

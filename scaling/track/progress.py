@@ -10,10 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Collection, Sequence
-from typing import Literal, TextIO
+from typing import Literal, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from scaling.track import files
 
 Mode = Literal["auto", "bar", "lines", "off"]
 
@@ -63,7 +65,7 @@ class _LogLines(logging.Handler):
         self._report.say(record.getMessage())
 
 
-class ProgressReport:
+class ProgressReport(files.Closing):
     """Tells the step, the loss, the rate and the time left. Only process 0 says anything.
 
     Attributes:
@@ -152,11 +154,8 @@ class ProgressReport:
             self._bar = None
             self._mode = "lines"
 
-    def __enter__(self) -> "ProgressReport":
+    def __enter__(self) -> Self:
         logger = logging.getLogger("scaling")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._log)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

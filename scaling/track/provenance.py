@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,6 @@ def collect(argv: Sequence[str] | None = None, devices: Sequence[Any] = ()) -> d
     Returns:
       {time, argv, hostname, pid, python, platform, versions, git, environment, devices}.
     """
-    kinds: dict[str, int] = {}
-    for device in devices:
-        kinds[device.device_kind] = kinds.get(device.device_kind, 0) + 1
     return {
         "time": now(),
         "argv": list(sys.argv if argv is None else argv),
@@ -53,7 +51,7 @@ def collect(argv: Sequence[str] | None = None, devices: Sequence[Any] = ()) -> d
         "environment": environment(os.environ),
         "devices": {
             "platform": devices[0].platform if devices else None,
-            "kinds": kinds,
+            "kinds": dict(Counter(device.device_kind for device in devices)),
             "cores": cores(),
         },
     }

@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from scaling.track import files
+
 _COMPILE = "/jax/core/compile/backend_compile_duration"
 _HIT = "/jax/compilation_cache/cache_hits"
 
@@ -46,7 +48,7 @@ class _Explanations(logging.Handler):
             self.texts.append("\n".join(text.splitlines()[1:]) or text)
 
 
-class CompileLog:
+class CompileLog(files.Closing):
     """Records every compile request from its construction until `close`.
 
     with CompileLog() as log:
@@ -126,12 +128,6 @@ class CompileLog:
             jax.monitoring.unregister_event_listener(self._on_event)
         with contextlib.suppress(AssertionError, ValueError):
             jax.monitoring.unregister_event_duration_listener(self._on_duration)
-
-    def __enter__(self) -> "CompileLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _function(program: str) -> str:

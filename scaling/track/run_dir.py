@@ -36,8 +36,6 @@ class UsedDevices:
     """What a run used.
 
     Attributes:
-      kind: of device, as JAX calls it.
-      count: how many of them.
       cores: that the process may use, where the device is the CPU, whose speed depends on them;
         None for other devices, and where it is not recorded.
     """
@@ -51,35 +49,39 @@ class UsedDevices:
         return f"{self.count} x {self.kind}{on}"
 
 
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        content = files.read_json(path) if path.exists() else {}
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not a JSON object")
+    except ValueError as error:
+        raise RunDirError(f"{error}: restore it from a backup, or use another --workdir") from error
+    return content
+
+
+def _content(name: str) -> functools.cached_property[dict[str, Any]]:
+    return functools.cached_property(lambda run: _read(run.path / name))
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
     """What the files of a run directory say; each is read when it is first asked for, and kept.
 
     A file that is missing is an empty dict (or list). One that is damaged raises RunDirError with
     its name.
+
+    Attributes:
+      config: config.json as plain data; `configs.from_json` makes a config of the file's text.
+      summary: how the run ended.
+      provenance: every start of the run.
+      data: what the run keeps of its data.
     """
 
     path: pathlib.Path
 
-    @functools.cached_property
-    def config(self) -> dict[str, Any]:
-        """config.json as plain data; `configs.from_json` makes a config of the file's text."""
-        return self._read(CONFIG)
-
-    @functools.cached_property
-    def summary(self) -> dict[str, Any]:
-        """summary.json: how the run ended."""
-        return self._read(SUMMARY)
-
-    @functools.cached_property
-    def provenance(self) -> dict[str, Any]:
-        """provenance.json: every start of the run."""
-        return self._read(PROVENANCE)
-
-    @functools.cached_property
-    def data(self) -> dict[str, Any]:
-        """data.json: what the run keeps of its data."""
-        return self._read(DATA)
+    config, summary = _content(CONFIG), _content(SUMMARY)
+    provenance, data = _content(PROVENANCE), _content(DATA)
 
     @functools.cached_property
     def forecast(self) -> dict[str, Any]:
@@ -116,10 +118,6 @@ class RunFacts:
         steady = [value for value in values[1:] if isinstance(value, float)]
         return statistics.median(steady) if steady else None
 
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        return _read(path) if path.exists() else {}
-
 
 def read_run(workdir: str | os.PathLike[str]) -> RunFacts:
     """A run directory to read, whether the run has ended, still runs or never started."""
@@ -149,14 +147,13 @@ def find_runs(root: str | os.PathLike[str]) -> list[RunFacts]:
     return [RunFacts(path) for path in sorted(folders)]
 
 
-class RunDir:
+class RunDir(files.Closing):
     """A run's own directory, locked against other processes.
 
     Only process 0 of a run opens it; the others need only the path.
 
     Attributes:
       attempt: number of this start of the run, from 1.
-      provenance: content of provenance.json.
       notes: what is worth telling about the start (a lock taken over, changed settings).
     """
 
@@ -169,10 +166,7 @@ class RunDir:
     ) -> None:
         """Opens or creates a run directory and writes config.json and provenance.json.
 
-        Args:
-          config_json: `configs.to_json` of the resolved config.
-          fingerprint: `configs.fingerprint` of it.
-          start: `provenance.collect` of this start.
+        `start` is `provenance.collect` of this start.
 
         Raises:
           RunDirError: it belongs to a run with another fingerprint (the differences are listed),
@@ -197,11 +191,6 @@ class RunDir:
             self._lock.release()
             raise
         self.notes += self._lock.notes
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """The folder of checkpoints."""
-        return self.path / "checkpoints"
 
     def _check(self, config_json: str, fingerprint: str) -> list[str]:
         """Differences to the config of the last start, none of which changes the result."""
@@ -234,9 +223,8 @@ class RunDir:
         self, config_json: str, fingerprint: str, start: Mapping[str, Any], changes: list[str]
     ) -> None:
         path = self.path / PROVENANCE
-        if path.exists():
-            record = _read(path)
-        else:  # a forecast counts only if it was there before the first start
+        record = _read(path)
+        if not record:  # a forecast counts only if it was there before the first start
             forecast = sealed.forecast_of(self.path, fingerprint)
             record = {"fingerprint": fingerprint, "forecast": forecast, "attempts": []}
         if changes:
@@ -248,34 +236,12 @@ class RunDir:
                 "not bit for bit what the earlier start would have gone on with, as these have "
                 "changed since:\n  " + "\n  ".join(other)
             )
-        record["attempts"] = [*record.get("attempts", []), {**start, "config_changes": changes}]
-        self.provenance, self.attempt = record, len(record["attempts"])
+        record["attempts"] = [*earlier, {**start, "config_changes": changes}]
+        self.attempt = len(record["attempts"])
         # config.json first: a directory with provenance is one that has its config.
         files.write_text(self.path / CONFIG, config_json)
         files.write_json(path, record)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json, atomically."""
-        files.write_json(self.path / SUMMARY, dict(summary))
-
     def close(self) -> None:
         """Gives the lock back."""
         self._lock.release()
-
-    def __enter__(self) -> "RunDir":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = files.read_json(path)
-    except ValueError as error:
-        raise RunDirError(f"{error}: restore it from a backup, or use another --workdir") from error
-    if not isinstance(content, dict):
-        raise RunDirError(
-            f"{path} is not a JSON object: restore it from a backup, or use another --workdir"
-        )
-    return content

@@ -26,7 +26,7 @@ class StreamError(RuntimeError):
     """metrics.jsonl is damaged, or is used against its rules."""
 
 
-class MetricsStream:
+class MetricsStream(files.Closing):
     """The writing end of a run's metrics. Only process 0 has one.
 
     Attributes:
@@ -37,16 +37,11 @@ class MetricsStream:
     def __init__(
         self, workdir: str | os.PathLike[str], start_step: int = 0, fsync_seconds: float = 10.0
     ) -> None:
-        """Opens the stream so that it ends at `start_step`.
+        """Opens the stream so that it ends at `start_step`, from which the run continues.
 
         A torn last line (of a kill in the middle of a write) is dropped; lines of steps after
-        `start_step` move to superseded.jsonl. Reads only the end of the file.
-
-        Args:
-          start_step: the step that the run continues from; 0 starts afresh.
-
-        Raises:
-          StreamError: a line before the end is not a metrics line.
+        `start_step` move to superseded.jsonl. Reads only the end of the file. StreamError: a line before
+        the end is not a metrics line.
         """
         self.path = pathlib.Path(workdir) / METRICS
         self.last_step: int | None = None
@@ -142,12 +137,6 @@ class MetricsStream:
             self.sync()
             os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> "MetricsStream":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _is_torn(line: bytes, last: bool) -> bool:

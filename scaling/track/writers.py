@@ -7,24 +7,15 @@ import pathlib
 import time
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from scaling.experiment import TrackConfig
+from scaling.track import files
 from scaling.track.stream import MetricsStream
 
 
 class TrackError(RuntimeError):
     """A writer that was asked for cannot be had."""
-
-
-class Writer(Protocol):
-    """A copy of the metrics in some other form; metrics.jsonl is the truth."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds numbers of one step."""
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
 
 
 def _optional(module: str, remedy: str) -> ModuleType:
@@ -88,7 +79,7 @@ class Wandb:
         self._run.finish()
 
 
-class Tracker:
+class Tracker(files.Closing):
     """All writers of a run. In processes other than 0 it does nothing.
 
     Attributes:
@@ -110,7 +101,7 @@ class Tracker:
         """
         self._path = pathlib.Path(workdir).absolute()
         self._stream: MetricsStream | None = None
-        self._writers: list[Writer] = []
+        self._writers: list[TensorBoard | Wandb] = []
         self.notes: list[str] = []
         if not main:
             return
@@ -127,7 +118,7 @@ class Tracker:
         if self._stream is None:
             return
         self._stream.write(step, values)
-        numbers = {k: float(v) for k, v in values.items() if _is_number(v)}
+        numbers = {k: float(v) for k, v in values.items() if files.is_number(v)}
         for writer in self._writers:
             writer.write(step, numbers)
 
@@ -154,15 +145,3 @@ class Tracker:
             stream.close()
         for writer in writers:
             writer.close()
-
-    def __enter__(self) -> "Tracker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool | str) or value is None:
-        return False
-    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0

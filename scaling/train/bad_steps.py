@@ -40,19 +40,10 @@ class BadSteps:
         return [files.read_json(path) for path in paths]
 
     def report(self, step: int, metrics: Mapping[str, Any], ids: np.ndarray) -> str:
-        """Records a bad step and carries out the policy.
+        """Records a bad step (from 1), with the example ids of its batch; carries out the policy.
 
-        Args:
-          step: 1-based step that went wrong.
-          metrics: its metrics.
-          ids: example ids of its batch.
-
-        Returns:
-          A sentence for the log, when the run goes on (policy `skip`).
-
-        Raises:
-          DivergedError: the policy is `stop`, or there were too many.
-          RollbackError: the policy is `rollback`.
+        Under `skip` the run goes on: returns a sentence for the log. Raises DivergedError under `stop`
+        or after too many, RollbackError under `rollback`.
         """
         loss = float(metrics.get("loss", metrics["objective"]))
         norm = float(metrics["grad_norm"])
@@ -65,7 +56,6 @@ class BadSteps:
             "replay": f"python -m scaling.main --replay={self.directory.parent} --step={step}",
         }
         if self.writes:
-            self.directory.mkdir(parents=True, exist_ok=True)
             files.write_json(self.directory / f"step_{step:08d}.json", record)
         what = (
             f"step {step} is bad: loss {loss:.6g}, gradient norm {norm:.6g}; "

@@ -30,9 +30,7 @@ class Event:
 
     Attributes:
       kind: a step whose metrics were read, an evaluation, or the end.
-      step: updates done.
       values: the numbers of it, as in the metrics stream.
-      workdir: the run directory.
       variables: gives the evaluated variables at an evaluation; None otherwise, as the arrays of a
         step have been given to the next one.
     """
@@ -48,11 +46,7 @@ Callback = Callable[[Event], Mapping[str, float] | None]
 
 
 def build_callbacks(track: TrackConfig) -> dict[str, Callback]:
-    """The callbacks of a resolved section `track`, by name.
-
-    Raises:
-      ConfigError: a name stands for nothing that can be called.
-    """
+    """The callbacks of a resolved section `track`, by name; ConfigError if one cannot be called."""
     made: dict[str, Callback] = {}
     for name, entry in (track.callbacks or {}).items():
         made[name] = configs.build(entry, "scaling.train.callbacks:CALLBACKS")

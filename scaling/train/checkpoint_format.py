@@ -151,8 +151,7 @@ def write_manifest(path: pathlib.Path, entries: Mapping[str, list[Any]]) -> None
 def find_damage(path: pathlib.Path, share: int = 0, shares: int = 1) -> list[str]:
     """Compares every `shares`-th file with the manifest; what is wrong (empty: nothing).
 
-    Raises:
-      CheckpointError: it is of a format newer than this version, which is not damage.
+    CheckpointError: it is of a format newer than this version, which is not damage.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
@@ -184,22 +183,18 @@ def find_whole(
     read: Callable[[pathlib.Path], T],
     together: bool = False,
 ) -> tuple[int, T, list[str]]:
-    """The newest whole checkpoint: falls back from each damaged one to the one before.
+    """The newest whole checkpoint of the steps `available` in a folder, or the one of `step`.
+
+    Falls back from each damaged one to the one before.
 
     Args:
-      directory: the folder of checkpoints.
-      available: steps in it.
-      step: this step and no other; None takes the newest.
-      read: what is wanted of a checkpoint, given its directory.
+      read: what is wanted of a checkpoint, given its directory; it may raise CheckpointMismatch.
       together: all processes call this; each compares its share of the files with the manifest.
 
     Returns:
       (step, result of `read`, notes); the notes say what was damaged or could not be verified.
 
-    Raises:
-      CheckpointMismatch: raised by `read`.
-      CheckpointError: there is none, all are damaged (each is listed), or `read` fails on whole
-        files.
+    CheckpointError: there is none, all are damaged (each is listed), or `read` fails on whole files.
     """
     count = jax.process_count() if together else 1
     index = jax.process_index() if together else 0

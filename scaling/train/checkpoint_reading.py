@@ -35,10 +35,8 @@ class Leaf(TypedDict):
 def flatten(tree: PyTree) -> dict[str, Any]:
     """Leaves by path ("a/b/0"), whatever the containers: dataclasses, tuples, lists, dictionaries.
 
-    None and empty containers leave no trace; the template brings them back.
-
-    Raises:
-      CheckpointError: for a name with a slash in it, or two leaves of one name.
+    None and empty containers leave no trace; the template brings them back. CheckpointError: a name
+    has a slash in it, or two leaves have one name.
     """
     result: dict[str, Any] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -66,11 +64,7 @@ def _key_impl(leaf: Any) -> Hashable:
 
 
 def describe(leaf: Any) -> Leaf:
-    """What tree.json says of a leaf, real or abstract.
-
-    Raises:
-      CheckpointError: it is not numeric.
-    """
+    """What tree.json says of a leaf, real or abstract; CheckpointError if it is not numeric."""
     if is_key(leaf):
         data = jax.eval_shape(jax.random.key_data, leaf)
         return Leaf(shape=list(data.shape), dtype=str(data.dtype), key=str(_key_impl(leaf)))
@@ -99,8 +93,6 @@ class CheckpointInfo:
     """A finished checkpoint, without its arrays.
 
     Attributes:
-      step: updates done.
-      path: its directory.
       texts: the small files beside the arrays, by name.
       metrics: numbers known at that step.
       leaves: its arrays, by path in the state of this version.
@@ -172,8 +164,7 @@ def read_unverified(path: pathlib.Path) -> CheckpointInfo:
 def read_state(path: pathlib.Path, like: PyTree) -> PyTree:
     """The state at `path` in the form of the template `like`; see `Checkpoints.restore`.
 
-    Raises:
-      CheckpointMismatch: naming every leaf that is missing, left over or of another kind.
+    CheckpointMismatch names every leaf that is missing, left over or of another kind.
     """
     info = read_unverified(path)
     wanted = flatten(like)
@@ -213,23 +204,13 @@ def read_info(
     step: int | None = None,
     say: Callable[[str], None] = print,
 ) -> CheckpointInfo:
-    """The newest whole checkpoint, without its arrays.
+    """The newest whole checkpoint (or the one of `step`) of a run directory, without its arrays.
 
-    Args:
-      directory: a run directory or its folder of checkpoints.
-      step: this step and no other.
-      say: told which newer ones were passed over as damaged, and what could not be verified.
-
-    Raises:
-      CheckpointError: nothing there can be read.
+    `directory` may be its folder of checkpoints; `say` is told which newer ones were passed over as
+    damaged, and what could not be verified. CheckpointError: nothing there can be read.
     """
     folder = layout.locate(directory)
     _, info, notes = layout.find_whole(folder, layout.find_steps(folder), step, read_unverified)
     for note in notes:
         say(note)
     return info
-
-
-def newest_whole(directory: str | os.PathLike[str], say: Callable[[str], None] = print) -> int:
-    """The newest step that is whole; see `read_info`."""
-    return read_info(directory, say=say).step

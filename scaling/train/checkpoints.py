@@ -32,12 +32,12 @@ from scaling.train import checkpoint_reading as reading
 from scaling.train.checkpoint_format import CheckpointError
 from scaling.train.checkpoint_format import CheckpointMismatch as CheckpointMismatch
 from scaling.train.checkpoint_reading import CheckpointInfo as CheckpointInfo
-from scaling.train.checkpoint_reading import newest_whole as newest_whole
 from scaling.train.checkpoint_reading import read_info as read_info
 
 # A barrier's name can be used once; all processes count alike, as they make the same calls.
 _BARRIERS = itertools.count()
 _ASIDE = ("damaged", "abandoned")
+SAVE_SECONDS = 1200  # after which a save has failed
 _PART_BYTES = 1 << 20  # replicas share the writing of an array in parts of at least this size
 
 
@@ -53,7 +53,7 @@ def _handlers() -> ocp.type_handlers.TypeHandlerRegistry:
     )
 
 
-class Checkpoints:
+class Checkpoints(files.Closing):
     """The checkpoints of one run.
 
     In a run of several processes all of them make the same calls; `check`, `steps` and `committed`
@@ -73,7 +73,6 @@ class Checkpoints:
         best_mode: Literal["min", "max"] = "min",
         asynchronous: bool = True,
         read_only: bool = False,
-        timeout: float = 1200.0,
         keep_steps: Sequence[int] = (),
         say: Callable[[str], None] = print,
     ) -> None:
@@ -88,7 +87,6 @@ class Checkpoints:
           best_mode: whether the smallest or the largest value is the best.
           asynchronous: return from `save` when the arrays are copied, not when they are on disk.
           read_only: never write, create or delete anything, as another process may own the folder.
-          timeout: seconds one save may take before it counts as failed.
           keep_steps: steps that are never deleted.
           say: told what a person should know while a save goes on, from its thread and in every
             process. OSError and ValueError from it are ignored: nobody may be reading any more.
@@ -106,7 +104,7 @@ class Checkpoints:
         self._directory, self._read_only, self._say = path, read_only, say
         self._keep_last, self._keep_best, self._keep_steps = keep_last, keep_best, set(keep_steps)
         self._best_metric, self._best_mode = best_metric, best_mode
-        self._asynchronous, self._timeout = asynchronous, timeout
+        self._asynchronous = asynchronous
         self._saving: concurrent.futures.Future[None] | None = None
         self._aside: dict[int, str] = {}
         self.notes: list[str] = []
@@ -119,7 +117,7 @@ class Checkpoints:
                 ocp.PyTreeCheckpointHandler(
                     use_compression=False, type_handler_registry=_handlers()
                 ),
-                async_options=ocp.options.AsyncOptions(timeout_secs=max(1, int(timeout))),
+                async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_SECONDS),
             )
 
     def _clear(self) -> list[int]:
@@ -142,16 +140,12 @@ class Checkpoints:
         """Saves `state` under `step`; when it returns, the arrays may be donated or changed.
 
         Args:
-          step: updates done so far.
           state: any pytree of numeric arrays and typed random keys, sharded in any way.
           metrics: numbers known at this step; `best_metric` is looked up here.
           texts: small files to store beside the arrays, by name, such as {"config.json": ...}.
 
-        Returns:
-          False when a whole checkpoint of this step is there already: nothing is written then.
-
-        Raises:
-          CheckpointError: this save cannot be started, or the one before it failed.
+        Returns False, and writes nothing, when a whole checkpoint of this step is there already.
+        CheckpointError: this save cannot be started, or the one before it failed.
         """
         if self._read_only:
             raise CheckpointError(f"{self._directory} was opened read only: nothing can be saved")
@@ -229,7 +223,7 @@ class Checkpoints:
                         f"process {jax.process_index()}: {layout.explain(error, f'step {step} failed')}"
                     )
             key = f"scaling-checkpoint:{step}:{next(_BARRIERS)}"
-            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(self._timeout * 1000))
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=SAVE_SECONDS * 1000)
         if failure is not None:
             raise failure
         final = layout.step_path(self._directory, step)
@@ -304,55 +298,37 @@ class Checkpoints:
         return _from_process_0(self.steps)
 
     def check(self) -> None:
-        """Raises the error of a save that failed in the background, every time it is called.
+        """Raises the CheckpointError of a save that failed in the background, at every call.
 
-        Raises:
-          CheckpointError: the run must stop, as it can no longer be resumed from where it is.
+        The run must stop then, as it can no longer be resumed from where it is.
         """
         if self._saving is not None and self._saving.done():
             self._saving.result()
 
     def wait(self) -> None:
-        """Returns when no save is in flight.
-
-        Raises:
-          CheckpointError: a save failed.
-        """
+        """Returns when no save is in flight; CheckpointError if one failed."""
         if self._saving is not None:
             self._saving.result()
 
     def close(self) -> None:
-        """Waits for the save in flight and releases the threads; may be called twice.
-
-        Raises:
-          CheckpointError: a save failed.
-        """
+        """Waits as `wait` and releases the threads; may be called twice."""
         if not self._read_only:
             self._background.shutdown()
             self._orbax.close()
             self._read_only = True
         self.check()
 
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree, list[str]]:
-        """The newest checkpoint that is whole, or the one of `step`.
+        """The newest checkpoint that is whole, or the one of `step`: (step, state, notes).
 
         Steps that were passed over as damaged, or that are newer than the one returned, stay on
-        disk; the next `save` renames them to `damaged-*` and `abandoned-*` first.
+        disk; the next `save` renames them to `damaged-*` and `abandoned-*` first. The notes say what was
+        damaged or could not be verified.
 
         Args:
           like: the tree wanted: arrays or `jax.ShapeDtypeStruct`. Leaves with a sharding come back
             as `jax.Array`s in that sharding, whatever mesh they were saved from; leaves without,
             as numpy.
-          step: this step and no other.
-
-        Returns:
-          (step, state, notes); the notes say what was damaged or could not be verified.
 
         Raises:
           CheckpointMismatch: the checkpoint is whole but its tree is another.
@@ -376,9 +352,7 @@ class Checkpoints:
 def _from_process_0(compute: Callable[[], Sequence[int]]) -> list[int]:
     """What `compute` returns in process 0, in all processes; all of them call this.
 
-    Raises:
-      CheckpointError: in the other processes, when `compute` failed in process 0.
-      Exception: that failure itself, in process 0.
+    Its failure there is raised in process 0, and a CheckpointError in the others.
     """
     if jax.process_count() == 1:
         return list(compute())
@@ -401,9 +375,7 @@ def _from_process_0(compute: Callable[[], Sequence[int]]) -> list[int]:
 def agreed_source(directory: str | os.PathLike[str], say: Callable[[str], None] = print) -> int:
     """The newest whole step of another run, as process 0 finds it; all processes call it.
 
-    That run may be training: each process would find another step.
-
-    Raises:
-      CheckpointError: process 0 finds none; in all processes.
+    That run may be training: each process would find another step. CheckpointError, in all of them,
+    if process 0 finds none.
     """
-    return _from_process_0(lambda: [newest_whole(directory, say)])[0]
+    return _from_process_0(lambda: [read_info(directory, say=say).step])[0]

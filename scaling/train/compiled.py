@@ -71,8 +71,6 @@ class Sharded:
     """One run over the devices of a mesh.
 
     Attributes:
-      program: what was compiled.
-      jobs: its evaluations.
       evaluations: compiled, by the name of the job.
       compiled_step: None where only evaluations are run.
     """
@@ -99,7 +97,6 @@ class Sharded:
 
     def fresh(self, config: Experiment) -> TrainState:
         """The state at step 0 (of the program's own config)."""
-        del config
         return self.program.fresh_state()
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
@@ -113,19 +110,16 @@ class Sharded:
 
     def replace(self, states: TrainState, slot: int, make: Callable[[], TrainState]) -> TrainState:
         """What `make` returns; the old state is freed first, as both may not fit."""
-        del slot
         for leaf in jax.tree.leaves(states):
             leaf.delete()
         return make()
 
     def part(self, values: PyTree, slot: int) -> PyTree:
         """The part of one run in values that are on the host: all of it."""
-        del slot
         return values
 
     def place_hparams(self, configs: Sequence[Experiment]) -> dict[str, jax.Array]:
         """The program's own."""
-        del configs
         return self.program.hparams()
 
     def place(self, fetches: Sequence[Fetch]) -> Batch:
@@ -143,7 +137,6 @@ class Sharded:
 
         A batch that is left out has come with weights of 0.
         """
-        del turn
         return self.compiled_step(states, batch, hparams)
 
     def carry(self, job: Scheduled) -> PyTree:
@@ -188,15 +181,9 @@ def run_evaluation(
     last: bool,
     artefacts: Mapping[str, Any],
 ) -> dict[int, dict[str, Any]]:
-    """{slot: values of the evaluation} for the active runs.
+    """{slot: values of the evaluation} for the active runs of a turn, of `variables` of all runs.
 
-    Args:
-      program: its compiled functions.
-      job: what runs.
-      variables: of all runs.
-      turn: which runs, and where they stand.
-      last: whether the step before it was the last.
-      artefacts: of the data, for the report.
+    `last` says that the step before it was the last; `artefacts` of the data are for the report.
     """
     slots = np.flatnonzero(turn.active).tolist()
 

@@ -52,15 +52,10 @@ def to_text(data: Data) -> str:
 
 
 def compare(folder: pathlib.Path, text: str) -> list[str]:
-    """What differs from the data.json of an earlier start.
+    """What differs from the data.json of an earlier start, if there is one, in `to_text` of this.
 
-    Args:
-      folder: the run directory; without a data.json nothing is compared.
-      text: `to_text` of this start.
-
-    Raises:
-      DataRecordError: an artefact differs: a model that goes on would read other tokens than it
-        was trained on.
+    DataRecordError: an artefact differs: a model that goes on would read other tokens than it was
+    trained on.
     """
     path = folder / NAME
     if not path.exists():
@@ -89,8 +84,7 @@ def _hash(artefact: object) -> str:
 def read(folder: pathlib.Path) -> tuple[DataInfo, dict[str, Any]]:
     """Facts and artefacts of a run directory (or of one of its checkpoints).
 
-    Raises:
-      DataRecordError: there is no data.json, or an artefact's class cannot be imported.
+    DataRecordError: there is no data.json, or an artefact's class cannot be imported.
     """
     path = folder / NAME
     if not path.exists():

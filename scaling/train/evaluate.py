@@ -19,6 +19,7 @@ from scaling.data.loader import EvalSet
 from scaling.experiment import Experiment
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Evaluation, Task
+from scaling.track import files
 from scaling.train import evaluations
 from scaling.train.program import Program, key_data, timed_compile
 
@@ -32,12 +33,9 @@ class Scheduled:
 
     Attributes:
       name: under which its values are reported.
-      evaluation: what runs.
-      examples: the held-out split.
       every: steps between its runs; 0 means only after the last step.
       batches: at most so many, spread over the split; None takes all.
       final_batches: the same of the run after the last step.
-      batch_size: examples per batch.
     """
 
     name: str
@@ -66,9 +64,8 @@ class Scheduled:
 def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> list[Scheduled]:
     """All evaluations of a run: the task's `score` on every split, then `eval.also`.
 
-    Raises:
-      ConfigError: an entry names no evaluation of the task, no split of the data, or takes too few
-        examples.
+    ConfigError: an entry names no evaluation of the task, no split of the data, or takes too few
+    examples.
     """
     section = config.eval
     size = section.batch_size or config.train.batch_size
@@ -145,12 +142,8 @@ def collect(
 
     Results are read one batch late, so that the device never waits.
 
-    Args:
-      job: what runs.
-      last: whether the step before it was the last.
-      run: gives the result of a batch.
-      carry: what the first batch gets.
-      parts: takes each run's part out of a result; one result comes back for each.
+    `parts` takes each run's part out of a result: one result comes back for each. `last` says that
+    the step before it was the last, `carry` is what the first batch gets.
     """
     chosen = job.chosen(last)
     if job.evaluation.carry is not None:
@@ -187,16 +180,14 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
 
 
-def numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of an evaluation under `prefix/`, for the metrics stream."""
-    return {f"{prefix}/{k}": float(v) for k, v in values.items() if is_number(v)}
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of an evaluation is a single number."""
-    if isinstance(value, bool | str | bytes) or value is None:
-        return False
-    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers of evaluations by name, as NAME/KEY for the metrics stream."""
+    return {
+        f"{name}/{key}": float(value)
+        for name, values in results.items()
+        for key, value in values.items()
+        if files.is_number(value)
+    }
 
 
 def pictures_saved(
@@ -204,11 +195,7 @@ def pictures_saved(
 ) -> dict[str, Any]:
     """The values of an evaluation with each picture (uint8 [H, W, 3]) as the name of its PNG file.
 
-    Args:
-      folder: `RUN/evaluations/NAME`.
-      step: of the checkpoint that was evaluated.
-      values: what an evaluation reports.
-      write: whether this process writes the files.
+    The files are for `RUN/evaluations/NAME`, and written by the process that is told to `write`.
     """
     kept = dict(values)
     for key, value in values.items():
@@ -240,11 +227,7 @@ class EarlyStopping:
     history: dict[int, float] = dataclasses.field(default_factory=dict)
 
     def update(self, step: int, values: Mapping[str, float]) -> bool:
-        """Takes in the evaluation after `step`; True when the run should end.
-
-        Raises:
-          MetricError: the watched metric is not among the values.
-        """
+        """Takes in the evaluation after `step`; True when the run should end. Raises as `watched`."""
         if self.patience is None:
             return False
         # Steps go back only in a rollback, which repeats these evaluations.
@@ -253,11 +236,7 @@ class EarlyStopping:
         return self.stopped(step)
 
     def watched(self, values: Mapping[str, float]) -> float:
-        """The value of the metric that early stopping and `checkpoint.keep_best` watch.
-
-        Raises:
-          MetricError: it is not among the values.
-        """
+        """The value of the watched metric; MetricError if it is not among the values."""
         if self.metric not in values:
             names = ", ".join(values)
             raise MetricError(

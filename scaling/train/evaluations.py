@@ -17,13 +17,9 @@ EVALUATIONS: dict[str, str] = {
 def named(task: Task, entry: EvaluationEntry, name: str) -> Evaluation:
     """The evaluation of an entry of `eval.also`, with its options.
 
-    Args:
-      task: what is evaluated.
-      entry: names one of the task's own evaluations, or of `EVALUATIONS`, or "package.module:name".
-      name: of the entry, which stands for the evaluation where the entry names none.
-
-    Raises:
-      ConfigError: there is none of that name, or it takes no such option.
+    The entry, or its own name where it names none, says which: one of the task's own evaluations,
+    or of `EVALUATIONS`, or "package.module:name". ConfigError: there is none of that name, or it
+    takes no such option.
     """
     key, chosen = f"eval.also.{name}", entry.evaluation or name
     if chosen in task.evaluations:

@@ -26,7 +26,6 @@ class Report:
     """What became of the arrays of one source. Paths are "COLLECTION/PATH".
 
     Attributes:
-      source: the checkpoint.
       matched: taken over, by path here.
       missing: neither there nor in another source, in the collections (below `into`) that this one
         feeds, by path here: they keep their initial values.
@@ -88,11 +87,7 @@ def load_initial(
 def check_initial(
     sources: Mapping[str, InitFrom], shapes: Mapping[str, PyTree], say: Say = print
 ) -> None:
-    """What `load_initial` would refuse, from shapes alone: before anything is compiled.
-
-    Raises:
-      InitFromError: as of `load_initial`.
-    """
+    """Refuses what `load_initial` would, from shapes alone: before anything is compiled."""
     _matched(sources, flatten(dict(shapes)), say)
 
 

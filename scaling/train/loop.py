@@ -24,6 +24,7 @@ from scaling.data.loader import leave_out
 from scaling.data.prefetch import Prefetcher
 from scaling.train.bad_steps import DivergedError, RollbackError
 from scaling.train.compiled import Batch, Compiled, Turn, run_evaluation
+from scaling.train.evaluate import numbers
 from scaling.train.member import Member
 from scaling.train.record import spend
 from scaling.train.state import TrainState
@@ -56,15 +57,9 @@ class Loop:
         should_stop: Callable[[int], bool],
         watch: Watch | None = None,
     ) -> None:
-        """Takes its parts together.
+        """`data`: one for each distinct order of the training data; `members`: by their slots.
 
-        Args:
-          program: compiled.
-          data: one for each distinct order of the training data.
-          members: in the order of their slots.
-          restore: see `Restore`.
-          should_stop: (step) -> bool, asked once a step; True in all processes at the same step.
-          watch: see `Watch`; None prunes nothing.
+        `should_stop(step)` is asked once a step, and True in all processes at the same step.
         """
         self.program, self.data, self.members = program, data, members
         self.restore, self.should_stop, self.watch = restore, should_stop, watch
@@ -181,7 +176,7 @@ class Loop:
         self._complete([m for m in (*last, *early) if m.status is None])
         going = {m.index: m for m in between if m.status is None}
         if self.watch is not None and going:
-            pruned = self.watch(step, {index: m.scores() for index, m in going.items()})
+            pruned = self.watch(step, {index: numbers(m.evals) for index, m in going.items()})
             self._leave([m for index, m in going.items() if index in pruned], "pruned")
         self._save([m for m in members if m.status is None and m.saves(step)])
 
@@ -203,7 +198,6 @@ class Loop:
         return [(member, results[member.slot]) for member in members]
 
     def _variables(self, member: Member) -> Mapping[str, Any]:
-        """A member's evaluated variables, for callbacks."""
         (state,) = self.program.take(self.states, [member.slot])
         return state.evaluated()
 
@@ -216,7 +210,6 @@ class Loop:
         self._leave(members, "completed")
 
     def _leave(self, members: Sequence[Member], status: str) -> None:
-        """Saves members and ends them."""
         for member in members:
             member.status = status
         self._save(members)

@@ -4,6 +4,7 @@ A run alone is the only member of its loop; a population has many. Metrics come 
 host: nothing here touches a device.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling.data import DataInfo
 from scaling.data.loader import Loader
+from scaling.track import files, grade, memory
+from scaling.track.run_dir import SUMMARY
 from scaling.track.stream import read_metrics
 from scaling.train.bad_steps import BadSteps
 from scaling.train.callbacks import Event, build_callbacks
@@ -32,9 +36,7 @@ class Member:
       index: its place in the list of runs that were started together.
       slot: where its state is.
       source: which of the distinct batches of a step it reads.
-      step: updates done.
       status: how it ended; None while it trains.
-      error: what ended it, where something went wrong.
       evals: name of an evaluation -> its newest values.
     """
 
@@ -115,12 +117,7 @@ class Member:
         self.report(self.index, step, values)
 
     def read(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Takes in a step's metrics: logs them, and acts on a bad one.
-
-        Raises:
-          DivergedError: bad steps end the run.
-          RollbackError: the run is to go back.
-        """
+        """Takes in a step's metrics: logs them, and acts on a bad one: see `BadSteps.report`."""
         if not self.uses_batch(step):
             return  # its batch was left out: there is nothing to report
         values = _stream(metrics)
@@ -143,17 +140,13 @@ class Member:
         results: Mapping[str, Mapping[str, Any]],
         variables: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """Takes in the values of evaluations after its step: logs them, and may end early by them.
+        """Takes in the values of evaluations, by name, after its step; they may end the run early.
 
-        Args:
-          results: {name of the evaluation: its values}.
-          variables: gives callbacks what was evaluated.
+        `variables` gives callbacks what was evaluated.
         """
         kept = {name: self.record.keep(self.step, name, v) for name, v in results.items()}
         self.evals |= kept
-        values: dict[str, float] = {}
-        for name, result in kept.items():
-            values |= numbers(result, name)
+        values = numbers(kept)
         self._scores = (self.step, values)
         self.log(self.step, values | {f"data/{self.task.unit}": self.units(self.step)})
         self.call(Event("evaluation", self.step, values, self.record.workdir, variables))
@@ -163,13 +156,6 @@ class Member:
         if values and self.config.checkpoint.keep_best:
             self.stopping.watched(values)
         self.stopping.update(self.step, values)
-
-    def scores(self) -> dict[str, float]:
-        """The newest numbers of all evaluations, by their names in the stream."""
-        values: dict[str, float] = {}
-        for name, result in self.evals.items():
-            values |= numbers(result, name)
-        return values
 
     def call(self, event: Event) -> None:
         """Calls every callback and logs the numbers that they return."""
@@ -193,6 +179,53 @@ class Member:
     def end(self) -> None:
         """Tells the callbacks that the run has ended."""
         self.call(Event("end", self.step, {}, self.record.workdir))
+
+    def write_summary(self, info: DataInfo, step_bytes: int | None, **more: Any) -> dict[str, Any]:
+        """Writes summary.json (see the contract in DESIGN.md) and returns its content.
+
+        `info` is what the data says of itself, `step_bytes` the memory that the compiled step needs
+        on a device, where it is known, `more` are further entries.
+        """
+        record, task, step, evals = self.record, self.task, self.step, dict(self.evals)
+        if self.status == "diverged":  # the stream says how far it came
+            lines = read_metrics(record.workdir)
+            step, evals = lines[-1]["step"] if lines else 0, {}
+        seen = self.units(step)
+        summary = {
+            "status": self.status,
+            "step": step,
+            task.unit: seen,
+            "unit": task.unit,
+            "units": seen,
+            "objective": task.objective,
+            "params": dataclasses.asdict(task.params),
+            "flops": {
+                name: per_unit * seen for name, per_unit in dataclasses.asdict(task.flops).items()
+            },
+            "eval": evals.pop("eval", {}),
+            **({"evals": evals} if evals else {}),
+            "entropy": {
+                "rate": info.entropy_rate,
+                # Of all held-out examples: nothing that a part of them can be compared with.
+                "eval": None if self.config.eval.final_units else info.eval_entropy,
+            },
+            "seconds": record.goodput.report(),
+            "goodput": record.goodput.goodput(),
+            "memory_bytes": {
+                "host_peak": memory.host_peak_bytes(),
+                "device": memory.device_bytes(jax.local_devices()),
+                "program": step_bytes,
+            },
+            "run_id": record.run_id,
+            "name": self.config.name,
+            "seed": self.config.seed,
+            **more,
+            **({} if self.error is None else {"error": str(self.error)}),
+        }
+        summary = grade.with_grade(record.workdir, summary)
+        if record.main:
+            files.write_json(record.workdir / SUMMARY, summary)
+        return summary
 
 
 def _due(every: int, step: int) -> bool:

@@ -39,8 +39,7 @@ def run_population(
     """Trains all members to their ends, each on from where its directory stands.
 
     Args:
-      members: configs, resolved and validated; equal except in what the module's docstring lists.
-      workdirs: a run directory for each.
+      members: configs, equal except in what the module's docstring lists; a workdir for each.
       mode: how to run the members, see `train.stacked`; `auto` is `map` on CPU and `vmap` on
         accelerators.
       stop: raised by a signal: all members save and end as preempted.
@@ -51,9 +50,8 @@ def run_population(
       How each ended: completed, diverged, preempted, pruned, locked (another process trains in its
       directory), or failed (what went wrong is printed; the others are not disturbed).
 
-    Raises:
-      PopulationError: the configs differ in more than they may, or JAX runs in several processes.
-      PlatformError: JAX came up on something else than the configs ask for.
+    Raises PopulationError where the configs differ in more than they may or JAX runs in several
+    processes, PlatformError where JAX came up on something else than they ask for.
     """
     _check(members, workdirs)
     with Training(members, workdirs, stop, mode=mode, watch=watch) as training:

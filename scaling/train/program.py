@@ -37,8 +37,6 @@ class Program:
     """One run's functions, ready to compile.
 
     Attributes:
-      config: the resolved config.
-      mesh: where it runs.
       functions: the learning problem, the optimizer, and `init` and `step` before `jit`.
       abstract: shapes, types and shardings of the state.
       train_batch: the same of a global training batch.
@@ -69,8 +67,7 @@ class Program:
     def hparams(self, **changes: float) -> dict[str, jax.Array]:
         """The optimizer's and the task's run-time numbers as replicated device scalars.
 
-        Raises:
-          KeyError: a change names no hyper-parameter.
+        KeyError: a change names no hyper-parameter.
         """
         own = self.functions.hparams
         unknown = set(changes) - set(own)
@@ -112,17 +109,12 @@ class Program:
             jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows), carry),
         )
-        function = self.within_rules(evaluate_step(evaluation))
         jitted = jax.jit(
-            function,
+            within_rules(self.mesh, self.config.mesh, evaluate_step(evaluation)),
             in_shardings=jax.tree.map(lambda x: x.sharding, arguments),
             out_shardings=(everywhere, jax.tree.map(lambda _: by_rows, carry)),
         )
         return jitted.lower(*arguments)
-
-    def within_rules(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, traced inside this program's logical-axis rules."""
-        return _within_rules(self.mesh, self.config.mesh, function)
 
     def abstract_eval_batch(self, spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a global evaluation batch."""
@@ -152,16 +144,13 @@ class Functions:
     """What a run computes, before `jit`: pure functions that `vmap` and loops may wrap too.
 
     Attributes:
-      task: the learning problem.
       optimizer: its hyper-parameters are run-time arguments of `step`.
-      shardings: of the variables, by collection.
       init: uint32[2] key data -> state.
       step: (state, batch, hparams) -> (state, metrics).
     """
 
     task: Task
     optimizer: Optimizer
-    shardings: PyTree
     init: Callable[[jax.Array], TrainState]
     step: TrainStep
 
@@ -171,22 +160,13 @@ class Functions:
         return {**self.optimizer.hparams, **self.task.hparams}
 
 
-def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Functions:
-    """The functions of a run.
+def build_functions(config: Experiment, info: DataInfo, platform: str) -> Functions:
+    """The functions of a run on a platform, by JAX's name; `info` is `scaling.data.describe(config)`.
 
-    Args:
-      config: resolved and validated.
-      info: `scaling.data.describe(config)`.
-      mesh: where the run lives; decides kernels and shardings.
-
-    Raises:
-      ConfigError: JAX is set to what no run works under.
-      ValueError: an array does not divide its mesh axis.
+    ConfigError: JAX is set to what no run works under.
     """
     check_jax_settings()
-    platform = mesh.devices.flat[0].platform
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
-    shardings = parallel.param_shardings(task.boxed, mesh, config.mesh)
     names = parallel.axis_names(task.boxed["params"])
     optimizer = build_optimizer(config.optim, config.train.steps, names)
 
@@ -212,24 +192,19 @@ def build_functions(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh)
         spike_factor=config.train.spike_factor,
         conditional=platform == "cpu",
     )
-    return Functions(task, optimizer, shardings, init, step)
+    return Functions(task, optimizer, init, step)
 
 
 def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
-    """Builds a run's program.
+    """Builds a run's program, as `build_functions`; the mesh may be of a topology that is not here.
 
-    Args:
-      config: resolved and validated.
-      info: `scaling.data.describe(config)`.
-      mesh: `parallel.make_mesh(config.mesh)`, or one of a topology that is not here.
-
-    Raises:
-      ValueError: an array does not divide its mesh axis, or is silently replicated.
+    ValueError: an array does not divide its mesh axis, or is silently replicated.
     """
-    functions = build_functions(config, info, mesh)
+    functions = build_functions(config, info, mesh.devices.flat[0].platform)
+    placed = parallel.param_shardings(functions.task.boxed, mesh, config.mesh)
     shapes = jax.eval_shape(functions.init, KEY_DATA)
-    shardings = parallel.state_shardings(shapes, functions.shardings, mesh)
-    rows = audit(shapes, shardings, mesh, config.mesh, config.mesh.large_bytes)
+    shardings = parallel.state_shardings(shapes, placed, mesh)
+    rows = audit(shapes, shardings, mesh, config.mesh)
     replicated, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh, config.mesh)
 
     return Program(
@@ -243,7 +218,7 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
         audit=tuple(rows),
         init=jax.jit(functions.init, in_shardings=replicated, out_shardings=shardings),
         step=jax.jit(
-            _within_rules(mesh, config.mesh, functions.step),
+            within_rules(mesh, config.mesh, functions.step),
             in_shardings=(shardings, batch, replicated),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
@@ -251,9 +226,10 @@ def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -
     )
 
 
-def _within_rules(
+def within_rules(
     mesh: jax.sharding.Mesh, config: MeshConfig, function: Callable[..., PyTree]
 ) -> Callable[..., PyTree]:
+    """The function, traced inside the logical-axis rules of a mesh."""
     rules = parallel.rules(config)
 
     def traced(*args: PyTree) -> PyTree:
@@ -267,8 +243,7 @@ def _within_rules(
 def check_jax_settings() -> None:
     """Refuses debugging modes of JAX that the step cannot be traced or compiled under.
 
-    Raises:
-      ConfigError: one of them is on; its key is the environment variable.
+    The key of the ConfigError is the environment variable.
     """
     if jax.config.values["jax_disable_jit"]:
         raise ConfigError(
@@ -287,10 +262,8 @@ def check_jax_settings() -> None:
 def check_buildable(config: Experiment) -> None:
     """Builds task and optimizer from shapes alone; starts no backend and reads no data.
 
-    Raises:
-      ConfigError: task, model, data, wrapper and optimizer do not go together, or JAX is set to
-        what no run works under.
-      DataError: the data cannot even be described.
+    ConfigError: task, model, data, wrapper and optimizer do not go together, or JAX is set to what no
+    run works under. DataError: the data cannot even be described.
     """
     check_jax_settings()
     task, _ = build_abstract(config, config.train.steps)
@@ -302,9 +275,7 @@ def check_buildable(config: Experiment) -> None:
 def build_abstract(config: Experiment, steps: int) -> tuple[Task, Optimizer]:
     """A run's task and its optimizer of so many steps, from shapes alone; starts no backend.
 
-    Raises:
-      ConfigError: task, model, data and optimizer do not go together.
-      DataError: the data cannot even be described.
+    Raises ConfigError as `check_buildable`, and DataError if the data cannot even be described.
     """
     info = data.describe(config)
     try:

@@ -1,11 +1,10 @@
-"""One run's directory while the run lives: opened, resumed from, written to, summed up.
+"""One run's directory while the run lives: opened, resumed from, written to.
 
 A run has one `Record`; a population has one for each member, and so every member leaves what a run
 alone leaves, and either can go on from what the other left.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -14,35 +13,28 @@ import jax
 import jax.numpy as jnp
 
 from scaling import configs
-from scaling.data import Data, DataInfo
+from scaling.data import Data
 from scaling.experiment import Experiment
 from scaling.tasks.base import Task
-from scaling.track import files, grade, memory
+from scaling.track import files
 from scaling.track.goodput import Goodput
-from scaling.track.run_dir import RunDir, read_run
-from scaling.track.stream import read_metrics
+from scaling.track.run_dir import RunDir
 from scaling.track.writers import Tracker
 from scaling.train import data_record
 from scaling.train.checkpoints import Checkpoints
-from scaling.train.evaluate import is_number, pictures_saved, stop_metric
+from scaling.train.evaluate import pictures_saved, stop_metric
 from scaling.train.init_from import check_initial, load_initial
 from scaling.train.state import TrainState
 
 Say = Callable[[str], None]
 
 
-class Record:
+class Record(files.Closing):
     """A run directory, locked while it is open.
 
     Order of use: construct, `keep_data`, `open_checkpoints`, `newest` (or a fresh state),
-    `open_stream`, and at the end `write_summary` and `close`.
-
-    Attributes:
-      config: the resolved config.
-      workdir: the run directory.
-      run_id: the config's fingerprint.
-      goodput: where the time goes.
-      notes: what opening the directory found.
+    `open_stream`, and at the end `close`. `run_id` is the config's fingerprint, `goodput` where the
+    time goes.
     """
 
     def __init__(
@@ -53,63 +45,40 @@ class Record:
         say: Say,
         main: bool = True,
     ) -> None:
-        """Opens or creates the directory.
+        """Opens or creates the directory; raises as `RunDir`.
 
         Args:
-          config: resolved and validated.
-          workdir: the run directory.
           start: `provenance.collect` of this start.
           say: told what people should know.
           main: whether this is process 0; the others only read.
-
-        Raises:
-          RunDirError: see `RunDir`.
-          LockedError: another process trains here.
         """
         self.config, self.workdir, self.start, self.say = config, workdir, start, say
         self.main = main
         self._folder = workdir / "checkpoints"
         self.config_json, self.run_id = configs.to_json(config), configs.fingerprint(config)
         self.stack = contextlib.ExitStack()
-        self.notes: list[str] = []
         if main:
-            self.run_dir = self.stack.enter_context(
-                RunDir(workdir, self.config_json, self.run_id, start)
-            )
-            self.notes += self.run_dir.notes
+            run_dir = RunDir(workdir, self.config_json, self.run_id, start)
+            for note in self.stack.enter_context(run_dir).notes:
+                say(note)
         self.goodput = Goodput(workdir if main else None)
         self.stack.callback(self.goodput.flush)
-
-    def __enter__(self) -> "Record":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
 
     def close(self) -> None:
         """Makes everything durable and gives the lock back; may be called twice."""
         self.stack.close()
 
-    def finished(self) -> dict[str, Any]:
-        """The summary of an earlier start, empty when there is none."""
-        return read_run(self.workdir).summary
-
     # --- the state and the stream ------------------------------------------------------------
 
     def open_checkpoints(self, task: Task) -> None:
-        """Opens the folder of checkpoints; the task says what ranks them.
-
-        Raises:
-          CheckpointError: it cannot be written to.
-        """
-        section, evaluation = self.config.checkpoint, self.config.eval
-        self.stop_metric = stop_metric(self.config, task)
+        """Opens the folder of checkpoints; the task says what ranks them. Raises CheckpointError."""
+        section = self.config.checkpoint
         self.checkpoints = Checkpoints(
             self._folder,
             section.keep_last,
             section.keep_best,
-            self.stop_metric,
-            evaluation.stop_mode,
+            stop_metric(self.config, task),
+            self.config.eval.stop_mode,
             section.asynchronous,
             keep_steps=section.keep_steps,
             say=self.say if self.main else print,  # a failed save is told in every process
@@ -132,11 +101,7 @@ class Record:
         return step, state
 
     def check_first(self, abstract: TrainState) -> None:
-        """Refuses a `train.init_from` that `first` would, from shapes, in a run that has not begun.
-
-        Raises:
-          InitFromError: a source cannot be read, does not fit or gives nothing.
-        """
+        """Refuses a `train.init_from` that `first` would, from shapes, in a run that has not begun."""
         if self.config.train.init_from and not any(self._folder.glob("[0-9]*")):
             check_initial(self.config.train.init_from, abstract.variables(), self.say)
 
@@ -165,8 +130,7 @@ class Record:
     def keep_data(self, data: Data) -> None:
         """Writes data.json: what a finished run needs of its data where the data is not.
 
-        Raises:
-          DataRecordError: the run was started with other artefacts, such as another tokenizer.
+        DataRecordError: the run was started with other artefacts, such as another tokenizer.
         """
         self.data_text = data_record.to_text(data)
         for note in data_record.compare(self.workdir, self.data_text):
@@ -194,13 +158,11 @@ class Record:
     def keep(self, step: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Writes what is not a number into `evaluations/NAME/STEP.json` (pictures beside it).
 
-        Returns:
-          The values, pictures replaced by the names of their files.
+        Returns the values, pictures replaced by the names of their files.
         """
         folder = self.workdir / "evaluations" / name
         kept = pictures_saved(folder, step, values, write=self.main)
-        if self.main and not all(is_number(value) for value in kept.values()):
-            folder.mkdir(parents=True, exist_ok=True)
+        if self.main and not all(files.is_number(value) for value in kept.values()):
             files.write_json(folder / f"{step:08d}.json", kept)
         return kept
 
@@ -214,73 +176,6 @@ class Record:
         }
         self.checkpoints.save(step, state, values, texts)
         self.goodput.mark(step)
-
-    # --- the end -----------------------------------------------------------------------------
-
-    def write_summary(
-        self,
-        status: str,
-        step: int | None,
-        units: Callable[[int], int],
-        evals: Mapping[str, Any],
-        task: Task,
-        info: DataInfo,
-        step_bytes: int | None,
-        **more: Any,
-    ) -> dict[str, Any]:
-        """Writes summary.json (see the contract in DESIGN.md) and returns its content.
-
-        Args:
-          status: how the run ended.
-          step: updates done; None takes the last step of the stream.
-          units: tokens (or examples) seen by a step.
-          evals: evaluator name -> its newest values.
-          task: the learning problem.
-          info: what the data says of itself.
-          step_bytes: memory that the compiled step needs on a device, where it is known.
-          more: further entries.
-        """
-        step = self._last_step() if step is None else step
-        seen = units(step)
-        evals = dict(evals)
-        summary = {
-            "status": status,
-            "step": step,
-            task.unit: seen,
-            "unit": task.unit,
-            "units": seen,
-            "objective": task.objective,
-            "params": dataclasses.asdict(task.params),
-            "flops": {
-                name: per_unit * seen for name, per_unit in dataclasses.asdict(task.flops).items()
-            },
-            "eval": evals.pop("eval", {}),
-            **({"evals": evals} if evals else {}),
-            "entropy": {
-                "rate": info.entropy_rate,
-                # Of all held-out examples: nothing that a part of them can be compared with.
-                "eval": None if self.config.eval.final_units else info.eval_entropy,
-            },
-            "seconds": self.goodput.report(),
-            "goodput": self.goodput.goodput(),
-            "memory_bytes": {
-                "host_peak": memory.host_peak_bytes(),
-                "device": memory.device_bytes(jax.local_devices()),
-                "program": step_bytes,
-            },
-            "run_id": self.run_id,
-            "name": self.config.name,
-            "seed": self.config.seed,
-            **more,
-        }
-        summary = grade.with_grade(self.workdir, summary)
-        if self.main:
-            self.run_dir.write_summary(summary)
-        return summary
-
-    def _last_step(self) -> int:
-        records = read_metrics(self.workdir)
-        return records[-1]["step"] if records else 0
 
 
 @contextlib.contextmanager

@@ -30,8 +30,6 @@ class OpenRun:
     """A run on the devices that are here; needs neither its corpus nor a cache.
 
     Attributes:
-      path: the run directory.
-      config: the resolved config.
       program: its program; `program.task` has the functions.
       info: what its data said of itself.
       artefacts: of its data, such as {"tokenizer": ...}.
@@ -59,21 +57,13 @@ class OpenRun:
         return step, state
 
     def variables(self, step: int | None = None) -> dict[str, Any]:
-        """What was evaluated at a checkpoint (None: the newest): averaged parameters if it has any.
-
-        Raises:
-          ReopenError: there is no such checkpoint.
-        """
+        """What is evaluated of a `checkpoint`: its averaged parameters if it has any."""
         return self.checkpoint(step)[1].evaluated()
 
     def checkpoint(
         self, step: int | None = None, say: Callable[[str], None] = print
     ) -> tuple[int, TrainState]:
-        """The checkpoint of a step (None: the newest).
-
-        Raises:
-          ReopenError: there is no such checkpoint.
-        """
+        """The checkpoint of a step (None: the newest); ReopenError if there is no such."""
         newest = self.state(lambda s: step in (None, s), say)
         if newest is None:
             there = Checkpoints(self.path, read_only=True).steps()
@@ -85,11 +75,7 @@ class OpenRun:
         return newest
 
     def data(self) -> data.Data:
-        """The run's data, read from where the config says.
-
-        Raises:
-          ReopenError: it is not here.
-        """
+        """The run's data, read from where the config says; ReopenError if it is not here."""
         try:
             return data.build(self.config)
         except DataError as error:
@@ -99,9 +85,7 @@ class OpenRun:
 def recorded(path: pathlib.Path) -> tuple[Experiment, DataInfo, dict[str, Any]]:
     """What a run directory says of its run, without a device: (config, data facts, artefacts).
 
-    Raises:
-      ReopenError, ConfigError: see `open_run`.
-      DataRecordError: it was written without data.json, or an artefact's class is not here.
+    Raises as `open_run`, and DataRecordError where an artefact's class is not here.
     """
     if not (path / "config.json").exists():
         raise ReopenError(f"{path} is not a run directory: it has no config.json")
@@ -112,9 +96,7 @@ def recorded(path: pathlib.Path) -> tuple[Experiment, DataInfo, dict[str, Any]]:
 def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) -> OpenRun:
     """Opens a run directory, wherever it was copied to.
 
-    Args:
-      path: run directory.
-      devices: where to put it; None takes all that are here, as the config's mesh says.
+    `devices` say where to put it; None takes all that are here, as the config's mesh says.
 
     Raises:
       ReopenError: it is not a run directory, or was written without data.json.
@@ -128,16 +110,10 @@ def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) 
 
 
 def evaluate(path: pathlib.Path, step: int | None = None) -> int:
-    """Runs every evaluation of a run on a checkpoint and prints one JSON object.
+    """Runs every evaluation of a run on a checkpoint (None: the newest); prints one JSON object.
 
-    Pictures go where the run leaves its own, into `evaluations/NAME/`.
-
-    Args:
-      path: run directory.
-      step: of the checkpoint; None takes the newest.
-
-    Raises:
-      ReopenError: there is no run, no such checkpoint, no data here, or nothing was held out.
+    Pictures go where the run leaves its own, into `evaluations/NAME/`. ReopenError: there is no
+    run, no such checkpoint, no data here, or nothing was held out.
     """
     run = open_run(path)
     lines: list[str] = []

@@ -15,7 +15,7 @@ import numpy as np
 from scaling import data, parallel
 from scaling.data.loader import leave_out
 from scaling.train.bad_steps import BadSteps
-from scaling.train.program import Program
+from scaling.train.program import Program, within_rules
 from scaling.train.reopen import OpenRun, open_run
 from scaling.train.state import TrainState
 from scaling.train.step import sum_gradients
@@ -26,11 +26,7 @@ class ReplayError(RuntimeError):
 
 
 def replay(run_dir: pathlib.Path, step: int) -> int:
-    """Replays a step and prints its metrics, its examples and the gradient norm of every parameter.
-
-    Args:
-      run_dir: run directory.
-      step: 1-based.
+    """Replays a step, from 1; prints metrics, examples and the gradient norm of every parameter.
 
     Returns:
       0; 1 when the run recorded this step as bad and the replay gives another loss or norm.
@@ -98,7 +94,7 @@ def _gradient_norms(
         return jax.tree.map(lambda g: jax.numpy.linalg.norm(g.ravel()) / loss.weight, grads)
 
     # Traced inside the same rules as the step: the same constraints, the same kernels.
-    traced = jax.jit(program.within_rules(norms))
+    traced = jax.jit(within_rules(program.mesh, program.config.mesh, norms))
     values = jax.device_get(traced(state, batch, program.hparams()))
     leaves = jax.tree_util.tree_flatten_with_path(values)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): float(x) for path, x in leaves}

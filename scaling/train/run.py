@@ -7,7 +7,7 @@ Resume order of a state: the newest checkpoint of this run that is whole; else t
 """
 
 import contextlib
-import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,10 +17,11 @@ import jax
 from scaling import data, parallel
 from scaling.experiment import Experiment
 from scaling.parallel.axes import check_devices
-from scaling.track import allocator, compile_cache, grade, memory, provenance
+from scaling.track import allocator, compile_cache, files, grade, memory, provenance
 from scaling.track.lock import LockedError
 from scaling.track.progress import ProgressReport
 from scaling.track.recompile import CompileLog
+from scaling.track.run_dir import read_run
 from scaling.train import population_key as keys
 from scaling.train.compiled import Compiled, compile_sharded
 from scaling.train.loop import Loop, Watch
@@ -44,12 +45,6 @@ def run(
 ) -> int:
     """Trains to the end, or on from where an earlier start stopped.
 
-    Args:
-      config: resolved and validated.
-      workdir: the run directory.
-      processes: the started processes of this run; one alone is fine.
-      stop: raised by a signal.
-
     Returns:
       The exit code: 0 completed, 75 preempted, `train.diverged_exit` diverged.
 
@@ -62,11 +57,7 @@ def run(
 
 
 def check_platform(wanted: str) -> None:
-    """Ends the run when JAX came up on something else than the config asks for.
-
-    Raises:
-      PlatformError: it did.
-    """
+    """Ends the run (PlatformError) when JAX came up on something else than the config asks for."""
     backend = jax.default_backend()
     if wanted not in ("auto", backend):
         raise PlatformError(
@@ -76,17 +67,7 @@ def check_platform(wanted: str) -> None:
         )
 
 
-@dataclasses.dataclass
-class Opened:
-    """A run whose directory is open, and the order of the training data that it reads."""
-
-    index: int
-    config: Experiment
-    record: Record
-    source: int = 0
-
-
-class Training:
+class Training(files.Closing):
     """One run over all devices, or several that train together, while they live.
 
     Holds what must be closed again, in an `ExitStack`, so that whatever fails, the streams are
@@ -103,12 +84,9 @@ class Training:
         mode: Mode | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """Takes its parts together.
+        """One workdir for each config.
 
         Args:
-          configs: resolved and validated.
-          workdirs: a run directory for each.
-          stop: raised by a signal.
           processes: of this run; None is this one alone.
           mode: how a population runs its members; None is a single run, whose errors are raised.
           watch: prunes members of a population.
@@ -125,10 +103,8 @@ class Training:
             ProgressReport(steps, "", track.progress, track.progress_seconds, self.main)
         )
 
-    def __enter__(self) -> "Training":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Closes what is open."""
         self.stack.close()
 
     def execute(self) -> list[str]:
@@ -141,11 +117,11 @@ class Training:
         opened = self._open()
         if not opened:
             return self.statuses
-        records = [one.record for one in opened]
+        records = list(opened.values())
         with spend("init", records):
             self._load(opened)
         with spend("compile", records):
-            self.program = self._compile(opened)
+            self.program = self._compile(records)
         self.progress.unit = self.program.task.unit
         # Collectives give up on a partner after a while (Gloo: 30 s), and processes do not compile
         # equally fast; one that dies meanwhile is noticed by the roster.
@@ -166,29 +142,24 @@ class Training:
 
     # --- before the loop ---------------------------------------------------------------------
 
-    def _open(self) -> list[Opened]:
-        """The directories of the runs that have not ended, open."""
-        opened: list[Opened] = []
+    def _open(self) -> dict[int, Record]:
+        """The directories of the runs that have not ended, open, by the number of the run."""
+        opened: dict[int, Record] = {}
         start = provenance.collect(devices=jax.devices())
         # A population is started again for the others: a member that diverged stays where it is.
         final = ("completed",) if self.mode is None else ("completed", "diverged", "pruned")
         for index, (config, workdir) in enumerate(zip(self.configs, self.workdirs, strict=True)):
-
-            def say(text: str, index: int = index) -> None:
-                self._say(index, text)
-
+            say = functools.partial(self._say, index)
             with self._alone(index):
                 record = Record(config, workdir, start, say, self.main)
                 self.stack.callback(self._close, index, record)
-                for note in record.notes:
-                    say(note)
                 if self.mode is None:
                     say(
                         f"{config.name} in {workdir}: {jax.device_count()} x "
                         f"{jax.devices()[0].device_kind} ({jax.default_backend()}), "
                         f"run {record.run_id}"
                     )
-                finished = record.finished()
+                finished = read_run(workdir).summary  # of an earlier start
                 if finished.get("status") in final:
                     say(f"already {finished['status']}: {workdir / 'summary.json'}")
                     if self.mode is None:
@@ -196,67 +167,65 @@ class Training:
                     self.statuses[index] = finished["status"]
                     record.close()
                 else:
-                    opened.append(Opened(index, config, record))
+                    opened[index] = record
         return opened
 
-    def _load(self, opened: Sequence[Opened]) -> None:
+    def _load(self, opened: Mapping[int, Record]) -> None:
         """One `Data` for every distinct order of the training data."""
-        self._say(opened[0].index, "preparing data")
+        first, *_ = opened.values()
+        first.say("preparing data")
         orders: dict[int, int] = {}
         self.data: list[data.Data] = []
-        for one in opened:
-            seed = keys.data_seed(one.config)
+        self.sources: dict[int, int] = {}  # which of the orders a run reads
+        for index, record in opened.items():
+            seed = keys.data_seed(record.config)
             if seed not in orders:
                 orders[seed] = len(self.data)
-                self.data.append(data.build(one.config))
-            one.source = orders[seed]
-            one.record.keep_data(self.data[one.source])
-        sizes = ", ".join(f"{v:,} {k}" for k, v in self.data[0].sizes.items())
-        self._say(opened[0].index, f"data: {sizes}")
+                self.data.append(data.build(record.config))
+            self.sources[index] = orders[seed]
+            record.keep_data(self.data[orders[seed]])
+        first.say("data: " + ", ".join(f"{v:,} {k}" for k, v in self.data[0].sizes.items()))
 
-    def _compile(self, opened: Sequence[Opened]) -> Compiled:
-        """Compiles everything ahead of time."""
-        config, index = opened[0].config, opened[0].index
+    def _compile(self, records: Sequence[Record]) -> Compiled:
+        config, say = records[0].config, records[0].say
         if self.mode is not None:
-            stacked = compile_stacked(config, self.data[0], len(opened), len(self.data), self.mode)
-            self._say(
-                index,
-                f"population of {len(opened)} ({stacked.mode}) on {stacked.devices.size} x "
+            stacked = compile_stacked(config, self.data[0], len(records), len(self.data), self.mode)
+            say(
+                f"population of {len(records)} ({stacked.mode}) on {stacked.devices.size} x "
                 f"{jax.devices()[0].device_kind}: {stacked.task.params.total:,} parameters each, "
                 f"{len(self.data)} orders of the data; compiled in "
-                f"{self.compile_log.seconds('population'):.1f} s",
+                f"{self.compile_log.seconds('population'):.1f} s"
             )
             return stacked
         mesh = parallel.make_mesh(config.mesh)
         check_devices(config, mesh.size)
         program = build_program(config, self.data[0].info, mesh)
-        opened[0].record.check_first(program.abstract)
+        records[0].check_first(program.abstract)
         task, sizes = program.task, {a: size for a, size in mesh.shape.items() if size > 1}
-        self._say(
-            index,
+        say(
             f"model: {task.params.total:,} parameters ({task.params.non_embedding:,} "
-            f"non-embedding), {task.flops.exact:.3g} FLOPs per {task.unit[:-1]}; mesh {sizes or 1}",
+            f"non-embedding), {task.flops.exact:.3g} FLOPs per {task.unit[:-1]}; mesh {sizes or 1}"
         )
         if mesh.size > 1 and program.audit:
-            self._say(index, parallel.format_rows(list(program.audit)))
+            say(parallel.format_rows(list(program.audit)))
         sharded, seconds = compile_sharded(program, self.data[0])
         cached = self.compile_log.count("step", cached=True) > 0
-        self._say(index, f"compiled in {seconds:.1f} s" + (" (from the cache)" if cached else ""))
+        say(f"compiled in {seconds:.1f} s" + (" (from the cache)" if cached else ""))
         return sharded
 
-    def _members(self, opened: Sequence[Opened]) -> tuple[list[Member], list[TrainState]]:
+    def _members(self, opened: Mapping[int, Record]) -> tuple[list[Member], list[TrainState]]:
         """The runs at the steps where their directories stand, and their states."""
         members: list[Member] = []
         states: list[TrainState] = []
-        for one in opened:
-            with self._alone(one.index):
-                record, loader = one.record, self.data[one.source].train
+        for index, record in opened.items():
+            with self._alone(index):
+                source = self.sources[index]
                 record.open_checkpoints(self.program.task)
-                step, state = self._newest(record, one.config.train.steps + 1)
+                step, state = self._newest(record, record.config.train.steps + 1)
                 record.open_stream(step)
-                slot = len(members)
+                slot, loader = len(members), self.data[source].train
                 member = Member(
-                    one.index, slot, one.source, step, record, loader, self.program, self._report
+                    index, slot, source, step, record, loader, self.program, self._report
                 )
                 members.append(member)
                 states.append(state)
@@ -304,27 +273,20 @@ class Training:
         if status == "failed" and member.error is not None:
             raise member.error
         if status == "diverged":
-            self._say(member.index, f"diverged: {member.error}")
-        ended = status != "diverged"
+            member.record.say(f"diverged: {member.error}")
         member.record.checkpoints.wait()
         population = {"members": members, "mode": getattr(self.program, "mode", None)}
-        summary = member.record.write_summary(
-            status,
-            member.step if ended else None,
-            member.units,
-            member.evals if ended else {},
-            self.program.task,
+        summary = member.write_summary(
             self.data[member.source].info,
             memory.program_bytes(self.program.compiled_step),
             compiles=self.compile_log.count(cached=False),
             **({} if self.mode is None else {"population": population}),
-            **({} if member.error is None else {"error": str(member.error)}),
         )
-        self._say(member.index, digest(summary))
+        member.record.say(digest(summary))
         if "grade" in summary:
-            self._say(member.index, grade.describe(summary["grade"]))
+            member.record.say(grade.describe(summary["grade"]))
         if status == "preempted":
-            self._say(member.index, "stopped before the end; the same command goes on from here")
+            member.record.say("stopped before the end; the same command goes on from here")
         self.statuses[member.index] = status
         member.record.close()
 

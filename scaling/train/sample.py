@@ -39,12 +39,6 @@ def sample(path: pathlib.Path, options: SampleOptions) -> int:
       ReopenError: there is no run, or no such checkpoint.
       ConfigError: the run's task does not generate text.
     """
-    print(text(path, options))
-    return 0
-
-
-def text(path: pathlib.Path, options: SampleOptions) -> str:
-    """The prompt and its continuation; see `sample`."""
     run = open_run(path, jax.devices()[:1])
     make = run.program.task.functions.get("generate")
     tokenizer = run.artefacts.get("tokenizer")
@@ -62,4 +56,5 @@ def text(path: pathlib.Path, options: SampleOptions) -> str:
     new = np.asarray(generate(run.variables(options.step), prompt[None], rng, temperature)[0])
     ends = np.flatnonzero(new == separator)
     written = new[: ends[0]] if len(ends) else new
-    return tokenizer.decode(np.concatenate([prompt, written]))
+    print(tokenizer.decode(np.concatenate([prompt, written])))
+    return 0

@@ -30,8 +30,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scaling import parallel
 from scaling.data import Data, DataInfo
 from scaling.data.loader import WEIGHTS
-from scaling.experiment import Experiment, MeshConfig
-from scaling.parallel.axes import AXES
+from scaling.experiment import Experiment
 from scaling.parallel.batches import Fetch
 from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import Task, abstract_batch
@@ -52,14 +51,10 @@ class Stacked:
     """Compiled functions of a population; its methods are those of `train.compiled.Sharded`.
 
     Attributes:
-      functions: of one member.
-      mode: "vmap" or "map".
       mesh: one axis, `population`.
       slots: S, a multiple of the devices; the last may stand empty.
       batch_size: B, of a step.
       template: one member's state: shapes and types, no shardings, so it is restored to the host.
-      info: what the data says of itself.
-      jobs: the evaluations that all members have.
       compiled_step: the old states are donated.
       evaluations: compiled, by the name of the job.
       inits: makes initial states, compiled when first asked for.
@@ -92,8 +87,8 @@ class Stacked:
         # What the initial values depend on besides the seed is compiled in.
         key = repr(keys.initial(config))
         if key not in self.inits:
-            alone, mesh = one_device(config, jax.devices()[0])
-            self.inits[key] = jax.jit(build_functions(alone, self.info, mesh).init)
+            platform = jax.devices()[0].platform
+            self.inits[key] = jax.jit(build_functions(config, self.info, platform).init)
         return jax.device_get(self.inits[key](key_data(config.seed)))
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
@@ -180,29 +175,20 @@ def choose(mode: Mode, platform: str) -> str:
     return mode if mode != "auto" else "map" if platform == "cpu" else "vmap"
 
 
-def one_device(config: Experiment, device: jax.Device) -> tuple[Experiment, jax.sharding.Mesh]:
-    """A member's config and mesh: a member lives on one device, whatever section `mesh` says."""
-    sizes: dict[str, Any] = dict.fromkeys(AXES, 1)
-    single = dataclasses.replace(config.mesh, **sizes)
-    alone = dataclasses.replace(config, mesh=single)
-    return alone, parallel.make_mesh(MeshConfig(data=1), [device])
-
-
 def compile_stacked(
     config: Experiment, data: Data, members: int, sources: int, mode: Mode
 ) -> Stacked:
-    """Compiles the program of a population.
+    """Compiles the program of so many members, with U = `sources` distinct batches of a step.
 
-    Args:
-      config: of any member; what the others change are run-time arguments.
-      data: of any member.
-      members: how many runs.
-      sources: U, distinct batches of a step.
-      mode: how to run the slots.
+    Config and data are of any member: what the others change are run-time arguments.
     """
     devices = jax.devices()[: min(members, jax.device_count())]
-    alone, own = one_device(config, devices[0])
-    functions = build_functions(alone, data.info, own)
+    functions = build_functions(config, data.info, devices[0].platform)
+    # A member lives on one device, but its axes must have rules there too.
+    for names in jax.tree.leaves(
+        parallel.axis_names(functions.task.boxed), is_leaf=lambda x: isinstance(x, tuple)
+    ):
+        parallel.spec(names, parallel.rules(config.mesh))
     program = Stacked(
         functions,
         choose(mode, devices[0].platform),
@@ -284,15 +270,9 @@ def _run_slots(
 ) -> tuple[PyTree, PyTree]:
     """Calls function(*arguments of a slot) -> (new state, results) for every active slot.
 
-    Args:
-      mode: "vmap" or "map".
-      active: bool[S].
-      function: of one slot.
-      arguments: trees with a leading axis S.
-      states: stacked states that `function` renews, or None.
-
-    Returns:
-      (states, with inactive slots untouched; results[S], meaningless for inactive slots).
+    `active` is bool[S], the arguments are trees with a leading axis S, `states` are stacked states
+    that the function renews, or None. Returns (states, with inactive slots untouched; results[S],
+    meaningless for inactive slots).
     """
     if mode == "vmap":
         new, results = jax.vmap(function)(*arguments)

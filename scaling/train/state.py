@@ -4,8 +4,6 @@ It holds no configuration and no functions, so it can be checkpointed, resharded
 stacked into a population of runs along a new leading axis.
 """
 
-from typing import Any
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -37,7 +35,6 @@ class TrainState(flax.struct.PyTreeNode):
       model_state: collections that the model changes, such as {"batch_stats": ...}.
       opt_state: the optimizer's state.
       ema: moving average of the trained parameters (None in place of others), or None.
-      guard: see `Guard`.
       frozen: the task's collection "frozen": never differentiated, never changed.
     """
 
@@ -68,11 +65,9 @@ def as_variables(params: PyTree, frozen: PyTree, model_state: PyTree) -> dict[st
 
 def combined(part: PyTree, whole: PyTree) -> PyTree:
     """`whole`, with the leaves of `part` where it has some; None in `part` leaves them."""
-    return jax.tree.map(lambda p, w: w if p is None else p, part, whole, is_leaf=_is_none)
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
+    return jax.tree.map(
+        lambda p, w: w if p is None else p, part, whole, is_leaf=lambda x: x is None
+    )
 
 
 def fresh_guard() -> Guard:

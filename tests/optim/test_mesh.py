@@ -33,7 +33,7 @@ class Whole(flax.struct.PyTreeNode):
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
 def test_update_on_a_mesh_equals_one_device(name: str) -> None:
-    config = MeshConfig(data=2, fsdp=2, tensor=2)
+    config = MeshConfig(data=2, fsdp=2, tensor=2, large_bytes=64)
     mesh = make_mesh(config)
     keys = {"min_dim_size_to_factor": 8, "momentum": 0.9} if name == "adafactor" else {}
     arguments = {"clip_norm": 1.0, **keys}
@@ -59,7 +59,7 @@ def test_update_on_a_mesh_equals_one_device(name: str) -> None:
     places = param_shardings(boxed, mesh, config)
     whole = Whole(params=params, opt_state=jax.eval_shape(optimizer.init, params))
     shardings = state_shardings(whole, {"params": places}, mesh)
-    audit(whole, shardings, mesh, config, 64)  # nothing of 64 bytes or more is copied
+    audit(whole, shardings, mesh, config)  # nothing of 64 bytes or more is copied
     init = jax.jit(optimizer.init, out_shardings=shardings.opt_state)
     step = jax.jit(
         two_updates,

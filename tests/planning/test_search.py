@@ -195,7 +195,7 @@ def test_the_proposal_for_eight_devices_runs(monkeypatch, tmp_path, capsys):
     assert int(state.step) == 1
     assert float(metrics["ok"]) == 1.0
     # A second search compiles nothing: reports are kept by fingerprint.
-    monkeypatch.setattr(search, "_start", None)
+    monkeypatch.setattr(search, "_compile", None)
     assert plan.main(argv) == 0
     assert "from the cache" in capsys.readouterr().out
 

@@ -71,7 +71,6 @@ def test_attention_kernels_by_formula(name, products):
     found = counted(text)
     assert found.attention_flops == products * 2 * 4 * 256 * 256 * 128 / 2
     assert found.kernels == {f"splash_mha_{name}": 1.0}
-    assert work.count(hlo.parse(text), causal=False).attention_flops == 2 * found.attention_flops
 
 
 def test_unknown_kernels_are_named_not_guessed():

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from scaling import configs
 from scaling.track import files, provenance
 from scaling.track.run_dir import (
+    SUMMARY,
     RunDir,
     RunDirError,
     UsedDevices,
@@ -28,9 +29,8 @@ def test_layout_and_attempts(tmp_path: pathlib.Path) -> None:
     start = provenance.collect(["prog", "--x"])
     with RunDir(work, config_text(), "f1", start) as run:
         assert (run.attempt, run.notes) == (1, [])
-        assert run.checkpoints == work / "checkpoints"
         assert not read_run(work).summary
-        run.write_summary({"status": "completed", "loss": float("nan")})
+        files.write_json(work / SUMMARY, {"status": "completed", "loss": float("nan")})
     with RunDir(work, config_text(name="y"), "f1", start) as run:
         assert run.attempt == 2
         assert "settings changed" in run.notes[0]

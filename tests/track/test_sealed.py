@@ -1,12 +1,11 @@
 """Sealed files: what was forecast before a run, and edits of it."""
 
-import json
 import math
 
 import pytest
 
 from scaling.track import sealed
-from scaling.track.run_dir import RunDir
+from scaling.track.run_dir import RunDir, read_run
 
 
 def test_what_was_written_is_read_infinities_too(tmp_path):
@@ -19,12 +18,11 @@ def test_a_run_records_the_seal_before_it_starts(tmp_path):
     written = sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "f", "quantities": {}})
     with RunDir(tmp_path, "{}", "f", {"time": "now"}):
         pass
-    record = json.loads((tmp_path / "provenance.json").read_text())
-    assert record["forecast"] == written["sha256"]
+    assert read_run(tmp_path).provenance["forecast"] == written["sha256"]
     # A later start keeps what the first one saw.
     sealed.write(tmp_path / sealed.FORECAST, {"fingerprint": "f", "quantities": {"new": 1}})
-    with RunDir(tmp_path, "{}", "f", {"time": "now"}) as opened:
-        assert opened.provenance["forecast"] == written["sha256"]
+    with RunDir(tmp_path, "{}", "f", {"time": "now"}):
+        assert read_run(tmp_path).provenance["forecast"] == written["sha256"]
 
 
 @pytest.mark.parametrize("damage", ["another run", "edited"])

@@ -24,7 +24,6 @@ from scaling.train import checkpoint_format as layout
 from scaling.train.checkpoints import (
     CheckpointError,
     Checkpoints,
-    newest_whole,
     read_info,
 )
 
@@ -73,7 +72,7 @@ def test_missing_and_truncated_files_fall_back_also_as_numpy(
     tree = arrays_of(read_info(tmp_path / "c", say=said.append))
     assert re.search(r"(?s)metrics.json is missing; .* bytes, not .* to step 1", "\n".join(said))
     assert int(tree["step"]) == 1
-    assert newest_whole(tmp_path / "c", say=said.append) == 1
+    assert read_info(tmp_path / "c", say=said.append).step == 1
 
 
 def test_the_damaged_one_is_kept_aside_and_never_counts_again(

@@ -54,9 +54,8 @@ class Request:
 def launch(name: str, sweep: SweepDir, request: Request) -> int:
     """Starts a sweep with the launcher `name`; returns the exit code.
 
-    Raises:
-      ConfigError: `request.resources` asks for what the launcher does not have.
-      LaunchError, LedgerError: nothing can be started, or the ledger is damaged; says why.
+    ConfigError: `request.resources` asks for what the launcher does not have. LaunchError,
+    LedgerError: nothing can be started, or the ledger is damaged.
     """
     return int(importlib.import_module(f"{__name__}.{name}").launch(sweep, request))
 
@@ -112,13 +111,8 @@ def hand_over(
 ) -> int:
     """Writes `path`, and beside it a shell script that gives it to `tool`; runs that or prints `hint`.
 
-    Args:
-      path: of the file.
-      text: its content.
-      script: gives `path` to `tool`, the user's program that starts the jobs.
-      tool: must be on the path if `submit`, else LaunchError.
-      submit: whether to run the script; its exit code is returned.
-      hint: shown if not; "{script}" in it becomes the script's path.
+    The tool is the user's program that starts the jobs: to `submit` it must be on the path, else
+    LaunchError. The exit code is the script's. "{script}" in the hint becomes the script's path.
     """
     start = path.with_suffix(".sh")
     path.write_text(text, encoding="utf-8")

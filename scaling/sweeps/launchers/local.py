@@ -109,8 +109,7 @@ class Pool:
     def reap(self, events: int) -> None:
         """Removes workers that have ended, of which `events` new lines of the ledger tell.
 
-        Raises:
-          LaunchError: the last few ended at once, without running a cell.
+        LaunchError: the last few ended at once, without running a cell.
         """
         if events:
             self.stillborn = 0
@@ -120,17 +119,15 @@ class Pool:
                 continue
             del self.running[index]
             # Its lines may have been read at an earlier look: look for them in the whole ledger.
-            if code not in (0, EXIT_PREEMPTED) and not events and not self._ran_a_cell(process.pid):
-                self.stillborn += 1
+            if code not in (0, EXIT_PREEMPTED) and not events:
+                lines = Ledger(self.sweep).read()
+                self.stillborn += all(line.get("pid") != process.pid for line in lines)
             if self.stillborn >= min(STILLBORN, len(self.places)):
                 many = "workers in a row" if self.stillborn > 1 else "worker"
                 raise LaunchError(
                     f"{self.stillborn} {many} ended with code {code} and ran no cell:\n"
                     f"{tail(self.log(index))}\nCorrect that; {self.log(index)} has all of it"
                 )
-
-    def _ran_a_cell(self, pid: int) -> bool:
-        return any(record.get("pid") == pid for record in Ledger(self.sweep).read())
 
     def log(self, index: int) -> pathlib.Path:
         """The output of a worker outside its cells."""
@@ -149,17 +146,13 @@ class Pool:
 
 
 def launch(sweep: SweepDir, request: Request) -> int:
-    """Runs a sweep to its end on this machine.
+    """Runs a sweep to its end on this machine; raises as `launchers.launch`.
 
     Cells that another launcher runs are waited for, and taken over should it die. Without
     `request.group`, as many cells train in one program as leave no worker idle.
 
     Returns:
       0 all cells have ended (diverged ones too), 1 some failed for good, 75 stopped on request.
-
-    Raises:
-      LaunchError: workers do not start up.
-      LedgerError: the ledger is damaged.
     """
     places, tries, ledger = slots(request.workers, len(sweep.ids)), request.tries, Ledger(sweep)
     group = request.group or min(GROUP, -(-len(sweep.ids) // len(places)))
