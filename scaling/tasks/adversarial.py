@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from scaling.configs import ConfigError
 from scaling.configs.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from scaling.ops.cross_entropy import cross_entropy
-from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -31,6 +30,7 @@ from scaling.tasks.base import (
     Total,
     Variables,
     means,
+    without_carry,
 )
 
 Norm = Literal["linf", "l2"]
@@ -154,9 +154,7 @@ def adversarial(
         raise ConfigError("evaluation", what, "leave it out")
     attack = Attack(epsilon, norm, steps, step_size, random_start)
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[dict[str, Total], PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, Total]:
         def scores(variables: Variables, batch: Batch) -> tuple[jax.Array, jax.Array]:
             """(loss of each example, whether it is right)."""
             logits_BK = task.functions["logits"](variables, batch, context)
@@ -170,9 +168,9 @@ def adversarial(
             "robust_loss": loss_B,
         }
         weight = jnp.sum(batch["weights"])
-        return {k: (jnp.sum(batch["weights"] * v_B), weight) for k, v_B in values.items()}, carry
+        return {k: (jnp.sum(batch["weights"] * v_B), weight) for k, v_B in values.items()}
 
-    return Evaluation(run, means)
+    return Evaluation(without_carry(run), means)
 
 
 def adversarial_training(

@@ -89,6 +89,9 @@ class Loss(NamedTuple):
 
 
 LossFunction = Callable[[Variables, Batch, Context, Hparams], Loss]
+# What an evaluation does on the device and on the host, see `Evaluation`.
+Run = Callable[[Variables, Batch, Context, PyTree], tuple[PyTree, PyTree]]
+Report = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +110,16 @@ class Evaluation:
       least: examples without which there is nothing to report.
     """
 
-    run: Callable[[Variables, Batch, Context, PyTree], tuple[PyTree, PyTree]]
-    report: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+    run: Run
+    report: Report
     keeps: Literal["sums", "rows"] = "sums"
     carry: Callable[[int], PyTree] | None = None
     least: int = 1
+
+
+def without_carry(run: Callable[[Variables, Batch, Context], PyTree]) -> Run:
+    """`Evaluation.run` where nothing goes from batch to batch."""
+    return lambda variables, batch, context, carry: (run(variables, batch, context), carry)
 
 
 def means(totals: Totals, _: object = None) -> dict[str, Any]:
@@ -120,17 +128,9 @@ def means(totals: Totals, _: object = None) -> dict[str, Any]:
     return {name: value.tolist() for name, value in values.items()}
 
 
-def scoring(
-    loss: LossFunction, report: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = means
-) -> Evaluation:
+def scoring(loss: LossFunction, report: Report = means) -> Evaluation:
     """The evaluation that sums a task's own metrics; `report` turns their totals into values."""
-
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[dict[str, Total], PyTree]:
-        return loss(variables, batch, context, {}).metrics, carry
-
-    return Evaluation(run, report)
+    return Evaluation(without_carry(lambda *inputs: loss(*inputs, {}).metrics), report)
 
 
 @dataclasses.dataclass(frozen=True)

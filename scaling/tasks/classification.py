@@ -3,7 +3,7 @@
 Legend: B batch, H height, W width, C channels, T time, K classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -81,13 +81,10 @@ def classification(
         )
         return sown.state.get("perturbations", {})
 
-    def report(totals: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
-        return summarize_classes(totals, names)
-
     return Task(
         init=init,
         loss=loss,
-        evaluations={"score": scoring(loss, report)},
+        evaluations={"score": scoring(loss, lambda totals, _: summarize_classes(totals, names))},
         functions={
             "logits": lambda *arguments: logits(*arguments)[0],
             "features": lambda *arguments: _read_by_head(lambda: logits(*arguments)),

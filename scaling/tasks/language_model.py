@@ -33,6 +33,7 @@ from scaling.tasks.base import (
     call,
     means,
     scoring,
+    without_carry,
 )
 from scaling.tasks.generate import Generate, make_generate
 from scaling.tasks.keys import abstract_key
@@ -140,19 +141,17 @@ def samples(make: Callable[[int], Generate], seq_len: int) -> Evaluation:
     """Continues the beginnings of held-out examples at temperature 1, as text."""
     given = max(1, seq_len // 4)
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         prompt_BP = batch["inputs"][:, :given]
         new = make(seq_len - given)(dict(variables), prompt_BP, context.rng, jnp.float32(1.0))
-        return {"prompt": prompt_BP, "new": new}, carry
+        return {"prompt": prompt_BP, "new": new}
 
     def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
         decode = artefacts["tokenizer"].decode
         pairs = zip(rows["prompt"][:4], rows["new"][:4], strict=True)
         return {"texts": [{"prompt": decode(p), "continued": decode(n)} for p, n in pairs]}
 
-    return Evaluation(run, report, keeps="rows")
+    return Evaluation(without_carry(run), report, keeps="rows")
 
 
 def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:

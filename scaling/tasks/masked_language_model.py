@@ -22,13 +22,14 @@ from scaling.tasks.base import (
     Evaluation,
     Hparams,
     Loss,
-    PyTree,
     Task,
     TaskContext,
+    Total,
     Totals,
     Variables,
     call,
     scoring,
+    without_carry,
 )
 from scaling.tasks.keys import wrap_key
 from scaling.tasks.language_model import hidden_and_kernel, summarize, token_loss
@@ -136,9 +137,7 @@ def one_by_one(
       mask: the token that hides; the one before it is the separator, which is not scored.
     """
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, Total]:
         tokens_BT = batch["inputs"]
 
         def at(place: jax.Array) -> jax.Array:
@@ -150,9 +149,9 @@ def one_by_one(
         weights_BT = batch["weights"] * (tokens_BT != mask - 1)
         loss_B, weight_B = jnp.sum(weights_BT * nll_BT, axis=1), jnp.sum(weights_BT, axis=1)
         total = jnp.sum(loss_B), jnp.sum(weight_B)
-        return {"loss": total, "moments": (moments(loss_B, weight_B), total[1])}, carry
+        return {"loss": total, "moments": (moments(loss_B, weight_B), total[1])}
 
-    return Evaluation(run, pseudo_perplexity)
+    return Evaluation(without_carry(run), pseudo_perplexity)
 
 
 def text_keys(tokens_BT: jax.Array) -> jax.Array:

@@ -60,7 +60,7 @@ def totals(
     return sums
 
 
-def report(totals: Totals) -> dict[str, Any]:
+def report(totals: Totals, _: object = None) -> dict[str, Any]:
     """The means of those of `totals` that rank, by name."""
     ends = (f"hr{TOP}", f"ndcg{TOP}", "mrr")
     return means({name: total for name, total in totals.items() if name.endswith(ends)})

@@ -27,13 +27,13 @@ from scaling.tasks.base import (
     Hparams,
     Loss,
     LossFunction,
-    PyTree,
     Sown,
     Task,
     TaskContext,
     Variables,
     call,
     scoring,
+    without_carry,
 )
 from scaling.tasks.losses import reported, summed
 from scaling.tasks.sound import Spectrograms
@@ -117,23 +117,18 @@ def _evaluations(
 ) -> dict[str, Evaluation]:
     """`score`, `transcribe` and `spectrograms`; see the module."""
 
-    def transcribe(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def transcribe(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         logits_BUV, frames_B, _ = logits(variables, batch, context)
         best_BU = jnp.argmax(logits_BUV[..., :symbols], axis=-1)
         kept = {key: batch[key] for key in ("labels", "num_labels")}
-        return {"best": best_BU, "frames": frames_B, **kept}, carry
+        return {"best": best_BU, "frames": frames_B, **kept}
 
     def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
         return error_rates(*texts(rows, artefacts["tokenizer"], blank))
 
-    def show(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def show(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         x_BTM, sound_B = features(batch, context)
-        rows, carry = transcribe(variables, batch, context, carry)
-        return {**rows, "features": x_BTM, "sound": sound_B}, carry
+        return transcribe(variables, batch, context) | {"features": x_BTM, "sound": sound_B}
 
     def picture(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
         tokenizer = artefacts["tokenizer"]
@@ -141,8 +136,8 @@ def _evaluations(
 
     return {
         "score": scoring(loss, reported("utterances")),
-        "transcribe": Evaluation(transcribe, report, keeps="rows"),
-        "spectrograms": Evaluation(show, picture, keeps="rows"),
+        "transcribe": Evaluation(without_carry(transcribe), report, keeps="rows"),
+        "spectrograms": Evaluation(without_carry(show), picture, keeps="rows"),
     }
 
 

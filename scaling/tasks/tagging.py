@@ -18,7 +18,6 @@ from scaling.tasks.base import (
     Evaluation,
     Hparams,
     Loss,
-    PyTree,
     Sown,
     Task,
     TaskContext,
@@ -27,6 +26,7 @@ from scaling.tasks.base import (
     call,
     means,
     scoring,
+    without_carry,
 )
 from scaling.tasks.entities import entities, entity_scores
 from scaling.tasks.losses import mean_loss, summed
@@ -77,15 +77,10 @@ def tagging(
         values = {"loss": nll_BT, "accuracy": right_BT}
         return summed(values, batch["weights"], context, sown, objective_BT)
 
-    def guess(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def guess(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         logits_BTK, _ = logits(variables, batch, context)
         best_BT = jnp.argmax(logits_BTK[..., : len(names)], axis=-1)
-        return {"guess": best_BT, **{key: batch[key] for key in info.spec}}, carry
-
-    def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
-        return summarize_entities(rows, names, artefacts)
+        return {"guess": best_BT, **{key: batch[key] for key in info.spec}}
 
     return Task(
         init=init,
@@ -93,7 +88,11 @@ def tagging(
         unit="sentences",
         evaluations={
             "score": scoring(loss, summarize),
-            "entities": Evaluation(guess, report, keeps="rows"),
+            "entities": Evaluation(
+                without_carry(guess),
+                lambda rows, artefacts: summarize_entities(rows, names, artefacts),
+                keeps="rows",
+            ),
         },
         functions={"logits": lambda *arguments: logits(*arguments)[0]},
         hparams=numbers,

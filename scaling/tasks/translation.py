@@ -25,6 +25,7 @@ from scaling.tasks.base import (
     Variables,
     call,
     scoring,
+    without_carry,
 )
 from scaling.tasks.beam import Sequences, beam_search
 from scaling.tasks.language_model import summarize, token_loss
@@ -167,13 +168,11 @@ def search(
 def translations(translate: Callable[[Variables, Batch], Sequences]) -> Evaluation:
     """Translates the held-out sources and compares with the targets as the files have them."""
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, _: Context) -> dict[str, jax.Array]:
         best = translate(variables, batch)
-        return {"tokens": best.tokens, "ended": best.ended, "index": batch["index"]}, carry
+        return {"tokens": best.tokens, "ended": best.ended, "index": batch["index"]}
 
-    return Evaluation(run, compare, keeps="rows")
+    return Evaluation(without_carry(run), compare, keeps="rows")
 
 
 def compare(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
