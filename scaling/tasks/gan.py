@@ -45,7 +45,6 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
       ConfigError: the model lacks one of these, or (in evaluation) a batch holds a single image.
     """
     shape, model = image_shape(context), context.model("latent", "generate", "discriminate")
-    numbers = {"r1": r1} if r1 else {}
 
     def init(rng: jax.Array) -> Variables:
         return model.init(rng, jnp.zeros((1, model.latent)), shape)
@@ -57,8 +56,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         real_BHWC = as_signed(batch["images"])
         fake_BHWC = generate(variables, context.rng, len(real_BHWC))
-        h = {**numbers, **hparams}
-        slope = context.train and "r1" in h
+        slope = context.train and "r1" in hparams
         real_B, slope_B, state = _judge_real(model, variables, real_BHWC, context.train, slope)
         variables = {**variables, **state}
         judge = functools.partial(model.apply, method="discriminate")
@@ -71,7 +69,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         objective_B = d_B + g_B
         if slope:
             rows["squared_slope"] = slope_B
-            objective_B = objective_B + 0.5 * h["r1"] * slope_B
+            objective_B = objective_B + 0.5 * hparams["r1"] * slope_B
         metrics: dict[str, Total] = {
             name: (jnp.sum(weights_B * x_B), weight) for name, x_B in rows.items()
         }
@@ -95,7 +93,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         loss=loss,
         merge={STATE: "last"},
         functions={"sample": sample},
-        hparams=numbers,
+        hparams={"r1": r1},
         objective="energy_distance",
     )
 
