@@ -15,7 +15,7 @@ import numpy as np
 
 from scaling.configs import ConfigError
 from scaling.configs.types import Range, RuntimeFloat, RuntimeNumber
-from scaling.ops.cross_entropy import Score, chunked_loss, cross_entropy, smoothed, softcap
+from scaling.ops.cross_entropy import chunked_loss, cross_entropy, smoothed, softcap
 from scaling.tasks.base import (
     CARRY,
     Batch,
@@ -162,21 +162,18 @@ def hidden_and_kernel(
     return model.hidden(*inputs, train=train), model.head_kernel()
 
 
-def capped(cap: float | None) -> Score:
-    """The training objective of a token from its logits, which this cap bounds first."""
-
-    def score(
-        logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return _objective(softcap(logits_xV, cap), targets_x, hparams)
-
-    return score
-
-
-def _objective(
-    logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams
+def objective(
+    logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams, cap: float | None = None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """What training minimises, of each token; beside it the plain loss and the log normaliser."""
+    """What training minimises, of each token; beside it the plain loss and the log normaliser.
+
+    Args:
+      logits_xV: as the model's matrix gives them; `cap` bounds them first.
+      targets_x: int32.
+      hparams: see `language_model`.
+      cap: `model.logit_softcap`; None where the model has bounded them.
+    """
+    logits_xV = softcap(logits_xV, cap)
     nll_x, log_z_x = cross_entropy(logits_xV, targets_x)
     objective_x = nll_x
     if "label_smoothing" in hparams:
@@ -218,11 +215,11 @@ def token_loss(
         model, variables, *inputs, context=context, method=method, changing=changing
     )
     if in_pieces:
-        score = capped(getattr(model, "logit_softcap", None))
+        score = partial(objective, cap=getattr(model, "logit_softcap", None))
         objective_BT, (nll_BT, log_z_BT) = chunked_loss(score, *output, targets_BT, hparams)
     else:
         hparams = hparams if context.train else {}
-        objective_BT, (nll_BT, log_z_BT) = _objective(output, targets_BT, hparams)
+        objective_BT, (nll_BT, log_z_BT) = objective(output, targets_BT, hparams)
     values = {"loss": nll_BT}
     if "z_loss" in hparams:
         values["log_z_squared"] = log_z_BT**2
