@@ -22,15 +22,15 @@ from scaling.tasks.base import (
     Sown,
     Task,
     TaskContext,
-    Total,
     Totals,
     Variables,
     call,
+    means,
     scoring,
 )
 from scaling.tasks.confusions import mistakes, picture
 from scaling.tasks.inputs import inputs
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 
 # Classes that top-5 accuracy looks at, and bins of the calibration error.
 TOP, BINS = 5, 15
@@ -71,7 +71,7 @@ def classification(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BK, sown = logits(variables, batch, context)
-        return sown.added_to(Loss(*_score(logits_BK, batch, hparams, context.train), {}))
+        return _score(logits_BK, batch, context, hparams, sown)
 
     def perturbations(variables: Variables, batch: Batch, context: Context) -> Variables:
         _, sown = call(
@@ -123,36 +123,33 @@ def _read_by_head(call_model: Callable[[], object]) -> jax.Array:
 
 
 def _score(
-    logits_BK: jax.Array, batch: Batch, hparams: Hparams, train: bool
-) -> tuple[jax.Array, jax.Array, dict[str, Total]]:
-    """(objective summed over examples, their weight, metrics); evaluation also counts confusions."""
-    weights_B = batch["weights"]
-    nll_B, log_z_B = cross_entropy(logits_BK, batch["labels"])
-    objective_B = nll_B
-    if train and "soft_labels" in batch:
-        objective_B = log_z_B - jnp.sum(batch["soft_labels"] * logits_BK, axis=-1)
-    if train and "label_smoothing" in hparams:
-        objective_B = smoothed(objective_B, log_z_B, logits_BK, hparams["label_smoothing"])
-    weight = jnp.sum(weights_B)
+    logits_BK: jax.Array, batch: Batch, context: Context, hparams: Hparams, sown: Sown
+) -> Loss:
+    """The loss of a batch from its logits; evaluation also counts confusions."""
+    labels_B, weights_B = batch["labels"], batch["weights"]
+    nll_B, log_z_B = cross_entropy(logits_BK, labels_B)
     guess_B = jnp.argmax(logits_BK, axis=-1)
-    right_B = (guess_B == batch["labels"]).astype(jnp.float32)
-    metrics: dict[str, Total] = {
-        "loss": (jnp.sum(weights_B * nll_B), weight),
-        "accuracy": (jnp.sum(weights_B * right_B), weight),
+    right_B = (guess_B == labels_B).astype(jnp.float32)
+    values = {"loss": nll_B, "accuracy": right_B}
+    if context.train:
+        objective_B = nll_B
+        if "soft_labels" in batch:
+            objective_B = log_z_B - jnp.sum(batch["soft_labels"] * logits_BK, axis=-1)
+        if "label_smoothing" in hparams:
+            objective_B = smoothed(objective_B, log_z_B, logits_BK, hparams["label_smoothing"])
+        return summed(values, weights_B, context, sown, objective_B)
+    num_classes = logits_BK.shape[1]
+    if num_classes > TOP:
+        values["top5_accuracy"] = _in_top(logits_BK, labels_B)
+    result = summed(values, weights_B, context, sown)
+    truth_BK = jax.nn.one_hot(labels_B, num_classes) * weights_B[:, None]
+    arrays = {
+        "calibration": _calibration(logits_BK, right_B, weights_B),
+        "confusion": truth_BK.T @ jax.nn.one_hot(guess_B, num_classes),
     }
-    if not train:
-        num_classes = logits_BK.shape[1]
-        if num_classes > TOP:
-            metrics["top5_accuracy"] = (
-                jnp.sum(weights_B * _in_top(logits_BK, batch["labels"])),
-                weight,
-            )
-        metrics["calibration"] = (_calibration(logits_BK, right_B, weights_B), weight)
-        truth_BK = jax.nn.one_hot(batch["labels"], num_classes) * weights_B[:, None]
-        confusion_KK = truth_BK.T @ jax.nn.one_hot(guess_B, num_classes)
-        metrics["confusion"] = (confusion_KK, weight)
-        metrics["moments"] = (moments(weights_B * nll_B, weights_B), weight)
-    return jnp.sum(weights_B * objective_B), weight, metrics
+    return result._replace(
+        metrics=result.metrics | {name: (x, result.weight) for name, x in arrays.items()}
+    )
 
 
 def _in_top(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
@@ -180,7 +177,7 @@ def summarize_classes(totals: Totals, names: tuple[str, ...]) -> dict[str, Any]:
     A class that is never predicted has precision 0, one that never occurs recall 0, as in
     scikit-learn's `classification_report(zero_division=0)`.
     """
-    loss_sum, weight = (float(x) for x in totals["loss"])
+    loss = mean_loss(totals, "examples")
     confusion_KK = np.asarray(totals["confusion"][0], np.float64)  # rows truth, columns guess
     hits_K = np.diag(confusion_KK)
     truth_K, guess_K = confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
@@ -189,15 +186,12 @@ def summarize_classes(totals: Totals, names: tuple[str, ...]) -> dict[str, Any]:
     f1_K = 2 * hits_K / np.maximum(guess_K + truth_K, 1.0)
     confidence_N, right_N = np.asarray(totals["calibration"][0], np.float64)
     return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "accuracy": float(totals["accuracy"][0]) / weight,
-        **{name: float(totals[name][0]) / weight for name in ("top5_accuracy",) if name in totals},
-        "calibration_error": float(np.abs(confidence_N - right_N).sum()) / weight,
+        **loss,
+        **means({name: totals[name] for name in ("accuracy", "top5_accuracy") if name in totals}),
+        "calibration_error": float(np.abs(confidence_N - right_N).sum()) / loss["examples"],
         "precision_macro": float(precision_K.mean()),
         "recall_macro": float(recall_K.mean()),
         "f1_macro": float(f1_K.mean()),
-        "examples": weight,
         "report": {
             name: {
                 "precision": float(precision_K[k]),
