@@ -7,6 +7,17 @@ from scaling.experiment import Experiment
 GATED = ("swiglu", "geglu")
 
 
+def known(key: str, size: int | None) -> int:
+    """A size that the data give where the config leaves it open, by its key in section `model`.
+
+    Raises:
+      ValueError: neither did.
+    """
+    if size is None:
+        raise ValueError(f"model.{key} is not set and the data gave none")
+    return size
+
+
 def head_dim(model_dim: int, num_heads: int, explicit: int | None = None) -> int:
     """Width of one attention head: `explicit`, or model_dim / num_heads.
 
