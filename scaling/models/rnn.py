@@ -25,11 +25,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt, Range
 from scaling.models.cost import Cost
+from scaling.models.dims import known
 from scaling.models.layers import Dense, Initializer, fan_in
 from scaling.models.next_token import NextToken
-from scaling.models.norm import RMSNorm
+from scaling.models.norm import LayerNorm, RMSNorm
 from scaling.ops import constrain
 from scaling.ops.matmul import lookup
 from scaling.ops.recurrence import Cell, State, recurrence
@@ -151,11 +153,10 @@ class RNN(NextToken):
     def cost(self, seq_len: int) -> Cost:
         """What a token passes through; the same at any sequence length."""
         del seq_len
-        assert self.vocab_size is not None
         width, gates = self.model_dim, KINDS[self.cell].gates
         matmul = self.num_layers * 2 * gates * width**2
         norms = (self.num_layers + 1) * width if self.residual else 0
-        table = self.vocab_size * width
+        table = known("vocab_size", self.vocab_size) * width
         return Cost(
             body=matmul + self.num_layers * gates * width + norms,
             matmul=matmul,
@@ -249,6 +250,44 @@ def both_ways(ahead: Layer, behind: Layer, x_BTD: jax.Array, length_B: jax.Array
     ahead_BTW = ahead(x_BTD, None)
     behind_BTW = behind(x_BTD[:, ::-1], goes_on_BT[:, ::-1])[:, ::-1]
     return jnp.concatenate([ahead_BTW, behind_BTW], axis=-1)
+
+
+def bidirectional(
+    x_BTD: jax.Array,
+    length_B: jax.Array,
+    *,
+    layers: int,
+    init_scale: float,
+    dtype: str,
+    drop: nn.Module,
+) -> jax.Array:
+    """Layers of two GRUs of D / 2 units, one in each direction, as a part of the model that calls it.
+
+    x + both(LayerNorm(x)), and a norm behind.
+
+    Args:
+      x_BTD: rows with padding behind.
+      length_B: how many of a row count, int32.
+      layers: of two GRUs each.
+      init_scale: see `RNN`.
+      dtype: type of the products.
+      drop: dropout after each layer.
+
+    Raises:
+      ConfigError: D is odd.
+    """
+    width = x_BTD.shape[-1]
+    if width % 2:
+        raise ConfigError("model.model_dim", f"is {width}", "make it even: each direction has half")
+    for i in range(layers):
+        y_BTD = LayerNorm(dtype=dtype, name=f"norm_{i}")(x_BTD)
+        ahead, behind = (
+            Layer("gru", width // 2, init_scale, dtype, name=f"{way}_{i}")
+            for way in ("forward", "backward")
+        )
+        y_BTD = drop(both_ways(ahead, behind, y_BTD, length_B))
+        x_BTD = constrain(x_BTD + y_BTD.astype(x_BTD.dtype), ("batch", "length", "embed"))
+    return LayerNorm(dtype=dtype, name="final_norm")(x_BTD)
 
 
 def orthogonal_gates(scale: float) -> Initializer:

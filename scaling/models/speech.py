@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt, Range
 from scaling.models.block import Attention, BlockConfig, FeedForward
+from scaling.models.dims import known
 from scaling.models.layers import Dense, Model, fan_in
 from scaling.models.norm import LayerNorm
-from scaling.models.rnn import Layer, both_ways
+from scaling.models.rnn import bidirectional
 from scaling.models.transformer import Transformer
 from scaling.ops import constrain
 from scaling.ops.log_mel import Count
@@ -59,8 +60,6 @@ class Recogniser(Model):
           frames_B: int32, how many frames of each are of the utterance; the rest is padding.
           train: whether dropout is on.
         """
-        if self.vocab_size is None:
-            raise ValueError("model.vocab_size is not set and the data gave none")
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x_BTMC = features_BTM[..., None].astype(self.compute_dtype)
         for i, stride in enumerate(self.time_strides):
@@ -72,7 +71,7 @@ class Recogniser(Model):
         x_BUD = self._dense("project", self.model_dim, ("conv_out", "embed"))(x_BUJ)
         x_BUD = drop(LayerNorm(dtype=self.compute_dtype, name="project_norm")(x_BUD))
         x_BUD = self.encode(x_BUD, frames_B, drop, train)
-        head = self._dense("head", self.vocab_size, ("embed", "vocab"))
+        head = self._dense("head", known("vocab_size", self.vocab_size), ("embed", "vocab"))
         return head(x_BUD).astype(jnp.float32)
 
     def encode(
@@ -108,30 +107,21 @@ class Recogniser(Model):
 
 
 class SpeechGRU(Recogniser):
-    """Layers of two GRUs of D / 2 units, one in each direction (Graves et al. 2013, 1303.5778).
-
-    x + both(LayerNorm(x)), and a norm before the head.
-    """
+    """`scaling.models.rnn.bidirectional` layers (Graves et al. 2013, 1303.5778)."""
 
     def encode(
         self, x_BUD: jax.Array, frames_B: jax.Array, drop: nn.Module, train: bool
     ) -> jax.Array:
         """See `Recogniser`."""
         del train
-        if self.model_dim % 2:
-            raise ConfigError(
-                "model.model_dim", f"is {self.model_dim}", "make it even: each direction has half"
-            )
-        dtype = self.compute_dtype
-        for i in range(self.num_layers):
-            y_BUD = LayerNorm(dtype=dtype, name=f"norm_{i}")(x_BUD)
-            ahead, behind = (
-                Layer("gru", self.model_dim // 2, self.init_scale, dtype, name=f"{way}_{i}")
-                for way in ("forward", "backward")
-            )
-            y_BUD = drop(both_ways(ahead, behind, y_BUD, frames_B))
-            x_BUD = constrain(x_BUD + y_BUD.astype(x_BUD.dtype), ("batch", "length", "embed"))
-        return LayerNorm(dtype=dtype, name="final_norm")(x_BUD)
+        return bidirectional(
+            x_BUD,
+            frames_B,
+            layers=self.num_layers,
+            init_scale=self.init_scale,
+            dtype=self.compute_dtype,
+            drop=drop,
+        )
 
 
 class Conformer(Recogniser):

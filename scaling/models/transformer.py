@@ -166,8 +166,7 @@ class Transformer(NextToken):
         mlp = feed_forward.cost(self.model_dim)
         block, width, layers = self.block_config(), self.model_dim, self.num_layers
         q_width, kv_width = block.num_heads * block.head_dim, block.num_kv_heads * block.head_dim
-        vocab = self.vocab_size
-        assert vocab is not None
+        vocab = dims.known("vocab_size", self.vocab_size)
         matmul = width * (q_width + 2 * kv_width) + q_width * width  # query, key, value; out
         bias = q_width + 2 * kv_width + width if self.bias else 0
         norm = 2 * width if self.norm == "layernorm" and self.bias else width
