@@ -236,22 +236,6 @@ class Layer(nn.Module):
         return tuple(variable.value for variable in held), put
 
 
-def both_ways(ahead: Layer, behind: Layer, x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
-    """The outputs of two layers side by side, [B, T, 2 W], the second reading from the end.
-
-    Args:
-      ahead: reads forwards.
-      behind: reads backwards, from the last of the `length_B` that count: its state is zero there.
-      x_BTD: rows with padding behind.
-      length_B: how many of a row count, int32.
-    """
-    at_1T = jnp.arange(x_BTD.shape[1])[None]
-    goes_on_BT = (at_1T + 1 < length_B[:, None]).astype(jnp.float32)
-    ahead_BTW = ahead(x_BTD, None)
-    behind_BTW = behind(x_BTD[:, ::-1], goes_on_BT[:, ::-1])[:, ::-1]
-    return jnp.concatenate([ahead_BTW, behind_BTW], axis=-1)
-
-
 def bidirectional(
     x_BTD: jax.Array,
     length_B: jax.Array,
@@ -263,7 +247,7 @@ def bidirectional(
 ) -> jax.Array:
     """Layers of two GRUs of D / 2 units, one in each direction, as a part of the model that calls it.
 
-    x + both(LayerNorm(x)), and a norm behind.
+    x + both(LayerNorm(x)), and a norm behind. The second of a layer reads from the last that counts.
 
     Args:
       x_BTD: rows with padding behind.
@@ -279,13 +263,17 @@ def bidirectional(
     width = x_BTD.shape[-1]
     if width % 2:
         raise ConfigError("model.model_dim", f"is {width}", "make it even: each direction has half")
+    at_1T = jnp.arange(x_BTD.shape[1])[None]
+    # Backwards the state is zero before the last that counts.
+    goes_on_BT = (at_1T + 1 < length_B[:, None]).astype(jnp.float32)
     for i in range(layers):
         y_BTD = LayerNorm(dtype=dtype, name=f"norm_{i}")(x_BTD)
         ahead, behind = (
             Layer("gru", width // 2, init_scale, dtype, name=f"{way}_{i}")
             for way in ("forward", "backward")
         )
-        y_BTD = drop(both_ways(ahead, behind, y_BTD, length_B))
+        ways = (ahead(y_BTD, None), behind(y_BTD[:, ::-1], goes_on_BT[:, ::-1])[:, ::-1])
+        y_BTD = drop(jnp.concatenate(ways, axis=-1))
         x_BTD = constrain(x_BTD + y_BTD.astype(x_BTD.dtype), ("batch", "length", "embed"))
     return LayerNorm(dtype=dtype, name="final_norm")(x_BTD)
 

@@ -210,7 +210,7 @@ def call(
     state = [name for name in variables if name not in ("params", "frozen", *SOWN)]
     mutable = [*state, "losses", "metrics"] if context.train else list(changing)
     given = {name: value for name, value in variables.items() if name != "frozen"}
-    output = model.apply(
+    output, after = model.apply(
         given,
         *inputs,
         train=context.train,
@@ -218,7 +218,6 @@ def call(
         mutable=mutable,
         method=method,
     )
-    output, after = output
     if not context.train:
         return output, Sown({name: variables[name] for name in state} | after, None, {})
     sown = [jnp.sum(x) for x in jax.tree.leaves(after.get("losses", {}))]
@@ -244,23 +243,20 @@ def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
     pin_generator()
     task = _build(config.task, TaskContext(config, info, platform))
     _check_hparams(config.task, task)
+    left_out = SOWN if CARRY in task.merge else (*SOWN, CARRY)
+    whole = task.init
+
+    def init(rng: jax.Array) -> Variables:
+        """Without what modules sowed while it ran, and without a carry that goes nowhere."""
+        return {name: value for name, value in whole(rng).items() if name not in left_out}
+
     # Compiled as a function of its own, it is traced here and not again inside other functions.
-    task = dataclasses.replace(task, init=jax.jit(_state_alone(task)))
+    task = dataclasses.replace(task, init=jax.jit(init))
     if "score" not in task.evaluations:
         task = dataclasses.replace(
             task, evaluations={"score": scoring(task.loss), **task.evaluations}
         )
     return _counted(task, config, info)
-
-
-def _state_alone(task: Task) -> Callable[[jax.Array], Variables]:
-    """Its `init` without what modules sowed while it ran, and without a carry that goes nowhere."""
-    left_out = SOWN if CARRY in task.merge else (*SOWN, CARRY)
-
-    def kept(rng: jax.Array) -> Variables:
-        return {name: value for name, value in task.init(rng).items() if name not in left_out}
-
-    return kept
 
 
 def _build(section: TaskConfig, context: TaskContext) -> Task:
@@ -318,9 +314,14 @@ def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     ]
     counted = flops.counted_params(leaves)
     if task.cost is None:
-        per_unit = _traced_flops(task, config, info)
+        rows = config.train.batch_size
+        objective, arguments = traceable(task, info.spec, rows)
+        forward, both = (
+            flops.products(jax.make_jaxpr(f)(*arguments).jaxpr) / (rows * task.units_per_example)
+            for f in (objective, jax.value_and_grad(objective))
+        )
         return dataclasses.replace(
-            task, params=counted, flops=flops.counted_flops(counted, *per_unit)
+            task, params=counted, flops=flops.counted_flops(counted, forward, both)
         )
     stated = flops.params(task.cost)
     if stated.total != counted.total:
@@ -355,13 +356,3 @@ def traceable(task: Task, spec: Spec, rows: int) -> tuple[Callable[..., jax.Arra
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
     return objective, [params, variables, abstract_batch(spec, rows), abstract_key(), step]
-
-
-def _traced_flops(task: Task, config: Experiment, info: DataInfo) -> tuple[float, float]:
-    """(forward, forward and backward) FLOPs of one unit, of the traced loss."""
-    rows = config.train.batch_size
-    objective, arguments = traceable(task, info.spec, rows)
-    forward = jax.make_jaxpr(objective)(*arguments).jaxpr
-    both = jax.make_jaxpr(jax.value_and_grad(objective))(*arguments).jaxpr
-    units = rows * task.units_per_example
-    return flops.products(forward) / units, flops.products(both) / units
