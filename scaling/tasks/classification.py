@@ -140,7 +140,9 @@ def _score(
         return summed(values, weights_B, context, sown, objective_B)
     num_classes = logits_BK.shape[1]
     if num_classes > TOP:
-        values["top5_accuracy"] = _in_top(logits_BK, labels_B)
+        label_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
+        before_B = jnp.sum(logits_BK > label_B1, axis=1)
+        values["top5_accuracy"] = (before_B < TOP).astype(jnp.float32)
     result = summed(values, weights_B, context, sown)
     truth_BK = jax.nn.one_hot(labels_B, num_classes) * weights_B[:, None]
     arrays = {
@@ -150,12 +152,6 @@ def _score(
     return result._replace(
         metrics=result.metrics | {name: (x, result.weight) for name, x in arrays.items()}
     )
-
-
-def _in_top(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    """Whether fewer than `TOP` classes have more than the label's logit, float32[B]."""
-    label_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
-    return (jnp.sum(logits_BK > label_B1, axis=1) < TOP).astype(jnp.float32)
 
 
 def _calibration(logits_BK: jax.Array, right_B: jax.Array, weights_B: jax.Array) -> jax.Array:

@@ -33,23 +33,19 @@ class Inputs(NamedTuple):
 
 def images(context: TaskContext) -> Inputs:
     """Called as model(images_BHWC, train=...), with values in [0, 1]."""
-    shape = image_shape(context)
-
-    def of(batch: Batch, context: Context) -> tuple[jax.Array, ...]:
-        return (batch["images"].astype(jnp.float32) / 255.0,)
-
-    return Inputs(of, sizes=shape)
+    return Inputs(
+        lambda batch, _: (batch["images"].astype(jnp.float32) / 255.0,),
+        sizes=image_shape(context),
+    )
 
 
 def texts(context: TaskContext) -> Inputs:
     """Called as model(inputs_BT, segments_BT, train=...), with segment 0 for padding."""
-    info = context.info
-    vocab_size = context.outputs("vocab_size", info.vocab_size)
-
-    def of(batch: Batch, context: Context) -> tuple[jax.Array, ...]:
-        return batch["inputs"], batch["segments"]
-
-    return Inputs(of, keys={"vocab_size": vocab_size}, sizes=info.spec["inputs"][0][0])
+    return Inputs(
+        lambda batch, _: (batch["inputs"], batch["segments"]),
+        keys={"vocab_size": context.outputs("vocab_size", context.info.vocab_size)},
+        sizes=context.info.spec["inputs"][0][0],
+    )
 
 
 def utterances(hear: Callable[[int], Spectrograms], context: TaskContext) -> Inputs:
