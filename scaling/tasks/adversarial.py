@@ -32,6 +32,7 @@ from scaling.tasks.base import (
     means,
     without_carry,
 )
+from scaling.tasks.losses import weighted
 
 Norm = Literal["linf", "l2"]
 
@@ -167,8 +168,7 @@ def adversarial(
             "robust_accuracy": robust_B,
             "robust_loss": loss_B,
         }
-        weight = jnp.sum(batch["weights"])
-        return {k: (jnp.sum(batch["weights"] * v_B), weight) for k, v_B in values.items()}
+        return weighted(values, batch["weights"])
 
     return Evaluation(without_carry(run), means)
 

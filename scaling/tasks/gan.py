@@ -14,6 +14,7 @@ from scaling.configs import ConfigError
 from scaling.configs.types import RuntimeFloat
 from scaling.ops import constrain
 from scaling.tasks.base import Batch, Context, Hparams, Loss, Task, TaskContext, Total, Variables
+from scaling.tasks.losses import weighted
 from scaling.tasks.pictures import as_pixels, as_signed, image_shape
 
 Kind = Literal["non_saturating", "hinge"]
@@ -46,9 +47,6 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
     """
     shape, model = image_shape(context), context.model("latent", "generate", "discriminate")
 
-    def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, model.latent)), shape)
-
     def generate(variables: Variables, rng: jax.Array, count: int) -> jax.Array:
         z_BZ = constrain(jax.random.normal(rng, (count, model.latent)), ("batch", None))
         return model.apply(variables, z_BZ, shape, method="generate")
@@ -64,35 +62,22 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         d_B = discriminator_loss(kind, real_B, fake_B)
         g_B = generator_loss(kind, judge(jax.lax.stop_gradient(variables), fake_BHWC))
         weights_B = batch["weights"]
-        weight = jnp.sum(weights_B)
         rows = {"loss": d_B + g_B, "d_loss": d_B, "g_loss": g_B}
         objective_B = d_B + g_B
         if slope:
             rows["squared_slope"] = slope_B
             objective_B = objective_B + 0.5 * hparams["r1"] * slope_B
-        metrics: dict[str, Total] = {
-            name: (jnp.sum(weights_B * x_B), weight) for name, x_B in rows.items()
-        }
+        metrics = weighted(rows, weights_B)
         if not context.train:
-            if len(weights_B) < 2:
-                raise ConfigError(
-                    "eval.batch_size", "1 leaves no two images to compare", "give at least 2"
-                )
-            # What a last batch of a single image gives is not a distance.
-            compared = jnp.where(jnp.sum(weights_B > 0) > 1, weight, 0.0)
-            distance = energy_distance(real_BHWC, fake_BHWC, weights_B)
-            metrics["energy_distance"] = (distance * compared, compared)
+            metrics["energy_distance"] = _distance(real_BHWC, fake_BHWC, weights_B)
         kept = {name: x for name, x in variables.items() if name not in ("params", "frozen")}
-        return Loss(jnp.sum(weights_B * objective_B), weight, metrics, kept)
-
-    def sample(variables: Variables, rng: jax.Array, count: int) -> jax.Array:
-        return as_pixels(generate(variables, rng, count))
+        return Loss(jnp.sum(weights_B * objective_B), metrics["loss"][1], metrics, kept)
 
     return Task(
-        init=init,
+        init=lambda rng: model.init(rng, jnp.zeros((1, model.latent)), shape),
         loss=loss,
         merge={STATE: "last"},
-        functions={"sample": sample},
+        functions={"sample": lambda *arguments: as_pixels(generate(*arguments))},
         hparams={"r1": r1},
         objective="energy_distance",
     )
@@ -126,6 +111,15 @@ def discriminator_loss(kind: Kind, real_B: jax.Array, fake_B: jax.Array) -> jax.
 def generator_loss(kind: Kind, fake_B: jax.Array) -> jax.Array:
     """Of the scores of its images, [B]."""
     return -fake_B if kind == "hinge" else jax.nn.softplus(-fake_B)
+
+
+def _distance(real_BHWC: jax.Array, fake_BHWC: jax.Array, weights_B: jax.Array) -> Total:
+    """`energy_distance` of a batch as a metric."""
+    if len(weights_B) < 2:
+        raise ConfigError("eval.batch_size", "1 leaves no two images to compare", "give at least 2")
+    # What a last batch of a single image gives is not a distance.
+    weight = jnp.where(jnp.sum(weights_B > 0) > 1, jnp.sum(weights_B), 0.0)
+    return energy_distance(real_BHWC, fake_BHWC, weights_B) * weight, weight
 
 
 def energy_distance(x_BHWC: jax.Array, y_BHWC: jax.Array, weights_B: jax.Array) -> jax.Array:

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.tasks.base import Context, Loss, Sown, Totals
+from scaling.tasks.base import Context, Loss, Sown, Total, Totals
+
+
+def weighted(values: Mapping[str, jax.Array], weights_Bx: jax.Array) -> dict[str, Total]:
+    """{name: (weighted sum, sum of the weights)} of what has these weights."""
+    weight = jnp.sum(weights_Bx)
+    return {name: (jnp.sum(weights_Bx * x_Bx), weight) for name, x_Bx in values.items()}
 
 
 def summed(
@@ -29,9 +35,8 @@ def summed(
       sown: what the model left beside its output.
       objective_Bx: what is differentiated; None is the loss.
     """
-    weight = jnp.sum(weights_Bx)
-    metrics = {name: (jnp.sum(weights_Bx * x_Bx), weight) for name, x_Bx in values.items()}
-    total = metrics["loss"][0]
+    metrics = weighted(values, weights_Bx)
+    total, weight = metrics["loss"]
     if not context.train:
         parts = (weights_Bx * values["loss"], weights_Bx)
         loss_B, weight_B = (jnp.sum(x.reshape(len(x), -1), axis=1) for x in parts)
