@@ -6,7 +6,8 @@ an unrolled model are treated alike.
 """
 
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ from optax.contrib import MuonDimensionNumbers
 
 from scaling.parallel.sharding import PyTree
 
-Leaf: TypeAlias = "jax.Array | optax.MaskedNode"
 AxisNames = tuple[str | None, ...] | None
 DecayMask = Literal["matrices", "all", "none"]
 
@@ -51,31 +51,20 @@ def decay_weights(
 ) -> optax.GradientTransformation:
     """Adds `weight_decay * parameter` to the update of parameters that the mask selects."""
 
-    def decayed(p: Leaf, n: AxisNames) -> bool | optax.MaskedNode:
-        if _is_masked(p):
-            return p
+    def decayed(p: jax.Array, n: AxisNames) -> bool:
         return mask == "all" or (mask == "matrices" and is_matrix(n, p.ndim))
 
-    return optax.add_decayed_weights(
-        weight_decay, lambda params: jax.tree.map(decayed, params, names, is_leaf=_is_masked)
-    )
+    return optax.add_decayed_weights(weight_decay, lambda params: _map(decayed, params, names))
 
 
 def muon_labels(params: PyTree, names: PyTree) -> PyTree:
     """ "muon" or "adam" for every parameter."""
-    return jax.tree.map(
-        lambda p, n: "adam" if muon_dims(n, p.ndim) is None else "muon", params, names
-    )
+    return _map(lambda p, n: "adam" if muon_dims(n, p.ndim) is None else "muon", params, names)
 
 
 def muon_dims_tree(updates: PyTree, names: PyTree) -> PyTree:
     """`muon_dims` of the arrays in a tree whose other places are masked."""
-    return jax.tree.map(
-        lambda u, n: u if _is_masked(u) else muon_dims(n, u.ndim),
-        updates,
-        names,
-        is_leaf=_is_masked,
-    )
+    return _map(lambda u, n: muon_dims(n, u.ndim), updates, names)
 
 
 def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.GradientTransformation:
@@ -86,8 +75,8 @@ def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.Gradie
     eq. 4), so that AdamW's learning rate fits.
     """
 
-    def scaled(u: Leaf, n: AxisNames) -> Leaf:
-        dims = None if _is_masked(u) else muon_dims(n, u.ndim)
+    def scaled(u: jax.Array, n: AxisNames) -> jax.Array:
+        dims = muon_dims(n, u.ndim)
         if dims is None:
             return u
         inputs = math.prod(u.shape[i] for i in dims.reduction_axis)
@@ -96,9 +85,7 @@ def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.Gradie
             return u * (0.2 * math.sqrt(max(inputs, outputs)))
         return u * math.sqrt(max(1.0, outputs / inputs))
 
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(scaled, updates, names, is_leaf=_is_masked)
-    )
+    return optax.stateless(lambda updates, _: _map(scaled, updates, names))
 
 
 def root_mean_square(x: jax.Array, names: AxisNames) -> jax.Array:
@@ -106,5 +93,10 @@ def root_mean_square(x: jax.Array, names: AxisNames) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=own_dims(names, x.ndim), keepdims=True))
 
 
-def _is_masked(x: object) -> bool:
-    return isinstance(x, optax.MaskedNode)
+def _map(f: Callable[[jax.Array, AxisNames], object], tree: PyTree, names: PyTree) -> PyTree:
+    """f(array, its axis names) in a tree whose other places are masked, and stay so."""
+
+    def masked(x: object) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    return jax.tree.map(lambda x, n: x if masked(x) else f(x, n), tree, names, is_leaf=masked)
