@@ -12,9 +12,8 @@ its shortcut is a 1 x 1 convolution with a norm (option B of the paper; its CIFA
 zeros). A bottleneck strides in its 3 x 3 convolution, as in later code ("v1.5").
 """
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,8 +35,7 @@ IMAGENET: dict[int, tuple[tuple[int, ...], bool]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Convolution:
+class _Convolution(NamedTuple):
     """One convolution of a block: side of the kernel, stride, channels out, whether ReLU follows."""
 
     name: str
@@ -47,12 +45,11 @@ class _Convolution:
     relu: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     """One residual block: its branch, and the shortcut where the shape changes."""
 
     name: str
-    branch: tuple[_Convolution, ...]
+    branch: list[_Convolution]
     shortcut: _Convolution | None
     drop_rate: float
 
@@ -166,18 +163,16 @@ class ResNet(Classifier):
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
                 number += 1
-                branch: tuple[_Convolution, ...]
+                branch = [
+                    _Convolution("conv_0", 3, stride, out, relu=True),
+                    _Convolution("conv_1", 3, 1, out, relu=False),
+                ]
                 if bottleneck:
-                    branch = (
+                    branch = [
                         _Convolution("conv_0", 1, 1, inner, relu=True),
                         _Convolution("conv_1", 3, stride, inner, relu=True),
                         _Convolution("conv_2", 1, 1, out, relu=False),
-                    )
-                else:
-                    branch = (
-                        _Convolution("conv_0", 3, stride, out, relu=True),
-                        _Convolution("conv_1", 3, 1, out, relu=False),
-                    )
+                    ]
                 changes = stride > 1 or channels_in != out
                 shortcut = _Convolution("shortcut", 1, stride, out, False) if changes else None
                 drop_rate = self.stochastic_depth * number / total
