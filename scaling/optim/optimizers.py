@@ -142,7 +142,7 @@ class Muon(Decayed):
                 ns_steps=self.newton_schulz_steps,
                 beta=h["momentum"],
                 eps=h["eps"],
-                mu_dtype=jnp.dtype(self.moment_dtype),
+                mu_dtype=self.moment_dtype,
                 nesterov=self.nesterov,
                 weight_dimension_numbers=lambda u: groups.muon_dims_tree(u, names),
             ),
@@ -210,7 +210,7 @@ class Adafactor(Decayed):
             optax.stateless(lambda updates, params: jax.tree.map(resize, updates, params, names)),
         ]
         if self.momentum is not None:
-            dtype = jnp.dtype(self.moment_dtype)
+            dtype = self.moment_dtype
             chain.append(optax.ema(h["momentum"], debias=False, accumulator_dtype=dtype))
         return chain
 
@@ -233,7 +233,7 @@ class Lion(Decayed):
 
     def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
         """See `Decayed`."""
-        return [optax.scale_by_lion(h["b1"], h["b2"], mu_dtype=jnp.dtype(self.moment_dtype))]
+        return [optax.scale_by_lion(h["b1"], h["b2"], mu_dtype=self.moment_dtype)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,8 +257,7 @@ class Sgd(Decayed):
         """See `Decayed`."""
         if self.momentum is None:
             return [optax.identity()]
-        dtype = jnp.dtype(self.moment_dtype)
-        return [optax.trace(h["momentum"], nesterov=self.nesterov, accumulator_dtype=dtype)]
+        return [optax.trace(h["momentum"], self.nesterov, accumulator_dtype=self.moment_dtype)]
 
 
 @dataclasses.dataclass(frozen=True)
