@@ -27,8 +27,6 @@ class CNN(Classifier):
         over the whole (micro)batch, and then the result depends on the accumulation.
       batch_norm_momentum: share of the old running statistics that a step keeps.
       dropout: rate before the head.
-      init_scale: multiplies the standard deviation of the initial matrices; sqrt(2 / fan in) before
-        ReLU (He et al. 2015, 1502.01852), sqrt(1 / fan in) for the head.
     """
 
     channels: tuple[PositiveInt, ...] = (16, 32, 64)

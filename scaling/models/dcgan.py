@@ -38,8 +38,6 @@ class DCGAN(Model):
       spectral_norm: divide each kernel of the discriminator by its largest singular value, which
         bounds the slope of every layer (Miyato et al. 2018, 1802.05957). The vectors of the power
         iteration are the state collection `spectral`.
-      init_scale: multiplies the standard deviation of the initial kernels, sqrt(2 / fan in) before
-        rectifiers (He et al. 2015, 1502.01852), sqrt(1 / fan in) before the outputs.
     """
 
     width: Annotated[PositiveInt, MultipleOf(GROUPS)] = 64

@@ -29,7 +29,8 @@ class Model(nn.Module, kw_only=True):  # type: ignore[call-arg]
     Attributes:
       dtype: type of the products; parameters, norms, states and what comes out are float32. `auto` is
         bfloat16 on accelerators.
-      init_scale: multiplies the standard deviation of every initial matrix.
+      init_scale: multiplies the standard deviation of every initial matrix: sqrt(2 / fan in) before
+        rectifiers (He et al. 2015, 1502.01852), else sqrt(1 / fan in), where a model says no other.
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 

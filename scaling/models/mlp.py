@@ -21,8 +21,6 @@ class MLP(Classifier):
     Attributes:
       hidden_dims: widths of the hidden layers.
       dropout: rate after each hidden layer.
-      init_scale: multiplies the standard deviation of the initial matrices, sqrt(2 / fan in) for
-        layers followed by ReLU (He et al. 2015, 1502.01852), sqrt(1 / fan in) for the head.
     """
 
     hidden_dims: tuple[PositiveInt, ...] = (512, 256)

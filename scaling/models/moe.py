@@ -19,6 +19,7 @@ is reported as `train/load`, [layers, experts].
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -79,16 +80,13 @@ class MoE(nn.Module):
             "down", down_axes, (self.experts, hidden, width), config.residual_scale
         )
 
-        def activate(*products: jax.Array) -> jax.Array:
-            return activated(config.mlp, *products)
-
         y_BTD = experts(
             x_BTD.astype(config.dtype),
             chosen_BTK,
             weights_BTK,
             ups,
             down_EFD,
-            activate,
+            functools.partial(activated, config.mlp),
             config.platform,
         )
         if self.shared:

@@ -71,8 +71,6 @@ class ResNet(Classifier):
       dropout: rate before the head.
       stochastic_depth: rate at which the last block's branch is left out for an image in training;
         earlier blocks in proportion to their place (Huang et al. 2016, 1603.09382).
-      init_scale: multiplies the standard deviation of the initial matrices; sqrt(2 / fan in) of
-        convolutions (He et al. 2015, 1502.01852), sqrt(1 / fan in) of the head.
     """
 
     depth: PositiveInt = 20

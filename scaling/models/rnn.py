@@ -185,36 +185,16 @@ class Layer(nn.Module):
     def __call__(self, x_BTW: jax.Array, keep_BT: jax.Array | None) -> jax.Array:
         """Outputs float32 [B, T, W]; `keep_BT` is 0 where the state starts anew, None nowhere."""
         kind = KINDS[self.cell]
-        gates = kind.gates * self.width
-        inputs = Dense(
-            gates,
-            ("embed", None),
-            fan_in(self.init_scale),
-            dtype=self.dtype,
-            name="inputs",
-        )
-        kernel_WJ = self.param(
-            "recurrent",
-            nn.with_partitioning(orthogonal_gates(self.init_scale), ("embed", None)),
-            (self.width, gates),
-            jnp.float32,
-        )
-        bias_J = self.param(
-            "bias",
-            nn.with_partitioning(gate_biases(self.width, kind.remember), (None,)),
-            (gates,),
-            jnp.float32,
-        )
+        gates, axes, init = kind.gates * self.width, ("embed", None), fan_in(self.init_scale)
+        inputs = Dense(gates, axes, init, dtype=self.dtype, name="inputs")
+        orthogonal = nn.with_partitioning(orthogonal_gates(self.init_scale), axes)
+        kernel_WJ = self.param("recurrent", orthogonal, (self.width, gates), jnp.float32)
+        biases = nn.with_partitioning(gate_biases(self.width, kind.remember), (None,))
+        bias_J = self.param("bias", biases, (gates,), jnp.float32)
         x_BTJ = inputs(x_BTW).astype(jnp.float32) + bias_J[None, None]
         state, put = self._carried(kind.states, x_BTW.shape[0])
-        h_BTW, last = recurrence(
-            kind.step,
-            x_BTJ,
-            kernel_WJ.astype(self.dtype),
-            state,
-            keep_BT,
-            ("embed", None),
-        )
+        kernel_WJ = kernel_WJ.astype(self.dtype)
+        h_BTW, last = recurrence(kind.step, x_BTJ, kernel_WJ, state, keep_BT, axes)
         put(last)
         return h_BTW
 
@@ -222,9 +202,8 @@ class Layer(nn.Module):
         """The state before the first token, and where to put the one after the last."""
         zeros = nn.with_partitioning(jnp.zeros, ("batch", None))
         shape, starting = (rows, self.width), self.is_initializing()
-        collection = "carry"
-        if self.is_mutable_collection("cache") and not starting:
-            collection = "cache"
+        decoding = self.is_mutable_collection("cache") and not starting
+        collection = "cache" if decoding else "carry"
         if not self.is_mutable_collection(collection):
             return tuple(jnp.zeros(shape) for _ in names), lambda last: None
         held = [self.variable(collection, name, zeros, shape) for name in names]

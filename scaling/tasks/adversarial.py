@@ -190,14 +190,9 @@ def adversarial_training(
     attack see the evaluation `adversarial`, whose options have the same names. Augmentation goes
     outside of it: `augment` over `adversarial_training` over `classification`.
 
-    Args:
+    Args: as of `adversarial`, and
       context: config and data; not used.
       base: a task with the function "logits".
-      epsilon: see `adversarial`, as the four below.
-      norm: measure of a change.
-      steps: of ascent.
-      step_size: length of a step.
-      random_start: begin at a random place.
       clean: share of the loss on inputs as they are (1/2 in Goodfellow et al. 2014).
 
     Raises:

@@ -71,15 +71,10 @@ def contrastive(
 
     Evaluation `retrieval`: see `scaling.tasks.retrieval`.
 
-    Args:
+    Args: as of `speech`, where one kind is utterances, and
       context: config, data, platform; the data give two kinds.
       kind: of the loss, see the module.
       pieces: must divide `train.batch_size`.
-      window_seconds: of samples under a frame; this and what follows where one kind is utterances.
-      hop_seconds: from one frame to the next.
-      mel_bands: of a spectrogram.
-      frequency_masks: see `scaling.tasks.sound.Spectrograms`.
-      time_masks: likewise.
     """
     context.need("pairs")
     _check(context, kind, pieces)

@@ -3,6 +3,7 @@
 Legend: B batch, S source tokens, T target tokens, D model width, K beams, L layers, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -81,17 +82,14 @@ def translation(
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         return token_loss(model, variables, _inputs(batch), batch, context, hparams, token_bytes)
 
-    def translate(variables: Variables, batch: Batch) -> Sequences:
-        return search(
-            model,
-            variables,
-            batch,
-            beams=beams,
-            length=max(spec["targets"][0][0] for spec in specs),
-            vocab_size=info.vocab_size or vocab,
-            alpha=length_penalty,
-        )
-
+    translate = functools.partial(
+        search,
+        model,
+        beams=beams,
+        length=max(spec["targets"][0][0] for spec in specs),
+        vocab_size=info.vocab_size or vocab,
+        alpha=length_penalty,
+    )
     return Task(
         init=init,
         loss=loss,
