@@ -82,6 +82,11 @@ def stochastic_depth(y_Bx: jax.Array, rate: float | jax.Array, rng: jax.Array) -
     return jnp.where(kept_B1, y_Bx / jnp.asarray(1.0 - rate, y_Bx.dtype), 0)
 
 
+def inside(count_B: jax.Array, length: int) -> jax.Array:
+    """Whether a place is among the first `count_B` of its row, bool[B, length]."""
+    return jnp.arange(length)[None] < count_B[:, None]
+
+
 def convolution(
     features: int,
     side: int,

@@ -17,9 +17,8 @@ and the one after the last token put there. Gradients stop at it, since it comes
 backpropagation truncated to T steps. Without the collection a row starts from zero.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,7 +28,7 @@ from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt, Range
 from scaling.models.cost import Cost
 from scaling.models.dims import known
-from scaling.models.layers import Dense, Initializer, fan_in
+from scaling.models.layers import Dense, Initializer, fan_in, inside
 from scaling.models.next_token import NextToken
 from scaling.models.norm import LayerNorm, RMSNorm
 from scaling.ops import constrain
@@ -55,8 +54,7 @@ def lstm_step(state: State, x_BJ: jax.Array, gates_BJ: jax.Array) -> State:
     return jax.nn.sigmoid(o) * jnp.tanh(c_BW), c_BW
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of recurrent layer.
 
     Attributes:
@@ -242,9 +240,8 @@ def bidirectional(
     width = x_BTD.shape[-1]
     if width % 2:
         raise ConfigError("model.model_dim", f"is {width}", "make it even: each direction has half")
-    at_1T = jnp.arange(x_BTD.shape[1])[None]
     # Backwards the state is zero before the last that counts.
-    goes_on_BT = (at_1T + 1 < length_B[:, None]).astype(jnp.float32)
+    goes_on_BT = inside(length_B - 1, x_BTD.shape[1]).astype(jnp.float32)
     for i in range(layers):
         y_BTD = LayerNorm(dtype=dtype, name=f"norm_{i}")(x_BTD)
         ahead, behind = (

@@ -20,7 +20,7 @@ from scaling.configs.errors import ConfigError
 from scaling.configs.types import PositiveInt, Range
 from scaling.models.block import Attention, BlockConfig, FeedForward
 from scaling.models.dims import known
-from scaling.models.layers import Dense, Model, fan_in
+from scaling.models.layers import Dense, Model, fan_in, inside
 from scaling.models.norm import LayerNorm
 from scaling.models.rnn import bidirectional
 from scaling.models.transformer import Transformer
@@ -65,7 +65,7 @@ class Recogniser(Model):
         for i, stride in enumerate(self.time_strides):
             frames_B = -(-frames_B // stride)
             x_BTMC = nn.relu(self._convolution(f"conv_{i}", stride)(x_BTMC))
-            inside_BT = _inside(frames_B, x_BTMC.shape[1])
+            inside_BT = inside(frames_B, x_BTMC.shape[1])
             x_BTMC = x_BTMC * inside_BT[..., None, None].astype(x_BTMC.dtype)
         x_BUJ = x_BTMC.reshape(*x_BTMC.shape[:2], -1)
         x_BUD = self._dense("project", self.model_dim, ("conv_out", "embed"))(x_BUJ)
@@ -159,7 +159,7 @@ class Conformer(Recogniser):
             )
         config = self._block_config()
         tables = rotary_tables(jnp.arange(x_BUD.shape[1]), config.head_dim, 10_000.0)
-        inside_BU = _inside(frames_B, x_BUD.shape[1])
+        inside_BU = inside(frames_B, x_BUD.shape[1])
         for i in range(self.num_layers):
             block = ConformerBlock(config, self.kernel_size, name=f"block_{i}")
             x_BUD = block(x_BUD, inside_BU, tables, train)
@@ -232,8 +232,3 @@ class ConformerBlock(nn.Module):
         y_BUD = sum(taps[1:], taps[0])
         y_BUD = LayerNorm(config.norm_epsilon, dtype=config.dtype, name="inner_norm")(y_BUD)
         return config.dense("out", width, ("mlp", "embed"), residual=True)(nn.swish(y_BUD))
-
-
-def _inside(frames_B: jax.Array, length: int) -> jax.Array:
-    """Whether a frame is of the utterance, bool[B, U]."""
-    return jnp.arange(length)[None] < frames_B[:, None]

@@ -251,11 +251,8 @@ def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
         return {name: value for name, value in whole(rng).items() if name not in left_out}
 
     # Compiled as a function of its own, it is traced here and not again inside other functions.
-    task = dataclasses.replace(task, init=jax.jit(init))
-    if "score" not in task.evaluations:
-        task = dataclasses.replace(
-            task, evaluations={"score": scoring(task.loss), **task.evaluations}
-        )
+    evaluations = {"score": scoring(task.loss), **task.evaluations}
+    task = dataclasses.replace(task, init=jax.jit(init), evaluations=evaluations)
     return _counted(task, config, info)
 
 
@@ -305,14 +302,7 @@ def _check_hparams(section: TaskConfig, task: Task) -> None:
 def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     boxed = jax.eval_shape(task.init, abstract_key())
     task = dataclasses.replace(task, boxed=boxed)
-    leaves = [
-        (tuple(x.names) if hasattr(x, "names") else None, unbox(x).size)
-        for x in jax.tree.leaves(
-            {name: boxed[name] for name in ("params", "frozen") if name in boxed},
-            is_leaf=lambda x: hasattr(x, "names"),
-        )
-    ]
-    counted = flops.counted_params(leaves)
+    counted = flops.counted_params([boxed.get("params"), boxed.get("frozen")])
     if task.cost is None:
         rows = config.train.batch_size
         objective, arguments = traceable(task, info.spec, rows)

@@ -33,7 +33,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
-from scaling.tasks.losses import reported, summed
+from scaling.tasks.losses import mean_loss, summed
 from scaling.tasks.pictures import as_pixels, as_signed, image_shape
 
 Kind = Literal["flow", "ddpm"]
@@ -108,7 +108,7 @@ def diffusion(
     return Task(
         init=init,
         loss=loss,
-        evaluations={"score": scoring(loss, reported("examples"))},
+        evaluations={"score": scoring(loss, lambda totals, _: mean_loss(totals, "examples"))},
         functions={"sample": sample},
     )
 

@@ -15,15 +15,14 @@ gradient are counted.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import jax
 import jax.extend
 
 from scaling.models.cost import Cost
-
-AxisNames = tuple[str | None, ...] | None
+from scaling.parallel.sharding import PyTree, unbox
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +98,18 @@ def flops(cost: Cost) -> FlopCounts:
     )
 
 
-def counted_params(names_and_sizes: Iterable[tuple[AxisNames, int]]) -> ParamCounts:
-    """Parameter counts of a model that states no cost, from the axis names of its parameters.
+def counted_params(boxed: PyTree) -> ParamCounts:
+    """Parameter counts of a model that states no cost, from its parameters with their axis names.
 
     A parameter whose first axis is `vocab` or `positions` is a table, one whose last axis is
     `vocab` an output matrix; all else is the body.
     """
     total = tables = heads = 0
-    for names, size in names_and_sizes:
+    for leaf in jax.tree.leaves(boxed, is_leaf=lambda x: hasattr(x, "names")):
+        names, size = getattr(leaf, "names", ()), unbox(leaf).size
         total += size
         tables += size if names and names[0] in ("vocab", "positions") else 0
-        heads += size if names and len(names) > 1 and names[-1] == "vocab" else 0
+        heads += size if len(names) > 1 and names[-1] == "vocab" else 0
     body = total - tables - heads
     return ParamCounts(total, body, body + heads, total, tables)
 

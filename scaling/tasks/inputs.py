@@ -3,7 +3,6 @@
 Legend: B batch, H height, W width, C channels, T time, M mel bands.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -48,11 +47,6 @@ def texts(context: TaskContext) -> Inputs:
     )
 
 
-def utterances(hear: Callable[[int], Spectrograms], context: TaskContext) -> Inputs:
-    """Called as model(features_BTM, frames_B, train=...); its `vocab_size` numbers a frame."""
-    return Inputs(hear(context.info.facts["sample_rate"]), output="vocab_size")
-
-
 def inputs(context: TaskContext, hear: Callable[[int], Spectrograms] | None = None) -> Inputs:
     """Those of the data's kind.
 
@@ -65,7 +59,10 @@ def inputs(context: TaskContext, hear: Callable[[int], Spectrograms] | None = No
     """
     kinds = {"images": images, "labelled_text": texts}
     if hear is not None:
-        kinds["utterances"] = functools.partial(utterances, hear)
+        # Called as model(features_BTM, frames_B, train=...); its `vocab_size` numbers a frame.
+        kinds["utterances"] = lambda context: Inputs(
+            hear(context.info.facts["sample_rate"]), output="vocab_size"
+        )
     kind = context.info.kind
     if kind not in kinds:
         context.need(" or ".join(kinds))

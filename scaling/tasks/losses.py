@@ -3,7 +3,7 @@
 Legend: B batch, x nothing, or the tokens of an example.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -51,11 +51,6 @@ def mean_loss(totals: Totals, units: str) -> dict[str, Any]:
     loss_sum, weight = (float(x) for x in totals["loss"])
     error = standard_error(loss_sum, weight, totals["moments"][0])
     return {"loss": loss_sum / weight, "loss_standard_error": error, units: weight}
-
-
-def reported(units: str) -> Callable[[Totals, object], dict[str, Any]]:
-    """`mean_loss` as the report of an evaluation."""
-    return lambda totals, _: mean_loss(totals, units)
 
 
 def moments(loss_B: jax.Array, weight_B: jax.Array) -> jax.Array:

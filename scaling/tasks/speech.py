@@ -19,6 +19,7 @@ import optax
 from scaling.configs import ConfigError
 from scaling.configs.types import PositiveFloat, PositiveInt, Probability
 from scaling.data.tokenizers import Fitted
+from scaling.models.layers import inside
 from scaling.ops.log_mel import num_frames
 from scaling.tasks.base import (
     Batch,
@@ -35,7 +36,7 @@ from scaling.tasks.base import (
     scoring,
     without_carry,
 )
-from scaling.tasks.losses import reported, summed
+from scaling.tasks.losses import mean_loss, summed
 from scaling.tasks.sound import Spectrograms
 from scaling.tasks.spectrograms import sheet
 
@@ -98,8 +99,8 @@ def speech(
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BUV, frames_B, sown = logits(variables, batch, context)
         labels_BL = batch["labels"]
-        behind_BU = _padding(frames_B, logits_BUV.shape[1])
-        behind_BL = _padding(batch["num_labels"], labels_BL.shape[1])
+        behind_BU = 1.0 - inside(frames_B, logits_BUV.shape[1])
+        behind_BL = 1.0 - inside(batch["num_labels"], labels_BL.shape[1])
         nll_B = optax.ctc_loss(logits_BUV, behind_BU, labels_BL, behind_BL, blank_id=blank)
         return summed({"loss": nll_B}, batch["weights"], context, sown)
 
@@ -135,7 +136,7 @@ def _evaluations(
         return {"sheet": sheet(rows, *texts(rows, tokenizer, blank), tokenizer, blank)}
 
     return {
-        "score": scoring(loss, reported("utterances")),
+        "score": scoring(loss, lambda totals, _: mean_loss(totals, "utterances")),
         "transcribe": Evaluation(without_carry(transcribe), report, keeps="rows"),
         "spectrograms": Evaluation(without_carry(show), picture, keeps="rows"),
     }
@@ -155,11 +156,6 @@ def _refuse_short(
                 "leave the line out, or give a smaller task.hop_seconds or model.time_strides, or "
                 "longer symbols (data.text.tokenizer)",
             )
-
-
-def _padding(count_B: jax.Array, length: int) -> jax.Array:
-    """1 behind the first `count_B`, else 0; float32[B, length]."""
-    return (jnp.arange(length)[None] >= count_B[:, None]).astype(jnp.float32)
 
 
 def texts(
