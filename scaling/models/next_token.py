@@ -39,16 +39,9 @@ class NextToken(Model, kw_only=True):  # type: ignore[call-arg]
         init = nn.with_partitioning(fan_in(self.init_scale), ("embed", "vocab"))
         return self.param("head", init, (self.model_dim, self.vocab_size), jnp.float32)
 
-    def __call__(
-        self,
-        inputs_BT: jax.Array,
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
+    def __call__(self, *inputs: jax.Array | None, train: bool) -> jax.Array:
         """Logits of the next token, float32 [B, T, V]; arguments as of `hidden`."""
-        return self.unembed(self.hidden(inputs_BT, segments_BT, positions_BT, train=train))
+        return self.unembed(self.hidden(*inputs, train=train))
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of hidden states [..., D]."""

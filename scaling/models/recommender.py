@@ -97,16 +97,9 @@ class TwoTower(nn.Module):
         self.item_tower = Tower(self.hidden_dim, self.model_dim, self.init_scale)
         self.drop = nn.Dropout(self.dropout)
 
-    def __call__(
-        self,
-        inputs_BT: jax.Array,
-        segments_BT: jax.Array,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
-        """Scores float32 [B, T, V] of what comes next; see `hidden`."""
-        return self.hidden(inputs_BT, segments_BT, positions_BT, train=train) @ self.head_kernel()
+    def __call__(self, *inputs: jax.Array, train: bool) -> jax.Array:
+        """Scores float32 [B, T, V] of what comes next; arguments as of `hidden`."""
+        return self.hidden(*inputs, train=train) @ self.head_kernel()
 
     def hidden(
         self,
