@@ -3,13 +3,11 @@
 Legend: B batch, H height, W width, C channels, D features that the head reads, K classes.
 """
 
-from typing import Annotated
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PositiveInt, Probability, Range
+from scaling.configs.types import Fraction, PositiveInt, Probability
 from scaling.models.cost import Cost
 from scaling.models.layers import Classifier, convolution, fan_in
 from scaling.models.norm import GroupedBatchNorm
@@ -33,7 +31,7 @@ class CNN(Classifier):
     kernel_size: PositiveInt = 3
     batch_norm_group: PositiveInt | None = None
     batch_norm_momentum: Probability = 0.9
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:

@@ -5,12 +5,11 @@ Legend: B batch, H height, W width, C channels, D features, K classes.
 
 import itertools
 import math
-from typing import Annotated
 
 import flax.linen as nn
 import jax
 
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.cost import Cost
 from scaling.models.layers import Classifier, Dense, fan_in
 
@@ -24,7 +23,7 @@ class MLP(Classifier):
     """
 
     hidden_dims: tuple[PositiveInt, ...] = (512, 256)
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, PerMember, PositiveFloat, PositiveInt
 from scaling.models.cost import Cost
 from scaling.models.dims import known
 from scaling.models.layers import Dense, fan_in, table
@@ -87,7 +87,7 @@ class TwoTower(nn.Module):
     vocab_size: PositiveInt | None = None
     model_dim: PositiveInt = 64
     hidden_dim: PositiveInt = 128
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
     init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
 
     def setup(self) -> None:  # noqa: D102

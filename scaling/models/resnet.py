@@ -13,14 +13,14 @@ zeros). A bottleneck strides in its 3 x 3 convolution, as in later code ("v1.5")
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveInt, Probability, Range
+from scaling.configs.types import Fraction, PositiveInt, Probability
 from scaling.models.cost import Cost
 from scaling.models.layers import Classifier, convolution, fan_in, stochastic_depth
 from scaling.models.norm import GroupedBatchNorm, group_norm
@@ -80,8 +80,8 @@ class ResNet(Classifier):
     batch_norm_group: PositiveInt | None = None
     batch_norm_momentum: Probability = 0.9
     group_channels: PositiveInt = 16
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
-    stochastic_depth: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
+    stochastic_depth: Fraction = 0.0
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:

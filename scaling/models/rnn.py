@@ -18,14 +18,14 @@ backpropagation truncated to T steps. Without the collection a row starts from z
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.cost import Cost
 from scaling.models.dims import known
 from scaling.models.layers import Dense, Initializer, fan_in, inside
@@ -95,7 +95,7 @@ class RNN(NextToken):
     model_dim: PositiveInt = 256
     cell: Literal["gru", "lstm"] = "lstm"
     residual: bool = False
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     # With a mutable collection "cache" it is applied to the next tokens alone; with "carry" its state
     # goes from window to window.

@@ -10,14 +10,13 @@ convolutions, C channels, D model width, V symbols.
 
 import dataclasses
 import math
-from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.block import Attention, BlockConfig, FeedForward
 from scaling.models.dims import known
 from scaling.models.layers import Dense, Model, fan_in, inside
@@ -49,7 +48,7 @@ class Recogniser(Model):
     time_strides: tuple[PositiveInt, PositiveInt] = (2, 2)
     model_dim: PositiveInt = 256
     num_layers: PositiveInt = 2
-    dropout: Annotated[float, Range(0, below=1)] = 0.1
+    dropout: Fraction = 0.1
 
     @nn.compact
     def __call__(self, features_BTM: jax.Array, frames_B: jax.Array, *, train: bool) -> jax.Array:

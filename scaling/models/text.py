@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, PerMember, PositiveFloat, PositiveInt
 from scaling.models.cost import Cost
 from scaling.models.dims import known
 from scaling.models.layers import Classifier, Dense, fan_in, table
@@ -48,8 +48,8 @@ class KimCNN(nn.Module):
     embed_dim: PositiveInt = 300
     filter_widths: tuple[PositiveInt, ...] = (3, 4, 5)
     filters: PositiveInt = 100
-    dropout: Annotated[float, Range(0, below=1)] = 0.5
-    embed_dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.5
+    embed_dropout: Fraction = 0.0
     init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     embed_scale: PositiveFloat = 0.25
 
@@ -197,7 +197,7 @@ class GRUTagger(Classifier):
     vocab_size: PositiveInt | None = None
     num_layers: PositiveInt = 1
     model_dim: PositiveInt = 128
-    dropout: Annotated[float, Range(0, below=1)] = 0.3
+    dropout: Fraction = 0.3
 
     @nn.compact
     def __call__(self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool) -> jax.Array:

@@ -17,14 +17,14 @@ and shifts are zero, norm scales one.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveFloat, PositiveInt
 from scaling.models import dims
 from scaling.models.block import (
     Activation,
@@ -92,7 +92,7 @@ class Transformer(NextToken):
     bias: bool = False
     logit_softcap: PositiveFloat | None = None
     attention_softcap: PositiveFloat | None = None
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
     attention: Implementation = "auto"

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import MultipleOf, PositiveInt, Range
+from scaling.configs.types import Fraction, MultipleOf, PositiveInt
 from scaling.models.dims import head_dim
 from scaling.models.layers import Dense, Model, convolution, fan_in, upsampled
 from scaling.models.norm import GROUPS, group_norm
@@ -47,7 +47,7 @@ class UNet(Model):
     multipliers: tuple[PositiveInt, ...] = (1, 2, 2)
     blocks: PositiveInt = 2
     num_heads: PositiveInt = 4
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, time_B: jax.Array, *, train: bool) -> jax.Array:

@@ -4,7 +4,7 @@ Legend: B batch, H height, W width, C channels, P side of a patch, T tokens, D m
 K classes.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.block import Remat, make_norm
 from scaling.models.cost import Cost
 from scaling.models.layers import Classifier, Dense, fan_in
@@ -69,8 +69,8 @@ class ViT(Classifier):
     patch_size: PositiveInt = 16
     pool: Literal["class", "mean"] = "class"
     position: Literal["learned", "sincos"] = "learned"
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
-    stochastic_depth: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
+    stochastic_depth: Fraction = 0.0
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
     attention: Implementation = "auto"

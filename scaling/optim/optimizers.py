@@ -15,13 +15,13 @@ arguments are hyper-parameters, and an argument `learning_rate` is multiplied by
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from scaling.configs.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from scaling.optim import groups
 from scaling.parallel.sharding import PyTree
 
@@ -29,7 +29,6 @@ Number = jax.Array | float
 Hparams = Mapping[str, Number]  # float32[] each in a step
 Rate = Callable[[Number], Number]  # peak -> learning rate of this step
 
-Decay = Annotated[float, Range(0, below=1)]
 MomentDtype = Literal["float32", "bfloat16"]
 
 
@@ -91,8 +90,8 @@ class AdamW(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 1e-3
-    b1: Decay = 0.9
-    b2: Decay = 0.95
+    b1: Fraction = 0.9
+    b2: Fraction = 0.95
     eps: NonNegativeFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.1
 
@@ -124,14 +123,14 @@ class Muon(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 0.02
-    momentum: Decay = 0.95
+    momentum: Fraction = 0.95
     nesterov: bool = True
     newton_schulz_steps: PositiveInt = 5
     update_scale: Literal["width", "rms"] = "width"
     weight_decay: NonNegativeFloat = 0.01
     adam_learning_rate: NonNegativeFloat = 3e-3
-    adam_b1: Decay = 0.9
-    adam_b2: Decay = 0.95
+    adam_b1: Fraction = 0.9
+    adam_b2: Fraction = 0.95
     eps: NonNegativeFloat = 1e-8
     adam_weight_decay: NonNegativeFloat = 0.0
 
@@ -187,7 +186,7 @@ class Adafactor(Decayed):
     update_clip: PositiveFloat = 1.0
     scale_parameter: bool = True
     min_scale: NonNegativeFloat = 1e-3
-    momentum: Decay | None = None
+    momentum: Fraction | None = None
     min_dim_size_to_factor: PositiveInt = 128
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = dataclasses.field(default=None, kw_only=True)
@@ -227,8 +226,8 @@ class Lion(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 2e-4
-    b1: Decay = 0.9
-    b2: Decay = 0.99
+    b1: Fraction = 0.9
+    b2: Fraction = 0.99
     weight_decay: NonNegativeFloat = 0.5
 
     def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
@@ -248,7 +247,7 @@ class Sgd(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 0.1
-    momentum: Decay | None = 0.9
+    momentum: Fraction | None = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = dataclasses.field(default=None, kw_only=True)

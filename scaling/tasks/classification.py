@@ -4,7 +4,7 @@ Legend: B batch, H height, W width, C channels, T time, K classes.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError
-from scaling.configs.types import Range, RuntimeNumber
+from scaling.configs.types import RuntimeProbability
 from scaling.ops.cross_entropy import cross_entropy, smoothed
 from scaling.tasks.base import (
     Batch,
@@ -39,7 +39,7 @@ TOP, BINS = 5, 15
 def classification(
     context: TaskContext,
     *,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
 ) -> Task:
     """One label for each image or text; the data say which.
 

@@ -6,7 +6,7 @@ Legend: B batch, T time, D model width, V vocabulary.
 import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Annotated, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError
-from scaling.configs.types import Range, RuntimeFloat, RuntimeNumber
+from scaling.configs.types import RuntimeFloat, RuntimeProbability
 from scaling.ops.cross_entropy import chunked_loss, cross_entropy, smoothed, softcap
 from scaling.tasks.base import (
     CARRY,
@@ -44,7 +44,7 @@ def language_model(
     context: TaskContext,
     *,
     z_loss: RuntimeFloat = 0.0,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
 ) -> Task:
     """Next-token prediction with a decoder.
 

@@ -4,13 +4,13 @@ Legend: B batch, T tokens, K tags.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.configs.types import Range, RuntimeNumber
+from scaling.configs.types import RuntimeProbability
 from scaling.ops.cross_entropy import cross_entropy, smoothed
 from scaling.tasks.base import (
     Batch,
@@ -37,7 +37,7 @@ SHOWN = 20  # sentences in a report, the wrong ones first
 def tagging(
     context: TaskContext,
     *,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
 ) -> Task:
     """The tag of each word, in nats per word; padding and the later tokens of a word do not count.
 

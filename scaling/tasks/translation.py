@@ -5,7 +5,7 @@ Legend: B batch, S source tokens, T target tokens, D model width, K beams, L lay
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError
-from scaling.configs.types import NonNegativeFloat, PositiveInt, Range, RuntimeNumber
+from scaling.configs.types import NonNegativeFloat, PositiveInt, RuntimeProbability
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -37,7 +37,7 @@ SAMPLES = 8
 def translation(
     context: TaskContext,
     *,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
     beams: PositiveInt = 5,
     length_penalty: NonNegativeFloat = 0.6,
 ) -> Task:
