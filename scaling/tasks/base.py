@@ -1,18 +1,10 @@
 """The seam between a learning problem and everything that trains, sweeps, plans or serves it.
 
-A task is made of pure functions over plain pytrees, so that all of them compose with `jit`, `grad`,
-`vmap` over a population of runs, and ahead-of-time compilation:
+A `Task` is made of pure functions over plain pytrees, so that all of them compose with `jit`, `grad`,
+`vmap` over a population of runs, and ahead-of-time compilation.
 
-    init(rng) -> variables                     {"params", "frozen", state collections}, boxed with
-                                               logical axis names
-    loss(variables, batch, context, hparams) -> Loss      sums and weights, never means
-    merge        {collection: "mean" | "rows" | "last"}: how state joins over microbatches
-    evaluations  {name: Evaluation}: what runs on the device, what the host reports
-    functions    {name: function}: "logits", "generate", ...: what distilling and export call
-    cost         parameters and products of a unit; counted where it is not stated
-
-Sums and weights are what make padding, masks, accumulation and any number of devices give the same
-loss: sums add, and the one division happens after the last of them.
+A loss is sums and weights, never means. They are what make padding, masks, accumulation and any number
+of devices give the same loss: sums add, and the one division happens after the last of them.
 
 A task of your own is a function `my_task(context, *, key=default, ...) -> Task`; its keyword-only
 parameters are the keys of section `task`. With a parameter `base` it is a wrapper: `task.over` names
@@ -138,7 +130,8 @@ class Task:
     """One learning problem; see the module's docstring.
 
     Attributes:
-      init: random key -> boxed variables.
+      init: random key -> variables {"params", "frozen", state collections}, boxed with logical axis
+        names.
       loss: (variables, batch, context, hparams) -> Loss; `hparams` holds those of `Task.hparams`,
         as arrays, and is empty in evaluation.
       unit: what examples are counted in, such as "tokens" or "examples".
@@ -147,11 +140,12 @@ class Task:
       merge: of state collections that are not averaged over microbatches: `rows` have one row for
         each example of the batch, of `last` the last microbatch's is kept. The collection `carry` of
         recurrent layers is part of the state only if it is named here.
-      functions: by name, (variables, ...) -> arrays.
+      functions: by name ("logits", "generate", ...), (variables, ...) -> arrays: what distilling and
+        export call.
       hparams: numbers of the training loss that the step takes as arrays, so that one executable
         serves many values. Zero is switched off: `build_task` leaves such a number out.
       objective: the metric that stands for the run: laws fit it, early stopping watches it.
-      cost: of one unit, where the task knows it.
+      cost: of one unit, where the task knows it; else it is counted.
       boxed: the variables that `init` makes, as shapes; this and what follows `build_task` fills in.
       params: parameter counts under several conventions.
       flops: FLOPs of one unit, forward and backward.
