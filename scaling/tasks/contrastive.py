@@ -79,11 +79,7 @@ def contrastive(
     context.need("pairs")
     _check(context, kind, pieces)
     sound = (window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks)
-
-    def hear(rate: int) -> Spectrograms:
-        return Spectrograms.of(rate, *sound)
-
-    sides = {side: _tower(context, side, hear) for side in SIDES}
+    sides = {side: _tower(context, side, lambda rate: Spectrograms(rate, *sound)) for side in SIDES}
     model = context.model("embed_dim", **{side: tower for side, (tower, _) in sides.items()})
     spec = context.info.spec
 

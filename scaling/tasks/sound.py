@@ -18,61 +18,60 @@ _FULL_SCALE = 2.0**15
 
 @dataclasses.dataclass(frozen=True)
 class Spectrograms:
-    """(log-mel spectrograms [B, T, M], frames of each [B]) of a batch's audio.
+    """(log-mel spectrograms [B, T, M], frames of each [B]) of a batch's audio, by the keys of a task.
 
     Attributes:
       rate: samples a second.
-      window: samples under a frame.
-      hop: samples from one frame to the next.
+      window_seconds: of samples under a frame.
+      hop_seconds: from one frame to the next.
       bands: M.
       frequency_masks: SpecAugment (Park et al. 2019, 1904.08779): for each number a mask of up to so
         many bands, in training.
       time_masks: for each number a mask of up to such a share of the utterance's frames, in training
         (shares as in Park et al. 2020, 1912.05533).
+
+    Raises:
+      ConfigError: samples lie under no window, or a band has no frequency, or a mask is too wide.
     """
 
     rate: int
-    window: int
-    hop: int
+    window_seconds: float
+    hop_seconds: float
     bands: int
     frequency_masks: tuple[int, ...] = ()
     time_masks: tuple[float, ...] = ()
 
-    @classmethod
-    def of(
-        cls,
-        rate: int,
-        window_seconds: float,
-        hop_seconds: float,
-        bands: int,
-        frequency_masks: tuple[int, ...],
-        time_masks: tuple[float, ...],
-    ) -> "Spectrograms":
-        """By the keys of a task.
+    @property
+    def window(self) -> int:
+        """Samples under a frame."""
+        return max(1, round(self.window_seconds * self.rate))
 
-        Raises:
-          ConfigError: samples lie under no window, or a band has no frequency, or a mask is too wide.
-        """
-        window, hop = (max(1, round(x * rate)) for x in (window_seconds, hop_seconds))
-        if hop > window:
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return max(1, round(self.hop_seconds * self.rate))
+
+    def __post_init__(self) -> None:
+        missed = self.hop - self.window
+        if missed > 0:
             raise ConfigError(
                 "task.hop_seconds",
-                f"is longer than task.window_seconds, so that {hop - window} samples of {hop} are not "
+                f"is longer than task.window_seconds, so that {missed} samples of {self.hop} are not "
                 "heard",
                 "make it at most that",
             )
         try:
-            mel_bank(rate, fft_size(window), bands)
+            mel_bank(self.rate, fft_size(self.window), self.bands)
         except ValueError as error:
             remedy = "give fewer bands, or longer task.window_seconds"
             raise ConfigError("task.mel_bands", str(error), remedy) from error
-        if max(frequency_masks, default=0) > bands:
+        widest = max(self.frequency_masks, default=0)
+        if widest > self.bands:
             raise ConfigError(
                 "task.frequency_masks",
-                f"{max(frequency_masks)} bands are more than the {bands} of task.mel_bands",
+                f"{widest} bands are more than the {self.bands} of task.mel_bands",
                 "make the mask narrower",
             )
-        return cls(rate, window, hop, bands, frequency_masks, time_masks)
 
     def __call__(self, batch: Batch, context: Context) -> tuple[jax.Array, jax.Array]:  # noqa: D102
         audio_BS, count_B = batch["audio"].astype(jnp.float32) / _FULL_SCALE, batch["num_samples"]

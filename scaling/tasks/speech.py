@@ -78,9 +78,8 @@ def speech(
     rate, symbols, blank = info.facts["sample_rate"], info.vocab_size, info.separator
     assert symbols is not None
     assert blank is not None
-    features = Spectrograms.of(
-        rate, window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks
-    )
+    sound = (window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks)
+    features = Spectrograms(rate, *sound)
     model = context.model("encoder_frames", vocab_size=context.outputs("vocab_size", symbols))
     _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, features.hop)
 
