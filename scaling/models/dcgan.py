@@ -128,17 +128,12 @@ class Discriminator(nn.Module):
 
 
 class SpectralConv(nn.Module):
-    """A convolution whose kernel may be divided by its largest singular value.
+    """A convolution whose kernel may be divided by its largest singular value; see `convolution`.
 
     Attributes:
       window: sides of the kernel.
-      features: channels out.
-      stride: of both sides.
-      out: logical name of the channels out.
       scale: of the initial kernel; see `fan_in`.
       spectral_norm: whether it is divided.
-      dtype: type of the computation.
-      padding: "SAME" or "VALID".
     """
 
     window: tuple[int, int]

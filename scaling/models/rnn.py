@@ -165,14 +165,7 @@ class RNN(NextToken):
 
 
 class Layer(nn.Module):
-    """One recurrent layer.
-
-    Attributes:
-      cell: of `KINDS`.
-      width: W.
-      init_scale: see `RNN`.
-      dtype: type of the products.
-    """
+    """One recurrent layer of W units; `cell` is one of `KINDS`, `dtype` the type of the products."""
 
     cell: str
     width: int
@@ -224,15 +217,8 @@ def bidirectional(
 ) -> jax.Array:
     """Layers of two GRUs of D / 2 units, one in each direction, as a part of the model that calls it.
 
-    x + both(LayerNorm(x)), and a norm behind. The second of a layer reads from the last that counts.
-
-    Args:
-      x_BTD: rows with padding behind.
-      length_B: how many of a row count, int32.
-      layers: of two GRUs each.
-      init_scale: see `RNN`.
-      dtype: type of the products.
-      drop: dropout after each layer.
+    x + drop(both(LayerNorm(x))), and a norm behind. The second of a layer reads from the last of the
+    `length_B` tokens that count, what is behind them being padding; other arguments as of `Layer`.
 
     Raises:
       ConfigError: D is odd.

@@ -155,11 +155,7 @@ def mixed(
 def _boxes(rng: jax.Array, sides_B2: jax.Array, height: int, width: int) -> jax.Array:
     """Whether a pixel is in a box at a random place, bool[B, H, W].
 
-    Args:
-      rng: of the places.
-      sides_B2: height and width of each box, as shares of the image's; rounded, at most the whole.
-      height: H.
-      width: W.
+    `sides_B2` are height and width of each box as shares of the image's; rounded, at most the whole.
     """
 
     def along(size: int, share_B: jax.Array, start_B: jax.Array) -> jax.Array:

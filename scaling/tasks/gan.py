@@ -127,15 +127,7 @@ def energy_distance(x_BHWC: jax.Array, y_BHWC: jax.Array, weights_B: jax.Array) 
 
     Zero in expectation where, and only where, both are of one distribution (Szekely and Rizzo 2013);
     nothing is learned or tuned for it. It sees pixels: brightness and shape, less than a classifier's
-    features do. At least two rows must have a weight.
-
-    Args:
-      x_BHWC: some images.
-      y_BHWC: as many others.
-      weights_B: of both, 0 for padding.
-
-    Returns:
-      float32[].
+    features do. Both have these weights, 0 for padding, and at least two rows must have one; float32[].
     """
     pairs_BB = weights_B[:, None] * weights_B[None]
     others_BB = pairs_BB * (1.0 - jnp.eye(len(weights_B)))

@@ -114,14 +114,8 @@ def search(
 ) -> Sequences:
     """Translates the sources of a batch, a token at a time, with cached keys and values.
 
-    Args:
-      model: has `encode`, `logits` and caches as `EncoderDecoder`.
-      variables: of the model.
-      batch: has `source` and `source_segments`.
-      beams: K.
-      length: T.
-      vocab_size: tokens that the data have; the last is the separator.
-      alpha: of the length penalty.
+    The model has `encode`, `logits` and caches as `EncoderDecoder`, the batch `source` and
+    `source_segments`; keywords as of `beam_search`.
     """
     rows = len(batch["source"])
     given = {name: value for name, value in variables.items() if name != "frozen"}
