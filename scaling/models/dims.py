@@ -66,11 +66,7 @@ def mlp_dim(model_dim: int, mlp: str, explicit: int | None = None) -> int:
 
 
 def heads_divide(config: Experiment) -> None:
-    """Holds a config to what heads must divide, before anything is built.
-
-    Raises:
-      ConfigError: see `head_dim` and `num_kv_heads`.
-    """
+    """Raises ConfigError where `head_dim` and `num_kv_heads` would, before anything is built."""
     heads, width = get(config, "model.num_heads"), get(config, "model.model_dim")
     if heads is not None:
         num_kv_heads(heads, get(config, "model.num_kv_heads"))

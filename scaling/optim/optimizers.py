@@ -143,7 +143,7 @@ class Muon(Decayed):
                 eps=h["eps"],
                 mu_dtype=self.moment_dtype,
                 nesterov=self.nesterov,
-                weight_dimension_numbers=lambda u: groups.muon_dims_tree(u, names),
+                weight_dimension_numbers=lambda u: groups.map_arrays(groups.muon_dims, u, names),
             ),
             groups.scale_by_shape(self.update_scale, names),
             groups.decay_weights(h["weight_decay"], "all", names),
@@ -154,8 +154,12 @@ class Muon(Decayed):
             groups.decay_weights(h["adam_weight_decay"], self.decay_mask, names),
             optax.scale(-rate(h["adam_learning_rate"])),
         )
+
+        def label(p: jax.Array, n: groups.AxisNames) -> str:
+            return "adam" if groups.muon_dims(p, n) is None else "muon"
+
         return optax.partition(
-            {"muon": matrices, "adam": rest}, lambda params: groups.muon_labels(params, names)
+            {"muon": matrices, "adam": rest}, lambda p: groups.map_arrays(label, p, names)
         )
 
 
