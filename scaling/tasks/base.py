@@ -143,7 +143,7 @@ class Task:
       functions: by name ("logits", "generate", ...), (variables, ...) -> arrays: what distilling and
         export call.
       hparams: numbers of the training loss that the step takes as arrays, so that one executable
-        serves many values. Zero is switched off: `build_task` leaves such a number out.
+        serves many values; a number that is zero is switched off and not among them.
       objective: the metric that stands for the run: laws fit it, early stopping watches it.
       cost: of one unit, where the task knows it; else it is counted.
       boxed: the variables that `init` makes, as shapes; this and what follows `build_task` fills in.
@@ -264,17 +264,7 @@ def _build(section: TaskConfig, context: TaskContext) -> Task:
             f"{section.name} returned {type(task).__name__}",
             "return a tasks.base.Task",
         )
-    return _with_numbers(task)
-
-
-def _with_numbers(task: Task) -> Task:
-    """The task without numbers that are switched off, and with a loss that need not be given any."""
-    numbers = {name: value for name, value in task.hparams.items() if value}
-
-    def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
-        return task.loss(variables, batch, context, {**numbers, **hparams})
-
-    return dataclasses.replace(task, loss=loss, hparams=numbers) if task.hparams else task
+    return task
 
 
 def _check_hparams(section: TaskConfig, task: Task) -> None:

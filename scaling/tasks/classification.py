@@ -61,6 +61,7 @@ def classification(
     num_classes = context.outputs("num_classes", info.num_classes)
     model = context.model(num_classes=num_classes, **reads.keys)
     names = tuple(info.class_names or (str(k) for k in range(num_classes)))
+    numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
         example = {key: jnp.zeros((1, *shape), dtype) for key, (shape, dtype) in info.spec.items()}
@@ -71,7 +72,7 @@ def classification(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BK, sown = logits(variables, batch, context)
-        return _score(logits_BK, batch, context, hparams, sown)
+        return _score(logits_BK, batch, context, {**numbers, **hparams}, sown)
 
     def perturbations(variables: Variables, batch: Batch, context: Context) -> Variables:
         _, sown = call(
@@ -88,7 +89,7 @@ def classification(
             "features": lambda *arguments: _read_by_head(lambda: logits(*arguments)),
             "perturbations": perturbations,
         },
-        hparams={"label_smoothing": label_smoothing},
+        hparams=numbers,
         cost=model.cost(reads.sizes) if hasattr(model, "cost") else None,
     )
 

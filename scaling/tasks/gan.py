@@ -46,6 +46,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
       ConfigError: the model lacks one of these, or (in evaluation) a batch holds a single image.
     """
     shape, model = image_shape(context), context.model("latent", "generate", "discriminate")
+    numbers = {"r1": r1} if r1 else {}
 
     def generate(variables: Variables, rng: jax.Array, count: int) -> jax.Array:
         z_BZ = constrain(jax.random.normal(rng, (count, model.latent)), ("batch", None))
@@ -54,7 +55,8 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         real_BHWC = as_signed(batch["images"])
         fake_BHWC = generate(variables, context.rng, len(real_BHWC))
-        slope = context.train and "r1" in hparams
+        h = {**numbers, **hparams}
+        slope = context.train and "r1" in h
         real_B, slope_B, state = _judge_real(model, variables, real_BHWC, context.train, slope)
         variables = {**variables, **state}
         judge = functools.partial(model.apply, method="discriminate")
@@ -66,7 +68,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         objective_B = d_B + g_B
         if slope:
             rows["squared_slope"] = slope_B
-            objective_B = objective_B + 0.5 * hparams["r1"] * slope_B
+            objective_B = objective_B + 0.5 * h["r1"] * slope_B
         metrics = weighted(rows, weights_B)
         if not context.train:
             metrics["energy_distance"] = _distance(real_BHWC, fake_BHWC, weights_B)
@@ -78,7 +80,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         loss=loss,
         merge={STATE: "last"},
         functions={"sample": lambda *arguments: as_pixels(generate(*arguments))},
-        hparams={"r1": r1},
+        hparams=numbers,
         objective="energy_distance",
     )
 

@@ -66,6 +66,8 @@ def language_model(
     vocab = context.outputs("vocab_size", info.vocab_size)
     model = context.model(vocab_size=vocab)
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
+    given = {"z_loss": z_loss, "label_smoothing": label_smoothing}
+    numbers = {name: value for name, value in given.items() if value}
     generate = _generator(model, info.vocab_size or vocab)
     carries = bool(getattr(model, "carries", False)) and context.config.data.text.lanes
     rows = context.config.train.batch_size if carries else 1
@@ -79,8 +81,9 @@ def language_model(
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         # In evaluation too, so that a batch finds where the one before it ended.
         changing = (CARRY,) if carries else ()
+        h = {**numbers, **hparams}
         return token_loss(
-            model, variables, _inputs(batch), batch, context, hparams, token_bytes, changing
+            model, variables, _inputs(batch), batch, context, h, token_bytes, changing
         )
 
     score = scoring(loss, summarize)
@@ -94,7 +97,7 @@ def language_model(
         evaluations={"score": score, "sample": samples(generate, seq_len)},
         merge={CARRY: "rows"} if carries else {},
         functions={"logits": logits, "generate": generate},
-        hparams={"z_loss": z_loss, "label_smoothing": label_smoothing},
+        hparams=numbers,
         cost=model.cost(seq_len) if hasattr(model, "cost") else None,
     )
 

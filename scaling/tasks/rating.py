@@ -47,6 +47,7 @@ def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
     items = context.outputs("num_items", facts["items"])
     model = context.model(num_users=users, num_items=items)
     mean, scale = facts["mean_rating"], facts["rating_range"]
+    numbers = {"l2": l2} if l2 else {}
 
     def init(rng: jax.Array) -> Variables:
         zero_B = jnp.zeros((1,), jnp.int32)
@@ -58,15 +59,15 @@ def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         guess_B, sown = call(model, variables, batch["user"], batch["item"], context=context)
-        guess_B = mean + guess_B
+        guess_B, h = mean + guess_B, {**numbers, **hparams}
         if not context.train:
             error_B = jnp.clip(guess_B, *scale) - batch["rating"]
             values = {"loss": error_B**2, "mae": jnp.abs(error_B)}
             return summed(values, batch["weights"], context, sown)
         square_B = (guess_B - batch["rating"]) ** 2
         objective_B = square_B
-        if "l2" in hparams:
-            objective_B = square_B + hparams["l2"] * sown.metrics["squared_norm"]
+        if "l2" in h:
+            objective_B = square_B + h["l2"] * sown.metrics["squared_norm"]
         return summed({"loss": square_B}, batch["weights"], context, sown, objective_B)
 
     def scores(variables: Variables, batch: Batch, context: Context) -> jax.Array:
@@ -87,7 +88,7 @@ def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
         unit="ratings",
         evaluations=evaluations,
         functions={"predict": predict} | ({"scores": scores} if ranks else {}),
-        hparams={"l2": l2},
+        hparams=numbers,
         cost=model.cost() if hasattr(model, "cost") else None,
     )
 

@@ -57,6 +57,7 @@ def tagging(
         num_classes=context.outputs("num_classes", len(names)),
         vocab_size=context.outputs("vocab_size", info.vocab_size),
     )
+    numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
         ones_BT = jnp.ones((1, length), jnp.int32)
@@ -69,9 +70,9 @@ def tagging(
         logits_BTK, sown = logits(variables, batch, context)
         labels_BT = batch["labels"]
         nll_BT, log_z_BT = cross_entropy(logits_BTK, labels_BT)
-        objective_BT = nll_BT
-        if context.train and "label_smoothing" in hparams:
-            objective_BT = smoothed(nll_BT, log_z_BT, logits_BTK, hparams["label_smoothing"])
+        objective_BT, h = nll_BT, {**numbers, **hparams}
+        if context.train and "label_smoothing" in h:
+            objective_BT = smoothed(nll_BT, log_z_BT, logits_BTK, h["label_smoothing"])
         right_BT = (jnp.argmax(logits_BTK, axis=-1) == labels_BT).astype(jnp.float32)
         values = {"loss": nll_BT, "accuracy": right_BT}
         return summed(values, batch["weights"], context, sown, objective_BT)
@@ -94,7 +95,7 @@ def tagging(
             ),
         },
         functions={"logits": lambda *arguments: logits(*arguments)[0]},
-        hparams={"label_smoothing": label_smoothing},
+        hparams=numbers,
         cost=model.cost(length) if hasattr(model, "cost") else None,
     )
 

@@ -71,6 +71,7 @@ def translation(
             f"give --config.model.max_len={longest}",
         )
     token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
+    numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
         source_BS, inputs_BT = (jnp.zeros((1, length), jnp.int32) for length in lengths)
@@ -80,7 +81,8 @@ def translation(
         return call(model, variables, *_inputs(batch), context=context)[0]
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
-        return token_loss(model, variables, _inputs(batch), batch, context, hparams, token_bytes)
+        h = {**numbers, **hparams}
+        return token_loss(model, variables, _inputs(batch), batch, context, h, token_bytes)
 
     translate = functools.partial(
         search,
@@ -97,7 +99,7 @@ def translation(
         units_per_example=lengths[1],
         evaluations={"score": scoring(loss, summarize), "translate": translations(translate)},
         functions={"logits": logits, "translate": translate},
-        hparams={"label_smoothing": label_smoothing},
+        hparams=numbers,
         cost=model.cost(*lengths) if hasattr(model, "cost") else None,
     )
 
