@@ -4,7 +4,7 @@ Legend: B batch, Z latent, H height, W width, C channels, P pixels of an image t
 """
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -57,8 +57,7 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         fake_BHWC = generate(variables, context.rng, len(real_BHWC))
         h = {**numbers, **hparams}
         slope = context.train and "r1" in h
-        real_B, slope_B, state = _judge_real(model, variables, real_BHWC, context.train, slope)
-        variables = {**variables, **state}
+        real_B, slope_B, variables = _judge_real(model, variables, real_BHWC, context.train, slope)
         judge = functools.partial(model.apply, method="discriminate")
         fake_B = judge(variables, jax.lax.stop_gradient(fake_BHWC))
         d_B = discriminator_loss(kind, real_B, fake_B)
@@ -87,20 +86,21 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
 
 def _judge_real(
     model: nn.Module, variables: Variables, real_BHWC: jax.Array, train: bool, slope: bool
-) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-    """(scores [B] of real images, squared norms [B] of their gradients or zeros, new state)."""
+) -> tuple[jax.Array, jax.Array, Variables]:
+    """(scores [B] of real images, squared norms [B] of their gradients or zeros, variables after)."""
 
-    def scores(images_BHWC: jax.Array) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
+    def scores(images_BHWC: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
         mutable = [STATE] if train else []
         score_B, state = model.apply(variables, images_BHWC, method="discriminate", mutable=mutable)
-        return jnp.sum(score_B), (score_B, dict(state))
+        return jnp.sum(score_B), (score_B, state)
 
     if not slope:
         _, (score_B, state) = scores(real_BHWC)
-        return score_B, jnp.zeros_like(score_B), state
+        return score_B, jnp.zeros_like(score_B), {**variables, **state}
     # Rows do not see each other, so the gradient of the sum holds that of each row.
     gradient_BHWC, (score_B, state) = jax.grad(scores, has_aux=True)(real_BHWC)
-    return score_B, jnp.sum(jnp.square(gradient_BHWC), axis=(1, 2, 3)), state
+    slope_B = jnp.sum(jnp.square(gradient_BHWC), axis=(1, 2, 3))
+    return score_B, slope_B, {**variables, **state}
 
 
 def discriminator_loss(kind: Kind, real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
