@@ -166,19 +166,14 @@ class Conformer(Recogniser):
 
     def _block_config(self) -> BlockConfig:
         """That of a Transformer of these sizes, with four products added to the residual stream."""
+        same = ("model_dim", "num_heads", "mlp_dim", "dropout", "dtype", "init_scale", "platform")
         encoder = Transformer(
-            model_dim=self.model_dim,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
             norm="layernorm",
             mlp="gelu",
             bias=True,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            init_scale=self.init_scale,
             causal=False,
-            platform=self.platform,
             parent=None,
+            **{key: getattr(self, key) for key in same},
         )
         scale = self.init_scale / math.sqrt(4 * self.num_layers)
         return dataclasses.replace(encoder.block_config(), residual_scale=scale)

@@ -115,27 +115,20 @@ class ViT(Classifier):
 
     def _encoder(self) -> Transformer:
         """What gives the blocks and their cost: a Transformer of these sizes, itself never run."""
-        size = SIZES[self.size]
+        sizes = {key: getattr(self, key) or n for key, n in SIZES[self.size]._asdict().items()}
+        same = ("mlp_dim", "dropout", "dtype", "remat", "unroll", "init_scale", "attention")
         return Transformer(
             vocab_size=1,
-            num_layers=self.num_layers or size.num_layers,
-            model_dim=self.model_dim or size.model_dim,
-            num_heads=self.num_heads or size.num_heads,
-            mlp_dim=self.mlp_dim,
             norm="layernorm",
             position="none",
             mlp="gelu",
             bias=True,
             tie_embeddings=True,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            remat=self.remat,
-            unroll=self.unroll,
-            init_scale=self.init_scale,
-            attention=self.attention,
             causal=False,
             platform=self.platform,
             parent=None,
+            **sizes,
+            **{key: getattr(self, key) for key in same},
         )
 
     def _grid(self, sides: tuple[int, ...]) -> tuple[int, int]:
