@@ -65,7 +65,6 @@ def language_model(
     info, seq_len = context.info, context.config.data.text.seq_len
     vocab = context.outputs("vocab_size", info.vocab_size)
     model = context.model(vocab_size=vocab)
-    token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
     given = {"z_loss": z_loss, "label_smoothing": label_smoothing}
     numbers = {name: value for name, value in given.items() if value}
     generate = _generator(model, info.vocab_size or vocab)
@@ -83,7 +82,7 @@ def language_model(
         changing = (CARRY,) if carries else ()
         h = {**numbers, **hparams}
         return token_loss(
-            model, variables, _inputs(batch), batch, context, h, token_bytes, changing
+            model, variables, _inputs(batch), batch, context, h, info.token_bytes, changing
         )
 
     score = scoring(loss, summarize)
@@ -229,7 +228,7 @@ def token_loss(
     if not context.train:
         values["accuracy"] = (jnp.argmax(output, axis=-1) == targets_BT).astype(jnp.float32)
         if token_bytes is not None:
-            values["bytes"] = jnp.asarray(token_bytes)[targets_BT]
+            values["bytes"] = jnp.asarray(token_bytes, jnp.float32)[targets_BT]
     return summed(values, weights_BT, context, sown, objective_BT)
 
 

@@ -70,7 +70,6 @@ def translation(
             "eval_source_len or eval_target_len",
             f"give --config.model.max_len={longest}",
         )
-    token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
     numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
@@ -82,7 +81,7 @@ def translation(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         h = {**numbers, **hparams}
-        return token_loss(model, variables, _inputs(batch), batch, context, h, token_bytes)
+        return token_loss(model, variables, _inputs(batch), batch, context, h, info.token_bytes)
 
     translate = functools.partial(
         search,
