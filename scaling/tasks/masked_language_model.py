@@ -73,9 +73,6 @@ def masked_language_model(
         starts_V[info.facts.get("starts_word", range(mask))] = True
     hide = partial(hidden_tokens, separator=mask - 1, rate=mask_rate, starts_V=starts_V)
 
-    def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False)
-
     def predict(
         variables: Variables, tokens_BT: jax.Array, batch: Batch, context: Context
     ) -> tuple[jax.Array, jax.Array]:
@@ -98,7 +95,7 @@ def masked_language_model(
         return token_loss(model, variables, inputs, scored, context, hparams)
 
     return Task(
-        init=init,
+        init=lambda rng: model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False),
         loss=loss,
         unit="tokens",
         units_per_example=seq_len,
