@@ -1,19 +1,25 @@
-"""Utterances as a model hears them: standardised log-mel spectrograms, masked in training.
+"""Utterances as a model hears them: standardised log-mel spectrograms, masked in training; a sheet.
 
-Legend: B batch, T frames of the spectrogram, M mel bands, N bands or frames.
+Legend: B batch, T frames of the spectrogram, M mel bands, N bands or frames, U frames of the encoder.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw
 
 from scaling.configs import ConfigError
+from scaling.data.tokenizers import Fitted
 from scaling.ops.log_mel import fft_size, log_mel, mel_bank, num_frames, standardised
 from scaling.tasks.base import Batch, Context
 
 _FULL_SCALE = 2.0**15
+SHOWN = 8  # utterances on a sheet
+WIDE, HIGH, LINE = 3, 2, 14  # pixels of a frame, of a band, of a line of text
+_RANGE = 2.5  # standard deviations from black to white
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +120,39 @@ def masked(
         hidden_BT = mask(next(keys), length, frames_B, (share * frames_B).astype(jnp.int32))
         x_BTM = jnp.where(hidden_BT[:, :, None], 0.0, x_BTM)
     return x_BTM
+
+
+def sheet(
+    rows: Mapping[str, np.ndarray], said: list[str], heard: list[str], tokenizer: Fitted, blank: int
+) -> np.ndarray:
+    """The first utterances one below the other, as wide as the longest of them, uint8[H, W, 3].
+
+    Above each spectrogram (high frequencies on top) stand both texts, below it each symbol under the
+    frame where it is first heard.
+
+    Args:
+      rows: `features` [n, T, M], `best` [n, U], and how many frames of each count: `sound`, `frames`.
+      said: texts of the rows.
+      heard: what they were taken for.
+      tokenizer: spells symbols.
+      blank: the symbol that stands for none.
+    """
+    panels = []
+    padded, longest = rows["features"].shape[1], max(rows["sound"][:SHOWN])
+    for row in range(min(SHOWN, len(said))):
+        inside_T1 = (np.arange(longest) < rows["sound"][row])[:, None]
+        features_TM = rows["features"][row, :longest] * inside_T1
+        grey_MT = np.clip(128 + 128 * features_TM.T[::-1] / _RANGE, 0, 255).astype(np.uint8)
+        picture = np.kron(grey_MT, np.ones((HIGH, WIDE), np.uint8))
+        height, width = picture.shape
+        panel = Image.new("L", (width, height + 2 * LINE), 255)
+        panel.paste(Image.fromarray(picture), (0, LINE))
+        draw = ImageDraw.Draw(panel)
+        draw.text((2, 0), f"{said[row]} | {heard[row]}", fill=0)
+        path_U = rows["best"][row][: rows["frames"][row]]
+        starts = np.flatnonzero((path_U != blank) & (path_U != np.append(blank, path_U[:-1])))
+        for u in starts:
+            left = u * padded * WIDE // rows["best"].shape[1]
+            draw.text((left, height + LINE), tokenizer.decode(path_U[u : u + 1]), fill=0)
+        panels.append(np.asarray(panel))
+    return np.repeat(np.concatenate(panels)[..., None], 3, axis=2)

@@ -37,8 +37,7 @@ from scaling.tasks.base import (
     without_carry,
 )
 from scaling.tasks.losses import mean_loss, summed
-from scaling.tasks.sound import Spectrograms
-from scaling.tasks.spectrograms import sheet
+from scaling.tasks.sound import Spectrograms, sheet
 
 SHOWN = 20  # transcripts in a report, the wrong ones first
 UNREADABLE = "\u25a1"  # a white square
