@@ -75,14 +75,14 @@ def language_model(
         return model.init(rng, jnp.zeros((rows, seq_len), jnp.int32), train=False)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
-        return call(model, variables, *_inputs(batch), context=context)[0]
+        return call(model, variables, *inputs_of(batch), context=context)[0]
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         # In evaluation too, so that a batch finds where the one before it ended.
         changing = (CARRY,) if carries else ()
         h = {**numbers, **hparams}
         return token_loss(
-            model, variables, _inputs(batch), batch, context, h, info.token_bytes, changing
+            model, variables, inputs_of(batch), batch, context, h, info.token_bytes, changing
         )
 
     score = scoring(loss, summarize)
@@ -153,7 +153,8 @@ def samples(make: Callable[[int], Generate], seq_len: int) -> Evaluation:
     return Evaluation(without_carry(run), report, keeps="rows")
 
 
-def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+def inputs_of(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """What a model of tokens is called with."""
     return batch["inputs"], batch.get("segments"), batch.get("positions")
 
 
