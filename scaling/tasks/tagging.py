@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs.types import RuntimeProbability
-from scaling.ops.cross_entropy import cross_entropy, smoothed
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -29,6 +28,7 @@ from scaling.tasks.base import (
     without_carry,
 )
 from scaling.tasks.entities import entities, entity_scores
+from scaling.tasks.language_model import objective
 from scaling.tasks.losses import mean_loss, summed
 
 SHOWN = 20  # sentences in a report, the wrong ones first
@@ -69,10 +69,8 @@ def tagging(
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BTK, sown = logits(variables, batch, context)
         labels_BT = batch["labels"]
-        nll_BT, log_z_BT = cross_entropy(logits_BTK, labels_BT)
-        objective_BT, h = nll_BT, {**numbers, **hparams}
-        if context.train and "label_smoothing" in h:
-            objective_BT = smoothed(nll_BT, log_z_BT, logits_BTK, h["label_smoothing"])
+        h = {**numbers, **hparams} if context.train else {}
+        objective_BT, (nll_BT, _) = objective(logits_BTK, labels_BT, h)
         right_BT = (jnp.argmax(logits_BTK, axis=-1) == labels_BT).astype(jnp.float32)
         values = {"loss": nll_BT, "accuracy": right_BT}
         return summed(values, batch["weights"], context, sown, objective_BT)
