@@ -15,8 +15,7 @@ gradient are counted.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.extend
@@ -157,7 +156,11 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
             rows, kernel = _shape(equation.invars[0]), _shape(equation.invars[1])
             total += 2.0 * math.prod(rows) * kernel[-1]
         else:
-            inner = [products(one) for one in _inner_jaxprs(equation.params)]
+            inner = [
+                products(getattr(one, "jaxpr", one))
+                for one in jax.tree.leaves(equation.params)
+                if isinstance(one, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
+            ]
             if name == "cond":
                 total += max(inner, default=0.0)
             else:
@@ -167,12 +170,3 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
 
 def _shape(variable: jax.extend.core.Var | jax.extend.core.Literal) -> tuple[int, ...]:
     return tuple(cast(jax.core.ShapedArray, variable.aval).shape)
-
-
-def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[jax.extend.core.Jaxpr]:
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, jax.extend.core.ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, jax.extend.core.Jaxpr):
-                yield one
