@@ -70,15 +70,10 @@ class MoE(nn.Module):
         self._check()
         config, width, hidden = self.config, x_BTD.shape[-1], self._hidden()
         chosen_BTK, weights_BTK = self._route(x_BTD)
-        up_axes, down_axes = KERNEL_AXES
+        up, down = (self.experts, width, hidden), (self.experts, hidden, width)
         names = ("up", "gate") if config.mlp in dims.GATED else ("up",)
-        ups = [
-            self._kernels(name, up_axes, (self.experts, width, hidden), config.init_scale)
-            for name in names
-        ]
-        down_EFD = self._kernels(
-            "down", down_axes, (self.experts, hidden, width), config.residual_scale
-        )
+        ups = [self._kernels(name, KERNEL_AXES[0], up, config.init_scale) for name in names]
+        down_EFD = self._kernels("down", KERNEL_AXES[1], down, config.residual_scale)
 
         y_BTD = experts(
             x_BTD.astype(config.dtype),
