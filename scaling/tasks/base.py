@@ -122,7 +122,11 @@ def means(totals: Totals, _: object = None) -> dict[str, Any]:
 
 def scoring(loss: LossFunction, report: Report = means) -> Evaluation:
     """The evaluation that sums a task's own metrics; `report` turns their totals into values."""
-    return Evaluation(without_carry(lambda *inputs: loss(*inputs, {}).metrics), report)
+
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, Total]:
+        return loss(variables, batch, context, {}).metrics
+
+    return Evaluation(without_carry(run), report)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,7 +105,8 @@ def counted_params(boxed: PyTree) -> ParamCounts:
     """
     total = tables = heads = 0
     for leaf in jax.tree.leaves(boxed, is_leaf=lambda x: hasattr(x, "names")):
-        names, size = getattr(leaf, "names", ()), unbox(leaf).size
+        names: tuple[str | None, ...] = getattr(leaf, "names", ())
+        size = unbox(leaf).size
         total += size
         tables += size if names and names[0] in ("vocab", "positions") else 0
         heads += size if len(names) > 1 and names[-1] == "vocab" else 0
@@ -156,11 +157,9 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
             rows, kernel = _shape(equation.invars[0]), _shape(equation.invars[1])
             total += 2.0 * math.prod(rows) * kernel[-1]
         else:
-            inner = [
-                products(getattr(one, "jaxpr", one))
-                for one in jax.tree.leaves(equation.params)
-                if isinstance(one, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
-            ]
+            leaves = jax.tree.leaves(equation.params)
+            inner = [products(x.jaxpr) for x in leaves if isinstance(x, jax.extend.core.ClosedJaxpr)]
+            inner += [products(x) for x in leaves if isinstance(x, jax.extend.core.Jaxpr)]
             if name == "cond":
                 total += max(inner, default=0.0)
             else:

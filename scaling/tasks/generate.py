@@ -50,13 +50,13 @@ def make_generate(
     ) -> jax.Array:
         batch, length = prompt_BP.shape
 
-        def continued(cache: Variables, tokens_BT: jax.Array, start: jax.Array) -> Carry:
+        def continued(cache: PyTree, tokens_BT: jax.Array, start: jax.Array) -> Carry:
             positions_BT = start + jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
             inputs, given = (tokens_BT, None, positions_BT), {**variables, **cache}
             logits_BTV, state = model.apply(given, *inputs, train=False, mutable=["cache"])
             return dict(state), logits_BTV[:, -1]
 
-        def read_again(before_BT: jax.Array, tokens_BT: jax.Array, start: jax.Array) -> Carry:
+        def read_again(before_BT: PyTree, tokens_BT: jax.Array, start: jax.Array) -> Carry:
             all_BT = jax.lax.dynamic_update_slice_in_dim(before_BT, tokens_BT, start, axis=1)
             positions_BT = jnp.broadcast_to(jnp.arange(all_BT.shape[1]), all_BT.shape)
             logits_BTV = model.apply(variables, all_BT, None, positions_BT, train=False)
@@ -65,7 +65,7 @@ def make_generate(
 
         caches = getattr(model, "caches", False)
         read = continued if caches else read_again
-        nothing = {} if caches else jnp.zeros((batch, length + new), prompt_BP.dtype)
+        nothing: PyTree = {} if caches else jnp.zeros((batch, length + new), prompt_BP.dtype)
 
         def turn(carry: Carry, i: jax.Array) -> tuple[Carry, jax.Array]:
             state, logits_BV = carry
