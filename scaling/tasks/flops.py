@@ -158,7 +158,9 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
             total += 2.0 * math.prod(rows) * kernel[-1]
         else:
             leaves = jax.tree.leaves(equation.params)
-            inner = [products(x.jaxpr) for x in leaves if isinstance(x, jax.extend.core.ClosedJaxpr)]
+            inner = [
+                products(x.jaxpr) for x in leaves if isinstance(x, jax.extend.core.ClosedJaxpr)
+            ]
             inner += [products(x) for x in leaves if isinstance(x, jax.extend.core.Jaxpr)]
             if name == "cond":
                 total += max(inner, default=0.0)
