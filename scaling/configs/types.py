@@ -73,6 +73,8 @@ NonNegativeInt = Annotated[int, Range(low=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(low=0)]
 Probability = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(0, below=1)]
 # As it was typed, since it may count in a fingerprint; `~` is expanded where the path is opened.
 LocalPath = Annotated[str, pydantic.AfterValidator(local_path)]
 RuntimeFloat = Annotated[float, Range(low=0), RuntimeNumber()]
+RuntimeProbability = Annotated[float, Range(0.0, 1.0), RuntimeNumber()]

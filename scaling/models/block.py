@@ -186,23 +186,18 @@ class Block(nn.Module):
         config = self.config
         dropout = nn.Dropout(config.dropout, deterministic=not train)
 
-        def drop(y_BTD: jax.Array) -> jax.Array:
-            y_BTD = dropout(y_BTD)
-            if drop_rate is None or not train:
-                return y_BTD
-            return stochastic_depth(y_BTD, drop_rate, self.make_rng("dropout"))
+        def added(x_BTD: jax.Array, norm: str, layer: nn.Module, *beside: object) -> jax.Array:
+            y_BTD = dropout(layer(make_norm(config, norm)(x_BTD), *beside))
+            if drop_rate is not None and train:
+                y_BTD = stochastic_depth(y_BTD, drop_rate, self.make_rng("dropout"))
+            return constrain(x_BTD + y_BTD, ("batch", "length", "embed"))
 
-        y_BTD = make_norm(config, "attention_norm")(x_BTD)
         attend = make_layer(config, "attention_layer", name="attention")
-        y_BTD = attend(y_BTD, segments_BT, tables)
-        x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
+        x_BTD = added(x_BTD, "attention_norm", attend, segments_BT, tables)
         if memory is not None:
-            y_BTD = make_norm(config, "cross_norm")(x_BTD)
-            y_BTD = CrossAttention(config, name="cross_attention")(y_BTD, memory)
-            x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
-        y_BTD = make_norm(config, "mlp_norm")(x_BTD)
-        y_BTD = make_layer(config, "feed_forward", name="mlp")(y_BTD)
-        x_BTD = constrain(x_BTD + drop(y_BTD), ("batch", "length", "embed"))
+            read = CrossAttention(config, name="cross_attention")
+            x_BTD = added(x_BTD, "cross_norm", read, memory)
+        x_BTD = added(x_BTD, "mlp_norm", make_layer(config, "feed_forward", name="mlp"))
         return x_BTD, None
 
 

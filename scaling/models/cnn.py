@@ -3,47 +3,39 @@
 Legend: B batch, H height, W width, C channels, D features that the head reads, K classes.
 """
 
-from typing import Annotated
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PositiveInt, Probability, Range
+from scaling.configs.types import Fraction, PositiveInt, Probability
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, Model, convolution, fan_in
+from scaling.models.layers import Classifier, convolution, fan_in
 from scaling.models.norm import GroupedBatchNorm
 
 
-class CNN(Model):
+class CNN(Classifier):
     """Stages of [convolution, 2 x 2 max pooling, batch norm, ReLU]; a linear head on all that remains.
 
     The batch statistics are mutable state beside the parameters (`batch_stats`).
 
     Attributes:
-      num_classes: K; None takes the data's.
       channels: output channels of each stage.
       kernel_size: side of the square kernels.
       batch_norm_group: rows that share batch statistics; see `GroupedBatchNorm`. None normalises
         over the whole (micro)batch, and then the result depends on the accumulation.
       batch_norm_momentum: share of the old running statistics that a step keeps.
       dropout: rate before the head.
-      init_scale: multiplies the standard deviation of the initial matrices; sqrt(2 / fan in) before
-        ReLU (He et al. 2015, 1502.01852), sqrt(1 / fan in) for the head.
     """
 
-    num_classes: PositiveInt | None = None
     channels: tuple[PositiveInt, ...] = (16, 32, 64)
     kernel_size: PositiveInt = 3
     batch_norm_group: PositiveInt | None = None
     batch_norm_momentum: Probability = 0.9
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1]."""
-        if self.num_classes is None:
-            raise ValueError("model.num_classes is not set and the data gave none")
         dtype = self.compute_dtype
         x_BHWC = images_BHWC.astype(dtype)
         for i, channels in enumerate(self.channels):
@@ -63,19 +55,10 @@ class CNN(Model):
         # Flattened, not averaged: where in the image a feature is tells digits apart.
         x_BD = x_BHWC.reshape(x_BHWC.shape[0], -1)
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
-        head = Dense(
-            self.num_classes,
-            ("conv_out", "classes"),
-            fan_in(self.init_scale),
-            use_bias=True,
-            dtype=dtype,
-            name="head",
-        )
-        return head(x_BD).astype(jnp.float32)
+        return self.classify(x_BD, "conv_out")
 
     def cost(self, image_shape: tuple[int, int, int]) -> Cost:
         """What an image of (height, width, channels) passes through; padding counts as work."""
-        assert self.num_classes is not None
         height, width, channels = image_shape
         body, products = 0, []
         for features in self.channels:
@@ -83,9 +66,9 @@ class CNN(Model):
             body += kernel + 2 * features  # batch norm: scale and shift
             products.append(kernel * height * width)
             height, width, channels = -(-height // 2), -(-width // 2), features
-        head = height * width * channels * self.num_classes
+        head = height * width * channels * self.classes
         return Cost(
-            body=body + head + self.num_classes,
+            body=body + head + self.classes,
             matmul=sum(products) + head,
             first=products[0] if products else head,
         )

@@ -11,6 +11,8 @@ need no statistics of their own. The generator upsamples and convolves instead o
 convolution, whose overlaps leave checkerboards (Odena et al. 2016).
 """
 
+import functools
+import math
 from typing import Annotated
 
 import flax.linen as nn
@@ -36,8 +38,6 @@ class DCGAN(Model):
       spectral_norm: divide each kernel of the discriminator by its largest singular value, which
         bounds the slope of every layer (Miyato et al. 2018, 1802.05957). The vectors of the power
         iteration are the state collection `spectral`.
-      init_scale: multiplies the standard deviation of the initial kernels, sqrt(2 / fan in) before
-        rectifiers (He et al. 2015, 1502.01852), sqrt(1 / fan in) before the outputs.
     """
 
     width: Annotated[PositiveInt, MultipleOf(GROUPS)] = 64
@@ -87,11 +87,9 @@ class Generator(nn.Module):
                 f"gives images of {height} x {width}, and dcgan halves each side twice",
                 "give images whose sides divide by 4, or another model",
             )
-        wide, hidden = 4 * self.width, fan_in(self.init_scale * 2**0.5)
-        start = (height // 4, width // 4, wide)
-        x_BD = Dense(
-            start[0] * start[1] * wide, (None, "conv_out"), hidden, True, self.dtype, name="start"
-        )(z_BZ)
+        hidden = fan_in(self.init_scale * 2**0.5)
+        start, axes = (height // 4, width // 4, 4 * self.width), (None, "conv_out")
+        x_BD = Dense(math.prod(start), axes, hidden, True, self.dtype, name="start")(z_BZ)
         x_BHWC = x_BD.reshape(-1, *start)
         x_BHWC = nn.relu(group_norm(self.dtype, "start_norm")(x_BHWC))
         for i, features in enumerate((2 * self.width, self.width)):
@@ -117,46 +115,25 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images_BHWC: jax.Array) -> jax.Array:
         """[B, H, W, C] to float32 [B]."""
+        layer = functools.partial(SpectralConv, spectral_norm=self.spectral_norm, dtype=self.dtype)
         hidden, w = self.init_scale * 2**0.5, self.width
         x_BHWC = images_BHWC
         for i, (features, side, stride) in enumerate(((w, 3, 1), (2 * w, 4, 2), (4 * w, 4, 2))):
-            layer = SpectralConv(
-                (side, side),
-                features,
-                stride,
-                "conv_out",
-                hidden,
-                self.spectral_norm,
-                self.dtype,
-                name=f"conv_{i}",
-            )
-            x_BHWC = nn.leaky_relu(layer(x_BHWC), LEAK)
-        head = SpectralConv(  # a kernel as large as what remains: a linear unit on all of it
-            (x_BHWC.shape[1], x_BHWC.shape[2]),
-            1,
-            1,
-            None,
-            self.init_scale,
-            self.spectral_norm,
-            self.dtype,
-            padding="VALID",
-            name="head",
-        )
+            conv = layer((side, side), features, stride, "conv_out", hidden, name=f"conv_{i}")
+            x_BHWC = nn.leaky_relu(conv(x_BHWC), LEAK)
+        # A kernel as large as what remains: a linear unit on all of it.
+        window = x_BHWC.shape[1], x_BHWC.shape[2]
+        head = layer(window, 1, 1, None, self.init_scale, padding="VALID", name="head")
         return head(x_BHWC).astype(jnp.float32)[:, 0, 0, 0]
 
 
 class SpectralConv(nn.Module):
-    """A convolution whose kernel may be divided by its largest singular value.
+    """A convolution whose kernel may be divided by its largest singular value; see `convolution`.
 
     Attributes:
       window: sides of the kernel.
-      features: channels out.
-      stride: of both sides.
-      out: logical name of the channels out.
       scale: of the initial kernel; see `fan_in`.
       spectral_norm: whether it is divided.
-      dtype: type of the computation.
-      padding: "SAME" or "VALID".
     """
 
     window: tuple[int, int]

@@ -7,6 +7,17 @@ from scaling.experiment import Experiment
 GATED = ("swiglu", "geglu")
 
 
+def known(key: str, size: int | None) -> int:
+    """A size that the data give where the config leaves it open, by its key in section `model`.
+
+    Raises:
+      ValueError: neither did.
+    """
+    if size is None:
+        raise ValueError(f"model.{key} is not set and the data gave none")
+    return size
+
+
 def head_dim(model_dim: int, num_heads: int, explicit: int | None = None) -> int:
     """Width of one attention head: `explicit`, or model_dim / num_heads.
 
@@ -55,11 +66,7 @@ def mlp_dim(model_dim: int, mlp: str, explicit: int | None = None) -> int:
 
 
 def heads_divide(config: Experiment) -> None:
-    """Holds a config to what heads must divide, before anything is built.
-
-    Raises:
-      ConfigError: see `head_dim` and `num_kv_heads`.
-    """
+    """Raises ConfigError where `head_dim` and `num_kv_heads` would, before anything is built."""
     heads, width = get(config, "model.num_heads"), get(config, "model.model_dim")
     if heads is not None:
         num_kv_heads(heads, get(config, "model.num_kv_heads"))

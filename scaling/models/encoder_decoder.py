@@ -41,24 +41,6 @@ class EncoderDecoder(Transformer):
         self.encoder = self.stack(self._encoder_layers())(config=self.encoder_config())
         self.encoder_norm = make_norm(self.encoder_config())
 
-    def __call__(  # type: ignore[override]
-        self,
-        source_BS: jax.Array,
-        segments_BS: jax.Array,
-        inputs_BT: jax.Array,
-        *,
-        train: bool,
-    ) -> jax.Array:
-        """Logits of the next token of the target, float32 [B, T, V].
-
-        Args:
-          source_BS: int32 tokens.
-          segments_BS: int32, 0 for padding, which changes nothing.
-          inputs_BT: int32 tokens of the target before each place, a separator first.
-          train: whether dropout is on; it draws from the `dropout` random stream.
-        """
-        return self.unembed(self.hidden(source_BS, segments_BS, inputs_BT, train=train))
-
     def hidden(  # type: ignore[override]
         self,
         source_BS: jax.Array,
@@ -67,12 +49,19 @@ class EncoderDecoder(Transformer):
         *,
         train: bool,
     ) -> jax.Array:
-        """What `head_kernel` multiplies, [B, T, D] of the compute type; arguments as in `__call__`."""
+        """What `head_kernel` multiplies, [B, T, D] of the compute type.
+
+        Args:
+          source_BS: int32 tokens.
+          segments_BS: int32, 0 for padding, which changes nothing.
+          inputs_BT: int32 tokens of the target before each place, a separator first.
+          train: whether dropout is on; it draws from the `dropout` random stream.
+        """
         memory = self.encode(source_BS, segments_BS, train=train)
         return self.decode(memory, inputs_BT, train=train)
 
     def encode(self, source_BS: jax.Array, segments_BS: jax.Array, *, train: bool) -> Memory:
-        """What the decoder reads of a source; arguments as in `__call__`."""
+        """What the decoder reads of a source; arguments as in `hidden`."""
         x_BSD, tables = self.embed(source_BS, None, train=train)
         x_BSD, _ = self.encoder(x_BSD, segments_BS, tables, train, None, None)
         return Memory(self.encoder_norm(x_BSD).astype(self.compute_dtype), segments_BS)
@@ -100,16 +89,9 @@ class EncoderDecoder(Transformer):
         x_BTD, _ = self.layers(x_BTD, None, tables, train, None, memory)
         return self.final_norm(x_BTD).astype(self.compute_dtype)
 
-    def logits(
-        self,
-        memory: Memory,
-        inputs_BT: jax.Array,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
-        """Logits of `decode`, float32 [B, T, V]."""
-        return self.unembed(self.decode(memory, inputs_BT, positions_BT, train=train))
+    def logits(self, memory: Memory, *inputs: jax.Array, train: bool) -> jax.Array:
+        """Logits of `decode`, float32 [B, T, V]; arguments as there."""
+        return self.unembed(self.decode(memory, *inputs, train=train))
 
     def cost(self, source_len: int, target_len: int) -> Cost | None:  # type: ignore[override]
         """What a token of the target passes through, S / T tokens of the source with it."""

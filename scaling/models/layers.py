@@ -4,6 +4,7 @@ Legend: N flattened leading dimensions, D features in, F features out; B batch, 
 C channels.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -12,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from scaling.configs.types import PerMember, PositiveFloat
+from scaling.configs.types import PerMember, PositiveFloat, PositiveInt
+from scaling.models.dims import known
 from scaling.ops.matmul import matmul
 
 Initializer = Callable[..., jax.Array]
@@ -27,7 +29,8 @@ class Model(nn.Module, kw_only=True):  # type: ignore[call-arg]
     Attributes:
       dtype: type of the products; parameters, norms, states and what comes out are float32. `auto` is
         bfloat16 on accelerators.
-      init_scale: multiplies the standard deviation of every initial matrix.
+      init_scale: multiplies the standard deviation of every initial matrix: sqrt(2 / fan in) before
+        rectifiers (He et al. 2015, 1502.01852), else sqrt(1 / fan in), where a model says no other.
       platform: where it runs: "cpu", "gpu" or "tpu". Given by the code.
     """
 
@@ -41,6 +44,27 @@ class Model(nn.Module, kw_only=True):  # type: ignore[call-arg]
         if self.dtype != "auto":
             return self.dtype
         return "float32" if self.platform == "cpu" else "bfloat16"
+
+
+class Classifier(Model):
+    """A model that ends in a linear layer `head`.
+
+    Attributes:
+      num_classes: K; None takes the data's.
+    """
+
+    num_classes: PositiveInt | None = None
+
+    @property
+    def classes(self) -> int:
+        """`num_classes`, which must be known by now."""
+        return known("num_classes", self.num_classes)
+
+    def classify(self, x_xD: jax.Array, axis: str) -> jax.Array:
+        """Logits float32 [..., K] of what the head reads; `axis` is the logical name of D."""
+        axes, init = (axis, "classes"), fan_in(self.init_scale)
+        head = Dense(self.classes, axes, init, True, self.compute_dtype, name="head")
+        return head(x_xD).astype(jnp.float32)
 
 
 def fan_in(scale: float = 1.0) -> Initializer:
@@ -58,6 +82,11 @@ def stochastic_depth(y_Bx: jax.Array, rate: float | jax.Array, rng: jax.Array) -
     return jnp.where(kept_B1, y_Bx / jnp.asarray(1.0 - rate, y_Bx.dtype), 0)
 
 
+def inside(count_B: jax.Array, length: int) -> jax.Array:
+    """Whether a place is among the first `count_B` of its row, bool[B, length]."""
+    return jnp.arange(length)[None] < count_B[:, None]
+
+
 def convolution(
     features: int,
     side: int,
@@ -67,9 +96,10 @@ def convolution(
     name: str,
     stride: int = 1,
     use_bias: bool = True,
+    pad: int | None = None,
     out: str | None = "conv_out",
 ) -> nn.Conv:
-    """A square convolution that keeps the sides (divided by the stride), its axes named.
+    """A square convolution, its axes named.
 
     Args:
       features: channels out.
@@ -79,18 +109,28 @@ def convolution(
       name: of the layer.
       stride: of both sides.
       use_bias: whether to add a bias.
+      pad: zeros on each side; None for as many as keep the sides (divided by the stride).
       out: logical name of the channels out; None where they are the few of an image.
     """
     return nn.Conv(
         features,
         (side, side),
         strides=(stride, stride),
+        padding="SAME" if pad is None else ((pad, pad), (pad, pad)),
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=nn.with_partitioning(init, (None, None, "conv_in", out)),
         bias_init=nn.with_partitioning(nn.initializers.zeros, ("norm",)),
         name=name,
     )
+
+
+def table(
+    module: nn.Module, name: str, rows: int, width: int, scale: float, axis: str = "vocab"
+) -> jax.Array:
+    """A parameter [rows, width] of vectors that are looked up, of length about `scale`."""
+    init = nn.with_partitioning(nn.initializers.normal(scale / math.sqrt(width)), (axis, "embed"))
+    return module.param(name, init, (rows, width), jnp.float32)
 
 
 class Dense(nn.Module):

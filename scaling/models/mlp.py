@@ -5,37 +5,29 @@ Legend: B batch, H height, W width, C channels, D features, K classes.
 
 import itertools
 import math
-from typing import Annotated
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, Model, fan_in
+from scaling.models.layers import Classifier, Dense, fan_in
 
 
-class MLP(Model):
+class MLP(Classifier):
     """Dense layers with ReLU, and a linear head.
 
     Attributes:
-      num_classes: K; None takes the data's.
       hidden_dims: widths of the hidden layers.
       dropout: rate after each hidden layer.
-      init_scale: multiplies the standard deviation of the initial matrices, sqrt(2 / fan in) for
-        layers followed by ReLU (He et al. 2015, 1502.01852), sqrt(1 / fan in) for the head.
     """
 
-    num_classes: PositiveInt | None = None
     hidden_dims: tuple[PositiveInt, ...] = (512, 256)
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1]."""
-        if self.num_classes is None:
-            raise ValueError("model.num_classes is not set and the data gave none")
         dtype = self.compute_dtype
         x_BD = images_BHWC.reshape(images_BHWC.shape[0], -1)
         # Axis names alternate as in a Transformer's block, so that neighbours shard to match.
@@ -44,13 +36,10 @@ class MLP(Model):
             init = fan_in(self.init_scale * 2**0.5)
             x_BD = nn.relu(Dense(width, axes, init, True, dtype, name=f"dense_{i}")(x_BD))
             x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
-        axes = ("embed" if len(self.hidden_dims) % 2 == 0 else "mlp", "classes")
-        head = Dense(self.num_classes, axes, fan_in(self.init_scale), True, dtype, name="head")
-        return head(x_BD).astype(jnp.float32)
+        return self.classify(x_BD, "embed" if len(self.hidden_dims) % 2 == 0 else "mlp")
 
     def cost(self, image_shape: tuple[int, int, int]) -> Cost:
         """What an image of (height, width, channels) passes through."""
-        assert self.num_classes is not None
-        widths = (math.prod(image_shape), *self.hidden_dims, self.num_classes)
+        widths = (math.prod(image_shape), *self.hidden_dims, self.classes)
         products = [a * b for a, b in itertools.pairwise(widths)]
         return Cost(body=sum(products) + sum(widths[1:]), matmul=sum(products), first=products[0])

@@ -19,6 +19,7 @@ is reported as `train/load`, [layers, experts].
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -69,18 +70,10 @@ class MoE(nn.Module):
         self._check()
         config, width, hidden = self.config, x_BTD.shape[-1], self._hidden()
         chosen_BTK, weights_BTK = self._route(x_BTD)
-        up_axes, down_axes = KERNEL_AXES
+        up, down = (self.experts, width, hidden), (self.experts, hidden, width)
         names = ("up", "gate") if config.mlp in dims.GATED else ("up",)
-        ups = [
-            self._kernels(name, up_axes, (self.experts, width, hidden), config.init_scale)
-            for name in names
-        ]
-        down_EFD = self._kernels(
-            "down", down_axes, (self.experts, hidden, width), config.residual_scale
-        )
-
-        def activate(*products: jax.Array) -> jax.Array:
-            return activated(config.mlp, *products)
+        ups = [self._kernels(name, KERNEL_AXES[0], up, config.init_scale) for name in names]
+        down_EFD = self._kernels("down", KERNEL_AXES[1], down, config.residual_scale)
 
         y_BTD = experts(
             x_BTD.astype(config.dtype),
@@ -88,7 +81,7 @@ class MoE(nn.Module):
             weights_BTK,
             ups,
             down_EFD,
-            activate,
+            functools.partial(activated, config.mlp),
             config.platform,
         )
         if self.shared:

@@ -3,14 +3,13 @@
 Legend: B batch, T time, D model width, V vocabulary, N = B * T.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.types import PositiveInt
-from scaling.models.layers import Model, fan_in
+from scaling.models.dims import known
+from scaling.models.layers import Model, fan_in, table
 from scaling.ops import constrain, cross_entropy
 
 
@@ -32,27 +31,17 @@ class NextToken(Model, kw_only=True):  # type: ignore[call-arg]
 
     def make_table(self, name: str, rows: int | None, axis: str) -> jax.Array:
         """A parameter [rows, D] of vectors that are looked up."""
-        if rows is None:
-            raise ValueError("model.vocab_size is not set and the data gave none")
-        init = nn.initializers.normal(self.init_scale / math.sqrt(self.model_dim))
-        shape = (rows, self.model_dim)
-        return self.param(name, nn.with_partitioning(init, (axis, "embed")), shape, jnp.float32)
+        rows = known("vocab_size", rows)
+        return table(self, name, rows, self.model_dim, self.init_scale, axis)
 
     def make_head(self) -> jax.Array:
         """The parameter `head` [D, V]."""
         init = nn.with_partitioning(fan_in(self.init_scale), ("embed", "vocab"))
         return self.param("head", init, (self.model_dim, self.vocab_size), jnp.float32)
 
-    def __call__(
-        self,
-        inputs_BT: jax.Array,
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
+    def __call__(self, *inputs: jax.Array | None, train: bool) -> jax.Array:
         """Logits of the next token, float32 [B, T, V]; arguments as of `hidden`."""
-        return self.unembed(self.hidden(inputs_BT, segments_BT, positions_BT, train=train))
+        return self.unembed(self.hidden(*inputs, train=train))
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of hidden states [..., D]."""

@@ -24,12 +24,10 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x_xD: jax.Array) -> jax.Array:
         """[..., D] to [..., D] of `dtype`."""
-        scale_D = _parameter(self, "scale", nn.initializers.ones, x_xD.shape[-1])
+        scale_xD = _broadcastable(_parameter(self, "scale", nn.initializers.ones, x_xD), x_xD)
         x_xD = x_xD.astype(jnp.float32)
         power_x1 = jnp.mean(jnp.square(x_xD), axis=-1, keepdims=True)
-        return (
-            x_xD * jax.lax.rsqrt(power_x1 + self.epsilon) * _broadcastable(scale_D, x_xD)
-        ).astype(self.dtype)
+        return (x_xD * jax.lax.rsqrt(power_x1 + self.epsilon) * scale_xD).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -42,15 +40,14 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x_xD: jax.Array) -> jax.Array:
         """[..., D] to [..., D] of `dtype`."""
-        scale_D = _parameter(self, "scale", nn.initializers.ones, x_xD.shape[-1])
+        scale_xD = _broadcastable(_parameter(self, "scale", nn.initializers.ones, x_xD), x_xD)
         x_xD = x_xD.astype(jnp.float32)
         x_xD = x_xD - jnp.mean(x_xD, axis=-1, keepdims=True)
         variance_x1 = jnp.mean(jnp.square(x_xD), axis=-1, keepdims=True)
-        y_xD = x_xD * jax.lax.rsqrt(variance_x1 + self.epsilon) * _broadcastable(scale_D, x_xD)
+        y_xD = x_xD * jax.lax.rsqrt(variance_x1 + self.epsilon) * scale_xD
         if self.use_bias:
-            y_xD = y_xD + _broadcastable(
-                _parameter(self, "bias", nn.initializers.zeros, x_xD.shape[-1]), x_xD
-            )
+            bias_D = _parameter(self, "bias", nn.initializers.zeros, x_xD)
+            y_xD = y_xD + _broadcastable(bias_D, x_xD)
         return y_xD.astype(self.dtype)
 
 
@@ -96,11 +93,10 @@ class GroupedBatchNorm(nn.Module):
         Raises:
           ValueError: in training, when B is not a multiple of the group size.
         """
-        features = x_BxD.shape[-1]
-        scale_D = _parameter(self, "scale", nn.initializers.ones, features)
-        bias_D = _parameter(self, "bias", nn.initializers.zeros, features)
-        mean_D = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
-        var_D = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        scale_D = _parameter(self, "scale", nn.initializers.ones, x_BxD)
+        bias_D = _parameter(self, "bias", nn.initializers.zeros, x_BxD)
+        mean_D = self.variable("batch_stats", "mean", jnp.zeros, scale_D.shape, jnp.float32)
+        var_D = self.variable("batch_stats", "var", jnp.ones, scale_D.shape, jnp.float32)
         if not train:
             gain_D = scale_D * jax.lax.rsqrt(var_D.value + self.epsilon)
             shift_D = bias_D - mean_D.value * gain_D
@@ -133,8 +129,8 @@ class GroupedBatchNorm(nn.Module):
         return x_BxD.astype(jnp.float32).reshape(size, rows // size, *x_BxD.shape[1:])
 
 
-def _parameter(module: nn.Module, name: str, init: Initializer, features: int) -> jax.Array:
-    return module.param(name, nn.with_partitioning(init, ("norm",)), (features,), jnp.float32)
+def _parameter(module: nn.Module, name: str, init: Initializer, x_xD: jax.Array) -> jax.Array:
+    return module.param(name, nn.with_partitioning(init, ("norm",)), x_xD.shape[-1:], jnp.float32)
 
 
 def _broadcastable(value_D: jax.Array, like_xD: jax.Array) -> jax.Array:

@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, PerMember, PositiveFloat, PositiveInt
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, fan_in
+from scaling.models.dims import known
+from scaling.models.layers import Dense, fan_in, table
 from scaling.ops.matmul import lookup
 
 
@@ -35,14 +36,13 @@ class MatrixFactorisation(nn.Module):
     init_scale: Annotated[PositiveFloat, PerMember()] = 0.1
 
     def setup(self) -> None:  # noqa: D102
-        if self.num_users is None or self.num_items is None:
-            raise ValueError("model.num_users or num_items is not set and the data gave none")
+        users, items = self._sizes()
         factors = nn.with_partitioning(nn.initializers.normal(self.init_scale), ("vocab", "embed"))
         zeros = nn.with_partitioning(nn.initializers.zeros, ("vocab",))
-        self.user_factors = self.param("user_factors", factors, (self.num_users, self.dim))
-        self.item_factors = self.param("item_factors", factors, (self.num_items, self.dim))
-        self.user_bias = self.param("user_bias", zeros, (self.num_users,))
-        self.item_bias = self.param("item_bias", zeros, (self.num_items,))
+        self.user_factors = self.param("user_factors", factors, (users, self.dim))
+        self.item_factors = self.param("item_factors", factors, (items, self.dim))
+        self.user_bias = self.param("user_bias", zeros, (users,))
+        self.item_bias = self.param("item_bias", zeros, (items,))
 
     def __call__(self, user_B: jax.Array, item_B: jax.Array, *, train: bool) -> jax.Array:
         """float32 [B] for int32 users and items.
@@ -64,11 +64,10 @@ class MatrixFactorisation(nn.Module):
 
     def cost(self) -> Cost:
         """What a rating passes through."""
-        assert self.num_users is not None
-        assert self.num_items is not None
-        return Cost(
-            body=0, matmul=self.dim, embedding=(self.num_users + self.num_items) * (self.dim + 1)
-        )
+        return Cost(body=0, matmul=self.dim, embedding=sum(self._sizes()) * (self.dim + 1))
+
+    def _sizes(self) -> tuple[int, int]:
+        return known("num_users", self.num_users), known("num_items", self.num_items)
 
 
 class TwoTower(nn.Module):
@@ -88,32 +87,19 @@ class TwoTower(nn.Module):
     vocab_size: PositiveInt | None = None
     model_dim: PositiveInt = 64
     hidden_dim: PositiveInt = 128
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
     init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
 
     def setup(self) -> None:  # noqa: D102
-        if self.vocab_size is None:
-            raise ValueError("model.vocab_size is not set and the data gave none")
-        init = nn.initializers.normal(self.init_scale / self.model_dim**0.5)
-        self.embedding = self.param(
-            "embedding",
-            nn.with_partitioning(init, ("vocab", "embed")),
-            (self.vocab_size, self.model_dim),
-        )
+        rows = known("vocab_size", self.vocab_size)
+        self.embedding = table(self, "embedding", rows, self.model_dim, self.init_scale)
         self.user_tower = Tower(self.hidden_dim, self.model_dim, self.init_scale)
         self.item_tower = Tower(self.hidden_dim, self.model_dim, self.init_scale)
         self.drop = nn.Dropout(self.dropout)
 
-    def __call__(
-        self,
-        inputs_BT: jax.Array,
-        segments_BT: jax.Array,
-        positions_BT: jax.Array | None = None,
-        *,
-        train: bool,
-    ) -> jax.Array:
-        """Scores float32 [B, T, V] of what comes next; see `hidden`."""
-        return self.hidden(inputs_BT, segments_BT, positions_BT, train=train) @ self.head_kernel()
+    def __call__(self, *inputs: jax.Array, train: bool) -> jax.Array:
+        """Scores float32 [B, T, V] of what comes next; arguments as of `hidden`."""
+        return self.hidden(*inputs, train=train) @ self.head_kernel()
 
     def hidden(
         self,

@@ -12,18 +12,17 @@ its shortcut is a 1 x 1 convolution with a norm (option B of the paper; its CIFA
 zeros). A bottleneck strides in its 3 x 3 convolution, as in later code ("v1.5").
 """
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveInt, Probability, Range
+from scaling.configs.types import Fraction, PositiveInt, Probability
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, Model, fan_in, stochastic_depth
+from scaling.models.layers import Classifier, convolution, fan_in, stochastic_depth
 from scaling.models.norm import GroupedBatchNorm, group_norm
 
 # Depth -> blocks in each stage, and whether they are bottlenecks.
@@ -36,8 +35,7 @@ IMAGENET: dict[int, tuple[tuple[int, ...], bool]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Convolution:
+class _Convolution(NamedTuple):
     """One convolution of a block: side of the kernel, stride, channels out, whether ReLU follows."""
 
     name: str
@@ -47,21 +45,19 @@ class _Convolution:
     relu: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     """One residual block: its branch, and the shortcut where the shape changes."""
 
     name: str
-    branch: tuple[_Convolution, ...]
+    branch: list[_Convolution]
     shortcut: _Convolution | None
     drop_rate: float
 
 
-class ResNet(Model):
+class ResNet(Classifier):
     """Convolutional stem, stages of residual blocks, mean over positions, a linear head.
 
     Attributes:
-      num_classes: K; None takes the data's.
       depth: layers with weights: 6 n + 2 with the stem `cifar`, else 18, 34, 50, 101 or 152.
       stem: which kind of network; see the module's docstring.
       width: channels of the first stage; None is 16 with the stem `cifar`, else 64.
@@ -75,11 +71,8 @@ class ResNet(Model):
       dropout: rate before the head.
       stochastic_depth: rate at which the last block's branch is left out for an image in training;
         earlier blocks in proportion to their place (Huang et al. 2016, 1603.09382).
-      init_scale: multiplies the standard deviation of the initial matrices; sqrt(2 / fan in) of
-        convolutions (He et al. 2015, 1502.01852), sqrt(1 / fan in) of the head.
     """
 
-    num_classes: PositiveInt | None = None
     depth: PositiveInt = 20
     stem: Literal["cifar", "imagenet", "imagenet_3x3"] = "cifar"
     width: PositiveInt | None = None
@@ -87,14 +80,12 @@ class ResNet(Model):
     batch_norm_group: PositiveInt | None = None
     batch_norm_momentum: Probability = 0.9
     group_channels: PositiveInt = 16
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
-    stochastic_depth: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
+    stochastic_depth: Fraction = 0.0
 
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1], which it moves to [-1, 1]."""
-        if self.num_classes is None:
-            raise ValueError("model.num_classes is not set and the data gave none")
         dtype = self.compute_dtype
         x_BHWC = (2.0 * images_BHWC - 1.0).astype(dtype)
         x_BHWC = self._convolve(self._stem(), x_BHWC, train)
@@ -104,13 +95,10 @@ class ResNet(Model):
             x_BHWC = self._residual(block, x_BHWC, train)
         x_BD = jnp.mean(x_BHWC.astype(jnp.float32), axis=(1, 2)).astype(dtype)
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
-        axes, init = ("conv_out", "classes"), fan_in(self.init_scale)
-        head = Dense(self.num_classes, axes, init, use_bias=True, dtype=dtype, name="head")
-        return head(x_BD).astype(jnp.float32)
+        return self.classify(x_BD, "conv_out")
 
     def cost(self, image_shape: tuple[int, int, int]) -> Cost:
         """What an image of (height, width, channels) passes through; padding counts as work."""
-        assert self.num_classes is not None
         per_channel = 1 if self.norm == "none" else 2  # a bias, or a scale and a shift
         body = matmul = 0
 
@@ -133,8 +121,8 @@ class ResNet(Model):
             if block.shortcut is not None:
                 pass_through(block.shortcut, before)
             body += self.norm == "none"  # the branch's scale
-        head = shape[2] * self.num_classes
-        return Cost(body=body + head + self.num_classes, matmul=matmul + head, first=first)
+        head = shape[2] * self.classes
+        return Cost(body=body + head + self.classes, matmul=matmul + head, first=first)
 
     def _width(self) -> int:
         return self.width or (16 if self.stem == "cifar" else 64)
@@ -173,18 +161,16 @@ class ResNet(Model):
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
                 number += 1
-                branch: tuple[_Convolution, ...]
+                branch = [
+                    _Convolution("conv_0", 3, stride, out, relu=True),
+                    _Convolution("conv_1", 3, 1, out, relu=False),
+                ]
                 if bottleneck:
-                    branch = (
+                    branch = [
                         _Convolution("conv_0", 1, 1, inner, relu=True),
                         _Convolution("conv_1", 3, stride, inner, relu=True),
                         _Convolution("conv_2", 1, 1, out, relu=False),
-                    )
-                else:
-                    branch = (
-                        _Convolution("conv_0", 3, stride, out, relu=True),
-                        _Convolution("conv_1", 3, 1, out, relu=False),
-                    )
+                    ]
                 changes = stride > 1 or channels_in != out
                 shortcut = _Convolution("shortcut", 1, stride, out, False) if changes else None
                 drop_rate = self.stochastic_depth * number / total
@@ -208,19 +194,15 @@ class ResNet(Model):
         self, conv: _Convolution, x_BHWC: jax.Array, train: bool, prefix: str = ""
     ) -> jax.Array:
         """Convolution, norm, and ReLU where it follows."""
-        dtype = self.compute_dtype
-        names = (None, None, "conv_in", "conv_out")
-        pad = (conv.side - 1) // 2  # on both sides, whatever the stride, as in the published nets
-        x_BHWC = nn.Conv(
+        x_BHWC = convolution(
             conv.channels,
-            (conv.side, conv.side),
-            strides=(conv.stride, conv.stride),
-            padding=((pad, pad), (pad, pad)),
-            use_bias=self.norm == "none",
-            dtype=dtype,
-            kernel_init=nn.with_partitioning(fan_in(self.init_scale * 2**0.5), names),
-            bias_init=nn.with_partitioning(nn.initializers.zeros, ("norm",)),
+            conv.side,
+            init=fan_in(self.init_scale * 2**0.5),
+            dtype=self.compute_dtype,
             name=prefix + conv.name,
+            stride=conv.stride,
+            use_bias=self.norm == "none",
+            pad=(conv.side - 1) // 2,  # whatever the stride, as in the published nets
         )(x_BHWC)
         x_BHWC = self._normalise(x_BHWC, train, f"{prefix}{conv.name}_norm")
         return nn.relu(x_BHWC) if conv.relu else x_BHWC

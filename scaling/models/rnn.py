@@ -17,19 +17,20 @@ and the one after the last token put there. Gradients stop at it, since it comes
 backpropagation truncated to T steps. Without the collection a row starts from zero.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.errors import ConfigError
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, Initializer, fan_in
+from scaling.models.dims import known
+from scaling.models.layers import Dense, Initializer, fan_in, inside
 from scaling.models.next_token import NextToken
-from scaling.models.norm import RMSNorm
+from scaling.models.norm import LayerNorm, RMSNorm
 from scaling.ops import constrain
 from scaling.ops.matmul import lookup
 from scaling.ops.recurrence import Cell, State, recurrence
@@ -53,8 +54,7 @@ def lstm_step(state: State, x_BJ: jax.Array, gates_BJ: jax.Array) -> State:
     return jax.nn.sigmoid(o) * jnp.tanh(c_BW), c_BW
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of recurrent layer.
 
     Attributes:
@@ -95,7 +95,7 @@ class RNN(NextToken):
     model_dim: PositiveInt = 256
     cell: Literal["gru", "lstm"] = "lstm"
     residual: bool = False
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     # With a mutable collection "cache" it is applied to the next tokens alone; with "carry" its state
     # goes from window to window.
@@ -151,11 +151,10 @@ class RNN(NextToken):
     def cost(self, seq_len: int) -> Cost:
         """What a token passes through; the same at any sequence length."""
         del seq_len
-        assert self.vocab_size is not None
         width, gates = self.model_dim, KINDS[self.cell].gates
         matmul = self.num_layers * 2 * gates * width**2
         norms = (self.num_layers + 1) * width if self.residual else 0
-        table = self.vocab_size * width
+        table = known("vocab_size", self.vocab_size) * width
         return Cost(
             body=matmul + self.num_layers * gates * width + norms,
             matmul=matmul,
@@ -166,14 +165,7 @@ class RNN(NextToken):
 
 
 class Layer(nn.Module):
-    """One recurrent layer.
-
-    Attributes:
-      cell: of `KINDS`.
-      width: W.
-      init_scale: see `RNN`.
-      dtype: type of the products.
-    """
+    """One recurrent layer of W units; `cell` is one of `KINDS`, `dtype` the type of the products."""
 
     cell: str
     width: int
@@ -184,36 +176,16 @@ class Layer(nn.Module):
     def __call__(self, x_BTW: jax.Array, keep_BT: jax.Array | None) -> jax.Array:
         """Outputs float32 [B, T, W]; `keep_BT` is 0 where the state starts anew, None nowhere."""
         kind = KINDS[self.cell]
-        gates = kind.gates * self.width
-        inputs = Dense(
-            gates,
-            ("embed", None),
-            fan_in(self.init_scale),
-            dtype=self.dtype,
-            name="inputs",
-        )
-        kernel_WJ = self.param(
-            "recurrent",
-            nn.with_partitioning(orthogonal_gates(self.init_scale), ("embed", None)),
-            (self.width, gates),
-            jnp.float32,
-        )
-        bias_J = self.param(
-            "bias",
-            nn.with_partitioning(gate_biases(self.width, kind.remember), (None,)),
-            (gates,),
-            jnp.float32,
-        )
+        gates, axes, init = kind.gates * self.width, ("embed", None), fan_in(self.init_scale)
+        inputs = Dense(gates, axes, init, dtype=self.dtype, name="inputs")
+        orthogonal = nn.with_partitioning(orthogonal_gates(self.init_scale), axes)
+        kernel_WJ = self.param("recurrent", orthogonal, (self.width, gates), jnp.float32)
+        biases = nn.with_partitioning(gate_biases(self.width, kind.remember), (None,))
+        bias_J = self.param("bias", biases, (gates,), jnp.float32)
         x_BTJ = inputs(x_BTW).astype(jnp.float32) + bias_J[None, None]
         state, put = self._carried(kind.states, x_BTW.shape[0])
-        h_BTW, last = recurrence(
-            kind.step,
-            x_BTJ,
-            kernel_WJ.astype(self.dtype),
-            state,
-            keep_BT,
-            ("embed", None),
-        )
+        kernel_WJ = kernel_WJ.astype(self.dtype)
+        h_BTW, last = recurrence(kind.step, x_BTJ, kernel_WJ, state, keep_BT, axes)
         put(last)
         return h_BTW
 
@@ -221,9 +193,8 @@ class Layer(nn.Module):
         """The state before the first token, and where to put the one after the last."""
         zeros = nn.with_partitioning(jnp.zeros, ("batch", None))
         shape, starting = (rows, self.width), self.is_initializing()
-        collection = "carry"
-        if self.is_mutable_collection("cache") and not starting:
-            collection = "cache"
+        decoding = self.is_mutable_collection("cache") and not starting
+        collection = "cache" if decoding else "carry"
         if not self.is_mutable_collection(collection):
             return tuple(jnp.zeros(shape) for _ in names), lambda last: None
         held = [self.variable(collection, name, zeros, shape) for name in names]
@@ -235,20 +206,38 @@ class Layer(nn.Module):
         return tuple(variable.value for variable in held), put
 
 
-def both_ways(ahead: Layer, behind: Layer, x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
-    """The outputs of two layers side by side, [B, T, 2 W], the second reading from the end.
+def bidirectional(
+    x_BTD: jax.Array,
+    length_B: jax.Array,
+    *,
+    layers: int,
+    init_scale: float,
+    dtype: str,
+    drop: nn.Module,
+) -> jax.Array:
+    """Layers of two GRUs of D / 2 units, one in each direction, as a part of the model that calls it.
 
-    Args:
-      ahead: reads forwards.
-      behind: reads backwards, from the last of the `length_B` that count: its state is zero there.
-      x_BTD: rows with padding behind.
-      length_B: how many of a row count, int32.
+    x + drop(both(LayerNorm(x))), and a norm behind. The second of a layer reads from the last of the
+    `length_B` tokens that count, what is behind them being padding; other arguments as of `Layer`.
+
+    Raises:
+      ConfigError: D is odd.
     """
-    at_1T = jnp.arange(x_BTD.shape[1])[None]
-    goes_on_BT = (at_1T + 1 < length_B[:, None]).astype(jnp.float32)
-    ahead_BTW = ahead(x_BTD, None)
-    behind_BTW = behind(x_BTD[:, ::-1], goes_on_BT[:, ::-1])[:, ::-1]
-    return jnp.concatenate([ahead_BTW, behind_BTW], axis=-1)
+    width = x_BTD.shape[-1]
+    if width % 2:
+        raise ConfigError("model.model_dim", f"is {width}", "make it even: each direction has half")
+    # Backwards the state is zero before the last that counts.
+    goes_on_BT = inside(length_B - 1, x_BTD.shape[1]).astype(jnp.float32)
+    for i in range(layers):
+        y_BTD = LayerNorm(dtype=dtype, name=f"norm_{i}")(x_BTD)
+        ahead, behind = (
+            Layer("gru", width // 2, init_scale, dtype, name=f"{way}_{i}")
+            for way in ("forward", "backward")
+        )
+        ways = (ahead(y_BTD, None), behind(y_BTD[:, ::-1], goes_on_BT[:, ::-1])[:, ::-1])
+        y_BTD = drop(jnp.concatenate(ways, axis=-1))
+        x_BTD = constrain(x_BTD + y_BTD.astype(x_BTD.dtype), ("batch", "length", "embed"))
+    return LayerNorm(dtype=dtype, name="final_norm")(x_BTD)
 
 
 def orthogonal_gates(scale: float) -> Initializer:

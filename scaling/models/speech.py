@@ -10,18 +10,18 @@ convolutions, C channels, D model width, V symbols.
 
 import dataclasses
 import math
-from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.block import Attention, BlockConfig, FeedForward
-from scaling.models.layers import Dense, Model, fan_in
+from scaling.models.dims import known
+from scaling.models.layers import Dense, Model, fan_in, inside
 from scaling.models.norm import LayerNorm
-from scaling.models.rnn import Layer, both_ways
+from scaling.models.rnn import bidirectional
 from scaling.models.transformer import Transformer
 from scaling.ops import constrain
 from scaling.ops.log_mel import Count
@@ -48,7 +48,7 @@ class Recogniser(Model):
     time_strides: tuple[PositiveInt, PositiveInt] = (2, 2)
     model_dim: PositiveInt = 256
     num_layers: PositiveInt = 2
-    dropout: Annotated[float, Range(0, below=1)] = 0.1
+    dropout: Fraction = 0.1
 
     @nn.compact
     def __call__(self, features_BTM: jax.Array, frames_B: jax.Array, *, train: bool) -> jax.Array:
@@ -59,20 +59,18 @@ class Recogniser(Model):
           frames_B: int32, how many frames of each are of the utterance; the rest is padding.
           train: whether dropout is on.
         """
-        if self.vocab_size is None:
-            raise ValueError("model.vocab_size is not set and the data gave none")
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x_BTMC = features_BTM[..., None].astype(self.compute_dtype)
         for i, stride in enumerate(self.time_strides):
             frames_B = -(-frames_B // stride)
             x_BTMC = nn.relu(self._convolution(f"conv_{i}", stride)(x_BTMC))
-            inside_BT = _inside(frames_B, x_BTMC.shape[1])
+            inside_BT = inside(frames_B, x_BTMC.shape[1])
             x_BTMC = x_BTMC * inside_BT[..., None, None].astype(x_BTMC.dtype)
         x_BUJ = x_BTMC.reshape(*x_BTMC.shape[:2], -1)
         x_BUD = self._dense("project", self.model_dim, ("conv_out", "embed"))(x_BUJ)
         x_BUD = drop(LayerNorm(dtype=self.compute_dtype, name="project_norm")(x_BUD))
         x_BUD = self.encode(x_BUD, frames_B, drop, train)
-        head = self._dense("head", self.vocab_size, ("embed", "vocab"))
+        head = self._dense("head", known("vocab_size", self.vocab_size), ("embed", "vocab"))
         return head(x_BUD).astype(jnp.float32)
 
     def encode(
@@ -108,30 +106,21 @@ class Recogniser(Model):
 
 
 class SpeechGRU(Recogniser):
-    """Layers of two GRUs of D / 2 units, one in each direction (Graves et al. 2013, 1303.5778).
-
-    x + both(LayerNorm(x)), and a norm before the head.
-    """
+    """`scaling.models.rnn.bidirectional` layers (Graves et al. 2013, 1303.5778)."""
 
     def encode(
         self, x_BUD: jax.Array, frames_B: jax.Array, drop: nn.Module, train: bool
     ) -> jax.Array:
         """See `Recogniser`."""
         del train
-        if self.model_dim % 2:
-            raise ConfigError(
-                "model.model_dim", f"is {self.model_dim}", "make it even: each direction has half"
-            )
-        dtype = self.compute_dtype
-        for i in range(self.num_layers):
-            y_BUD = LayerNorm(dtype=dtype, name=f"norm_{i}")(x_BUD)
-            ahead, behind = (
-                Layer("gru", self.model_dim // 2, self.init_scale, dtype, name=f"{way}_{i}")
-                for way in ("forward", "backward")
-            )
-            y_BUD = drop(both_ways(ahead, behind, y_BUD, frames_B))
-            x_BUD = constrain(x_BUD + y_BUD.astype(x_BUD.dtype), ("batch", "length", "embed"))
-        return LayerNorm(dtype=dtype, name="final_norm")(x_BUD)
+        return bidirectional(
+            x_BUD,
+            frames_B,
+            layers=self.num_layers,
+            init_scale=self.init_scale,
+            dtype=self.compute_dtype,
+            drop=drop,
+        )
 
 
 class Conformer(Recogniser):
@@ -169,7 +158,7 @@ class Conformer(Recogniser):
             )
         config = self._block_config()
         tables = rotary_tables(jnp.arange(x_BUD.shape[1]), config.head_dim, 10_000.0)
-        inside_BU = _inside(frames_B, x_BUD.shape[1])
+        inside_BU = inside(frames_B, x_BUD.shape[1])
         for i in range(self.num_layers):
             block = ConformerBlock(config, self.kernel_size, name=f"block_{i}")
             x_BUD = block(x_BUD, inside_BU, tables, train)
@@ -177,19 +166,14 @@ class Conformer(Recogniser):
 
     def _block_config(self) -> BlockConfig:
         """That of a Transformer of these sizes, with four products added to the residual stream."""
+        same = ("model_dim", "num_heads", "mlp_dim", "dropout", "dtype", "init_scale", "platform")
         encoder = Transformer(
-            model_dim=self.model_dim,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
             norm="layernorm",
             mlp="gelu",
             bias=True,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            init_scale=self.init_scale,
             causal=False,
-            platform=self.platform,
             parent=None,
+            **{key: getattr(self, key) for key in same},
         )
         scale = self.init_scale / math.sqrt(4 * self.num_layers)
         return dataclasses.replace(encoder.block_config(), residual_scale=scale)
@@ -242,8 +226,3 @@ class ConformerBlock(nn.Module):
         y_BUD = sum(taps[1:], taps[0])
         y_BUD = LayerNorm(config.norm_epsilon, dtype=config.dtype, name="inner_norm")(y_BUD)
         return config.dense("out", width, ("mlp", "embed"), residual=True)(nn.swish(y_BUD))
-
-
-def _inside(frames_B: jax.Array, length: int) -> jax.Array:
-    """Whether a frame is of the utterance, bool[B, U]."""
-    return jnp.arange(length)[None] < frames_B[:, None]

@@ -1,9 +1,12 @@
-"""Classifiers of text: Kim's convolutions over time, and a Transformer encoder with a mean pool.
+"""Classifiers of texts and of their tokens: Kim's convolutions, a Transformer encoder, GRU layers.
+
+What stands behind a text (its padding) changes nothing.
 
 Legend: B batch, T time, E embedding width, W words under a filter, F filters, D model width, V
 vocabulary, K classes.
 """
 
+import dataclasses
 from typing import Annotated
 
 import flax.linen as nn
@@ -11,9 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PerMember, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, PerMember, PositiveFloat, PositiveInt
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, fan_in
+from scaling.models.dims import known
+from scaling.models.layers import Classifier, Dense, fan_in, table
+from scaling.models.rnn import KINDS, bidirectional
 from scaling.models.transformer import Transformer
 from scaling.ops.matmul import lookup
 from scaling.ops.rotary import Tables
@@ -43,8 +48,8 @@ class KimCNN(nn.Module):
     embed_dim: PositiveInt = 300
     filter_widths: tuple[PositiveInt, ...] = (3, 4, 5)
     filters: PositiveInt = 100
-    dropout: Annotated[float, Range(0, below=1)] = 0.5
-    embed_dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.5
+    embed_dropout: Fraction = 0.0
     init_scale: Annotated[PositiveFloat, PerMember()] = 1.0
     embed_scale: PositiveFloat = 0.25
 
@@ -57,10 +62,9 @@ class KimCNN(nn.Module):
           segments_BT: int32, 0 for padding, which stands behind the text.
           train: whether dropout is on.
         """
-        if self.num_classes is None or self.vocab_size is None:
-            raise ValueError("model.num_classes or vocab_size is not set and the data gave none")
         init = nn.with_partitioning(nn.initializers.normal(self.embed_scale), ("vocab", "embed"))
-        embedding_VE = self.param("embedding", init, (self.vocab_size, self.embed_dim))
+        rows = known("vocab_size", self.vocab_size)
+        embedding_VE = self.param("embedding", init, (rows, self.embed_dim))
         text_BT = (segments_BT > 0).astype(jnp.float32)
         x_BTE = lookup(embedding_VE, inputs_BT) * text_BT[:, :, None]
         words = nn.Dropout(self.embed_dropout, broadcast_dims=(2,), deterministic=not train)
@@ -70,10 +74,8 @@ class KimCNN(nn.Module):
         pooled = [self._filter(x_BTE, text_BT, width) for width in self.filter_widths]
         x_BF = jnp.concatenate(pooled, axis=-1)
         x_BF = nn.Dropout(self.dropout, deterministic=not train)(x_BF)
-        head = Dense(
-            self.num_classes, ("mlp", "classes"), fan_in(self.init_scale), True, name="head"
-        )
-        return head(x_BF)
+        classes, axes = known("num_classes", self.num_classes), ("mlp", "classes")
+        return Dense(classes, axes, fan_in(self.init_scale), True, name="head")(x_BF)
 
     def _filter(self, x_BTE: jax.Array, text_BT: jax.Array, width: int) -> jax.Array:
         """The largest value of each filter of one width, [B, F].
@@ -94,18 +96,17 @@ class KimCNN(nn.Module):
 
     def cost(self, seq_len: int) -> Cost:
         """What a text of `seq_len` tokens passes through; padding counts as work."""
-        assert self.num_classes is not None
-        assert self.vocab_size is not None
+        classes = known("num_classes", self.num_classes)
         body = matmul = 0
         for width in self.filter_widths:
             kernel = width * self.embed_dim * self.filters
             body += kernel + self.filters
             matmul += kernel * (seq_len + width - 1)
-        head = len(self.filter_widths) * self.filters * self.num_classes
+        head = len(self.filter_widths) * self.filters * classes
         return Cost(
-            body=body + head + self.num_classes,
+            body=body + head + classes,
             matmul=matmul + head,
-            embedding=self.vocab_size * self.embed_dim,
+            embedding=known("vocab_size", self.vocab_size) * self.embed_dim,
         )
 
 
@@ -129,11 +130,9 @@ class TextEncoder(Transformer):
                 "is False, and a classifier has no output matrix over the vocabulary",
                 "leave it out",
             )
-        if self.num_classes is None:
-            raise ValueError("model.num_classes is not set and the data gave none")
         super().setup()
-        axes = ("embed", "classes")
-        self.classifier = Dense(self.num_classes, axes, fan_in(self.init_scale), True)
+        classes, axes = known("num_classes", self.num_classes), ("embed", "classes")
+        self.classifier = Dense(classes, axes, fan_in(self.init_scale), True)
 
     def embed(  # noqa: D102
         self, inputs_BT: jax.Array, positions_BT: jax.Array | None, *, train: bool
@@ -155,12 +154,78 @@ class TextEncoder(Transformer):
         token = super().cost(seq_len)
         if token is None:
             return None
-        assert self.num_classes is not None
-        head = self.model_dim * self.num_classes
+        classes = known("num_classes", self.num_classes)
+        head = self.model_dim * classes
         return Cost(
-            body=token.body + head + self.num_classes,
+            body=token.body + head + classes,
             matmul=token.matmul * seq_len + head,
             embedding=token.embedding,
             attention=token.attention * seq_len,
             attention_causal=token.attention_causal * seq_len,
+        )
+
+
+class EncoderTagger(TextEncoder):
+    """The encoder of `TextEncoder` with its head on every token; the fields are the same."""
+
+    def __call__(  # type: ignore[override]
+        self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool
+    ) -> jax.Array:
+        """Logits float32 [B, T, K]; arguments as of `KimCNN`."""
+        x_BTD = self.hidden(inputs_BT, segments_BT, train=train).astype(jnp.float32)
+        return self.classifier(self.input_dropout(x_BTD, deterministic=not train))
+
+    def cost(self, seq_len: int) -> Cost | None:
+        """What a text of `seq_len` tokens passes through; padding counts as work."""
+        text = super().cost(seq_len)
+        if text is None:
+            return None
+        head = self.model_dim * known("num_classes", self.num_classes)
+        return dataclasses.replace(text, matmul=text.matmul + (seq_len - 1) * head)
+
+
+class GRUTagger(Classifier):
+    """`bidirectional` layers and a head on every token (Huang et al. 2015, 1508.01991).
+
+    Attributes:
+      vocab_size: V; None takes the data's.
+      num_layers: of two GRUs each.
+      model_dim: D, of the embeddings and of every layer.
+      dropout: rate on the embeddings, after each layer and before the head.
+    """
+
+    vocab_size: PositiveInt | None = None
+    num_layers: PositiveInt = 1
+    model_dim: PositiveInt = 128
+    dropout: Fraction = 0.3
+
+    @nn.compact
+    def __call__(self, inputs_BT: jax.Array, segments_BT: jax.Array, *, train: bool) -> jax.Array:
+        """Logits float32 [B, T, K]; arguments as of `KimCNN`."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        rows = known("vocab_size", self.vocab_size)
+        embedding_VD = table(self, "embedding", rows, self.model_dim, self.init_scale)
+        x_BTD = bidirectional(
+            drop(lookup(embedding_VD, inputs_BT)),
+            jnp.sum(segments_BT > 0, axis=1),
+            layers=self.num_layers,
+            init_scale=self.init_scale,
+            dtype=self.compute_dtype,
+            drop=drop,
+        )
+        return self.classify(drop(x_BTD), "embed")
+
+    def cost(self, seq_len: int) -> Cost:
+        """What a text of `seq_len` tokens passes through; padding counts as work."""
+        width, gates = self.model_dim, KINDS["gru"].gates
+        half = width // 2
+        # In each direction the inputs' matrix [D, 3 D / 2] and the recurrent one [D / 2, 3 D / 2].
+        layer = 2 * gates * half * (width + half)
+        head = width * self.classes
+        biases = self.num_layers * 2 * gates * half + self.classes
+        norms = (self.num_layers + 1) * 2 * width
+        return Cost(
+            body=self.num_layers * layer + head + biases + norms,
+            matmul=seq_len * (self.num_layers * layer + head),
+            embedding=known("vocab_size", self.vocab_size) * width,
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from scaling.configs.types import PositiveFloat, PositiveInt
 from scaling.experiment import Model
+from scaling.models.layers import inside
 
 EPSILON = 1e-12  # added to a squared length
 
@@ -61,7 +62,7 @@ def embedded(tower: nn.Module, inputs: tuple[jax.Array, ...], train: bool) -> ja
     """Unit vectors, float32 [B, D]; those of frames are averaged before."""
     x_BxD: jax.Array = tower(*inputs, train=train).astype(jnp.float32)
     if x_BxD.ndim == 3:
-        frames_B1 = tower.encoder_frames(inputs[1])[:, None]
-        inside_BU = (jnp.arange(x_BxD.shape[1])[None] < frames_B1).astype(jnp.float32)
-        x_BxD = jnp.sum(x_BxD * inside_BU[:, :, None], axis=1) / frames_B1
+        frames_B = tower.encoder_frames(inputs[1])
+        inside_BU = inside(frames_B, x_BxD.shape[1]).astype(jnp.float32)
+        x_BxD = jnp.sum(x_BxD * inside_BU[:, :, None], axis=1) / frames_B[:, None]
     return x_BxD * jax.lax.rsqrt(jnp.sum(x_BxD**2, axis=1, keepdims=True) + EPSILON)

@@ -17,14 +17,14 @@ and shifts are zero, norm scales one.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveFloat, PositiveInt
 from scaling.models import dims
 from scaling.models.block import (
     Activation,
@@ -92,7 +92,7 @@ class Transformer(NextToken):
     bias: bool = False
     logit_softcap: PositiveFloat | None = None
     attention_softcap: PositiveFloat | None = None
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
     attention: Implementation = "auto"
@@ -166,8 +166,7 @@ class Transformer(NextToken):
         mlp = feed_forward.cost(self.model_dim)
         block, width, layers = self.block_config(), self.model_dim, self.num_layers
         q_width, kv_width = block.num_heads * block.head_dim, block.num_kv_heads * block.head_dim
-        vocab = self.vocab_size
-        assert vocab is not None
+        vocab = dims.known("vocab_size", self.vocab_size)
         matmul = width * (q_width + 2 * kv_width) + q_width * width  # query, key, value; out
         bias = q_width + 2 * kv_width + width if self.bias else 0
         norm = 2 * width if self.norm == "layernorm" and self.bias else width

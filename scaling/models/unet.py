@@ -9,6 +9,7 @@ Legend: B batch, H height, W width, C channels, D features, T = H W positions, N
 Each residual block adds a projection of the time; norms are group norms, so rows do not see each other.
 """
 
+import functools
 import math
 from typing import Annotated
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import MultipleOf, PositiveInt, Range
+from scaling.configs.types import Fraction, MultipleOf, PositiveInt
 from scaling.models.dims import head_dim
 from scaling.models.layers import Dense, Model, convolution, fan_in, upsampled
 from scaling.models.norm import GROUPS, group_norm
@@ -46,14 +47,14 @@ class UNet(Model):
     multipliers: tuple[PositiveInt, ...] = (1, 2, 2)
     blocks: PositiveInt = 2
     num_heads: PositiveInt = 4
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, time_B: jax.Array, *, train: bool) -> jax.Array:
         """Velocity or noise of images in about [-1, 1] at times in [0, 1]."""
         self._check(x_BHWC.shape[1:3])
-        dtype, init = self.compute_dtype, fan_in(self.init_scale)
-        channels = x_BHWC.shape[-1]
+        dtype = self.compute_dtype
+        conv = functools.partial(convolution, init=fan_in(self.init_scale), dtype=dtype)
         features = [self.width * m for m in self.multipliers]
         time_BD = self._time(time_B, dtype)
 
@@ -61,12 +62,11 @@ class UNet(Model):
             layer = ResidualBlock(features, self.dropout, dtype, self.init_scale, name=name)
             return constrain(layer(x_BHWC, time_BD, train), ("batch", None, None, None))
 
-        h = convolution(self.width, 3, init=init, dtype=dtype, name="first")(x_BHWC)
+        h = conv(self.width, 3, name="first")(x_BHWC)
         left = [h]
         for i, wide in enumerate(features):
             if i:
-                name = f"down_{i}"
-                h = convolution(h.shape[-1], 3, stride=2, init=init, dtype=dtype, name=name)(h)
+                h = conv(h.shape[-1], 3, stride=2, name=f"down_{i}")(h)
                 left.append(h)
             for j in range(self.blocks):
                 h = block(h, wide, f"down_{i}_{j}")
@@ -78,11 +78,9 @@ class UNet(Model):
             for j in range(self.blocks + 1):
                 h = block(jnp.concatenate([h, left.pop()], axis=-1), wide, f"up_{i}_{j}")
             if i:
-                name = f"up_{i}"
-                h = convolution(wide, 3, init=init, dtype=dtype, name=name)(upsampled(h))
+                h = conv(wide, 3, name=f"up_{i}")(upsampled(h))
         h = nn.silu(group_norm(dtype, "last_norm")(h))
-        zero = nn.initializers.zeros
-        last = convolution(channels, 3, init=zero, dtype=dtype, out=None, name="last")
+        last = conv(x_BHWC.shape[-1], 3, init=nn.initializers.zeros, out=None, name="last")
         return last(h).astype(jnp.float32)
 
     def _check(self, sides: tuple[int, ...]) -> None:
@@ -127,17 +125,17 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, time_BD: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] to [B, H, W, features]."""
-        init, zero = fan_in(self.init_scale), nn.initializers.zeros
+        init = fan_in(self.init_scale)
+        conv = functools.partial(convolution, self.features, init=init, dtype=self.dtype)
         h = nn.silu(group_norm(self.dtype, "norm_0")(x_BHWC))
-        h = convolution(self.features, 3, init=init, dtype=self.dtype, name="conv_0")(h)
+        h = conv(3, name="conv_0")(h)
         time = Dense(self.features, ("embed", "conv_out"), init, True, self.dtype, name="time")
         h = h + time(time_BD)[:, None, None]
         h = nn.silu(group_norm(self.dtype, "norm_1")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = convolution(self.features, 3, init=zero, dtype=self.dtype, name="conv_1")(h)
+        h = conv(3, init=nn.initializers.zeros, name="conv_1")(h)
         if x_BHWC.shape[-1] != self.features:
-            shortcut = convolution(self.features, 1, init=init, dtype=self.dtype, name="shortcut")
-            x_BHWC = shortcut(x_BHWC)
+            x_BHWC = conv(1, name="shortcut")(x_BHWC)
         return x_BHWC.astype(self.dtype) + h
 
 
@@ -154,15 +152,13 @@ class SelfAttention(nn.Module):
         batch, height, width, channels = x_BHWC.shape
         split = (batch, height * width, self.num_heads, head_dim(channels, self.num_heads))
         x_BTD = group_norm(self.dtype, "norm")(x_BHWC).reshape(batch, -1, channels)
-        init = fan_in(self.init_scale)
+        axes, init = ("embed", "heads"), fan_in(self.init_scale)
         q, k, v = (
-            Dense(channels, ("embed", "heads"), init, True, self.dtype, name=name)(x_BTD)
+            Dense(channels, axes, init, True, self.dtype, name=name)(x_BTD).reshape(split)
             for name in ("query", "key", "value")
         )
         # A few dozen positions: the flash kernels want more, and some an even number.
-        y_BTNK = attention(
-            q.reshape(split), k.reshape(split), v.reshape(split), causal=False, implementation="xla"
-        )
+        y_BTNK = attention(q, k, v, causal=False, implementation="xla")
         zero = nn.initializers.zeros
         out = Dense(channels, ("heads", "embed"), zero, True, self.dtype, name="out")
         return x_BHWC + out(y_BTNK.reshape(x_BTD.shape)).reshape(x_BHWC.shape)

@@ -4,7 +4,7 @@ Legend: B batch, H height, W width, C channels, P side of a patch, T tokens, D m
 K classes.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import PositiveInt, Range
+from scaling.configs.types import Fraction, PositiveInt
 from scaling.models.block import Remat, make_norm
 from scaling.models.cost import Cost
-from scaling.models.layers import Dense, Model, fan_in
+from scaling.models.layers import Classifier, Dense, fan_in
 from scaling.models.transformer import Transformer
 from scaling.ops import constrain
 from scaling.ops.attention import Implementation
@@ -38,13 +38,12 @@ SIZES = {
 }
 
 
-class ViT(Model):
+class ViT(Classifier):
     """Patches and their positions, pre-norm blocks, norm, class token or mean, a linear head.
 
     GELU is the tanh form. The head is one matrix, as after fine-tuning.
 
     Attributes:
-      num_classes: K; None takes the data's.
       size: by the usual name: L, D and heads where the keys below do not say them.
       num_layers: L.
       model_dim: D.
@@ -62,7 +61,6 @@ class ViT(Model):
       attention: kernel, see `scaling.ops.attention`.
     """
 
-    num_classes: PositiveInt | None = None
     size: Literal["Ti", "S", "B", "L"] = "Ti"
     num_layers: PositiveInt | None = None
     model_dim: PositiveInt | None = None
@@ -71,8 +69,8 @@ class ViT(Model):
     patch_size: PositiveInt = 16
     pool: Literal["class", "mean"] = "class"
     position: Literal["learned", "sincos"] = "learned"
-    dropout: Annotated[float, Range(0, below=1)] = 0.0
-    stochastic_depth: Annotated[float, Range(0, below=1)] = 0.0
+    dropout: Fraction = 0.0
+    stochastic_depth: Fraction = 0.0
     remat: Remat = "none"
     unroll: PositiveInt | Literal["auto"] = "auto"
     attention: Implementation = "auto"
@@ -80,16 +78,12 @@ class ViT(Model):
     @nn.compact
     def __call__(self, images_BHWC: jax.Array, *, train: bool) -> jax.Array:
         """Logits float32 [B, K] of images with values in [0, 1], which it moves to [-1, 1]."""
-        if self.num_classes is None:
-            raise ValueError("model.num_classes is not set and the data gave none")
         dtype, encoder = self.compute_dtype, self._encoder()
         config, depth = encoder.block_config(), encoder.num_layers
         patches_BTJ = self._patches(2.0 * images_BHWC - 1.0).astype(dtype)
-        embed = fan_in(self.init_scale)
-        x_BTD = Dense(
-            encoder.model_dim, (None, "embed"), embed, use_bias=True, dtype=dtype, name="patches"
-        )(patches_BTJ)
-        x_BTD = self._positioned(x_BTD, self._grid(images_BHWC.shape[1:3]))
+        axes, init = (None, "embed"), fan_in(self.init_scale)
+        embed = Dense(encoder.model_dim, axes, init, True, dtype, name="patches")
+        x_BTD = self._positioned(embed(patches_BTJ), self._grid(images_BHWC.shape[1:3]))
         x_BTD = nn.Dropout(self.dropout, deterministic=not train)(x_BTD.astype(dtype))
         x_BTD = constrain(x_BTD, ("batch", "length", "embed"))
         rates_L = None
@@ -99,23 +93,19 @@ class ViT(Model):
         x_BTD, _ = layers(x_BTD, None, None, train, rates_L, None)
         x_BTD = make_norm(config, "final_norm")(x_BTD)
         x_BD = x_BTD[:, 0] if self.pool == "class" else jnp.mean(x_BTD, axis=1)
-        head = Dense(
-            self.num_classes, ("embed", "classes"), embed, use_bias=True, dtype=dtype, name="head"
-        )
-        return head(x_BD).astype(jnp.float32)
+        return self.classify(x_BD, "embed")
 
     def cost(self, image_shape: tuple[int, int, int]) -> Cost:
         """What an image of (height, width, channels) passes through."""
-        assert self.num_classes is not None
         encoder, (rows, columns) = self._encoder(), self._grid(image_shape[:2])
         patches, width = rows * columns, encoder.model_dim
         token = 1 if self.pool == "class" else 0
         length = patches + token
         blocks = encoder.cost(length)
         assert blocks is not None
-        patch, head = self.patch_size**2 * image_shape[2] * width, width * self.num_classes
+        patch, head = self.patch_size**2 * image_shape[2] * width, width * self.classes
         return Cost(
-            body=blocks.body + patch + width + token * width + head + self.num_classes,
+            body=blocks.body + patch + width + token * width + head + self.classes,
             matmul=length * blocks.matmul + patches * patch + head,
             embedding=length * width if self.position == "learned" else 0,
             attention=length * blocks.attention,
@@ -125,27 +115,20 @@ class ViT(Model):
 
     def _encoder(self) -> Transformer:
         """What gives the blocks and their cost: a Transformer of these sizes, itself never run."""
-        size = SIZES[self.size]
+        sizes = {key: getattr(self, key) or n for key, n in SIZES[self.size]._asdict().items()}
+        same = ("mlp_dim", "dropout", "dtype", "remat", "unroll", "init_scale", "attention")
         return Transformer(
             vocab_size=1,
-            num_layers=self.num_layers or size.num_layers,
-            model_dim=self.model_dim or size.model_dim,
-            num_heads=self.num_heads or size.num_heads,
-            mlp_dim=self.mlp_dim,
             norm="layernorm",
             position="none",
             mlp="gelu",
             bias=True,
             tie_embeddings=True,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            remat=self.remat,
-            unroll=self.unroll,
-            init_scale=self.init_scale,
-            attention=self.attention,
             causal=False,
             platform=self.platform,
             parent=None,
+            **sizes,
+            **{key: getattr(self, key) for key in same},
         )
 
     def _grid(self, sides: tuple[int, ...]) -> tuple[int, int]:

@@ -133,14 +133,13 @@ class Optimizer:
         With groups also "learning_rate/GROUP" and "grad_norm/GROUP".
         """
         rates = {g: self.rules[g].learning_rate(step, self._hparams_of(g, hparams)) for g in norms}
-        total = jnp.sqrt(sum(jnp.square(n) for n in norms.values())) if len(norms) > 1 else None
-        first = next(iter(norms))
+        first, *others = norms
+        total = norms[first]
+        if others:
+            total = jnp.sqrt(sum(jnp.square(n) for n in norms.values()))
         named = {f"learning_rate/{g}": rate for g, rate in rates.items() if g}
         named |= {f"grad_norm/{g}": norm for g, norm in norms.items() if g}
-        return named | {
-            "learning_rate": rates[first],
-            "grad_norm": norms[first] if total is None else total,
-        }
+        return named | {"learning_rate": rates[first], "grad_norm": total}
 
     def update(
         self,

@@ -6,7 +6,8 @@ an unrolled model are treated alike.
 """
 
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ from optax.contrib import MuonDimensionNumbers
 
 from scaling.parallel.sharding import PyTree
 
-Leaf: TypeAlias = "jax.Array | optax.MaskedNode"
 AxisNames = tuple[str | None, ...] | None
 DecayMask = Literal["matrices", "all", "none"]
 
@@ -24,23 +24,18 @@ STACKED = ("layers", "experts", "stage")
 TABLES = ("vocab", "classes", "positions")
 
 
-def own_dims(names: AxisNames, ndim: int) -> tuple[int, ...]:
+def own_dims(x: jax.Array, names: AxisNames) -> tuple[int, ...]:
     """Dimensions of the parameter itself, without those that stack."""
-    return tuple(i for i in range(ndim) if names is None or names[i] not in STACKED)
+    return tuple(i for i in range(x.ndim) if names is None or names[i] not in STACKED)
 
 
-def is_matrix(names: AxisNames, ndim: int) -> bool:
-    """Whether the parameter has at least two dimensions of its own (embeddings included)."""
-    return len(own_dims(names, ndim)) >= 2
-
-
-def muon_dims(names: AxisNames, ndim: int) -> MuonDimensionNumbers | None:
+def muon_dims(x: jax.Array, names: AxisNames) -> MuonDimensionNumbers | None:
     """How Muon sees a parameter as a (stack of) matrix (inputs, outputs); None if it does not.
 
     The last dimension is the output, all others (of a convolution: the window and its channels)
     are the input. Embeddings, heads, norms and biases give None.
     """
-    dims = own_dims(names, ndim)
+    dims = own_dims(x, names)
     if len(dims) < 2 or any(name in TABLES for name in names or ()):
         return None
     return MuonDimensionNumbers(reduction_axis=dims[:-1], output_axis=dims[-1:])
@@ -49,33 +44,15 @@ def muon_dims(names: AxisNames, ndim: int) -> MuonDimensionNumbers | None:
 def decay_weights(
     weight_decay: jax.Array | float, mask: DecayMask, names: PyTree
 ) -> optax.GradientTransformation:
-    """Adds `weight_decay * parameter` to the update of parameters that the mask selects."""
+    """Adds `weight_decay * parameter` to the update of parameters that the mask selects.
 
-    def decayed(p: Leaf, n: AxisNames) -> bool | optax.MaskedNode:
-        if _is_masked(p):
-            return p
-        return mask == "all" or (mask == "matrices" and is_matrix(n, p.ndim))
+    Matrices have at least two dimensions of their own, embeddings included.
+    """
 
-    return optax.add_decayed_weights(
-        weight_decay, lambda params: jax.tree.map(decayed, params, names, is_leaf=_is_masked)
-    )
+    def decayed(p: jax.Array, n: AxisNames) -> bool:
+        return mask == "all" or (mask == "matrices" and len(own_dims(p, n)) >= 2)
 
-
-def muon_labels(params: PyTree, names: PyTree) -> PyTree:
-    """ "muon" or "adam" for every parameter."""
-    return jax.tree.map(
-        lambda p, n: "adam" if muon_dims(n, p.ndim) is None else "muon", params, names
-    )
-
-
-def muon_dims_tree(updates: PyTree, names: PyTree) -> PyTree:
-    """`muon_dims` of the arrays in a tree whose other places are masked."""
-    return jax.tree.map(
-        lambda u, n: u if _is_masked(u) else muon_dims(n, u.ndim),
-        updates,
-        names,
-        is_leaf=_is_masked,
-    )
+    return optax.add_decayed_weights(weight_decay, lambda p: map_arrays(decayed, p, names))
 
 
 def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.GradientTransformation:
@@ -86,8 +63,8 @@ def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.Gradie
     eq. 4), so that AdamW's learning rate fits.
     """
 
-    def scaled(u: Leaf, n: AxisNames) -> Leaf:
-        dims = None if _is_masked(u) else muon_dims(n, u.ndim)
+    def scaled(u: jax.Array, n: AxisNames) -> jax.Array:
+        dims = muon_dims(u, n)
         if dims is None:
             return u
         inputs = math.prod(u.shape[i] for i in dims.reduction_axis)
@@ -96,15 +73,18 @@ def scale_by_shape(mode: Literal["width", "rms"], names: PyTree) -> optax.Gradie
             return u * (0.2 * math.sqrt(max(inputs, outputs)))
         return u * math.sqrt(max(1.0, outputs / inputs))
 
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(scaled, updates, names, is_leaf=_is_masked)
-    )
+    return optax.stateless(lambda updates, _: map_arrays(scaled, updates, names))
 
 
 def root_mean_square(x: jax.Array, names: AxisNames) -> jax.Array:
     """Root mean square of each stacked parameter, with its dimensions kept as 1."""
-    return jnp.sqrt(jnp.mean(jnp.square(x), axis=own_dims(names, x.ndim), keepdims=True))
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=own_dims(x, names), keepdims=True))
 
 
-def _is_masked(x: object) -> bool:
-    return isinstance(x, optax.MaskedNode)
+def map_arrays(f: Callable[[jax.Array, AxisNames], object], tree: PyTree, names: PyTree) -> PyTree:
+    """f(array, its axis names) in a tree whose other places are masked, and stay so."""
+
+    def masked(x: object) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    return jax.tree.map(lambda x, n: x if masked(x) else f(x, n), tree, names, is_leaf=masked)

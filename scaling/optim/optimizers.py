@@ -15,13 +15,13 @@ arguments are hyper-parameters, and an argument `learning_rate` is multiplied by
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from scaling.configs.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from scaling.configs.types import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from scaling.optim import groups
 from scaling.parallel.sharding import PyTree
 
@@ -29,7 +29,6 @@ Number = jax.Array | float
 Hparams = Mapping[str, Number]  # float32[] each in a step
 Rate = Callable[[Number], Number]  # peak -> learning rate of this step
 
-Decay = Annotated[float, Range(0, below=1)]
 MomentDtype = Literal["float32", "bfloat16"]
 
 
@@ -91,8 +90,8 @@ class AdamW(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 1e-3
-    b1: Decay = 0.9
-    b2: Decay = 0.95
+    b1: Fraction = 0.9
+    b2: Fraction = 0.95
     eps: NonNegativeFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.1
 
@@ -124,14 +123,14 @@ class Muon(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 0.02
-    momentum: Decay = 0.95
+    momentum: Fraction = 0.95
     nesterov: bool = True
     newton_schulz_steps: PositiveInt = 5
     update_scale: Literal["width", "rms"] = "width"
     weight_decay: NonNegativeFloat = 0.01
     adam_learning_rate: NonNegativeFloat = 3e-3
-    adam_b1: Decay = 0.9
-    adam_b2: Decay = 0.95
+    adam_b1: Fraction = 0.9
+    adam_b2: Fraction = 0.95
     eps: NonNegativeFloat = 1e-8
     adam_weight_decay: NonNegativeFloat = 0.0
 
@@ -142,9 +141,9 @@ class Muon(Decayed):
                 ns_steps=self.newton_schulz_steps,
                 beta=h["momentum"],
                 eps=h["eps"],
-                mu_dtype=jnp.dtype(self.moment_dtype),
+                mu_dtype=self.moment_dtype,
                 nesterov=self.nesterov,
-                weight_dimension_numbers=lambda u: groups.muon_dims_tree(u, names),
+                weight_dimension_numbers=lambda u: groups.map_arrays(groups.muon_dims, u, names),
             ),
             groups.scale_by_shape(self.update_scale, names),
             groups.decay_weights(h["weight_decay"], "all", names),
@@ -155,8 +154,12 @@ class Muon(Decayed):
             groups.decay_weights(h["adam_weight_decay"], self.decay_mask, names),
             optax.scale(-rate(h["adam_learning_rate"])),
         )
+
+        def label(p: jax.Array, n: groups.AxisNames) -> str:
+            return "adam" if groups.muon_dims(p, n) is None else "muon"
+
         return optax.partition(
-            {"muon": matrices, "adam": rest}, lambda params: groups.muon_labels(params, names)
+            {"muon": matrices, "adam": rest}, lambda p: groups.map_arrays(label, p, names)
         )
 
 
@@ -187,7 +190,7 @@ class Adafactor(Decayed):
     update_clip: PositiveFloat = 1.0
     scale_parameter: bool = True
     min_scale: NonNegativeFloat = 1e-3
-    momentum: Decay | None = None
+    momentum: Fraction | None = None
     min_dim_size_to_factor: PositiveInt = 128
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = dataclasses.field(default=None, kw_only=True)
@@ -210,7 +213,7 @@ class Adafactor(Decayed):
             optax.stateless(lambda updates, params: jax.tree.map(resize, updates, params, names)),
         ]
         if self.momentum is not None:
-            dtype = jnp.dtype(self.moment_dtype)
+            dtype = self.moment_dtype
             chain.append(optax.ema(h["momentum"], debias=False, accumulator_dtype=dtype))
         return chain
 
@@ -227,13 +230,13 @@ class Lion(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 2e-4
-    b1: Decay = 0.9
-    b2: Decay = 0.99
+    b1: Fraction = 0.9
+    b2: Fraction = 0.99
     weight_decay: NonNegativeFloat = 0.5
 
     def updates(self, h: Hparams, names: PyTree) -> list[optax.GradientTransformation]:
         """See `Decayed`."""
-        return [optax.scale_by_lion(h["b1"], h["b2"], mu_dtype=jnp.dtype(self.moment_dtype))]
+        return [optax.scale_by_lion(h["b1"], h["b2"], mu_dtype=self.moment_dtype)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +251,7 @@ class Sgd(Decayed):
     """
 
     learning_rate: NonNegativeFloat = 0.1
-    momentum: Decay | None = 0.9
+    momentum: Fraction | None = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = dataclasses.field(default=None, kw_only=True)
@@ -257,8 +260,7 @@ class Sgd(Decayed):
         """See `Decayed`."""
         if self.momentum is None:
             return [optax.identity()]
-        dtype = jnp.dtype(self.moment_dtype)
-        return [optax.trace(h["momentum"], nesterov=self.nesterov, accumulator_dtype=dtype)]
+        return [optax.trace(h["momentum"], self.nesterov, accumulator_dtype=self.moment_dtype)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,16 @@ Lengths are steps, or fractions of the run when the steps are None. Branches tha
 lengths in steps: a fraction moves with the length of the run.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from scaling.configs.component import Component, component, parameters
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import NonNegativeInt, PositiveInt, Probability, Range
+from scaling.configs.types import Fraction, NonNegativeInt, PositiveInt, Probability
 from scaling.experiment import Experiment
 
-Fraction = Annotated[float, Range(0, below=1)]
 Scalar = jax.Array | float
 
 

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from scaling.configs import ConfigError
 from scaling.configs.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from scaling.ops.cross_entropy import cross_entropy
-from scaling.parallel.sharding import PyTree
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -31,7 +30,9 @@ from scaling.tasks.base import (
     Total,
     Variables,
     means,
+    without_carry,
 )
+from scaling.tasks.losses import weighted
 
 Norm = Literal["linf", "l2"]
 
@@ -154,9 +155,7 @@ def adversarial(
         raise ConfigError("evaluation", what, "leave it out")
     attack = Attack(epsilon, norm, steps, step_size, random_start)
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[dict[str, Total], PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, Total]:
         def scores(variables: Variables, batch: Batch) -> tuple[jax.Array, jax.Array]:
             """(loss of each example, whether it is right)."""
             logits_BK = task.functions["logits"](variables, batch, context)
@@ -169,10 +168,9 @@ def adversarial(
             "robust_accuracy": robust_B,
             "robust_loss": loss_B,
         }
-        weight = jnp.sum(batch["weights"])
-        return {k: (jnp.sum(batch["weights"] * v_B), weight) for k, v_B in values.items()}, carry
+        return weighted(values, batch["weights"])
 
-    return Evaluation(run, means)
+    return Evaluation(without_carry(run), means)
 
 
 def adversarial_training(
@@ -192,14 +190,9 @@ def adversarial_training(
     attack see the evaluation `adversarial`, whose options have the same names. Augmentation goes
     outside of it: `augment` over `adversarial_training` over `classification`.
 
-    Args:
+    Args: as of `adversarial`, and
       context: config and data; not used.
       base: a task with the function "logits".
-      epsilon: see `adversarial`, as the four below.
-      norm: measure of a change.
-      steps: of ascent.
-      step_size: length of a step.
-      random_start: begin at a random place.
       clean: share of the loss on inputs as they are (1/2 in Goodfellow et al. 2014).
 
     Raises:

@@ -11,7 +11,7 @@ Legend: B batch, H height, W width, C channels, K classes.
 """
 
 import dataclasses
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +83,8 @@ def augment(
         if not (mixup or cutmix):
             return {**batch, "images": images_BHWC}
         hard_BK = jax.nn.one_hot(batch["labels"], num_classes)
-        mix = mixed(images_BHWC, hard_BK, keys[3], mixup, cutmix)
-        return {**batch, "images": mix.images_BHWC, "soft_labels": mix.soft_labels_BK}
+        images_BHWC, soft_BK = mixed(images_BHWC, hard_BK, keys[3], mixup, cutmix)
+        return {**batch, "images": images_BHWC, "soft_labels": soft_BK}
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         if context.train:
@@ -128,17 +128,10 @@ def erased(images_BHWC: jax.Array, rng: jax.Array, probability: float) -> jax.Ar
     return jnp.where(box_BHW[..., None], noise_BHWC, images_BHWC)
 
 
-class Mixed(NamedTuple):
-    """What `mixed` returns: float32 images, and the classes in their shares."""
-
-    images_BHWC: jax.Array
-    soft_labels_BK: jax.Array
-
-
 def mixed(
     images_BHWC: jax.Array, hard_BK: jax.Array, rng: jax.Array, mixup: float, cutmix: float
-) -> Mixed:
-    """Each row mixed with the one before it, by mixup or cutmix; see `augment`."""
+) -> tuple[jax.Array, jax.Array]:
+    """(float32 images, the classes in their shares [B, K]): each row mixed with the one before it."""
     count, height, width, _ = images_BHWC.shape
     blend, cut, place, which = jax.random.split(rng, 4)
     images_BHWC = images_BHWC.astype(jnp.float32)
@@ -155,20 +148,14 @@ def mixed(
     other_BHWC = jnp.roll(images_BHWC, 1, axis=0)
     # The label's share is that of the pixels, whole as they are.
     share_B1 = jnp.mean(share_BHW, axis=(1, 2))[:, None]
-    return Mixed(
-        share_BHW1 * images_BHWC + (1.0 - share_BHW1) * other_BHWC,
-        share_B1 * hard_BK + (1.0 - share_B1) * jnp.roll(hard_BK, 1, axis=0),
-    )
+    soft_BK = share_B1 * hard_BK + (1.0 - share_B1) * jnp.roll(hard_BK, 1, axis=0)
+    return share_BHW1 * images_BHWC + (1.0 - share_BHW1) * other_BHWC, soft_BK
 
 
 def _boxes(rng: jax.Array, sides_B2: jax.Array, height: int, width: int) -> jax.Array:
     """Whether a pixel is in a box at a random place, bool[B, H, W].
 
-    Args:
-      rng: of the places.
-      sides_B2: height and width of each box, as shares of the image's; rounded, at most the whole.
-      height: H.
-      width: W.
+    `sides_B2` are height and width of each box as shares of the image's; rounded, at most the whole.
     """
 
     def along(size: int, share_B: jax.Array, start_B: jax.Array) -> jax.Array:

@@ -1,18 +1,10 @@
 """The seam between a learning problem and everything that trains, sweeps, plans or serves it.
 
-A task is made of pure functions over plain pytrees, so that all of them compose with `jit`, `grad`,
-`vmap` over a population of runs, and ahead-of-time compilation:
+A `Task` is made of pure functions over plain pytrees, so that all of them compose with `jit`, `grad`,
+`vmap` over a population of runs, and ahead-of-time compilation.
 
-    init(rng) -> variables                     {"params", "frozen", state collections}, boxed with
-                                               logical axis names
-    loss(variables, batch, context, hparams) -> Loss      sums and weights, never means
-    merge        {collection: "mean" | "rows" | "last"}: how state joins over microbatches
-    evaluations  {name: Evaluation}: what runs on the device, what the host reports
-    functions    {name: function}: "logits", "generate", ...: what distilling and export call
-    cost         parameters and products of a unit; counted where it is not stated
-
-Sums and weights are what make padding, masks, accumulation and any number of devices give the same
-loss: sums add, and the one division happens after the last of them.
+A loss is sums and weights, never means. They are what make padding, masks, accumulation and any number
+of devices give the same loss: sums add, and the one division happens after the last of them.
 
 A task of your own is a function `my_task(context, *, key=default, ...) -> Task`; its keyword-only
 parameters are the keys of section `task`. With a parameter `base` it is a wrapper: `task.over` names
@@ -89,6 +81,9 @@ class Loss(NamedTuple):
 
 
 LossFunction = Callable[[Variables, Batch, Context, Hparams], Loss]
+# What an evaluation does on the device and on the host, see `Evaluation`.
+Run = Callable[[Variables, Batch, Context, PyTree], tuple[PyTree, PyTree]]
+Report = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +102,16 @@ class Evaluation:
       least: examples without which there is nothing to report.
     """
 
-    run: Callable[[Variables, Batch, Context, PyTree], tuple[PyTree, PyTree]]
-    report: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+    run: Run
+    report: Report
     keeps: Literal["sums", "rows"] = "sums"
     carry: Callable[[int], PyTree] | None = None
     least: int = 1
+
+
+def without_carry(run: Callable[[Variables, Batch, Context], PyTree]) -> Run:
+    """`Evaluation.run` where nothing goes from batch to batch."""
+    return lambda variables, batch, context, carry: (run(variables, batch, context), carry)
 
 
 def means(totals: Totals, _: object = None) -> dict[str, Any]:
@@ -120,17 +120,13 @@ def means(totals: Totals, _: object = None) -> dict[str, Any]:
     return {name: value.tolist() for name, value in values.items()}
 
 
-def scoring(
-    loss: LossFunction, report: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = means
-) -> Evaluation:
+def scoring(loss: LossFunction, report: Report = means) -> Evaluation:
     """The evaluation that sums a task's own metrics; `report` turns their totals into values."""
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[dict[str, Total], PyTree]:
-        return loss(variables, batch, context, {}).metrics, carry
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, Total]:
+        return loss(variables, batch, context, {}).metrics
 
-    return Evaluation(run, report)
+    return Evaluation(without_carry(run), report)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +134,8 @@ class Task:
     """One learning problem; see the module's docstring.
 
     Attributes:
-      init: random key -> boxed variables.
+      init: random key -> variables {"params", "frozen", state collections}, boxed with logical axis
+        names.
       loss: (variables, batch, context, hparams) -> Loss; `hparams` holds those of `Task.hparams`,
         as arrays, and is empty in evaluation.
       unit: what examples are counted in, such as "tokens" or "examples".
@@ -147,11 +144,12 @@ class Task:
       merge: of state collections that are not averaged over microbatches: `rows` have one row for
         each example of the batch, of `last` the last microbatch's is kept. The collection `carry` of
         recurrent layers is part of the state only if it is named here.
-      functions: by name, (variables, ...) -> arrays.
+      functions: by name ("logits", "generate", ...), (variables, ...) -> arrays: what distilling and
+        export call.
       hparams: numbers of the training loss that the step takes as arrays, so that one executable
         serves many values; a number that is zero is switched off and not among them.
       objective: the metric that stands for the run: laws fit it, early stopping watches it.
-      cost: of one unit, where the task knows it.
+      cost: of one unit, where the task knows it; else it is counted.
       boxed: the variables that `init` makes, as shapes; this and what follows `build_task` fills in.
       params: parameter counts under several conventions.
       flops: FLOPs of one unit, forward and backward.
@@ -210,7 +208,7 @@ def call(
     state = [name for name in variables if name not in ("params", "frozen", *SOWN)]
     mutable = [*state, "losses", "metrics"] if context.train else list(changing)
     given = {name: value for name, value in variables.items() if name != "frozen"}
-    output = model.apply(
+    output, after = model.apply(
         given,
         *inputs,
         train=context.train,
@@ -218,7 +216,6 @@ def call(
         mutable=mutable,
         method=method,
     )
-    output, after = output
     if not context.train:
         return output, Sown({name: variables[name] for name in state} | after, None, {})
     sown = [jnp.sum(x) for x in jax.tree.leaves(after.get("losses", {}))]
@@ -244,23 +241,17 @@ def build_task(config: Experiment, info: DataInfo, platform: str) -> Task:
     pin_generator()
     task = _build(config.task, TaskContext(config, info, platform))
     _check_hparams(config.task, task)
-    # Compiled as a function of its own, it is traced here and not again inside other functions.
-    task = dataclasses.replace(task, init=jax.jit(_state_alone(task)))
-    if "score" not in task.evaluations:
-        task = dataclasses.replace(
-            task, evaluations={"score": scoring(task.loss), **task.evaluations}
-        )
-    return _counted(task, config, info)
-
-
-def _state_alone(task: Task) -> Callable[[jax.Array], Variables]:
-    """Its `init` without what modules sowed while it ran, and without a carry that goes nowhere."""
     left_out = SOWN if CARRY in task.merge else (*SOWN, CARRY)
+    whole = task.init
 
-    def kept(rng: jax.Array) -> Variables:
-        return {name: value for name, value in task.init(rng).items() if name not in left_out}
+    def init(rng: jax.Array) -> Variables:
+        """Without what modules sowed while it ran, and without a carry that goes nowhere."""
+        return {name: value for name, value in whole(rng).items() if name not in left_out}
 
-    return kept
+    # Compiled as a function of its own, it is traced here and not again inside other functions.
+    evaluations = {"score": scoring(task.loss), **task.evaluations}
+    task = dataclasses.replace(task, init=jax.jit(init), evaluations=evaluations)
+    return _counted(task, config, info)
 
 
 def _build(section: TaskConfig, context: TaskContext) -> Task:
@@ -299,18 +290,16 @@ def _check_hparams(section: TaskConfig, task: Task) -> None:
 def _counted(task: Task, config: Experiment, info: DataInfo) -> Task:
     boxed = jax.eval_shape(task.init, abstract_key())
     task = dataclasses.replace(task, boxed=boxed)
-    leaves = [
-        (tuple(x.names) if hasattr(x, "names") else None, unbox(x).size)
-        for x in jax.tree.leaves(
-            {name: boxed[name] for name in ("params", "frozen") if name in boxed},
-            is_leaf=lambda x: hasattr(x, "names"),
-        )
-    ]
-    counted = flops.counted_params(leaves)
+    counted = flops.counted_params([boxed.get("params"), boxed.get("frozen")])
     if task.cost is None:
-        per_unit = _traced_flops(task, config, info)
+        rows = config.train.batch_size
+        objective, arguments = traceable(task, info.spec, rows)
+        forward, both = (
+            flops.products(jax.make_jaxpr(f)(*arguments).jaxpr) / (rows * task.units_per_example)
+            for f in (objective, jax.value_and_grad(objective))
+        )
         return dataclasses.replace(
-            task, params=counted, flops=flops.counted_flops(counted, *per_unit)
+            task, params=counted, flops=flops.counted_flops(counted, forward, both)
         )
     stated = flops.params(task.cost)
     if stated.total != counted.total:
@@ -345,13 +334,3 @@ def traceable(task: Task, spec: Spec, rows: int) -> tuple[Callable[..., jax.Arra
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
     return objective, [params, variables, abstract_batch(spec, rows), abstract_key(), step]
-
-
-def _traced_flops(task: Task, config: Experiment, info: DataInfo) -> tuple[float, float]:
-    """(forward, forward and backward) FLOPs of one unit, of the traced loss."""
-    rows = config.train.batch_size
-    objective, arguments = traceable(task, info.spec, rows)
-    forward = jax.make_jaxpr(objective)(*arguments).jaxpr
-    both = jax.make_jaxpr(jax.value_and_grad(objective))(*arguments).jaxpr
-    units = rows * task.units_per_example
-    return flops.products(forward) / units, flops.products(both) / units

@@ -82,23 +82,7 @@ def beam_search(
       fixed: names of arrays of the state that are equal for all hypotheses of a row, such as keys and
         values of what was read: they stay where they are.
     """
-    separator = vocab_size - 1
-    begin_BK = jnp.full((rows, beams), separator, jnp.int32)
-    logits_BKV, state = step(state, begin_BK, jnp.int32(0))
-    beginning = _Beams(
-        place=jnp.int32(0),
-        # All beams are equal at first: one of them goes on.
-        logp_BK=jnp.where(jnp.arange(beams) == 0, 0.0, NEVER)[None].repeat(rows, axis=0),
-        tokens_BKT=jnp.full((rows, beams, length), separator, jnp.int32),
-        logits_BKV=logits_BKV,
-        state=state,
-        best=Sequences(
-            jnp.full((rows, length), separator, jnp.int32),
-            jnp.full((rows,), NEVER, jnp.float32),
-            jnp.zeros((rows,), bool),
-        ),
-        ends_B=jnp.zeros((rows,), jnp.int32),
-    )
+    tokens_BKT = jnp.full((rows, beams, length), vocab_size - 1, jnp.int32)
 
     def done_B(at: _Beams) -> jax.Array:
         bound_B = jnp.max(at.logp_BK, axis=1) / length_penalty(length, alpha)
@@ -109,23 +93,37 @@ def beam_search(
 
     def turn(at: _Beams) -> _Beams:
         beam_BK, token_BK, at = _choose(at, done_B(at), vocab_size, alpha)
+        # Within a row, so that rows may lie on several devices.
+        take = jax.vmap(functools.partial(jnp.take, axis=axis), in_axes=(axis, 0), out_axes=axis)
 
         def follow(path: tuple[jax.tree_util.DictKey, ...], x: jax.Array) -> jax.Array:
-            kept = x.ndim < axis + 2 or path[-1].key in fixed
-            return x if kept else _rearranged(beam_BK, axis, x)
+            return x if x.ndim < axis + 2 or path[-1].key in fixed else take(x, beam_BK)
 
         state = jax.tree_util.tree_map_with_path(follow, at.state)
         # At the last place nothing is read from this step.
         logits_BKV, state = step(state, token_BK, at.place)
         return at._replace(logits_BKV=logits_BKV, state=state)
 
-    at = jax.lax.while_loop(unfinished, turn, beginning)
-    cut_B = ~at.best.ended
+    logits_BKV, state = step(state, tokens_BKT[:, :, 0], jnp.int32(0))
+    at = jax.lax.while_loop(unfinished, turn, _beginning(tokens_BKT, logits_BKV, state))
     score_B = at.logp_BK[:, 0] / length_penalty(length, alpha)
-    return Sequences(
-        jnp.where(cut_B[:, None], at.tokens_BKT[:, 0], at.best.tokens),
-        jnp.where(cut_B, score_B, at.best.score),
-        at.best.ended,
+    return _better(at.best, ~at.best.ended, at.tokens_BKT[:, 0], score_B)
+
+
+def _beginning(tokens_BKT: jax.Array, logits_BKV: jax.Array, state: PyTree) -> _Beams:
+    """Before the first place, where all tokens are separators and `logits_BKV` are of the first step."""
+    rows, beams, _ = tokens_BKT.shape
+    return _Beams(
+        place=jnp.int32(0),
+        # All beams are equal at first: one of them goes on.
+        logp_BK=jnp.where(jnp.arange(beams) == 0, 0.0, NEVER)[None].repeat(rows, axis=0),
+        tokens_BKT=tokens_BKT,
+        logits_BKV=logits_BKV,
+        state=state,
+        best=Sequences(
+            tokens_BKT[:, 0], jnp.full((rows,), NEVER, jnp.float32), jnp.zeros((rows,), bool)
+        ),
+        ends_B=jnp.zeros((rows,), jnp.int32),
     )
 
 
@@ -155,11 +153,8 @@ def _choose(
     score_B = jnp.max(score_BC, axis=1)
     better_B = score_B > at.best.score
     tokens_BT = jnp.take_along_axis(tokens_BCT, first_B[:, None, None], axis=1)[:, 0]
-    best = Sequences(
-        jnp.where(better_B[:, None], tokens_BT, at.best.tokens),
-        jnp.where(better_B, score_B, at.best.score),
-        at.best.ended | better_B,
-    )
+    best = _better(at.best, better_B, tokens_BT, score_B)
+    best = best._replace(ended=best.ended | better_B)
 
     logp_BK, place_BK = jax.lax.top_k(jnp.where(ends_BC, NEVER, logp_BC), beams)
     beam_BK, token_BK = (jnp.take_along_axis(x, place_BK, axis=1) for x in (beam_BC, token_BC))
@@ -173,8 +168,12 @@ def _choose(
     return beam_BK, token_BK, after
 
 
-def _rearranged(beam_BK: jax.Array, axis: int, x: jax.Array) -> jax.Array:
-    """An array of the state with the hypotheses that go on in the place of those before."""
-    # Within a row, so that rows may lie on several devices.
-    take = functools.partial(jnp.take, axis=axis)
-    return jax.vmap(take, in_axes=(axis, 0), out_axes=axis)(x, beam_BK)
+def _better(
+    best: Sequences, better_B: jax.Array, tokens_BT: jax.Array, score_B: jax.Array
+) -> Sequences:
+    """The best sequences, with others in the rows in which these are better; `ended` stays."""
+    return Sequences(
+        jnp.where(better_B[:, None], tokens_BT, best.tokens),
+        jnp.where(better_B, score_B, best.score),
+        best.ended,
+    )

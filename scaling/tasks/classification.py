@@ -3,8 +3,8 @@
 Legend: B batch, H height, W width, C channels, T time, K classes.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError
-from scaling.configs.types import Range, RuntimeNumber
+from scaling.configs.types import RuntimeProbability
 from scaling.ops.cross_entropy import cross_entropy, smoothed
 from scaling.tasks.base import (
     Batch,
@@ -22,15 +22,15 @@ from scaling.tasks.base import (
     Sown,
     Task,
     TaskContext,
-    Total,
     Totals,
     Variables,
     call,
+    means,
     scoring,
 )
 from scaling.tasks.confusions import mistakes, picture
 from scaling.tasks.inputs import inputs
-from scaling.tasks.losses import moments, standard_error
+from scaling.tasks.losses import mean_loss, summed
 
 # Classes that top-5 accuracy looks at, and bins of the calibration error.
 TOP, BINS = 5, 15
@@ -39,7 +39,7 @@ TOP, BINS = 5, 15
 def classification(
     context: TaskContext,
     *,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
 ) -> Task:
     """One label for each image or text; the data say which.
 
@@ -72,8 +72,7 @@ def classification(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BK, sown = logits(variables, batch, context)
-        h = {**numbers, **hparams}
-        return sown.added_to(Loss(*_score(logits_BK, batch, h, context.train), {}))
+        return _score(logits_BK, batch, context, {**numbers, **hparams}, sown)
 
     def perturbations(variables: Variables, batch: Batch, context: Context) -> Variables:
         _, sown = call(
@@ -81,13 +80,10 @@ def classification(
         )
         return sown.state.get("perturbations", {})
 
-    def report(totals: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
-        return summarize_classes(totals, names)
-
     return Task(
         init=init,
         loss=loss,
-        evaluations={"score": scoring(loss, report)},
+        evaluations={"score": scoring(loss, lambda totals, _: summarize_classes(totals, names))},
         functions={
             "logits": lambda *arguments: logits(*arguments)[0],
             "features": lambda *arguments: _read_by_head(lambda: logits(*arguments)),
@@ -128,42 +124,35 @@ def _read_by_head(call_model: Callable[[], object]) -> jax.Array:
 
 
 def _score(
-    logits_BK: jax.Array, batch: Batch, hparams: Hparams, train: bool
-) -> tuple[jax.Array, jax.Array, dict[str, Total]]:
-    """(objective summed over examples, their weight, metrics); evaluation also counts confusions."""
-    weights_B = batch["weights"]
-    nll_B, log_z_B = cross_entropy(logits_BK, batch["labels"])
-    objective_B = nll_B
-    if train and "soft_labels" in batch:
-        objective_B = log_z_B - jnp.sum(batch["soft_labels"] * logits_BK, axis=-1)
-    if train and "label_smoothing" in hparams:
-        objective_B = smoothed(objective_B, log_z_B, logits_BK, hparams["label_smoothing"])
-    weight = jnp.sum(weights_B)
+    logits_BK: jax.Array, batch: Batch, context: Context, hparams: Hparams, sown: Sown
+) -> Loss:
+    """The loss of a batch from its logits; evaluation also counts confusions."""
+    labels_B, weights_B = batch["labels"], batch["weights"]
+    nll_B, log_z_B = cross_entropy(logits_BK, labels_B)
     guess_B = jnp.argmax(logits_BK, axis=-1)
-    right_B = (guess_B == batch["labels"]).astype(jnp.float32)
-    metrics: dict[str, Total] = {
-        "loss": (jnp.sum(weights_B * nll_B), weight),
-        "accuracy": (jnp.sum(weights_B * right_B), weight),
+    right_B = (guess_B == labels_B).astype(jnp.float32)
+    values = {"loss": nll_B, "accuracy": right_B}
+    if context.train:
+        objective_B = nll_B
+        if "soft_labels" in batch:
+            objective_B = log_z_B - jnp.sum(batch["soft_labels"] * logits_BK, axis=-1)
+        if "label_smoothing" in hparams:
+            objective_B = smoothed(objective_B, log_z_B, logits_BK, hparams["label_smoothing"])
+        return summed(values, weights_B, context, sown, objective_B)
+    num_classes = logits_BK.shape[1]
+    if num_classes > TOP:
+        label_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
+        before_B = jnp.sum(logits_BK > label_B1, axis=1)
+        values["top5_accuracy"] = (before_B < TOP).astype(jnp.float32)
+    result = summed(values, weights_B, context, sown)
+    truth_BK = jax.nn.one_hot(labels_B, num_classes) * weights_B[:, None]
+    arrays = {
+        "calibration": _calibration(logits_BK, right_B, weights_B),
+        "confusion": truth_BK.T @ jax.nn.one_hot(guess_B, num_classes),
     }
-    if not train:
-        num_classes = logits_BK.shape[1]
-        if num_classes > TOP:
-            metrics["top5_accuracy"] = (
-                jnp.sum(weights_B * _in_top(logits_BK, batch["labels"])),
-                weight,
-            )
-        metrics["calibration"] = (_calibration(logits_BK, right_B, weights_B), weight)
-        truth_BK = jax.nn.one_hot(batch["labels"], num_classes) * weights_B[:, None]
-        confusion_KK = truth_BK.T @ jax.nn.one_hot(guess_B, num_classes)
-        metrics["confusion"] = (confusion_KK, weight)
-        metrics["moments"] = (moments(weights_B * nll_B, weights_B), weight)
-    return jnp.sum(weights_B * objective_B), weight, metrics
-
-
-def _in_top(logits_BK: jax.Array, labels_B: jax.Array) -> jax.Array:
-    """Whether fewer than `TOP` classes have more than the label's logit, float32[B]."""
-    label_B1 = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)
-    return (jnp.sum(logits_BK > label_B1, axis=1) < TOP).astype(jnp.float32)
+    return result._replace(
+        metrics=result.metrics | {name: (x, result.weight) for name, x in arrays.items()}
+    )
 
 
 def _calibration(logits_BK: jax.Array, right_B: jax.Array, weights_B: jax.Array) -> jax.Array:
@@ -185,7 +174,7 @@ def summarize_classes(totals: Totals, names: tuple[str, ...]) -> dict[str, Any]:
     A class that is never predicted has precision 0, one that never occurs recall 0, as in
     scikit-learn's `classification_report(zero_division=0)`.
     """
-    loss_sum, weight = (float(x) for x in totals["loss"])
+    loss = mean_loss(totals, "examples")
     confusion_KK = np.asarray(totals["confusion"][0], np.float64)  # rows truth, columns guess
     hits_K = np.diag(confusion_KK)
     truth_K, guess_K = confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
@@ -194,15 +183,12 @@ def summarize_classes(totals: Totals, names: tuple[str, ...]) -> dict[str, Any]:
     f1_K = 2 * hits_K / np.maximum(guess_K + truth_K, 1.0)
     confidence_N, right_N = np.asarray(totals["calibration"][0], np.float64)
     return {
-        "loss": loss_sum / weight,
-        "loss_standard_error": standard_error(loss_sum, weight, totals["moments"][0]),
-        "accuracy": float(totals["accuracy"][0]) / weight,
-        **{name: float(totals[name][0]) / weight for name in ("top5_accuracy",) if name in totals},
-        "calibration_error": float(np.abs(confidence_N - right_N).sum()) / weight,
+        **loss,
+        **means({name: totals[name] for name in ("accuracy", "top5_accuracy") if name in totals}),
+        "calibration_error": float(np.abs(confidence_N - right_N).sum()) / loss["examples"],
         "precision_macro": float(precision_K.mean()),
         "recall_macro": float(recall_K.mean()),
         "f1_macro": float(f1_K.mean()),
-        "examples": weight,
         "report": {
             name: {
                 "precision": float(precision_K[k]),

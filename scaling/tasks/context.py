@@ -83,11 +83,7 @@ class TaskContext:
         return count
 
     def need(self, kind: str) -> None:
-        """Refuses data of another kind.
-
-        Raises:
-          ConfigError: the data are not of this kind.
-        """
+        """Raises ConfigError where the data are of another kind."""
         if self.info.kind != kind:
             raise ConfigError(
                 "data.source",
@@ -96,11 +92,7 @@ class TaskContext:
             )
 
     def need_library(self, library: str, evaluation: str) -> None:
-        """Refuses an evaluation that could not report, before anything runs.
-
-        Raises:
-          ConfigError: `eval.also` asks for this evaluation, and its library is not installed.
-        """
+        """Raises ConfigError where `eval.also` asks for an evaluation whose library is not installed."""
         for name, entry in (self.config.eval.also or {}).items():
             chosen = entry.evaluation or name
             if chosen == evaluation and not importlib.util.find_spec(library):

@@ -71,24 +71,20 @@ def contrastive(
 
     Evaluation `retrieval`: see `scaling.tasks.retrieval`.
 
-    Args:
+    Args: as of `speech`, where one kind is utterances, and
       context: config, data, platform; the data give two kinds.
       kind: of the loss, see the module.
       pieces: must divide `train.batch_size`.
-      window_seconds: of samples under a frame; this and what follows where one kind is utterances.
-      hop_seconds: from one frame to the next.
-      mel_bands: of a spectrogram.
-      frequency_masks: see `scaling.tasks.sound.Spectrograms`.
-      time_masks: likewise.
     """
     context.need("pairs")
     _check(context, kind, pieces)
     sound = (window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks)
-    model, reads = _towers(context, lambda rate: Spectrograms.of(rate, *sound))
+    sides = {side: _tower(context, side, lambda rate: Spectrograms(rate, *sound)) for side in SIDES}
+    model = context.model("embed_dim", **{side: tower for side, (tower, _) in sides.items()})
     spec = context.info.spec
 
     def read(batch: Batch, context: Context) -> tuple[Arrays, ...]:
-        return tuple(reads[side].of(of_side(batch, side), context) for side in SIDES)
+        return tuple(r.of(of_side(batch, side), context) for side, (_, r) in sides.items())
 
     def init(rng: jax.Array) -> Variables:
         example = {key: jnp.ones((1, *shape), dtype) for key, (shape, dtype) in spec.items()}
@@ -141,13 +137,6 @@ def _check(context: TaskContext, kind: Kind, pieces: int) -> None:
             f"{pieces} does not divide train.batch_size={train.batch_size}",
             "give a divisor",
         )
-
-
-def _towers(context: TaskContext, hear: Hear) -> tuple[nn.Module, dict[str, Inputs]]:
-    """(the model with both towers in it, how each reads its part of a batch)."""
-    towers = {side: _tower(context, side, hear) for side in SIDES}
-    model = context.model("embed_dim", **{side: tower for side, (tower, _) in towers.items()})
-    return model, {side: reads for side, (_, reads) in towers.items()}
 
 
 def _tower(context: TaskContext, side: str, hear: Hear) -> tuple[nn.Module, Inputs]:

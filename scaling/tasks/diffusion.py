@@ -33,7 +33,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
-from scaling.tasks.losses import reported, summed
+from scaling.tasks.losses import mean_loss, summed
 from scaling.tasks.pictures import as_pixels, as_signed, image_shape
 
 Kind = Literal["flow", "ddpm"]
@@ -76,9 +76,6 @@ def diffusion(
     chosen = _sampler(kind, sampler, sample_steps)
     levels = noise_levels()
 
-    def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, *shape)), jnp.zeros((1,)), train=False)
-
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         del hparams
         image_BHWC = as_signed(batch["images"])
@@ -106,9 +103,9 @@ def diffusion(
         return as_pixels(integrate(field, noise_BHWC, sample_steps, heun=chosen == "heun"))
 
     return Task(
-        init=init,
+        init=lambda rng: model.init(rng, jnp.zeros((1, *shape)), jnp.zeros((1,)), train=False),
         loss=loss,
-        evaluations={"score": scoring(loss, reported("examples"))},
+        evaluations={"score": scoring(loss, lambda totals, _: mean_loss(totals, "examples"))},
         functions={"sample": sample},
     )
 

@@ -15,15 +15,13 @@ gradient are counted.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.extend
 
 from scaling.models.cost import Cost
-
-AxisNames = tuple[str | None, ...] | None
+from scaling.parallel.sharding import PyTree, unbox
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +97,19 @@ def flops(cost: Cost) -> FlopCounts:
     )
 
 
-def counted_params(names_and_sizes: Iterable[tuple[AxisNames, int]]) -> ParamCounts:
-    """Parameter counts of a model that states no cost, from the axis names of its parameters.
+def counted_params(boxed: PyTree) -> ParamCounts:
+    """Parameter counts of a model that states no cost, from its parameters with their axis names.
 
     A parameter whose first axis is `vocab` or `positions` is a table, one whose last axis is
     `vocab` an output matrix; all else is the body.
     """
     total = tables = heads = 0
-    for names, size in names_and_sizes:
+    for leaf in jax.tree.leaves(boxed, is_leaf=lambda x: hasattr(x, "names")):
+        names: tuple[str | None, ...] = getattr(leaf, "names", ())
+        size = unbox(leaf).size
         total += size
         tables += size if names and names[0] in ("vocab", "positions") else 0
-        heads += size if names and len(names) > 1 and names[-1] == "vocab" else 0
+        heads += size if len(names) > 1 and names[-1] == "vocab" else 0
     body = total - tables - heads
     return ParamCounts(total, body, body + heads, total, tables)
 
@@ -157,7 +157,11 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
             rows, kernel = _shape(equation.invars[0]), _shape(equation.invars[1])
             total += 2.0 * math.prod(rows) * kernel[-1]
         else:
-            inner = [products(one) for one in _inner_jaxprs(equation.params)]
+            leaves = jax.tree.leaves(equation.params)
+            inner = [
+                products(x.jaxpr) for x in leaves if isinstance(x, jax.extend.core.ClosedJaxpr)
+            ]
+            inner += [products(x) for x in leaves if isinstance(x, jax.extend.core.Jaxpr)]
             if name == "cond":
                 total += max(inner, default=0.0)
             else:
@@ -167,12 +171,3 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> float:
 
 def _shape(variable: jax.extend.core.Var | jax.extend.core.Literal) -> tuple[int, ...]:
     return tuple(cast(jax.core.ShapedArray, variable.aval).shape)
-
-
-def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[jax.extend.core.Jaxpr]:
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, jax.extend.core.ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, jax.extend.core.Jaxpr):
-                yield one

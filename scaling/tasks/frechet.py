@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.parallel.sharding import PyTree
-from scaling.tasks.base import Batch, Context, Evaluation, Task, Variables
+from scaling.tasks.base import Batch, Context, Evaluation, Task, Variables, without_carry
 from scaling.tasks.pictures import sheet
 
 # A class counts as covered when at least this share of the samples is given to it.
@@ -45,9 +45,7 @@ def compared(task: Task, classifier: Classifier) -> Evaluation:
     sample = task.functions["sample"]
     features, logits = (classifier.task.functions[name] for name in ("features", "logits"))
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         judge = classifier.variables()
         made_BHWC = sample(variables, context.rng, len(batch["images"]))
         generated = {**batch, "images": made_BHWC}
@@ -56,12 +54,14 @@ def compared(task: Task, classifier: Classifier) -> Evaluation:
             "generated": features(judge, generated, context),
             "class": jnp.argmax(logits(judge, generated, context), axis=-1),
             "images": made_BHWC,
-        }, carry
+        }
 
-    def report(rows: Mapping[str, np.ndarray], _: Mapping[str, Any]) -> dict[str, Any]:
-        return summarize(rows, classifier.names)
-
-    return Evaluation(run, report, keeps="rows", least=LEAST)
+    return Evaluation(
+        without_carry(run),
+        lambda rows, _: summarize(rows, classifier.names),
+        keeps="rows",
+        least=LEAST,
+    )
 
 
 def summarize(rows: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Legend: B batch, Z latent, H height, W width, C channels, P pixels of an image t
 """
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from scaling.configs import ConfigError
 from scaling.configs.types import RuntimeFloat
 from scaling.ops import constrain
 from scaling.tasks.base import Batch, Context, Hparams, Loss, Task, TaskContext, Total, Variables
+from scaling.tasks.losses import weighted
 from scaling.tasks.pictures import as_pixels, as_signed, image_shape
 
 Kind = Literal["non_saturating", "hinge"]
@@ -47,9 +48,6 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
     shape, model = image_shape(context), context.model("latent", "generate", "discriminate")
     numbers = {"r1": r1} if r1 else {}
 
-    def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, model.latent)), shape)
-
     def generate(variables: Variables, rng: jax.Array, count: int) -> jax.Array:
         z_BZ = constrain(jax.random.normal(rng, (count, model.latent)), ("batch", None))
         return model.apply(variables, z_BZ, shape, method="generate")
@@ -59,42 +57,28 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
         fake_BHWC = generate(variables, context.rng, len(real_BHWC))
         h = {**numbers, **hparams}
         slope = context.train and "r1" in h
-        real_B, slope_B, state = _judge_real(model, variables, real_BHWC, context.train, slope)
-        variables = {**variables, **state}
+        real_B, slope_B, variables = _judge_real(model, variables, real_BHWC, context.train, slope)
         judge = functools.partial(model.apply, method="discriminate")
         fake_B = judge(variables, jax.lax.stop_gradient(fake_BHWC))
         d_B = discriminator_loss(kind, real_B, fake_B)
         g_B = generator_loss(kind, judge(jax.lax.stop_gradient(variables), fake_BHWC))
         weights_B = batch["weights"]
-        weight = jnp.sum(weights_B)
         rows = {"loss": d_B + g_B, "d_loss": d_B, "g_loss": g_B}
         objective_B = d_B + g_B
         if slope:
             rows["squared_slope"] = slope_B
             objective_B = objective_B + 0.5 * h["r1"] * slope_B
-        metrics: dict[str, Total] = {
-            name: (jnp.sum(weights_B * x_B), weight) for name, x_B in rows.items()
-        }
+        metrics = weighted(rows, weights_B)
         if not context.train:
-            if len(weights_B) < 2:
-                raise ConfigError(
-                    "eval.batch_size", "1 leaves no two images to compare", "give at least 2"
-                )
-            # What a last batch of a single image gives is not a distance.
-            compared = jnp.where(jnp.sum(weights_B > 0) > 1, weight, 0.0)
-            distance = energy_distance(real_BHWC, fake_BHWC, weights_B)
-            metrics["energy_distance"] = (distance * compared, compared)
+            metrics["energy_distance"] = _distance(real_BHWC, fake_BHWC, weights_B)
         kept = {name: x for name, x in variables.items() if name not in ("params", "frozen")}
-        return Loss(jnp.sum(weights_B * objective_B), weight, metrics, kept)
-
-    def sample(variables: Variables, rng: jax.Array, count: int) -> jax.Array:
-        return as_pixels(generate(variables, rng, count))
+        return Loss(jnp.sum(weights_B * objective_B), metrics["loss"][1], metrics, kept)
 
     return Task(
-        init=init,
+        init=lambda rng: model.init(rng, jnp.zeros((1, model.latent)), shape),
         loss=loss,
         merge={STATE: "last"},
-        functions={"sample": sample},
+        functions={"sample": lambda *arguments: as_pixels(generate(*arguments))},
         hparams=numbers,
         objective="energy_distance",
     )
@@ -102,20 +86,21 @@ def gan(context: TaskContext, *, kind: Kind = "non_saturating", r1: RuntimeFloat
 
 def _judge_real(
     model: nn.Module, variables: Variables, real_BHWC: jax.Array, train: bool, slope: bool
-) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-    """(scores [B] of real images, squared norms [B] of their gradients or zeros, new state)."""
+) -> tuple[jax.Array, jax.Array, Variables]:
+    """(scores [B] of real images, squared norms [B] of their gradients or zeros, variables after)."""
 
-    def scores(images_BHWC: jax.Array) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
+    def scores(images_BHWC: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
         mutable = [STATE] if train else []
         score_B, state = model.apply(variables, images_BHWC, method="discriminate", mutable=mutable)
-        return jnp.sum(score_B), (score_B, dict(state))
+        return jnp.sum(score_B), (score_B, state)
 
     if not slope:
         _, (score_B, state) = scores(real_BHWC)
-        return score_B, jnp.zeros_like(score_B), state
+        return score_B, jnp.zeros_like(score_B), {**variables, **state}
     # Rows do not see each other, so the gradient of the sum holds that of each row.
     gradient_BHWC, (score_B, state) = jax.grad(scores, has_aux=True)(real_BHWC)
-    return score_B, jnp.sum(jnp.square(gradient_BHWC), axis=(1, 2, 3)), state
+    slope_B = jnp.sum(jnp.square(gradient_BHWC), axis=(1, 2, 3))
+    return score_B, slope_B, {**variables, **state}
 
 
 def discriminator_loss(kind: Kind, real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
@@ -130,20 +115,21 @@ def generator_loss(kind: Kind, fake_B: jax.Array) -> jax.Array:
     return -fake_B if kind == "hinge" else jax.nn.softplus(-fake_B)
 
 
+def _distance(real_BHWC: jax.Array, fake_BHWC: jax.Array, weights_B: jax.Array) -> Total:
+    """`energy_distance` of a batch as a metric."""
+    if len(weights_B) < 2:
+        raise ConfigError("eval.batch_size", "1 leaves no two images to compare", "give at least 2")
+    # What a last batch of a single image gives is not a distance.
+    weight = jnp.where(jnp.sum(weights_B > 0) > 1, jnp.sum(weights_B), 0.0)
+    return energy_distance(real_BHWC, fake_BHWC, weights_B) * weight, weight
+
+
 def energy_distance(x_BHWC: jax.Array, y_BHWC: jax.Array, weights_B: jax.Array) -> jax.Array:
     """2 E|x - y| - E|x - x'| - E|y - y'| without bias, |.| the root mean square over pixels.
 
     Zero in expectation where, and only where, both are of one distribution (Szekely and Rizzo 2013);
     nothing is learned or tuned for it. It sees pixels: brightness and shape, less than a classifier's
-    features do. At least two rows must have a weight.
-
-    Args:
-      x_BHWC: some images.
-      y_BHWC: as many others.
-      weights_B: of both, 0 for padding.
-
-    Returns:
-      float32[].
+    features do. Both have these weights, 0 for padding, and at least two rows must have one; float32[].
     """
     pairs_BB = weights_B[:, None] * weights_B[None]
     others_BB = pairs_BB * (1.0 - jnp.eye(len(weights_B)))

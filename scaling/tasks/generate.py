@@ -10,8 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.parallel.sharding import PyTree
+
 Variables = dict[str, Any]
-Carry = tuple[Variables, jax.Array]  # the cache, and logits [B, V] of the next token
+Carry = tuple[PyTree, jax.Array]  # the cache or all tokens, and logits [B, V] of the next token
 # (variables, prompt_BP, rng, temperature) -> new tokens int32 [B, N]
 Generate = Callable[[Variables, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -43,46 +45,34 @@ def make_generate(
         drawn_B = jax.random.categorical(rng, logits_BV / jnp.maximum(temperature, 1e-6))
         return jnp.where(temperature > 0, drawn_B, best_B).astype(jnp.int32)
 
-    def cached(
+    def generate(
         variables: Variables, prompt_BP: jax.Array, rng: jax.Array, temperature: jax.Array
     ) -> jax.Array:
-        def apply(cache: Variables, tokens_BT: jax.Array, start: jax.Array) -> Carry:
+        batch, length = prompt_BP.shape
+
+        def continued(cache: PyTree, tokens_BT: jax.Array, start: jax.Array) -> Carry:
             positions_BT = start + jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-            logits_BTV, state = model.apply(
-                {**variables, **cache},
-                tokens_BT,
-                None,
-                positions_BT,
-                train=False,
-                mutable=["cache"],
-            )
+            inputs, given = (tokens_BT, None, positions_BT), {**variables, **cache}
+            logits_BTV, state = model.apply(given, *inputs, train=False, mutable=["cache"])
             return dict(state), logits_BTV[:, -1]
 
-        carry = apply({}, prompt_BP, jnp.int32(0))
+        def read_again(before_BT: PyTree, tokens_BT: jax.Array, start: jax.Array) -> Carry:
+            all_BT = jax.lax.dynamic_update_slice_in_dim(before_BT, tokens_BT, start, axis=1)
+            positions_BT = jnp.broadcast_to(jnp.arange(all_BT.shape[1]), all_BT.shape)
+            logits_BTV = model.apply(variables, all_BT, None, positions_BT, train=False)
+            last = start + tokens_BT.shape[1] - 1
+            return all_BT, jax.lax.dynamic_index_in_dim(logits_BTV, last, axis=1, keepdims=False)
+
+        caches = getattr(model, "caches", False)
+        read = continued if caches else read_again
+        nothing: PyTree = {} if caches else jnp.zeros((batch, length + new), prompt_BP.dtype)
 
         def turn(carry: Carry, i: jax.Array) -> tuple[Carry, jax.Array]:
-            cache, logits_BV = carry
+            state, logits_BV = carry
             token_B = draw(logits_BV, jax.random.fold_in(rng, i), temperature)
-            return apply(cache, token_B[:, None], prompt_BP.shape[1] + i), token_B
+            return read(state, token_B[:, None], length + i), token_B
 
-        _, tokens_NB = jax.lax.scan(turn, carry, jnp.arange(new))
+        _, tokens_NB = jax.lax.scan(turn, read(nothing, prompt_BP, jnp.int32(0)), jnp.arange(new))
         return tokens_NB.T
 
-    def whole(
-        variables: Variables, prompt_BP: jax.Array, rng: jax.Array, temperature: jax.Array
-    ) -> jax.Array:
-        length = prompt_BP.shape[1]
-        tokens_BT = jnp.pad(prompt_BP, ((0, 0), (0, new)))
-        positions_BT = jnp.broadcast_to(jnp.arange(length + new), tokens_BT.shape)
-
-        def turn(i: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-            logits_BTV = model.apply(variables, tokens_BT, None, positions_BT, train=False)
-            logits_BV = jax.lax.dynamic_index_in_dim(
-                logits_BTV, length + i - 1, axis=1, keepdims=False
-            )
-            token_B = draw(logits_BV, jax.random.fold_in(rng, i), temperature)
-            return jax.lax.dynamic_update_index_in_dim(tokens_BT, token_B, length + i, axis=1)
-
-        return jax.lax.fori_loop(0, new, turn, tokens_BT)[:, length:]
-
-    return cached if getattr(model, "caches", False) else whole
+    return generate

@@ -3,7 +3,6 @@
 Legend: B batch, H height, W width, C channels, T time, M mel bands.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -33,28 +32,19 @@ class Inputs(NamedTuple):
 
 def images(context: TaskContext) -> Inputs:
     """Called as model(images_BHWC, train=...), with values in [0, 1]."""
-    shape = image_shape(context)
-
-    def of(batch: Batch, context: Context) -> tuple[jax.Array, ...]:
-        return (batch["images"].astype(jnp.float32) / 255.0,)
-
-    return Inputs(of, sizes=shape)
+    return Inputs(
+        lambda batch, _: (batch["images"].astype(jnp.float32) / 255.0,),
+        sizes=image_shape(context),
+    )
 
 
 def texts(context: TaskContext) -> Inputs:
     """Called as model(inputs_BT, segments_BT, train=...), with segment 0 for padding."""
-    info = context.info
-    vocab_size = context.outputs("vocab_size", info.vocab_size)
-
-    def of(batch: Batch, context: Context) -> tuple[jax.Array, ...]:
-        return batch["inputs"], batch["segments"]
-
-    return Inputs(of, keys={"vocab_size": vocab_size}, sizes=info.spec["inputs"][0][0])
-
-
-def utterances(hear: Callable[[int], Spectrograms], context: TaskContext) -> Inputs:
-    """Called as model(features_BTM, frames_B, train=...); its `vocab_size` numbers a frame."""
-    return Inputs(hear(context.info.facts["sample_rate"]), output="vocab_size")
+    return Inputs(
+        lambda batch, _: (batch["inputs"], batch["segments"]),
+        keys={"vocab_size": context.outputs("vocab_size", context.info.vocab_size)},
+        sizes=context.info.spec["inputs"][0][0],
+    )
 
 
 def inputs(context: TaskContext, hear: Callable[[int], Spectrograms] | None = None) -> Inputs:
@@ -69,7 +59,10 @@ def inputs(context: TaskContext, hear: Callable[[int], Spectrograms] | None = No
     """
     kinds = {"images": images, "labelled_text": texts}
     if hear is not None:
-        kinds["utterances"] = functools.partial(utterances, hear)
+        # Called as model(features_BTM, frames_B, train=...); its `vocab_size` numbers a frame.
+        kinds["utterances"] = lambda context: Inputs(
+            hear(context.info.facts["sample_rate"]), output="vocab_size"
+        )
     kind = context.info.kind
     if kind not in kinds:
         context.need(" or ".join(kinds))

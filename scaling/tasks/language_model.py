@@ -6,7 +6,7 @@ Legend: B batch, T time, D model width, V vocabulary.
 import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Annotated, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError
-from scaling.configs.types import Range, RuntimeFloat, RuntimeNumber
-from scaling.ops.cross_entropy import Score, chunked_loss, cross_entropy, smoothed, softcap
+from scaling.configs.types import RuntimeFloat, RuntimeProbability
+from scaling.ops.cross_entropy import chunked_loss, cross_entropy, smoothed, softcap
 from scaling.tasks.base import (
     CARRY,
     Batch,
@@ -33,6 +33,7 @@ from scaling.tasks.base import (
     call,
     means,
     scoring,
+    without_carry,
 )
 from scaling.tasks.generate import Generate, make_generate
 from scaling.tasks.keys import abstract_key
@@ -43,7 +44,7 @@ def language_model(
     context: TaskContext,
     *,
     z_loss: RuntimeFloat = 0.0,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
 ) -> Task:
     """Next-token prediction with a decoder.
 
@@ -64,7 +65,6 @@ def language_model(
     info, seq_len = context.info, context.config.data.text.seq_len
     vocab = context.outputs("vocab_size", info.vocab_size)
     model = context.model(vocab_size=vocab)
-    token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
     given = {"z_loss": z_loss, "label_smoothing": label_smoothing}
     numbers = {name: value for name, value in given.items() if value}
     generate = _generator(model, info.vocab_size or vocab)
@@ -75,14 +75,14 @@ def language_model(
         return model.init(rng, jnp.zeros((rows, seq_len), jnp.int32), train=False)
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
-        return call(model, variables, *_inputs(batch), context=context)[0]
+        return call(model, variables, *inputs_of(batch), context=context)[0]
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         # In evaluation too, so that a batch finds where the one before it ended.
         changing = (CARRY,) if carries else ()
         h = {**numbers, **hparams}
         return token_loss(
-            model, variables, _inputs(batch), batch, context, h, token_bytes, changing
+            model, variables, inputs_of(batch), batch, context, h, info.token_bytes, changing
         )
 
     score = scoring(loss, summarize)
@@ -140,22 +140,21 @@ def samples(make: Callable[[int], Generate], seq_len: int) -> Evaluation:
     """Continues the beginnings of held-out examples at temperature 1, as text."""
     given = max(1, seq_len // 4)
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         prompt_BP = batch["inputs"][:, :given]
         new = make(seq_len - given)(dict(variables), prompt_BP, context.rng, jnp.float32(1.0))
-        return {"prompt": prompt_BP, "new": new}, carry
+        return {"prompt": prompt_BP, "new": new}
 
     def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
         decode = artefacts["tokenizer"].decode
         pairs = zip(rows["prompt"][:4], rows["new"][:4], strict=True)
         return {"texts": [{"prompt": decode(p), "continued": decode(n)} for p, n in pairs]}
 
-    return Evaluation(run, report, keeps="rows")
+    return Evaluation(without_carry(run), report, keeps="rows")
 
 
-def _inputs(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+def inputs_of(batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """What a model of tokens is called with."""
     return batch["inputs"], batch.get("segments"), batch.get("positions")
 
 
@@ -166,21 +165,18 @@ def hidden_and_kernel(
     return model.hidden(*inputs, train=train), model.head_kernel()
 
 
-def capped(cap: float | None) -> Score:
-    """The training objective of a token from its logits, which this cap bounds first."""
-
-    def score(
-        logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return _objective(softcap(logits_xV, cap), targets_x, hparams)
-
-    return score
-
-
-def _objective(
-    logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams
+def objective(
+    logits_xV: jax.Array, targets_x: jax.Array, hparams: Hparams, cap: float | None = None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """What training minimises, of each token; beside it the plain loss and the log normaliser."""
+    """What training minimises, of each token; beside it the plain loss and the log normaliser.
+
+    Args:
+      logits_xV: as the model's matrix gives them; `cap` bounds them first.
+      targets_x: int32.
+      hparams: see `language_model`.
+      cap: `model.logit_softcap`; None where the model has bounded them.
+    """
+    logits_xV = softcap(logits_xV, cap)
     nll_x, log_z_x = cross_entropy(logits_xV, targets_x)
     objective_x = nll_x
     if "label_smoothing" in hparams:
@@ -222,18 +218,18 @@ def token_loss(
         model, variables, *inputs, context=context, method=method, changing=changing
     )
     if in_pieces:
-        score = capped(getattr(model, "logit_softcap", None))
+        score = partial(objective, cap=getattr(model, "logit_softcap", None))
         objective_BT, (nll_BT, log_z_BT) = chunked_loss(score, *output, targets_BT, hparams)
     else:
         hparams = hparams if context.train else {}
-        objective_BT, (nll_BT, log_z_BT) = _objective(output, targets_BT, hparams)
+        objective_BT, (nll_BT, log_z_BT) = objective(output, targets_BT, hparams)
     values = {"loss": nll_BT}
     if "z_loss" in hparams:
         values["log_z_squared"] = log_z_BT**2
     if not context.train:
         values["accuracy"] = (jnp.argmax(output, axis=-1) == targets_BT).astype(jnp.float32)
         if token_bytes is not None:
-            values["bytes"] = jnp.asarray(token_bytes)[targets_BT]
+            values["bytes"] = jnp.asarray(token_bytes, jnp.float32)[targets_BT]
     return summed(values, weights_BT, context, sown, objective_BT)
 
 

@@ -3,14 +3,20 @@
 Legend: B batch, x nothing, or the tokens of an example.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.tasks.base import Context, Loss, Sown, Totals
+from scaling.tasks.base import Context, Loss, Sown, Total, Totals
+
+
+def weighted(values: Mapping[str, jax.Array], weights_Bx: jax.Array) -> dict[str, Total]:
+    """{name: (weighted sum, sum of the weights)} of what has these weights."""
+    weight = jnp.sum(weights_Bx)
+    return {name: (jnp.sum(weights_Bx * x_Bx), weight) for name, x_Bx in values.items()}
 
 
 def summed(
@@ -29,9 +35,8 @@ def summed(
       sown: what the model left beside its output.
       objective_Bx: what is differentiated; None is the loss.
     """
-    weight = jnp.sum(weights_Bx)
-    metrics = {name: (jnp.sum(weights_Bx * x_Bx), weight) for name, x_Bx in values.items()}
-    total = metrics["loss"][0]
+    metrics = weighted(values, weights_Bx)
+    total, weight = metrics["loss"]
     if not context.train:
         parts = (weights_Bx * values["loss"], weights_Bx)
         loss_B, weight_B = (jnp.sum(x.reshape(len(x), -1), axis=1) for x in parts)
@@ -46,11 +51,6 @@ def mean_loss(totals: Totals, units: str) -> dict[str, Any]:
     loss_sum, weight = (float(x) for x in totals["loss"])
     error = standard_error(loss_sum, weight, totals["moments"][0])
     return {"loss": loss_sum / weight, "loss_standard_error": error, units: weight}
-
-
-def reported(units: str) -> Callable[[Totals, object], dict[str, Any]]:
-    """`mean_loss` as the report of an evaluation."""
-    return lambda totals, _: mean_loss(totals, units)
 
 
 def moments(loss_B: jax.Array, weight_B: jax.Array) -> jax.Array:

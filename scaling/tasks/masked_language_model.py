@@ -22,20 +22,23 @@ from scaling.tasks.base import (
     Evaluation,
     Hparams,
     Loss,
-    PyTree,
     Task,
     TaskContext,
+    Total,
     Totals,
     Variables,
     call,
     scoring,
+    without_carry,
 )
 from scaling.tasks.keys import wrap_key
-from scaling.tasks.language_model import hidden_and_kernel, summarize, token_loss
+from scaling.tasks.language_model import hidden_and_kernel, inputs_of, summarize, token_loss
 from scaling.tasks.losses import mean_loss, moments
 
 # Of the chosen tokens, the share that the mask hides, and that another token replaces; the others stay.
 MASKED, REPLACED = 0.8, 0.1
+
+Predicted = tuple[jax.Array, jax.Array]  # hidden states [B, T, D], output matrix [D, V]
 
 
 def masked_language_model(
@@ -72,18 +75,12 @@ def masked_language_model(
         starts_V[info.facts.get("starts_word", range(mask))] = True
     hide = partial(hidden_tokens, separator=mask - 1, rate=mask_rate, starts_V=starts_V)
 
-    def init(rng: jax.Array) -> Variables:
-        return model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False)
-
-    def predict(
-        variables: Variables, tokens_BT: jax.Array, batch: Batch, context: Context
-    ) -> tuple[jax.Array, jax.Array]:
-        """(hidden states [B, T, D], output matrix [D, V])."""
-        inputs = (tokens_BT, batch.get("segments"), batch.get("positions"))
+    def predict(variables: Variables, batch: Batch, context: Context) -> Predicted:
+        inputs = inputs_of(batch)
         return call(model, variables, *inputs, context=context, method=hidden_and_kernel)[0]
 
     def logits(variables: Variables, batch: Batch, context: Context) -> jax.Array:
-        return _logits(model, *predict(variables, batch["inputs"], batch, context))
+        return _logits(model, *predict(variables, batch, context))
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         targets_BT = batch["inputs"]
@@ -93,11 +90,11 @@ def masked_language_model(
             tokens_BT, chosen_BT = jax.vmap(hide)(targets_BT[:, None], text_keys(targets_BT))
             tokens_BT, chosen_BT = tokens_BT[:, 0], chosen_BT[:, 0]
         scored = {"targets": targets_BT, "weights": batch["weights"] * chosen_BT}
-        inputs = (tokens_BT, batch.get("segments"), batch.get("positions"))
+        inputs = inputs_of({**batch, "inputs": tokens_BT})
         return token_loss(model, variables, inputs, scored, context, hparams)
 
     return Task(
-        init=init,
+        init=lambda rng: model.init(rng, jnp.zeros((1, seq_len), jnp.int32), train=False),
         loss=loss,
         unit="tokens",
         units_per_example=seq_len,
@@ -122,7 +119,7 @@ def _model(context: TaskContext, vocab_size: int) -> nn.Module:
 
 
 def one_by_one(
-    predict: Callable[[Variables, jax.Array, Batch, Context], tuple[jax.Array, jax.Array]],
+    predict: Callable[[Variables, Batch, Context], Predicted],
     score: Callable[[jax.Array, jax.Array], jax.Array],
     seq_len: int,
     mask: int,
@@ -130,29 +127,27 @@ def one_by_one(
     """`pseudo_perplexity`: every token of a text predicted with it alone hidden.
 
     Args:
-      predict: (variables, tokens, batch, context) -> (hidden states, output matrix).
+      predict: (variables, batch, context) -> (hidden states, output matrix).
       score: (hidden states, output matrix) -> logits.
       seq_len: T; a batch takes so many forward passes.
       mask: the token that hides; the one before it is the separator, which is not scored.
     """
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, Total]:
         tokens_BT = batch["inputs"]
 
         def at(place: jax.Array) -> jax.Array:
             hidden_BT = tokens_BT.at[:, place].set(mask)
-            x_BTD, kernel_DV = predict(variables, hidden_BT, batch, context)
+            x_BTD, kernel_DV = predict(variables, {**batch, "inputs": hidden_BT}, context)
             return cross_entropy(score(x_BTD[:, place], kernel_DV), tokens_BT[:, place])[0]
 
         nll_BT = jax.lax.map(at, jnp.arange(seq_len)).T
         weights_BT = batch["weights"] * (tokens_BT != mask - 1)
         loss_B, weight_B = jnp.sum(weights_BT * nll_BT, axis=1), jnp.sum(weights_BT, axis=1)
         total = jnp.sum(loss_B), jnp.sum(weight_B)
-        return {"loss": total, "moments": (moments(loss_B, weight_B), total[1])}, carry
+        return {"loss": total, "moments": (moments(loss_B, weight_B), total[1])}
 
-    return Evaluation(run, pseudo_perplexity)
+    return Evaluation(without_carry(run), pseudo_perplexity)
 
 
 def text_keys(tokens_BT: jax.Array) -> jax.Array:

@@ -3,7 +3,6 @@
 Legend: B batch, T time, D model width, V items and the separator, I items.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from scaling.tasks.base import (
     call,
     scoring,
 )
-from scaling.tasks.language_model import hidden_and_kernel
+from scaling.tasks.language_model import hidden_and_kernel, objective
 from scaling.tasks.losses import mean_loss, summed
 
 
@@ -76,7 +75,7 @@ def next_item(context: TaskContext) -> Task:
             return evaluate(variables, batch, context)
         weights_BT = batch["weights"] * (batch["targets"] < items)
         output, sown = predict(variables, batch, context)
-        nll_BT, _ = chunked_loss(_score, *output, batch["targets"], dict(hparams))
+        nll_BT, _ = chunked_loss(objective, *output, batch["targets"], {})
         return summed({"loss": nll_BT}, weights_BT, context, sown)
 
     return Task(
@@ -88,12 +87,6 @@ def next_item(context: TaskContext) -> Task:
         functions={"logits": lambda *arguments: logits(*arguments)[0]},
         cost=model.cost(length) if hasattr(model, "cost") else None,
     )
-
-
-def _score(
-    logits_xV: jax.Array, targets_x: jax.Array, hparams: Mapping[str, Any]
-) -> tuple[jax.Array, tuple[()]]:
-    return cross_entropy(logits_xV, targets_x)[0], ()
 
 
 def _end(batch: Batch) -> jax.Array:

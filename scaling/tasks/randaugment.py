@@ -107,9 +107,8 @@ def _tables(image_HWC: jax.Array, strength: float) -> jax.Array:
     bits = round(POSTERIZE * strength)
     posterize_256 = (value_256 >> bits) << bits
     solarize_256 = jnp.where(value_256 >= 255 * (1 - strength), 255 - value_256, value_256)
-    by_channel = [_autocontrast, _equalize]
     flat_CN = image_HWC.reshape(-1, channels).T
-    stretched = [jax.vmap(table)(flat_CN) for table in by_channel]
+    stretched = [jax.vmap(table)(flat_CN) for table in (_autocontrast, _equalize)]
     alike = [jnp.tile(t, (channels, 1)) for t in (posterize_256, solarize_256, value_256)]
     return jnp.stack([*alike[:2], *stretched, alike[2]])
 

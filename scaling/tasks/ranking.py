@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.tasks.base import Batch, Total, Totals, means
+from scaling.tasks.losses import weighted
 
 TOP = 10
 
@@ -46,21 +47,19 @@ def totals(
     """
     weights_B = batch["weights"].reshape(len(item_B), -1).sum(axis=1)
     popular_BV = jnp.broadcast_to(jnp.asarray(counts, jnp.float32), scores_BV.shape)
-    weight = jnp.sum(weights_B)
-    sums: dict[str, Total] = {}
+    gains: dict[str, jax.Array] = {}
     for prefix, scores in (("", scores_BV), ("popularity_", popular_BV)):
         place_B = place(scores, item_B, batch["seen"])
         top_B = place_B < TOP
-        gains = {
-            f"hr{TOP}": top_B.astype(jnp.float32),
-            f"ndcg{TOP}": jnp.where(top_B, 1.0 / jnp.log2(place_B + 2.0), 0.0),
-            "mrr": 1.0 / (place_B + 1.0),
+        gains |= {
+            f"{prefix}hr{TOP}": top_B.astype(jnp.float32),
+            f"{prefix}ndcg{TOP}": jnp.where(top_B, 1.0 / jnp.log2(place_B + 2.0), 0.0),
+            f"{prefix}mrr": 1.0 / (place_B + 1.0),
         }
-        sums |= {prefix + k: (jnp.sum(weights_B * gain_B), weight) for k, gain_B in gains.items()}
-    return sums
+    return weighted(gains, weights_B)
 
 
-def report(totals: Totals) -> dict[str, Any]:
+def report(totals: Totals, _: object = None) -> dict[str, Any]:
     """The means of those of `totals` that rank, by name."""
     ends = (f"hr{TOP}", f"ndcg{TOP}", "mrr")
     return means({name: total for name, total in totals.items() if name.endswith(ends)})

@@ -3,7 +3,6 @@
 Legend: B batch, V items.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,14 +17,15 @@ from scaling.tasks.base import (
     Evaluation,
     Hparams,
     Loss,
-    PyTree,
     Task,
     TaskContext,
+    Total,
     Totals,
     Variables,
     call,
     means,
     scoring,
+    without_carry,
 )
 from scaling.tasks.losses import mean_loss, summed
 
@@ -74,19 +74,14 @@ def rating(context: TaskContext, *, l2: RuntimeFloat = 0.0) -> Task:
         scores_BV, _ = call(model, variables, batch["user"], context=context, method=_scores)
         return scores_BV[:, : facts["items"]]
 
-    def rank(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def rank(variables: Variables, batch: Batch, context: Context) -> dict[str, Total]:
         scores_BV = scores(variables, batch, context)
-        return ranking.totals(scores_BV, facts["item_counts"], batch["item"], batch), carry
-
-    def ranked(totals: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
-        return ranking.report(totals)
+        return ranking.totals(scores_BV, facts["item_counts"], batch["item"], batch)
 
     evaluations = {"score": scoring(loss, summarize)}
     ranks = hasattr(model, "scores")
     if ranks and "seen" in context.info.eval_specs.get("eval", {}):
-        evaluations["rank"] = Evaluation(rank, ranked)
+        evaluations["rank"] = Evaluation(without_carry(rank), ranking.report)
     return Task(
         init=init,
         loss=loss,

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling.parallel.sharding import PyTree
-from scaling.tasks.base import Batch, Context, Evaluation, Variables
+from scaling.tasks.base import Batch, Context, Evaluation, Variables, without_carry
 from scaling.tasks.pictures import sheet
 
 TOP = (1, 5)
@@ -28,20 +27,15 @@ def retrieval(
       images: key of the images in a batch, where one side are images.
     """
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         first, second = vectors(variables, batch, context)
         rows = {"first": first, "second": second, "labels": batch["labels"]}
-        return rows | ({"images": batch[images]} if images else {}), carry
+        return rows | ({"images": batch[images]} if images else {})
 
-    def report(rows: Mapping[str, np.ndarray], _: Mapping[str, Any]) -> dict[str, Any]:
-        return summarize(rows)
-
-    return Evaluation(run, report, keeps="rows", least=2)
+    return Evaluation(without_carry(run), summarize, keeps="rows", least=2)
 
 
-def summarize(rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summarize(rows: Mapping[str, np.ndarray], _: object = None) -> dict[str, Any]:
     """Recall at 1 and 5 both ways beside chance, the probe's accuracy on both sides, a sheet.
 
     The gallery of an example is its partner and every held-out partner of another class, so exactly

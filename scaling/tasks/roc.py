@@ -10,12 +10,12 @@ Legend: N examples, K classes.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from scipy import special, stats
 
 from scaling.configs import ConfigError
-from scaling.parallel.sharding import PyTree
-from scaling.tasks.base import Batch, Context, Evaluation, Task, Variables
+from scaling.tasks.base import Batch, Context, Evaluation, Task, Variables, without_carry
 
 
 def roc(task: Task) -> Evaluation:
@@ -29,13 +29,11 @@ def roc(task: Task) -> Evaluation:
             "evaluation", "roc ranks by logits, and this task has none", "leave it out"
         )
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         logits_BK = task.functions["logits"](variables, batch, context)
-        return {"logits": logits_BK, "label": batch["labels"]}, carry
+        return {"logits": logits_BK, "label": batch["labels"]}
 
-    return Evaluation(run, report, keeps="rows")
+    return Evaluation(without_carry(run), report, keeps="rows")
 
 
 def report(rows: Mapping[str, np.ndarray], _: object = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import optax
 from scaling.configs import ConfigError
 from scaling.configs.types import PositiveFloat, PositiveInt, Probability
 from scaling.data.tokenizers import Fitted
+from scaling.models.layers import inside
 from scaling.ops.log_mel import num_frames
 from scaling.tasks.base import (
     Batch,
@@ -27,17 +28,16 @@ from scaling.tasks.base import (
     Hparams,
     Loss,
     LossFunction,
-    PyTree,
     Sown,
     Task,
     TaskContext,
     Variables,
     call,
     scoring,
+    without_carry,
 )
-from scaling.tasks.losses import reported, summed
-from scaling.tasks.sound import Spectrograms
-from scaling.tasks.spectrograms import sheet
+from scaling.tasks.losses import mean_loss, summed
+from scaling.tasks.sound import Spectrograms, sheet
 
 SHOWN = 20  # transcripts in a report, the wrong ones first
 UNREADABLE = "\u25a1"  # a white square
@@ -77,9 +77,8 @@ def speech(
     rate, symbols, blank = info.facts["sample_rate"], info.vocab_size, info.separator
     assert symbols is not None
     assert blank is not None
-    features = Spectrograms.of(
-        rate, window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks
-    )
+    sound = (window_seconds, hop_seconds, mel_bands, frequency_masks, time_masks)
+    features = Spectrograms(rate, *sound)
     model = context.model("encoder_frames", vocab_size=context.outputs("vocab_size", symbols))
     _refuse_short(info.facts.get("tightest", ()), model.encoder_frames, rate, features.hop)
 
@@ -98,8 +97,8 @@ def speech(
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BUV, frames_B, sown = logits(variables, batch, context)
         labels_BL = batch["labels"]
-        behind_BU = _padding(frames_B, logits_BUV.shape[1])
-        behind_BL = _padding(batch["num_labels"], labels_BL.shape[1])
+        behind_BU = 1.0 - inside(frames_B, logits_BUV.shape[1])
+        behind_BL = 1.0 - inside(batch["num_labels"], labels_BL.shape[1])
         nll_B = optax.ctc_loss(logits_BUV, behind_BU, labels_BL, behind_BL, blank_id=blank)
         return summed({"loss": nll_B}, batch["weights"], context, sown)
 
@@ -117,32 +116,27 @@ def _evaluations(
 ) -> dict[str, Evaluation]:
     """`score`, `transcribe` and `spectrograms`; see the module."""
 
-    def transcribe(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def transcribe(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         logits_BUV, frames_B, _ = logits(variables, batch, context)
         best_BU = jnp.argmax(logits_BUV[..., :symbols], axis=-1)
         kept = {key: batch[key] for key in ("labels", "num_labels")}
-        return {"best": best_BU, "frames": frames_B, **kept}, carry
+        return {"best": best_BU, "frames": frames_B, **kept}
 
     def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
         return error_rates(*texts(rows, artefacts["tokenizer"], blank))
 
-    def show(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def show(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         x_BTM, sound_B = features(batch, context)
-        rows, carry = transcribe(variables, batch, context, carry)
-        return {**rows, "features": x_BTM, "sound": sound_B}, carry
+        return transcribe(variables, batch, context) | {"features": x_BTM, "sound": sound_B}
 
     def picture(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
         tokenizer = artefacts["tokenizer"]
         return {"sheet": sheet(rows, *texts(rows, tokenizer, blank), tokenizer, blank)}
 
     return {
-        "score": scoring(loss, reported("utterances")),
-        "transcribe": Evaluation(transcribe, report, keeps="rows"),
-        "spectrograms": Evaluation(show, picture, keeps="rows"),
+        "score": scoring(loss, lambda totals, _: mean_loss(totals, "utterances")),
+        "transcribe": Evaluation(without_carry(transcribe), report, keeps="rows"),
+        "spectrograms": Evaluation(without_carry(show), picture, keeps="rows"),
     }
 
 
@@ -160,11 +154,6 @@ def _refuse_short(
                 "leave the line out, or give a smaller task.hop_seconds or model.time_strides, or "
                 "longer symbols (data.text.tokenizer)",
             )
-
-
-def _padding(count_B: jax.Array, length: int) -> jax.Array:
-    """1 behind the first `count_B`, else 0; float32[B, length]."""
-    return (jnp.arange(length)[None] >= count_B[:, None]).astype(jnp.float32)
 
 
 def texts(

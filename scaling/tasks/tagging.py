@@ -4,21 +4,19 @@ Legend: B batch, T tokens, K tags.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.configs.types import Range, RuntimeNumber
-from scaling.ops.cross_entropy import cross_entropy, smoothed
+from scaling.configs.types import RuntimeProbability
 from scaling.tasks.base import (
     Batch,
     Context,
     Evaluation,
     Hparams,
     Loss,
-    PyTree,
     Sown,
     Task,
     TaskContext,
@@ -27,8 +25,10 @@ from scaling.tasks.base import (
     call,
     means,
     scoring,
+    without_carry,
 )
 from scaling.tasks.entities import entities, entity_scores
+from scaling.tasks.language_model import objective
 from scaling.tasks.losses import mean_loss, summed
 
 SHOWN = 20  # sentences in a report, the wrong ones first
@@ -37,7 +37,7 @@ SHOWN = 20  # sentences in a report, the wrong ones first
 def tagging(
     context: TaskContext,
     *,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
 ) -> Task:
     """The tag of each word, in nats per word; padding and the later tokens of a word do not count.
 
@@ -69,23 +69,16 @@ def tagging(
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         logits_BTK, sown = logits(variables, batch, context)
         labels_BT = batch["labels"]
-        nll_BT, log_z_BT = cross_entropy(logits_BTK, labels_BT)
-        objective_BT, h = nll_BT, {**numbers, **hparams}
-        if context.train and "label_smoothing" in h:
-            objective_BT = smoothed(nll_BT, log_z_BT, logits_BTK, h["label_smoothing"])
+        h = {**numbers, **hparams} if context.train else {}
+        objective_BT, (nll_BT, _) = objective(logits_BTK, labels_BT, h)
         right_BT = (jnp.argmax(logits_BTK, axis=-1) == labels_BT).astype(jnp.float32)
         values = {"loss": nll_BT, "accuracy": right_BT}
         return summed(values, batch["weights"], context, sown, objective_BT)
 
-    def guess(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def guess(variables: Variables, batch: Batch, context: Context) -> dict[str, jax.Array]:
         logits_BTK, _ = logits(variables, batch, context)
         best_BT = jnp.argmax(logits_BTK[..., : len(names)], axis=-1)
-        return {"guess": best_BT, **{key: batch[key] for key in info.spec}}, carry
-
-    def report(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:
-        return summarize_entities(rows, names, artefacts)
+        return {"guess": best_BT, **{key: batch[key] for key in info.spec}}
 
     return Task(
         init=init,
@@ -93,7 +86,11 @@ def tagging(
         unit="sentences",
         evaluations={
             "score": scoring(loss, summarize),
-            "entities": Evaluation(guess, report, keeps="rows"),
+            "entities": Evaluation(
+                without_carry(guess),
+                lambda rows, artefacts: summarize_entities(rows, names, artefacts),
+                keeps="rows",
+            ),
         },
         functions={"logits": lambda *arguments: logits(*arguments)[0]},
         hparams=numbers,

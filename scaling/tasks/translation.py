@@ -3,8 +3,9 @@
 Legend: B batch, S source tokens, T target tokens, D model width, K beams, L layers, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.configs import ConfigError
-from scaling.configs.types import NonNegativeFloat, PositiveInt, Range, RuntimeNumber
+from scaling.configs.types import NonNegativeFloat, PositiveInt, RuntimeProbability
 from scaling.tasks.base import (
     Batch,
     Context,
@@ -25,6 +26,7 @@ from scaling.tasks.base import (
     Variables,
     call,
     scoring,
+    without_carry,
 )
 from scaling.tasks.beam import Sequences, beam_search
 from scaling.tasks.language_model import summarize, token_loss
@@ -35,7 +37,7 @@ SAMPLES = 8
 def translation(
     context: TaskContext,
     *,
-    label_smoothing: Annotated[float, Range(0.0, 1.0), RuntimeNumber()] = 0.0,
+    label_smoothing: RuntimeProbability = 0.0,
     beams: PositiveInt = 5,
     length_penalty: NonNegativeFloat = 0.6,
 ) -> Task:
@@ -68,7 +70,6 @@ def translation(
             "eval_source_len or eval_target_len",
             f"give --config.model.max_len={longest}",
         )
-    token_bytes = None if info.token_bytes is None else np.asarray(info.token_bytes, np.float32)
     numbers = {"label_smoothing": label_smoothing} if label_smoothing else {}
 
     def init(rng: jax.Array) -> Variables:
@@ -80,19 +81,16 @@ def translation(
 
     def loss(variables: Variables, batch: Batch, context: Context, hparams: Hparams) -> Loss:
         h = {**numbers, **hparams}
-        return token_loss(model, variables, _inputs(batch), batch, context, h, token_bytes)
+        return token_loss(model, variables, _inputs(batch), batch, context, h, info.token_bytes)
 
-    def translate(variables: Variables, batch: Batch) -> Sequences:
-        return search(
-            model,
-            variables,
-            batch,
-            beams=beams,
-            length=max(spec["targets"][0][0] for spec in specs),
-            vocab_size=info.vocab_size or vocab,
-            alpha=length_penalty,
-        )
-
+    translate = functools.partial(
+        search,
+        model,
+        beams=beams,
+        length=max(spec["targets"][0][0] for spec in specs),
+        vocab_size=info.vocab_size or vocab,
+        alpha=length_penalty,
+    )
     return Task(
         init=init,
         loss=loss,
@@ -117,14 +115,8 @@ def search(
 ) -> Sequences:
     """Translates the sources of a batch, a token at a time, with cached keys and values.
 
-    Args:
-      model: has `encode`, `logits` and caches as `EncoderDecoder`.
-      variables: of the model.
-      batch: has `source` and `source_segments`.
-      beams: K.
-      length: T.
-      vocab_size: tokens that the data have; the last is the separator.
-      alpha: of the length penalty.
+    The model has `encode`, `logits` and caches as `EncoderDecoder`, the batch `source` and
+    `source_segments`; keywords as of `beam_search`.
     """
     rows = len(batch["source"])
     given = {name: value for name, value in variables.items() if name != "frozen"}
@@ -167,13 +159,11 @@ def search(
 def translations(translate: Callable[[Variables, Batch], Sequences]) -> Evaluation:
     """Translates the held-out sources and compares with the targets as the files have them."""
 
-    def run(
-        variables: Variables, batch: Batch, context: Context, carry: PyTree
-    ) -> tuple[PyTree, PyTree]:
+    def run(variables: Variables, batch: Batch, _: Context) -> dict[str, jax.Array]:
         best = translate(variables, batch)
-        return {"tokens": best.tokens, "ended": best.ended, "index": batch["index"]}, carry
+        return {"tokens": best.tokens, "ended": best.ended, "index": batch["index"]}
 
-    return Evaluation(run, compare, keeps="rows")
+    return Evaluation(without_carry(run), compare, keeps="rows")
 
 
 def compare(rows: Mapping[str, np.ndarray], artefacts: Mapping[str, Any]) -> dict[str, Any]:

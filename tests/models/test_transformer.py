@@ -14,7 +14,7 @@ from scaling.ops import cross_entropy as head
 from scaling.parallel.axes import DEFAULT_RULES, rules
 from scaling.parallel.logical import logical_rules
 from scaling.parallel.mesh import make_mesh
-from scaling.tasks.language_model import _objective, capped, hidden_and_kernel
+from scaling.tasks.language_model import hidden_and_kernel, objective
 
 # A loop compiles faster than straight-line code; the tests of equality unroll.
 SMALL = {
@@ -343,7 +343,7 @@ def test_the_loss_in_pieces_is_that_of_the_logits(monkeypatch, change):
     inputs, targets = tokens(), tokens()[:, ::-1]
     numbers = {"z_loss": 1e-2}
     monkeypatch.setattr(head, "PIECE_BYTES", 1)
-    score = capped(model.logit_softcap)
+    score = functools.partial(objective, cap=model.logit_softcap)
 
     def pieces(params):
         given = {"train": False, "method": hidden_and_kernel}
@@ -353,7 +353,7 @@ def test_the_loss_in_pieces_is_that_of_the_logits(monkeypatch, change):
 
     def whole(params):
         logits = model.apply({"params": params}, inputs, train=False)
-        found = _objective(logits, targets, numbers)
+        found = objective(logits, targets, numbers)
         return jnp.sum(found[0]), found
 
     (_, ours), grads = jax.jit(jax.value_and_grad(pieces, has_aux=True))(params)

@@ -11,7 +11,7 @@ from scaling.ops import cross_entropy as head
 from scaling.parallel import MeshConfig, make_mesh
 from scaling.parallel.axes import rules
 from scaling.parallel.logical import logical_rules
-from scaling.tasks.language_model import _objective
+from scaling.tasks.language_model import objective
 
 B, T, D, V = 2, 12, 8, 16
 NUMBERS = {"z_loss": 1e-2, "label_smoothing": 0.1}
@@ -57,12 +57,12 @@ def value_and_grads(loss, dtype="float32"):
 
 
 def by_pieces(x, kernel, targets):
-    return head.chunked_loss(_objective, x, kernel, targets, NUMBERS)[0]
+    return head.chunked_loss(objective, x, kernel, targets, NUMBERS)[0]
 
 
 def at_once(x, kernel, targets):
     logits = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
-    return _objective(logits, targets, NUMBERS)[0]
+    return objective(logits, targets, NUMBERS)[0]
 
 
 @pytest.mark.parametrize("rows", [T, 4, 1, 2.5])
@@ -113,8 +113,8 @@ def test_the_slope_is_kept_in_the_compute_type_and_no_logits_are():
 def test_what_the_score_reports_beside_the_objective(monkeypatch):
     monkeypatch.setattr(head, "PIECE_BYTES", 1)
     x, kernel, targets, _ = operands()
-    found = jax.jit(functools.partial(head.chunked_loss, _objective))(x, kernel, targets, {})
-    plain = _objective(jnp.dot(x, kernel), targets, {})
+    found = jax.jit(functools.partial(head.chunked_loss, objective))(x, kernel, targets, {})
+    plain = objective(jnp.dot(x, kernel), targets, {})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, plain)
 
 
@@ -125,7 +125,7 @@ def test_members_of_a_population_score_as_alone(monkeypatch):
     def grads(x, smoothing):
         def total(x):
             numbers = {"label_smoothing": smoothing}
-            return head.chunked_loss(_objective, x, kernel, targets, numbers)[0].sum()
+            return head.chunked_loss(objective, x, kernel, targets, numbers)[0].sum()
 
         return jax.grad(total)(x)
 
@@ -157,7 +157,7 @@ def test_the_gradients_can_be_differentiated_forwards(monkeypatch, loss):
 
         def loss(x, kernel, targets):
             logits = head.logits(x.reshape(B * T, D), kernel)
-            return _objective(logits.reshape(B, T, V), targets, NUMBERS)[0]
+            return objective(logits.reshape(B, T, V), targets, NUMBERS)[0]
 
     def times_vector(loss):
         def total(x, kernel):

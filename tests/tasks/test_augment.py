@@ -54,8 +54,8 @@ def test_erasing_fills_one_rectangle_in_its_share_of_the_images():
 
 
 def test_mixup_blends_pixels_and_labels_alike():
-    mix = jax.jit(mixed, static_argnums=(3, 4))(IMAGES, HARD, KEY, 1.0, 0.0)
-    images = np.asarray(mix.images_BHWC).reshape(64, -1)
+    mixture, soft = jax.jit(mixed, static_argnums=(3, 4))(IMAGES, HARD, KEY, 1.0, 0.0)
+    images = np.asarray(mixture).reshape(64, -1)
     ours, other = IMAGES.reshape(64, -1), np.roll(IMAGES, 1, axis=0).reshape(64, -1)
     difference = ours.astype(float) - other
     share = ((images - other) * difference).sum(1) / (difference**2).sum(1)
@@ -63,33 +63,33 @@ def test_mixup_blends_pixels_and_labels_alike():
         images, share[:, None] * ours + (1 - share)[:, None] * other, atol=1e-2
     )
     expected = share[:, None] * HARD + (1 - share)[:, None] * np.roll(HARD, 1, axis=0)
-    np.testing.assert_allclose(mix.soft_labels_BK, expected, atol=1e-5)
+    np.testing.assert_allclose(soft, expected, atol=1e-5)
     assert 0.4 < share.mean() < 0.6  # Beta(1, 1) is uniform
     assert share.min() < 0.2
     assert share.max() > 0.8
 
 
 def test_cutmix_pastes_one_rectangle_and_counts_its_pixels():
-    mix = jax.jit(mixed, static_argnums=(3, 4))(IMAGES, HARD, KEY, 0.0, 1.0)
+    mixture, soft = jax.jit(mixed, static_argnums=(3, 4))(IMAGES, HARD, KEY, 0.0, 1.0)
     other = np.roll(IMAGES, 1, axis=0)
-    kept = (np.asarray(mix.images_BHWC) == IMAGES).all(-1)
-    pasted = (np.asarray(mix.images_BHWC) == other).all(-1)
+    kept = (np.asarray(mixture) == IMAGES).all(-1)
+    pasted = (np.asarray(mixture) == other).all(-1)
     assert (kept | pasted).all()
     for one in pasted & ~kept:
         assert not one.any() or one[bounding_box(one)].all()
     share = kept.mean((1, 2))[:, None]
     expected = share * HARD + (1 - share) * np.roll(HARD, 1, axis=0)
-    np.testing.assert_allclose(mix.soft_labels_BK, expected, atol=1e-6)
+    np.testing.assert_allclose(soft, expected, atol=1e-6)
     assert len(np.unique(share)) > 8
 
 
 def test_with_both_a_row_has_one_of_them():
-    mix = jax.jit(mixed, static_argnums=(3, 4))(IMAGES, HARD, KEY, 1.0, 1.0)
+    mixture, soft = jax.jit(mixed, static_argnums=(3, 4))(IMAGES, HARD, KEY, 1.0, 1.0)
     other = np.roll(IMAGES, 1, axis=0)
-    images = np.asarray(mix.images_BHWC)
+    images = np.asarray(mixture)
     whole = ((images == IMAGES) | (images == other)).all((1, 2, 3))
     assert 16 < whole.sum() < 48
-    np.testing.assert_allclose(mix.soft_labels_BK.sum(1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(soft.sum(1), 1.0, rtol=1e-6)
 
 
 def wrapped(**keys):

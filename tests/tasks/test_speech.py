@@ -16,8 +16,7 @@ from scaling.data.sources.utterances import utterance_spec
 from scaling.data.tokenizers import Bytes
 from scaling.data.words import FittedWords
 from scaling.tasks.base import Context, build_task
-from scaling.tasks.sound import masked
-from scaling.tasks.spectrograms import HIGH, LINE, WIDE, sheet
+from scaling.tasks.sound import HIGH, LINE, WIDE, masked, sheet
 from scaling.tasks.speech import collapsed, error_rates, texts
 
 RATE, SAMPLES, SYMBOLS, BLANK = 200, 40, 3, 256
