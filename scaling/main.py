@@ -15,12 +15,8 @@ from scaling.experiment import Experiment
 from scaling.train.signals import StopRequest
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The front door; returns the exit code."""
-    return cli.run(door, sys.argv[1:] if argv is None else argv)
-
-
-def door(argv: Sequence[str]) -> int:
+@cli.front_door
+def main(argv: Sequence[str]) -> int:
     """Does what the command line says; raises ConfigError where it or the config is wrong."""
     arguments = cli.parse(argv)
     if arguments.diff:

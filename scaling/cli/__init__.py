@@ -2,10 +2,11 @@
 
 arguments = cli.parse(sys.argv[1:])            # of `python -m scaling.main`
 values, overrides = cli.read(argv, OPTIONS)    # of a door with its own options
-sys.exit(cli.run(door, sys.argv[1:]))          # door(argv) -> exit code; wrong usage is 2
+main = cli.front_door(door)                    # door(argv) -> exit code; wrong usage is 2
 """
 
 # ruff: noqa: F401
+import functools
 import importlib
 import os
 import select
@@ -46,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = suggest(name, list(COMMANDS), what="commands")
     print(f"error: {name}: there is no such command\n  {hint}", file=sys.stderr)
     return EXIT_USAGE
+
+
+def front_door(door: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """A door as the `main` of its module: `run`, on the process's own command line if none is given."""
+
+    @functools.wraps(door)
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run(door, sys.argv[1:] if argv is None else argv)
+
+    return main
 
 
 def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
