@@ -14,7 +14,7 @@ from scaling.data.cache import Entry, cached, key_of
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, permute, subkeys
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Classified, Spec, spec_of
 from scaling.data.npy import NpyWriter
 
 
@@ -44,32 +44,15 @@ class ImageSource(Protocol):
         ...
 
 
-class Images:
-    """Labelled images in memory-mapped arrays, or those of them that `rows` lists."""
-
-    def __init__(self, entry: Entry, rows: np.ndarray | None = None) -> None:
-        """Opens the arrays of a cache entry."""
-        self._images = np.load(entry.path / "images.npy", mmap_mode="r")
-        self._labels = np.load(entry.path / "labels.npy", mmap_mode="r")
-        self._rows = np.arange(len(self._labels)) if rows is None else rows
-        self.spec = image_spec(self._images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def labels(self) -> np.ndarray:
-        """The class of each, int32."""
-        return np.asarray(self._labels[self._rows])
-
-    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
-        """Examples by index: {images: uint8[n, H, W, C], labels: int32[n]}."""
-        rows = self._rows[indices]
-        return {"images": np.asarray(self._images[rows]), "labels": np.asarray(self._labels[rows])}
+def images_of(entry: Entry, rows: np.ndarray | None = None) -> Classified:
+    """The images of a cache entry, or those that `rows` lists: {images: uint8[n, H, W, C], labels}."""
+    names = ("images", "labels")
+    return Classified({n: np.load(entry.path / f"{n}.npy", mmap_mode="r") for n in names}, rows)
 
 
 def image_spec(shape: tuple[int, ...]) -> Spec:
     """Shapes and dtypes of an example."""
-    return {"images": (tuple(shape), np.dtype(np.uint8)), "labels": ((), np.dtype(np.int32))}
+    return spec_of("uint8", tuple(shape), "images") | spec_of("int32", (), "labels")
 
 
 def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
@@ -102,12 +85,12 @@ def open_images(
     entry = image_arrays(source, cache)
     fraction = section.eval_fraction if held_out is None else 0.0
     train_rows, eval_rows = split_rows(entry.meta["examples"], fraction)
-    train = Images(entry, train_rows[: section.limit])
+    train = images_of(entry, train_rows[: section.limit])
     evals = {}
     if held_out is not None:
-        evals = {"eval": Images(image_arrays(held_out, cache))}
+        evals = {"eval": images_of(image_arrays(held_out, cache))}
     elif fraction:
-        evals = {"eval": Images(entry, eval_rows)}
+        evals = {"eval": images_of(entry, eval_rows)}
     return Opened(source.describe(), {name: train}, evals)
 
 

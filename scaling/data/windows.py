@@ -20,7 +20,7 @@ import numpy as np
 from scaling.data.cache import Entry, cached, key_of
 from scaling.data.documents import Part, document_hash, has_text
 from scaling.data.errors import DataError
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import NpyWriter
 from scaling.data.tokenizers import Fitted
 
@@ -202,8 +202,7 @@ class Windows:
 def text_spec(seq_len: int, mask_documents: bool) -> Spec:
     """Shapes and dtypes of an example of text."""
     keys = ["inputs", "targets", *(["segments", "positions"] if mask_documents else [])]
-    spec: Spec = {key: ((seq_len,), np.dtype(np.int32)) for key in keys}
-    return spec | {"weights": ((seq_len,), np.dtype(np.float32))}
+    return spec_of("int32", (seq_len,), *keys) | spec_of("float32", (seq_len,), "weights")
 
 
 def segments_and_positions(inputs: np.ndarray, separator: int, lanes: bool = False) -> Batch:

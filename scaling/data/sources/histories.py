@@ -13,8 +13,15 @@ import numpy as np
 
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
-from scaling.data.sources.ratings import RatingTable, Sorted, item_counts, left_out_parts, sizes
+from scaling.data.loader import Batch, Spec, spec_of
+from scaling.data.sources.ratings import (
+    RatingTable,
+    Sorted,
+    WithHistory,
+    item_counts,
+    left_out_parts,
+    sizes,
+)
 from scaling.data.windows import Windows, text_spec
 
 
@@ -73,7 +80,7 @@ def _stream(table: Sorted, separator: int) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-class Next:
+class Next(WithHistory):
     """Held-out items, each after the last T of the user's history, which begins with a separator.
 
     The target stands where the history ends, and has the only weight of its example.
@@ -81,19 +88,16 @@ class Next:
 
     def __init__(self, table: Sorted, places: np.ndarray, length: int) -> None:
         """The items at these places, int64[n], after at most `length` inputs."""
-        self._table, self._places, self._length = table, places, length
+        super().__init__(table, places)
+        self._length = length
         self.spec = next_spec(length, table.longest())
-
-    def __len__(self) -> int:
-        return len(self._places)
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """By index: those of `Windows`, and `seen`: int32[n, S], all that the user rated before."""
-        table, places = self._table, self._places[indices]
-        pad = len(table.names.items)
-        seen = table.before(places, table.longest(), pad)
+        table, places, ratings = self._table, self.rows[indices], super().gather(indices)
+        pad, seen = len(table.names.items), ratings["seen"]
         history = np.concatenate([np.full((len(places), 1), pad, np.int32), seen], axis=1)
-        count = places - table.start[table.user[places]] + 1  # the separator is one more
+        count = places - table.start[ratings["user"]] + 1  # the separator is one more
         time = np.arange(self._length)
         at = np.maximum(count - self._length, 0)[:, None] + time
         inside = at < count[:, None]
@@ -101,7 +105,7 @@ class Next:
         end = (time == np.minimum(count, self._length)[:, None] - 1).astype(np.int32)
         return {
             "inputs": np.where(inside, rows, pad).astype(np.int32),
-            "targets": (end * table.item[places][:, None]).astype(np.int32),
+            "targets": (end * ratings["item"][:, None]).astype(np.int32),
             "segments": np.ones_like(end),
             "positions": np.broadcast_to(time, end.shape).astype(np.int32),
             "seen": seen,
@@ -111,4 +115,4 @@ class Next:
 
 def next_spec(length: int, longest: int) -> Spec:
     """Shapes and dtypes of a held-out item; `longest` is S."""
-    return text_spec(length, mask_documents=True) | {"seen": ((longest,), np.dtype(np.int32))}
+    return text_spec(length, mask_documents=True) | spec_of("int32", (longest,), "seen")

@@ -10,7 +10,7 @@ from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, subkeys
 from scaling.data.images import ImageSource, open_images
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import WEIGHTS, Batch, Dataset, Spec
+from scaling.data.loader import WEIGHTS, Batch, Dataset, Spec, spec_of
 from scaling.data.sources import SOURCES
 from scaling.data.sources.tables import ordered
 from scaling.experiment import Source
@@ -180,7 +180,7 @@ def pair_spec(first: Spec, second: Spec) -> Spec:
     """Shapes and dtypes of a pair of examples with these."""
     halves = zip(SIDES, (first, second), strict=True)
     spec = {f"{side}_{k}": x for side, half in halves for k, x in half.items() if k != WEIGHTS}
-    return spec | {"labels": ((), np.dtype(np.int32))}
+    return spec | spec_of("int32", (), "labels")
 
 
 def _info(infos: dict[str, DataInfo]) -> DataInfo:

@@ -20,7 +20,7 @@ from scaling.data.cache import cached, file_hash, key_of
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Arrays, Batch, Spec, spec_of
 from scaling.data.sources.files import matching
 from scaling.data.sources.rows import RowFiles
 from scaling.data.sources.tables import Tables, cells, ordered
@@ -62,6 +62,10 @@ class Sorted:
     rating: np.ndarray
     start: np.ndarray
     names: Names
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The ratings as arrays, by the keys of a batch."""
+        return {"user": self.user, "item": self.item, "rating": self.rating}
 
     def left_out(self, back: int) -> np.ndarray:
         """The places of each user's rating that is `back` before the end: 1 for the last.
@@ -154,36 +158,26 @@ def _numbers(names: tuple[str, ...], known: tuple[str, ...]) -> np.ndarray:
     return np.array([place[name] for name in names], np.int32)
 
 
-class Rows:
-    """Some of the ratings, one an example: {user, item: int32[n], rating: float32[n]}."""
+class WithHistory(Arrays):
+    """Ratings with `seen`, int32[n, S]: what the user rated before, padded with the number of items."""
 
-    def __init__(self, table: Sorted, places: np.ndarray, seen: bool = False) -> None:
-        """Hands out the ratings at these places.
-
-        Args:
-          seen: with `seen`, int32[n, S]: what the user rated before, padded with the number of
-            items.
-        """
-        self._table, self._places, self._seen = table, places, seen
-        self.spec = row_spec(table.longest() if seen else None)
-
-    def __len__(self) -> int:
-        return len(self._places)
+    def __init__(self, table: Sorted, places: np.ndarray) -> None:
+        """Those at these places."""
+        super().__init__(table.columns(), places)
+        self.spec = row_spec(table.longest())
+        self._table = table
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Ratings by index: int64[n] -> {key: [n, ...]}."""
-        table, places = self._table, self._places[indices]
-        batch = {name: getattr(table, name)[places] for name in ("user", "item", "rating")}
-        if self._seen:
-            batch["seen"] = table.before(places, table.longest(), len(table.names.items))
-        return batch
+        table = self._table
+        seen = table.before(self.rows[indices], table.longest(), len(table.names.items))
+        return super().gather(indices) | {"seen": seen}
 
 
 def row_spec(longest: int | None = None) -> Spec:
     """Shapes and dtypes of a rating; `longest` is S, where it comes with what the user saw."""
-    spec: Spec = {"user": ((), np.dtype(np.int32)), "item": ((), np.dtype(np.int32))}
-    spec["rating"] = ((), np.dtype(np.float32))
-    return spec if longest is None else {**spec, "seen": ((longest,), np.dtype(np.int32))}
+    spec = spec_of("int32", (), "user", "item") | spec_of("float32", (), "rating")
+    return spec if longest is None else spec | spec_of("int32", (longest,), "seen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,11 +209,13 @@ class Ratings(RatingTable):
         """Training and held-out ratings."""
         table = self.load(context.cache)
         train, evals = self._places(table, context)
+        columns = table.columns()
         return Opened(
             info=self._describe(table, train),
-            train={"train": Rows(table, train)},
+            train={"train": Arrays(columns, train)},
             evals={
-                name: Rows(table, places, self.split == "last") for name, places in evals.items()
+                name: WithHistory(table, at) if self.split == "last" else Arrays(columns, at)
+                for name, at in evals.items()
             },
             artefacts={"names": table.names},
             sizes=sizes(table),

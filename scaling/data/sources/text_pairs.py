@@ -17,7 +17,7 @@ from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import Ragged
 from scaling.data.sources.files import matching
 from scaling.data.sources.rows import encoded, fit_tokenizer, split_by_hash
@@ -340,12 +340,7 @@ class Pairs:
 
 def pair_spec(source_len: int, target_len: int, held_out: bool) -> Spec:
     """Shapes and dtypes of an example; those of held-out ones have their number."""
-    numbers, weight = np.dtype(np.int32), np.dtype(np.float32)
-    spec: Spec = {
-        "source": ((source_len,), numbers),
-        "source_segments": ((source_len,), numbers),
-        "inputs": ((target_len,), numbers),
-        "targets": ((target_len,), numbers),
-        "weights": ((target_len,), weight),
-    }
-    return spec | ({"index": ((), numbers)} if held_out else {})
+    spec = spec_of("int32", (source_len,), "source", "source_segments")
+    spec |= spec_of("int32", (target_len,), "inputs", "targets")
+    spec |= spec_of("float32", (target_len,), "weights")
+    return spec | (spec_of("int32", (), "index") if held_out else {})

@@ -20,7 +20,7 @@ from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.rows import RowFiles, fit_tokenizer
 from scaling.data.sources.tables import Tables, cells
@@ -285,9 +285,5 @@ class Spoken:
 
 def utterance_spec(samples: int, symbols: int) -> Spec:
     """Shapes and dtypes of an example of so many samples and symbols, padding included."""
-    return {
-        "audio": ((samples,), np.dtype(np.int16)),
-        "num_samples": ((), np.dtype(np.int32)),
-        "labels": ((symbols,), np.dtype(np.int32)),
-        "num_labels": ((), np.dtype(np.int32)),
-    }
+    sound = spec_of("int16", (samples,), "audio") | spec_of("int32", (), "num_samples")
+    return sound | spec_of("int32", (symbols,), "labels") | spec_of("int32", (), "num_labels")
