@@ -322,6 +322,9 @@ def _where(path: str) -> str:
         return f"(seen from {os.getcwd()})"
     if not os.path.isdir(folder):
         return f"(there is no folder {folder!r}, seen from {os.getcwd()})"
-    names: Sequence[str] = sorted(os.listdir(folder))
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"({folder!r} holds: {shown or 'nothing'})"
+    return f"({folder!r} holds: {first_of(sorted(os.listdir(folder))) or 'nothing'})"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first eight of some names, for an error."""
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -1,8 +1,9 @@
 """What sources share whose files hold rows: reading them, holding some out, tokens of their texts."""
 
 import dataclasses
+import logging
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -15,6 +16,8 @@ from scaling.data.info import DataContext
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
 from scaling.data.tokenizers import Fitted, tokenizer_of
+
+_LOG = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 
@@ -49,6 +52,16 @@ class RowFiles(Generic[Row]):
             raise DataError(f"{key}: hold no {self.noun}: {', '.join(map(str, paths))}")
         return rows
 
+    def split(
+        self, rows: list[Row], text: Callable[[Row], str], fraction: float
+    ) -> tuple[list[Row], list[Row]]:
+        """(training, held-out) rows: those of `eval_paths`, or else drawn by a hash of their text."""
+        if not self.eval_paths:
+            return split_by_hash(rows, text, fraction, self.noun, "data.source.eval_paths")
+        held_out = self.read("eval_paths")
+        warn_of_both(map(text, rows), map(text, held_out), self.noun)
+        return rows, held_out
+
 
 def split_by_hash(
     rows: Sequence[Row], text: Callable[[Row], str], fraction: float, noun: str, key: str
@@ -68,6 +81,14 @@ def split_by_hash(
             f"change it, or name held-out files with {key}"
         )
     return parts
+
+
+def warn_of_both(train: Iterable[Hashable], held_out: Iterable[Hashable], noun: str) -> None:
+    """Counts the training rows that the user's own files hold out too."""
+    known = set(held_out)
+    both = sum(row in known for row in train)
+    if both:
+        _LOG.warning("%d training %ss are also held out: the files say so", both, noun)
 
 
 @dataclasses.dataclass(frozen=True)
