@@ -4,18 +4,21 @@ Batches hold uint8, 0 to 255, and the task turns them into floating point on the
 quarter of the bytes to send.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from scaling import configs
 from scaling.data.cache import Entry, cached, key_of
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, permute, subkeys
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Classified, Spec, spec_of
 from scaling.data.npy import NpyWriter
+from scaling.data.sources import SOURCES
 
 
 class ImageSource(Protocol):
@@ -77,21 +80,38 @@ def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
     return cached(cache, f"images-{key_of({'images': source.fingerprint(cache)})}", build)
 
 
-def open_images(
-    context: DataContext, source: ImageSource, held_out: ImageSource | None, name: str = "train"
-) -> Opened:
-    """The images of a source, and those of another one or `data.eval_fraction` of its own held out."""
-    section, cache = context.section, context.cache
-    entry = image_arrays(source, cache)
-    fraction = section.eval_fraction if held_out is None else 0.0
-    train_rows, eval_rows = split_rows(entry.meta["examples"], fraction)
-    train = images_of(entry, train_rows[: section.limit])
-    evals = {}
-    if held_out is not None:
-        evals = {"eval": images_of(image_arrays(held_out, cache))}
-    elif fraction:
-        evals = {"eval": images_of(entry, eval_rows)}
-    return Opened(source.describe(), {name: train}, evals)
+@dataclasses.dataclass(frozen=True)
+class OpenImages:
+    """Opens a source of images: those of another are held out, or `data.eval_fraction` of its own."""
+
+    source: ImageSource
+    reads: tuple[str, ...] = ("eval_source", "eval_fraction", "limit")
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """Shape and classes."""
+        return self.source.describe()
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out images."""
+        section, source, held_out = context.section, self.source, self.source.held_out()
+        if section.eval_source is not None:
+            held_out = configs.build(section.eval_source, SOURCES)
+            if held_out.kind != "images" or held_out.describe().spec != source.describe().spec:
+                raise DataError(
+                    "data.eval_source: its images differ in kind or shape from those of data.source; "
+                    "name one with images of the same shape"
+                )
+            source.refuse_overlap(held_out)
+        entry = image_arrays(source, context.cache)
+        fraction = section.eval_fraction if held_out is None else 0.0
+        train, held_rows = split_rows(entry.meta["examples"], fraction)
+        evals = {}
+        if held_out is not None:
+            evals = {"eval": images_of(image_arrays(held_out, context.cache))}
+        elif fraction:
+            evals = {"eval": images_of(entry, held_rows)}
+        train_images = images_of(entry, train[: section.limit])
+        return Opened(source.describe(), {"train": train_images}, evals)
 
 
 def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:

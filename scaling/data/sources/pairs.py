@@ -1,15 +1,14 @@
 """Pairs of examples of two kinds that are of one class: a spoken digit and an image of it."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from scaling import configs
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, subkeys
-from scaling.data.images import ImageSource, open_images
-from scaling.data.info import DataContext, DataInfo, Opened
+from scaling.data.images import OpenImages
+from scaling.data.info import DataContext, DataInfo, Opened, Opens
 from scaling.data.loader import WEIGHTS, Batch, Dataset, Spec, spec_of
 from scaling.data.sources import SOURCES
 from scaling.data.sources.tables import ordered
@@ -17,19 +16,6 @@ from scaling.experiment import Source
 
 SIDES = ("first", "second")
 CLASSES = "name a source of images, labelled text or utterances"
-
-
-@runtime_checkable
-class Opens(Protocol):
-    """A source that opens itself."""
-
-    def describe(self, context: DataContext) -> DataInfo:
-        """See `scaling.data.sources`."""
-        ...
-
-    def open(self, context: DataContext) -> Opened:
-        """Likewise. Datasets have `labels()`, the class of each example, or `texts()`, its name."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +40,11 @@ class Pairs:
     @property
     def reads(self) -> tuple[str, ...]:
         """Keys of sections `data` and `data.text` that it uses."""
-        images = ("eval_fraction", "limit")
-        return tuple(key for side in SIDES for key in getattr(self._source(side), "reads", images))
+        return tuple(key for side in SIDES for key in getattr(self._source(side), "reads", ()))
 
     def describe(self, context: DataContext) -> DataInfo:
         """What both say of themselves, as facts "first" and "second"."""
-        sources = {side: self._source(side) for side in SIDES}
-        return _info(
-            {
-                side: source.describe(context) if isinstance(source, Opens) else source.describe()
-                for side, source in sources.items()
-            }
-        )
+        return _info({side: self._source(side).describe(context) for side in SIDES})
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out pairs.
@@ -74,7 +53,7 @@ class Pairs:
           DataError: a source cannot be read or has no classes, one alone holds examples out, or an
             example has no partner.
         """
-        opened = {side: self._open(side, context) for side in SIDES}
+        opened = {side: self._source(side).open(context) for side in SIDES}
         first, second = ({**o.train, **o.evals} for o in opened.values())
         if first.keys() != second.keys():
             raise DataError(
@@ -104,20 +83,17 @@ class Pairs:
         info = dataclasses.replace(info, num_classes=len(known), class_names=known)
         return Opened(info, {"train": pairs.pop("train")}, pairs, artefacts=artefacts)
 
-    def _source(self, side: str) -> "Opens | ImageSource":
+    def _source(self, side: str) -> Opens:
+        """A side; its datasets have `labels()`, the class of each example, or `texts()`, its name."""
         section = getattr(self, side)
-        source: Opens | ImageSource = configs.build(section, SOURCES)
-        if not isinstance(source, Opens) and source.kind != "images":
+        source = configs.build(section, SOURCES)
+        if hasattr(source, "open"):
+            return source
+        if source.kind != "images":
             raise DataError(
                 f"data.source.{side}: {section.name} gives {source.kind}, without classes; {CLASSES}"
             )
-        return source
-
-    def _open(self, side: str, context: DataContext) -> Opened:
-        source = self._source(side)
-        if isinstance(source, Opens):
-            return source.open(context)
-        return open_images(context, source, source.held_out())
+        return OpenImages(source, reads=("eval_fraction", "limit"))
 
 
 class Paired:
