@@ -16,7 +16,6 @@ from scaling.data.info import DataInfo
 from scaling.track.paths import expand
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_BLOCK = 1024  # images decoded before they are written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +56,16 @@ class ImageFolder:
         )
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(uint8[n, H, W, C], int32[n]) blocks, class by class."""
+        """Each image with its label, class by class."""
         shape = self.describe().image_shape
-        for start in range(0, len(self._files), _BLOCK):
-            part = self._files[start : start + _BLOCK]
-            images = []
-            for path, _ in part:
-                image = self._read(path)
-                if image.shape != shape:
-                    raise DataError(
-                        f"{path} has the shape {list(image.shape)}, and the first image "
-                        f"{list(shape or ())}: give data.source.size=(height,width) to resize all"
-                    )
-                images.append(image)
-            yield np.stack(images), np.array([label for _, label in part], np.int32)
+        for path, label in self._files:
+            image = self._read(path)
+            if image.shape != shape:
+                raise DataError(
+                    f"{path} has the shape {list(image.shape)}, and the first image "
+                    f"{list(shape or ())}: give data.source.size=(height,width) to resize all"
+                )
+            yield image[None], np.array([label], np.int32)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
         """A hash of every file's name, label and `stamp`, and of how it is read.

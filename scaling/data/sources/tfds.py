@@ -85,10 +85,8 @@ class Tfds:
             yield text
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(uint8[n, H, W, C], int32[n]) blocks in the order of the records."""
+        """Each image with its label, in the order of the records."""
         shape = self.describe().image_shape
-        images: list[np.ndarray] = []
-        labels: list[int] = []
         for number, record in enumerate(self._read()):
             image = record[self._feature]
             if image.shape != shape or image.dtype != np.uint8:
@@ -97,13 +95,7 @@ class Tfds:
                     f"{image.dtype}{list(image.shape)}, not uint8{list(shape or ())}: images must "
                     "have one shape; prepare a resized set"
                 )
-            images.append(image)
-            labels.append(int(record[self._label]))
-            if len(images) == _BLOCK:
-                yield np.stack(images), np.array(labels, np.int32)
-                images, labels = [], []
-        if images:
-            yield np.stack(images), np.array(labels, np.int32)
+            yield image[None], np.array([record[self._label]], np.int32)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
         """A hash of the record files of the split, and of what is read of them."""
