@@ -270,49 +270,42 @@ def _opened(path: pathlib.Path) -> io.BufferedReader:
     if path.suffix == ".xz":
         return io.BufferedReader(cast(io.RawIOBase, lzma.open(path, "rb")), 1 << 20)
     if path.suffix == ".zst":
-        return io.BufferedReader(_Zstd(path), 1 << 20)
+        return io.BufferedReader(_Pieces(_zstd_pieces(path)), 1 << 20)
     return path.open("rb")
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
-    """Takes windows up to what `zstd --long=31` writes, at the price of their memory."""
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31)
-
-
-class _Zstd(io.RawIOBase):
+def _zstd_pieces(path: pathlib.Path) -> Iterator[bytes]:
     """A zstandard file, frame after frame. The library's own reader takes a cut for the end."""
+    frame, rest = None, b""  # compressed bytes behind the end of a frame
+    with path.open("rb") as file:
+        while packed := rest or file.read(1 << 17):
+            if frame is None or frame.eof:
+                # Windows up to what `zstd --long=31` writes, at the price of their memory.
+                frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            yield frame.decompress(packed)
+            rest = frame.unused_data if frame.eof else b""
+    if frame is not None and not frame.eof:
+        raise EOFError("the compressed data ends in the middle")
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._file = path.open("rb")
-        self._frame = _decompressor().decompressobj()
-        self._begun = False
-        self._rest = b""  # compressed bytes behind the end of a frame
-        self._ready = memoryview(b"")
+
+class _Pieces(io.RawIOBase):
+    """Bytes that come in pieces, as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._ready = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         while not self._ready:
-            packed = self._rest or self._file.read(1 << 17)
-            if not packed:
-                if self._begun and not self._frame.eof:
-                    raise EOFError("the compressed data ends in the middle")
+            if (piece := next(self._pieces, None)) is None:
                 return 0
-            if self._frame.eof:
-                self._frame = _decompressor().decompressobj()
-            self._begun = True
-            self._ready = memoryview(self._frame.decompress(packed))
-            self._rest = self._frame.unused_data if self._frame.eof else b""
+            self._ready = memoryview(piece)
         out = memoryview(buffer)
         count = min(len(out), len(self._ready))
-        out[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
+        out[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _where(path: str) -> str:
