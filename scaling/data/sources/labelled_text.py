@@ -19,7 +19,7 @@ from scaling.data.loader import Batch, Classified, Spec, spec_of
 from scaling.data.npy import Ragged
 from scaling.data.sources.files import first_of
 from scaling.data.sources.rows import RowFiles, encoded, fit_tokenizer
-from scaling.data.sources.tables import Tables, cells, lines, ordered
+from scaling.data.sources.tables import Tables, lines, ordered, require
 from scaling.data.tokenizers import Fitted, Tokenizer, tokenizer_of
 
 
@@ -93,16 +93,13 @@ class LabelledText(RowFiles["Row"], Tables):
         """Texts and labels, each line by itself."""
         for where, text, label in self._lines(path):
             label = label.split(self.label_until)[0] if self.label_until else label
-            if not has_text(text) or not has_text(label):
-                part = "label" if has_text(text) else "text"
-                raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
+            require(where, text=text, label=label)
             yield Row(text.strip(), label.strip(), where)
 
     def _lines(self, path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
         """(place, text, label) line by line."""
         if self.form == "table":
-            columns = [(self.text, "data.source.text"), (self.label, "data.source.label")]
-            for where, (text, label) in cells(path, self, columns):
+            for where, (text, label) in self.cells(path, "text", "label"):
                 yield where, text, label
             return
         for number, line in enumerate(lines(path, self.encoding), 1):

@@ -23,7 +23,7 @@ from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Arrays, Batch, Spec, spec_of
 from scaling.data.sources.files import matching
 from scaling.data.sources.rows import RowFiles
-from scaling.data.sources.tables import Tables, cells, ordered
+from scaling.data.sources.tables import Tables, ordered, require
 
 # A user with fewer ratings has nothing to leave out: one to learn from, one for each held-out split.
 MIN_HELD_OUT = 3
@@ -66,13 +66,6 @@ class Sorted:
     def columns(self) -> dict[str, np.ndarray]:
         """The ratings as arrays, by the keys of a batch."""
         return {"user": self.user, "item": self.item, "rating": self.rating}
-
-    def left_out(self, back: int) -> np.ndarray:
-        """The places of each user's rating that is `back` before the end: 1 for the last.
-
-        Users with fewer than `MIN_HELD_OUT` ratings have none.
-        """
-        return (self.start[1:] - back)[np.diff(self.start) >= MIN_HELD_OUT]
 
     def before(self, places: np.ndarray, width: int, pad: int) -> np.ndarray:
         """The items that a user rated before each of these places: int32[n, width], padded."""
@@ -133,12 +126,9 @@ class RatingTable(RowFiles[tuple[str, str, float, float]], Tables):
 
     def rows(self, path: pathlib.Path) -> Iterator[tuple[str, str, float, float]]:
         """(user, item, rating, time) line by line."""
-        wanted = [(getattr(self, key), f"data.source.{key}") for key in ("user", "item", "rating")]
-        if self.time is not None:
-            wanted.append((self.time, "data.source.time"))
-        for where, (user, item, rating, *time) in cells(path, self, wanted):
-            if not user.strip() or not item.strip():
-                raise DataError(f"{where}: has no {self.item if user.strip() else self.user}")
+        fields = ("user", "item", "rating", *(["time"] if self.time is not None else []))
+        for where, (user, item, rating, *time) in self.cells(path, *fields):
+            require(where, **{self.user: user, self.item: item})
             when = _number(time[0], self.time or "", where) if time else 0.0
             yield user.strip(), item.strip(), _number(rating, self.rating, where), when
 
@@ -253,13 +243,13 @@ class Ratings(RatingTable):
 
 def left_out_parts(table: Sorted) -> dict[str, np.ndarray]:
     """Leave-last-out: {"eval": each user's last rating, "valid": the one before it}, as places."""
-    parts = {"eval": table.left_out(1), "valid": table.left_out(2)}
-    if not len(parts["eval"]):
+    ends = table.start[1:][np.diff(table.start) >= MIN_HELD_OUT]
+    if not len(ends):
         raise DataError(
             f"data.source.split: all users have fewer than {MIN_HELD_OUT} ratings, and none can be "
             "left out; use data.source.split=random"
         )
-    return parts
+    return {"eval": ends - 1, "valid": ends - 2}
 
 
 def item_counts(items: np.ndarray, count: int) -> list[int]:

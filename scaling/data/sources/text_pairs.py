@@ -20,7 +20,7 @@ from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import Ragged
 from scaling.data.sources.files import matching
 from scaling.data.sources.rows import encoded, fit_tokenizer, split_by_hash, warn_of_both
-from scaling.data.sources.tables import Tables, cells, lines
+from scaling.data.sources.tables import Tables, lines
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
 
@@ -208,9 +208,8 @@ class TextPairs(Tables):
                 yield Row((source.strip(), target.strip()), f"{path}, line {number}")
 
     def _table(self, paths: Sequence[pathlib.Path]) -> Iterator["Row"]:
-        columns = [(self.source, "data.source.source"), (self.target, "data.source.target")]
         for path in paths:
-            for where, (source, target) in cells(path, self, columns):
+            for where, (source, target) in self.cells(path, "source", "target"):
                 yield Row((source.strip(), target.strip()), where)
 
 

@@ -16,14 +16,13 @@ import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveFloat
 from scaling.data.cache import cached, digest, key_of, stamp
-from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.rows import RowFiles, fit_tokenizer
-from scaling.data.sources.tables import Tables, cells
+from scaling.data.sources.tables import Tables, require
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
 # How bytes of PCM become numbers, by the bytes of a sample, and what divides them to be 16-bit ones.
@@ -105,11 +104,8 @@ class Utterances(RowFiles["Row"], Tables):
 
     def rows(self, path: pathlib.Path) -> Iterator["Row"]:
         """The utterances that one table lists."""
-        columns = [(self.path, "data.source.path"), (self.text, "data.source.text")]
-        for where, (sound, text) in cells(path, self, columns):
-            if not has_text(sound) or not has_text(text):
-                part = "text" if has_text(sound) else "path"
-                raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
+        for where, (sound, text) in self.cells(path, "path", "text"):
+            require(where, path=sound, text=text)
             yield Row(path.parent / sound.strip(), text.strip(), where)
 
 
