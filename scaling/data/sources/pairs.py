@@ -1,6 +1,7 @@
 """Pairs of examples of two kinds that are of one class: a spoken digit and an image of it."""
 
 import dataclasses
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from scaling.data.sources import SOURCES
 from scaling.data.sources.tables import ordered
 from scaling.experiment import Source
 
+T = TypeVar("T")
 SIDES = ("first", "second")
 CLASSES = "name a source of images, labelled text or utterances"
 
@@ -54,16 +56,17 @@ class Pairs:
             example has no partner.
         """
         opened = {side: self._source(side).open(context) for side in SIDES}
-        first, second = ({**o.train, **o.evals} for o in opened.values())
+        parts = {side: {**o.train, **o.evals} for side, o in opened.items()}
+        first, second = parts.values()
         if first.keys() != second.keys():
             raise DataError(
                 "data.source: one of `first` and `second` holds examples out; name held-out examples of "
                 "both or of neither"
             )
-        infos = [o.info for o in opened.values()]
+        infos = {side: o.info for side, o in opened.items()}
         names = {
-            split: [_classes(part, info) for part, info in zip(parts, infos, strict=True)]
-            for split, *parts in ((split, first[split], second[split]) for split in first)
+            split: [_classes(part[split], infos[side]) for side, part in parts.items()]
+            for split in first
         }
         known = ordered(name for of_first, _ in names.values() for name in of_first)
         number = {name: place for place, name in enumerate(known)}
@@ -76,11 +79,10 @@ class Pairs:
             )
             for split in first
         }
-        info = _info({side: o.info for side, o in opened.items()})
         artefacts = {
             f"{side}_{key}": x for side, o in opened.items() for key, x in o.artefacts.items()
         }
-        info = dataclasses.replace(info, num_classes=len(known), class_names=known)
+        info = dataclasses.replace(_info(infos), num_classes=len(known), class_names=known)
         return Opened(info, {"train": pairs.pop("train")}, pairs, artefacts=artefacts)
 
     def _source(self, side: str) -> Opens:
@@ -139,24 +141,20 @@ class Paired:
         class_n = self._classes[indices]
         draw_n = subkeys(self._key, positions) % self._counts[class_n].astype(np.uint64)
         partners = self._by_class[self._start[class_n] + draw_n.astype(np.int64)]
-        halves = (
-            self._first.gather(indices, positions),
-            self._second.gather(partners, positions),
-        )
-        batch = {
-            f"{side}_{key}": x
-            for side, half in zip(SIDES, halves, strict=True)
-            for key, x in half.items()
-            if key != WEIGHTS
-        }
-        return batch | {"labels": class_n}
+        first = self._first.gather(indices, positions)
+        second = self._second.gather(partners, positions)
+        return _side_by_side(first, second) | {"labels": class_n}
 
 
 def pair_spec(first: Spec, second: Spec) -> Spec:
     """Shapes and dtypes of a pair of examples with these."""
+    return _side_by_side(first, second) | spec_of("int32", (), "labels")
+
+
+def _side_by_side(first: dict[str, T], second: dict[str, T]) -> dict[str, T]:
+    """What both have under each key, but the weights, after the name of the side."""
     halves = zip(SIDES, (first, second), strict=True)
-    spec = {f"{side}_{k}": x for side, half in halves for k, x in half.items() if k != WEIGHTS}
-    return spec | spec_of("int32", (), "labels")
+    return {f"{side}_{k}": x for side, half in halves for k, x in half.items() if k != WEIGHTS}
 
 
 def _info(infos: dict[str, DataInfo]) -> DataInfo:

@@ -248,11 +248,8 @@ def _prepared(root: pathlib.Path, dataset: str) -> pathlib.Path | None:
     folders = [path.parent for path in (root / name).glob("*/dataset_info.json")]
     if version:
         folders = [folder for folder in folders if folder.name == version]
-    return max(folders, key=_version_of, default=None)
-
-
-def _version_of(folder: pathlib.Path) -> tuple[int, ...]:
-    return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
+    numbers = {f: tuple(int(n) for n in f.name.split(".") if n.isdigit()) for f in folders}
+    return max(folders, key=numbers.__getitem__, default=None)
 
 
 def _not_prepared(root: pathlib.Path, dataset: str) -> str:
