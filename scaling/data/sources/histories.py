@@ -13,7 +13,7 @@ import numpy as np
 
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec, spec_of
+from scaling.data.loader import Batch, spec_of
 from scaling.data.sources.ratings import (
     RatingTable,
     Sorted,
@@ -39,33 +39,27 @@ class Histories(RatingTable):
 
     def describe(self, context: DataContext) -> DataInfo:
         """The items; reads the table, where the cache does not have it."""
-        return self._parts(context)[0]
+        return self.open(context).info
 
     def open(self, context: DataContext) -> Opened:
         """Training windows and held-out items."""
-        info, table, windows = self._parts(context)
-        length = context.section.text.seq_len
-        evals = {name: Next(table, at, length) for name, at in left_out_parts(table).items()}
-        return Opened(
-            info, {"train": windows}, evals, artefacts={"names": table.names}, sizes=sizes(table)
-        )
-
-    def _parts(self, context: DataContext) -> tuple[DataInfo, Sorted, Windows]:
         table, length = self.load(context.cache), context.section.text.seq_len
         separator = len(table.names.items)
         stream = _stream(table, separator)
         windows = Windows(stream, length, separator, context.section.limit)
         used = stream[: len(windows) * length + 1]
+        evals = {name: Next(table, at, length) for name, at in left_out_parts(table).items()}
         info = DataInfo(
             kind="histories",
             unit="items",
             spec=windows.spec,
-            eval_specs={name: next_spec(length, table.longest()) for name in ("eval", "valid")},
+            eval_specs={name: part.spec for name, part in evals.items()},
             vocab_size=separator + 1,
             separator=separator,
             facts={"items": separator, "item_counts": item_counts(used, separator)},
         )
-        return info, table, windows
+        artefacts = {"names": table.names}
+        return Opened(info, {"train": windows}, evals, artefacts=artefacts, sizes=sizes(table))
 
 
 def _stream(table: Sorted, separator: int) -> np.ndarray:
@@ -90,7 +84,9 @@ class Next(WithHistory):
         """The items at these places, int64[n], after at most `length` inputs."""
         super().__init__(table, places)
         self._length = length
-        self.spec = next_spec(length, table.longest())
+        self.spec = text_spec(length, mask_documents=True) | spec_of(
+            "int32", (table.longest(),), "seen"
+        )
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """By index: those of `Windows`, and `seen`: int32[n, S], all that the user rated before."""
@@ -111,8 +107,3 @@ class Next(WithHistory):
             "seen": seen,
             "weights": end.astype(np.float32),
         }
-
-
-def next_spec(length: int, longest: int) -> Spec:
-    """Shapes and dtypes of a held-out item; `longest` is S."""
-    return text_spec(length, mask_documents=True) | spec_of("int32", (longest,), "seen")

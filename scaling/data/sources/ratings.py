@@ -20,7 +20,7 @@ from scaling.data.cache import cached, file_hash, key_of
 from scaling.data.errors import DataError
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Arrays, Batch, Spec, spec_of
+from scaling.data.loader import Arrays, Batch, spec_of
 from scaling.data.sources.files import matching
 from scaling.data.sources.rows import RowFiles
 from scaling.data.sources.tables import Tables, ordered, require
@@ -154,7 +154,7 @@ class WithHistory(Arrays):
     def __init__(self, table: Sorted, places: np.ndarray) -> None:
         """Those at these places."""
         super().__init__(table.columns(), places)
-        self.spec = row_spec(table.longest())
+        self.spec |= spec_of("int32", (table.longest(),), "seen")
         self._table = table
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
@@ -162,12 +162,6 @@ class WithHistory(Arrays):
         table = self._table
         seen = table.before(self.rows[indices], table.longest(), len(table.names.items))
         return super().gather(indices) | {"seen": seen}
-
-
-def row_spec(longest: int | None = None) -> Spec:
-    """Shapes and dtypes of a rating; `longest` is S, where it comes with what the user saw."""
-    spec = spec_of("int32", (), "user", "item") | spec_of("float32", (), "rating")
-    return spec if longest is None else spec | spec_of("int32", (longest,), "seen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,21 +186,36 @@ class Ratings(RatingTable):
 
     def describe(self, context: DataContext) -> DataInfo:
         """Users, items and the mean; reads the table, where the cache does not have it."""
-        table = self.load(context.cache)
-        return self._describe(table, self._places(table, context)[0])
+        return self.open(context).info
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out ratings."""
         table = self.load(context.cache)
-        train, evals = self._places(table, context)
-        columns = table.columns()
-        return Opened(
-            info=self._describe(table, train),
-            train={"train": Arrays(columns, train)},
-            evals={
-                name: WithHistory(table, at) if self.split == "last" else Arrays(columns, at)
-                for name, at in evals.items()
+        places, held_out = self._places(table, context)
+        columns, count = table.columns(), len(table.names.items)
+        train = Arrays(columns, places)
+        last = self.split == "last"
+        evals = {
+            name: WithHistory(table, at) if last else Arrays(columns, at)
+            for name, at in held_out.items()
+        }
+        info = DataInfo(
+            kind="ratings",
+            unit="ratings",
+            spec=train.spec,
+            eval_specs={name: part.spec for name, part in evals.items()} if last else {},
+            facts={
+                "users": len(table.names.users),
+                "items": count,
+                "mean_rating": float(table.rating[places].mean(dtype=np.float64)),
+                "rating_range": [float(table.rating.min()), float(table.rating.max())],
+                "item_counts": item_counts(table.item[places], count),
             },
+        )
+        return Opened(
+            info=info,
+            train={"train": train},
+            evals=evals,
             artefacts={"names": table.names},
             sizes=sizes(table),
         )
@@ -223,22 +232,6 @@ class Ratings(RatingTable):
         evals = left_out_parts(table)
         order = split_rows(len(table.user), 0.0)[0]
         return order[~np.isin(order, np.concatenate(list(evals.values())))][:limit], evals
-
-    def _describe(self, table: Sorted, train: np.ndarray) -> DataInfo:
-        evals = ("eval", "valid") if self.split == "last" else ()
-        return DataInfo(
-            kind="ratings",
-            unit="ratings",
-            spec=row_spec(),
-            eval_specs={name: row_spec(table.longest()) for name in evals},
-            facts={
-                "users": len(table.names.users),
-                "items": len(table.names.items),
-                "mean_rating": float(table.rating[train].mean(dtype=np.float64)),
-                "rating_range": [float(table.rating.min()), float(table.rating.max())],
-                "item_counts": item_counts(table.item[train], len(table.names.items)),
-            },
-        )
 
 
 def left_out_parts(table: Sorted) -> dict[str, np.ndarray]:
