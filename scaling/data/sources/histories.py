@@ -14,14 +14,7 @@ import numpy as np
 from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, spec_of
-from scaling.data.sources.ratings import (
-    RatingTable,
-    Sorted,
-    WithHistory,
-    item_counts,
-    left_out_parts,
-    sizes,
-)
+from scaling.data.sources.ratings import RatingTable, Sorted, WithHistory, left_out_parts, sizes
 from scaling.data.windows import Windows, text_spec
 
 
@@ -47,7 +40,7 @@ class Histories(RatingTable):
         separator = len(table.names.items)
         stream = _stream(table, separator)
         windows = Windows(stream, length, separator, context.section.limit)
-        used = stream[: len(windows) * length + 1]
+        counts = np.bincount(stream[: len(windows) * length + 1], minlength=separator)
         evals = {name: Next(table, at, length) for name, at in left_out_parts(table).items()}
         info = DataInfo(
             kind="histories",
@@ -56,7 +49,7 @@ class Histories(RatingTable):
             eval_specs={name: part.spec for name, part in evals.items()},
             vocab_size=separator + 1,
             separator=separator,
-            facts={"items": separator, "item_counts": item_counts(used, separator)},
+            facts={"items": separator, "item_counts": counts[:separator].tolist()},
         )
         artefacts = {"names": table.names}
         return Opened(info, {"train": windows}, evals, artefacts=artefacts, sizes=sizes(table))

@@ -209,7 +209,7 @@ class Ratings(RatingTable):
                 "items": count,
                 "mean_rating": float(table.rating[places].mean(dtype=np.float64)),
                 "rating_range": [float(table.rating.min()), float(table.rating.max())],
-                "item_counts": item_counts(table.item[places], count),
+                "item_counts": np.bincount(table.item[places], minlength=count).tolist(),
             },
         )
         return Opened(
@@ -243,11 +243,6 @@ def left_out_parts(table: Sorted) -> dict[str, np.ndarray]:
             "left out; use data.source.split=random"
         )
     return {"eval": ends - 1, "valid": ends - 2}
-
-
-def item_counts(items: np.ndarray, count: int) -> list[int]:
-    """How often each of `count` items occurs."""
-    return [int(n) for n in np.bincount(items, minlength=count)[:count]]
 
 
 def sizes(table: Sorted) -> dict[str, int]:

@@ -51,21 +51,20 @@ class Tfds:
     @property
     def kind(self) -> str:
         """`images` or `text`."""
-        return "images" if self._is_image(self._feature) else "text"
+        return "images" if self._types[self._feature] == "Image" else "text"
 
     def describe(self) -> DataInfo:
         """Image shape and classes."""
-        shape = self._features[self._feature].shape
+        features = self._builder.info.features
+        shape, label = features[self._feature].shape, features[self._label]
         if None in shape:
             shape = self._records[0][self._feature].shape
-        label = self._features[self._label]
-        names = tuple(label.names) if label.names else None
         return DataInfo(
             kind="images",
             unit="examples",
             spec=image_spec(shape),
             num_classes=label.num_classes,
-            class_names=names,
+            class_names=tuple(label.names) if label.names else None,
             image_shape=tuple(shape),
         )
 
@@ -171,31 +170,31 @@ class Tfds:
             )
         return info
 
-    @property
-    def _features(self) -> "tfds.features.FeaturesDict":
-        return self._builder.info.features
+    @functools.cached_property
+    def _types(self) -> dict[str, str]:
+        """What each feature is: Image, Text, ClassLabel or another class of the library."""
+        return {name: type(f).__name__ for name, f in self._builder.info.features.items()}
 
     @functools.cached_property
     def _feature(self) -> str:
         if self.feature is not None:
-            if self.feature in self._features:
+            if self.feature in self._types:
                 return self.feature
             raise DataError(f"{self.dataset} has no feature {self.feature!r}, but {self._names()}")
-        images = [name for name in self._features if self._is_image(name)]
+        images = self._of_type("Image")
         if images:
             return self._choose(images, "image", "feature")
-        texts = [n for n, f in self._features.items() if type(f).__name__ == "Text"]
-        return self._choose(texts, "text", "feature")
+        return self._choose(self._of_type("Text"), "text", "feature")
 
     @functools.cached_property
     def _label(self) -> str:
-        labels = [n for n, f in self._features.items() if type(f).__name__ == "ClassLabel"]
+        labels = self._of_type("ClassLabel")
         if self.label is not None and self.label not in labels:
             raise DataError(f"{self.dataset} has no class label {self.label!r}, but {labels}")
         return self.label or self._choose(labels, "label", "label")
 
-    def _is_image(self, name: str) -> bool:
-        return type(self._features[name]).__name__ == "Image"
+    def _of_type(self, kind: str) -> list[str]:
+        return [name for name, one in self._types.items() if one == kind]
 
     def _choose(self, names: list[str], usual: str, key: str) -> str:
         if usual in names:
@@ -208,7 +207,7 @@ class Tfds:
         return names[0]
 
     def _names(self) -> str:
-        return ", ".join(f"{n}: {type(f).__name__}" for n, f in self._features.items())
+        return ", ".join(f"{name}: {kind}" for name, kind in self._types.items())
 
     @functools.cached_property
     def _builder(self) -> "tfds.core.DatasetBuilder":
