@@ -1,6 +1,6 @@
 """Command lines: one parser for all front doors, and the one command that reaches them.
 
-arguments = cli.parse(sys.argv[1:])            # of `python -m scaling.main`
+job, values, overrides = cli.parse(argv)       # of `python -m scaling.main`
 values, overrides = cli.read(argv, OPTIONS)    # of a door with its own options
 main = cli.front_door(door)                    # door(argv) -> exit code; wrong usage is 2
 """
@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from scaling.cli.arguments import OPTIONS, SAMPLE_FLAGS, Args, parse
+from scaling.cli.arguments import OPTIONS, PROCESS_FLAGS, SAMPLE_FLAGS, parse
 from scaling.cli.parser import CONFIG, WORKDIR, Option, files_here, help_text, job_of, read
 from scaling.configs.errors import ConfigError, suggest
 
