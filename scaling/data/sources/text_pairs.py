@@ -156,23 +156,21 @@ class TextPairs(Tables):
 
     def _parts(self, fraction: float) -> tuple[list["Row"], dict[str, list["Row"]]]:
         """(training pairs, held-out pairs by split)."""
-        for name in ("eval", "test"):
-            key = f"{name}_target_paths"
-            if getattr(self, key) and not getattr(self, f"{name}_source_paths"):
-                raise DataError(
-                    f"data.source.{key}: has no {name}_source_paths beside it; give both"
-                )
         rows = self._read("")
         held_out: dict[str, list[Row]] = {}
-        if self.eval_source_paths:
-            held_out["eval"] = self._read("eval_")
-        elif fraction:
+        if fraction and not self.eval_source_paths:
             key = "data.source.eval_source_paths"
             rows, held_out["eval"] = split_by_hash(
                 rows, lambda row: row.texts[0], fraction, "pair", key
             )
-        if self.test_source_paths:
-            held_out["test"] = self._read("test_")
+        for name in ("eval", "test"):
+            key = f"{name}_source_paths"
+            if getattr(self, key):
+                held_out[name] = self._read(f"{name}_")
+            elif getattr(self, f"{name}_target_paths"):
+                raise DataError(
+                    f"data.source.{name}_target_paths: has no {key} beside it; give both"
+                )
         known = (row.texts for part in held_out.values() for row in part)
         warn_of_both((row.texts for row in rows), known, "pair")
         return rows, held_out
