@@ -15,7 +15,7 @@ Holdout = Literal["auto", "documents", "tail"]
 class TextSource(Protocol):
     """Text that is read document by document."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "text"
 
     def documents(self) -> Iterator[str]:
         """The documents, always in the same order; one without text as an empty string."""
@@ -27,7 +27,7 @@ class TextSource(Protocol):
 
     def held_out(self) -> "TextSource | None":
         """The evaluation text that the source names itself, if it does."""
-        ...
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

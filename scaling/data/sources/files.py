@@ -13,13 +13,13 @@ import pathlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import zstandard
 
 from scaling.configs.types import LocalPath
 from scaling.data.cache import digest, file_hash
-from scaling.data.documents import has_text
+from scaling.data.documents import TextSource, has_text
 from scaling.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Errors = Literal["strict", "replace", "ignore"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Files:
+class Files(TextSource):
     """Text files by path or glob. A .txt file is one document; so is each line of a .jsonl file.
 
     Text is UTF-8, or UTF-16 or UTF-32 where a file begins with their byte order mark; the mark is no
@@ -48,8 +48,6 @@ class Files:
       separator: what stands between the documents inside one text, such as "<|endoftext|>": each
         piece is a document, without the line breaks around the separator. Empty splits nothing.
     """
-
-    kind: ClassVar[str] = "text"
 
     paths: tuple[LocalPath, ...]
     eval_paths: tuple[LocalPath, ...] = ()

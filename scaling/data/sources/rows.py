@@ -10,7 +10,7 @@ import numpy as np
 
 from scaling.configs.types import LocalPath
 from scaling.data.cache import cached, digest, key_of
-from scaling.data.documents import Part, is_held_out
+from scaling.data.documents import Part, TextSource, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.info import DataContext
 from scaling.data.npy import Ragged, write_ragged
@@ -92,10 +92,8 @@ def warn_of_both(train: Iterable[Hashable], held_out: Iterable[Hashable], noun: 
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
+class Texts(TextSource):
     """Texts alone, as a tokenizer learns from them."""
-
-    kind: ClassVar[str] = "text"
 
     texts: tuple[str, ...]
 
@@ -106,10 +104,6 @@ class Texts:
     def fingerprint(self, cache: pathlib.Path) -> str:
         """Stands for the contents."""
         return digest(self.texts)
-
-    def held_out(self) -> None:
-        """Nothing is held out of these."""
-        return
 
 
 def fit_tokenizer(context: DataContext, texts: Iterable[str]) -> Fitted:

@@ -13,9 +13,9 @@ import pathlib
 import sysconfig
 import tokenize
 from collections.abc import Iterator
-from typing import ClassVar
 
 from scaling.configs.types import PositiveInt
+from scaling.data.documents import TextSource
 from scaling.data.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -28,15 +28,13 @@ _LEFT_OUT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Stdlib:
+class Stdlib(TextSource):
     """The `help()` topics and the .py files of the standard library, one document each.
 
     Attributes:
       max_bytes: about how much text to take (the whole is about 10 MB). Files are chosen by a hash
         of their names, so that a smaller corpus is a subset of a larger one.
     """
-
-    kind: ClassVar[str] = "text"
 
     max_bytes: PositiveInt = 4_000_000
 
@@ -51,10 +49,6 @@ class Stdlib:
             digest.update(f"{len(text)}:".encode())
             digest.update(text.encode())
         return digest.hexdigest()
-
-    def held_out(self) -> None:
-        """Names no part of its own for evaluation."""
-        return
 
     @functools.cached_property
     def _chosen(self) -> tuple[str, ...]:
