@@ -62,8 +62,7 @@ def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
     """The decoded images of a source, from the cache or made now: `images.npy` (uint8[n, H, W, C]) and
     `labels.npy` (int32[n]).
     """
-    shape = source.describe().image_shape
-    assert shape is not None
+    shape, _ = source.describe().spec["images"]
 
     def build(work: pathlib.Path) -> Mapping[str, Any]:
         with (

@@ -4,6 +4,7 @@ Legend: T tokens in an example.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ class TaggedText(RowFiles["Sentence"]):
         words: list[str] = []
         given: list[str] = []
         first = 1
-        for number, line in enumerate(lines(path, self.encoding), 1):
+        # A blank line more ends the last sentence.
+        for number, line in enumerate(itertools.chain(lines(path, self.encoding), [""]), 1):
             if not line.strip() or line.startswith(_DOCUMENT):
                 if words:
                     yield Sentence(tuple(words), tuple(given), f"{path}, line {first}")
@@ -109,8 +111,6 @@ class TaggedText(RowFiles["Sentence"]):
             word, tag = self._cells(line.rstrip("\r\n"), f"{path}, line {number}")
             words.append(word)
             given.append(tag)
-        if words:
-            yield Sentence(tuple(words), tuple(given), f"{path}, line {first}")
 
     def _cells(self, line: str, where: str) -> tuple[str, str]:
         cells = line.split(self.delimiter or None)

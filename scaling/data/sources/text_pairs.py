@@ -183,7 +183,11 @@ class TextPairs(Tables):
         # In the order in which they are named: the files of two sides are matched by it.
         paths = [path for pattern in sources for path in matching([pattern], key)]
         others = [path for pattern in targets for path in matching([pattern], other)]
-        rows = list(self._pairs(paths, others, other) if others else self._table(paths))
+        if others:
+            rows = list(self._pairs(paths, others, other))
+        else:
+            table = (line for path in paths for line in self.cells(path, "source", "target"))
+            rows = [Row((source.strip(), target.strip()), at) for at, (source, target) in table]
         if not any(row.has_text() for row in rows):
             raise DataError(f"{key}: hold no pair of texts: {', '.join(map(str, paths))}")
         return rows
@@ -204,11 +208,6 @@ class TextPairs(Tables):
                 )
             for number, (source, target) in enumerate(zip(*sides, strict=True), 1):
                 yield Row((source.strip(), target.strip()), f"{path}, line {number}")
-
-    def _table(self, paths: Sequence[pathlib.Path]) -> Iterator["Row"]:
-        for path in paths:
-            for where, (source, target) in self.cells(path, "source", "target"):
-                yield Row((source.strip(), target.strip()), where)
 
 
 @dataclasses.dataclass(frozen=True)
