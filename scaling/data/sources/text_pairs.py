@@ -135,7 +135,7 @@ class TextPairs(Tables):
         """(the tokens of the rows with text, which of them fit); counts the others into `sizes`."""
         texts = [row for row in rows if row.has_text()]
         tokens = encoded([text for row in texts for text in row.texts], tokenizer, context.cache)
-        length = np.diff(tokens.start).reshape(-1, 2)  # of source and target
+        length = tokens.lengths.reshape(-1, 2)  # of source and target
         source_len, target_len = self._lengths(name != "train")
         fits = (length <= [source_len, target_len - 1]).all(axis=1)
         prefix = "" if name == "train" else "eval_"
@@ -266,7 +266,7 @@ class Pairs:
 
     def padded(self) -> np.ndarray:
         """Targets that each example lacks: int64[examples]."""
-        return self._lengths[1] - 1 - np.diff(self._tokens.start)[2 * self._rows + 1]
+        return self._lengths[1] - 1 - self._tokens.lengths[2 * self._rows + 1]
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index.

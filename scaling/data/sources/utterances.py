@@ -71,10 +71,8 @@ class Utterances(RowFiles["Row"], Tables):
         rate = read_wav(rows[0].path, rows[0].where)[0]
         info = self._describe(context, rate, tokenizer.vocab_size)
         parts = [
-            _recordings(part, rate, tokenizer, context.cache) for part in (rows, held_out) if part
+            self._recordings(part, rate, tokenizer, context) for part in (rows, held_out) if part
         ]
-        for part in parts:
-            part.refuse_long(self.max_seconds, rate, context.section.text.seq_len)
         if held_out:
             evals = np.arange(len(held_out))
 
@@ -101,6 +99,44 @@ class Utterances(RowFiles["Row"], Tables):
 
     def _spec(self, context: DataContext, rate: int) -> Spec:
         return utterance_spec(math.ceil(self.max_seconds * rate), context.section.text.seq_len)
+
+    def _recordings(
+        self, rows: Sequence["Row"], rate: int, tokenizer: Fitted, context: DataContext
+    ) -> "Recordings":
+        """The utterances of these lines; the samples from the cache, or read now.
+
+        The key of the cache holds every file's path, size and times of change and not its contents, as
+        that of images in class folders.
+        """
+        stats = []
+        for row in rows:
+            try:
+                stats.append([str(row.path.resolve()), *stamp(row.path)])
+            except OSError as error:
+                raise DataError(
+                    f"{row.where}: cannot read {row.path}: {error.strerror or error}; correct the path"
+                ) from error
+
+        def build(work: pathlib.Path) -> Mapping[str, Any]:
+            write_ragged(work, "samples", np.dtype(np.int16), (_samples(row, rate) for row in rows))
+            return {"examples": len(rows)}
+
+        key = key_of({"files": digest(stats), "rate": rate})
+        audio = Ragged(cached(context.cache, f"utterances-{key}", build).path, "samples")
+        part = Recordings(rows, audio, tokenizer.encode([row.text for row in rows]))
+        length = context.section.text.seq_len
+        for row, count, symbols in zip(rows, audio.lengths, part.symbols, strict=True):
+            if count > math.ceil(self.max_seconds * rate):
+                raise DataError(
+                    f"{row.where}: {row.path} has {count / rate:.2f} seconds, more than "
+                    f"data.source.max_seconds={self.max_seconds}; raise it, or leave the line out"
+                )
+            if len(symbols) > length:
+                raise DataError(
+                    f"{row.where}: has {len(symbols)} symbols, more than data.text.seq_len={length}; "
+                    "raise it, or leave the line out"
+                )
+        return part
 
     def rows(self, path: pathlib.Path) -> Iterator["Row"]:
         """The utterances that one table lists."""
@@ -166,58 +202,13 @@ class Recordings:
     """All utterances of some tables.
 
     Attributes:
-      samples: int16, one utterance after the other.
-      start: where each begins, and the end.
+      audio: int16 samples of each.
       symbols: of each text.
     """
 
     rows: Sequence[Row]
-    samples: np.ndarray
-    start: np.ndarray
+    audio: Ragged
     symbols: Sequence[np.ndarray]
-
-    def refuse_long(self, seconds: float, rate: int, length: int) -> None:
-        """Raises DataError if an utterance is longer, or has more than `length` symbols."""
-        lengths = np.diff(self.start)
-        for row, samples, symbols in zip(self.rows, lengths, self.symbols, strict=True):
-            if samples > math.ceil(seconds * rate):
-                raise DataError(
-                    f"{row.where}: {row.path} has {samples / rate:.2f} seconds, more than "
-                    f"data.source.max_seconds={seconds}; raise it, or leave the line out"
-                )
-            if len(symbols) > length:
-                raise DataError(
-                    f"{row.where}: has {len(symbols)} symbols, more than data.text.seq_len={length}; "
-                    "raise it, or leave the line out"
-                )
-
-
-def _recordings(
-    rows: Sequence[Row], rate: int, tokenizer: Fitted, cache: pathlib.Path
-) -> Recordings:
-    """The utterances of these lines; the samples from the cache, or read now.
-
-    The key of the cache holds every file's path, size and times of change and not its contents, as
-    that of images in class folders.
-    """
-    stats = []
-    for row in rows:
-        try:
-            stats.append([str(row.path.resolve()), *stamp(row.path)])
-        except OSError as error:
-            raise DataError(
-                f"{row.where}: cannot read {row.path}: {error.strerror or error}; correct the path"
-            ) from error
-
-    def build(work: pathlib.Path) -> Mapping[str, Any]:
-        write_ragged(work, "samples", np.dtype(np.int16), (_samples(row, rate) for row in rows))
-        return {"examples": len(rows)}
-
-    key = key_of({"files": digest(stats), "rate": rate})
-    entry = cached(cache, f"utterances-{key}", build)
-    samples = Ragged(entry.path, "samples")
-    symbols = tokenizer.encode([row.text for row in rows])
-    return Recordings(rows, samples.values, samples.start, symbols)
 
 
 def _samples(row: Row, rate: int) -> np.ndarray:
@@ -242,7 +233,7 @@ def tightest(parts: Sequence[Recordings]) -> list[list[Any]]:
     needs = [
         (len(symbols) + int(np.sum(symbols[1:] == symbols[:-1])), int(samples), row.where)
         for part in parts
-        for row, samples, symbols in zip(part.rows, np.diff(part.start), part.symbols, strict=True)
+        for row, samples, symbols in zip(part.rows, part.audio.lengths, part.symbols, strict=True)
     ]
     kept: list[list[Any]] = []
     for need, samples, where in sorted(needs, key=lambda x: (-x[0], x[1])):
@@ -272,7 +263,7 @@ class Spoken:
         batch = {key: np.zeros((count, *shape), dtype) for key, (shape, dtype) in self.spec.items()}
         batch["labels"][:] = self._blank
         for place, i in enumerate(self._numbers[indices]):
-            samples, symbols = part.samples[part.start[i] : part.start[i + 1]], part.symbols[i]
+            samples, symbols = part.audio.row(i), part.symbols[i]
             batch["audio"][place, : len(samples)] = samples
             batch["labels"][place, : len(symbols)] = symbols
             batch["num_samples"][place], batch["num_labels"][place] = len(samples), len(symbols)
