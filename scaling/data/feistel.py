@@ -35,15 +35,12 @@ def subkeys(key: int, counters: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Images of `index` under the permutations of [0, n) that `keys` name.
+    """Images of `index` under the permutations of [0, n) that `keys` name: int64[k].
 
     Args:
       index: int64[k], each in [0, n).
       n: size of the permuted range, 1 <= n <= 2^62.
       keys: uint64[k] or uint64[1]; equal keys are the same permutation.
-
-    Returns:
-      int64[k].
     """
     index = np.asarray(index, np.int64)
     if not 1 <= n <= 2**62:
@@ -70,11 +67,10 @@ def place_of(image: int, n: int, key: np.ndarray) -> int:
 
 
 def _network(x: np.ndarray, bits: int, keys: np.ndarray, back: bool = False) -> np.ndarray:
-    """Permutes the numbers of `bits` bits. The halves need not be equal: each round changes one
-    half by a hash of the other, which is invertible whatever the hash.
+    """Permutes the numbers of `bits` bits; `back` undoes it, by the same rounds from the last on.
 
-    Args:
-      back: the same rounds from the last to the first, which undoes them.
+    The halves need not be equal: each round changes one half by a hash of the other, which is
+    invertible whatever the hash.
     """
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)

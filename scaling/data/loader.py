@@ -154,8 +154,7 @@ class Loader:
     def units(self, step: int, per_example: int) -> int:
         """What the batches before this step hold, padding left out: exact, whatever came between.
 
-        Args:
-          per_example: units (tokens) in an example without padding.
+        An example without padding has `per_example` units (tokens).
         """
         position = self._position(step)
         if isinstance(self._padded, dict):

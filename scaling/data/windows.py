@@ -210,13 +210,7 @@ def segments_and_positions(inputs: np.ndarray, separator: int, lanes: bool = Fal
 
     A separator belongs to the document that it begins. Segments count from 1, positions from 0. In
     lanes a window goes on where the one before it ended: what is left of that document is segment 0.
-
-    Args:
-      separator: the token that begins a document.
-      lanes: whether windows follow one another.
-
-    Returns:
-      {segments, positions: int32[n, T]}.
+    {segments, positions: int32[n, T]}.
     """
     begins = inputs == separator
     if not lanes:

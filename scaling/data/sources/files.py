@@ -202,11 +202,9 @@ _REMEDY = (
 
 
 def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
-    """The files that paths and globs name, sorted, each once.
+    """The files that paths and globs name, sorted, each once; errors name the `key` that holds them.
 
-    Args:
-      patterns: `**` goes into folders, `~` is the user's home.
-      key: what holds them, for the errors.
+    `**` goes into folders, `~` is the user's home.
     """
     if not patterns:
         raise DataError(f"{key} are empty: name at least one file, e.g. paths=('a.txt',)")
@@ -222,13 +220,7 @@ def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
 
 
 def json_object(line: str, where: str, key: str) -> dict[str, Any]:
-    """The object that a line of JSON is.
-
-    Args:
-      line: the text.
-      where: its place, for the errors.
-      key: one that the object should have, for the remedy.
-    """
+    """The object that a line of JSON is; errors name its place, and a key that it should have."""
     try:
         record: Any = json.loads(line)
     except ValueError as error:

@@ -108,16 +108,11 @@ class Paired:
         names: tuple[str, ...],
         key: int,
     ) -> None:
-        """Pairs two datasets.
+        """Pairs two datasets; DataError if there is no partner of a class.
 
         Args:
-          halves: the datasets.
           classes: int32, those of their examples; -1 for one that `names` lacks.
-          names: of the classes, for errors.
           key: of the draw.
-
-        Raises:
-          DataError: there is no partner of a class.
         """
         self._first, self._second = halves
         self._classes, self._key = classes[0], key

@@ -68,9 +68,7 @@ def split_by_hash(
 ) -> tuple[list[Row], list[Row]]:
     """(training, held-out) rows, drawn by a hash of their text, so that equal texts fall on one side.
 
-    Args:
-      noun: what a row is called.
-      key: of the config that names held-out files instead.
+    Errors call a row `noun`, and name the `key` of held-out files.
     """
     parts: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:

@@ -30,13 +30,9 @@ class Tables:
     encoding: str = "utf-8"
 
     def cells(self, path: pathlib.Path, *fields: str) -> Iterator[tuple[str, list[str]]]:
-        """The cells of some columns, line by line; lines without text are passed over.
+        """(place of the line, for errors; its cells), line by line; those without text are passed over.
 
-        Args:
-          fields: of the source, each with the name of a column.
-
-        Yields:
-          (place of the line, for errors; its cells in the order of `fields`).
+        The cells are of the columns that these fields of the source name, in their order.
         """
         columns = [(getattr(self, field), f"data.source.{field}") for field in fields]
         if ".jsonl" in path.suffixes:

@@ -141,11 +141,7 @@ class Sentence:
 
 
 def tags(sentences: list[Sentence]) -> tuple[str, ...]:
-    """`O`, then B- and I- of each type, the types in the order of the alphabet.
-
-    Raises:
-      DataError: no word belongs to an entity.
-    """
+    """`O`, then B- and I- of each type, in the order of the alphabet; DataError if there is none."""
     types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != OUTSIDE})
     if not types:
         raise DataError("data.source.tag: every word is O; name the column of the tags")
