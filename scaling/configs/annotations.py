@@ -79,8 +79,7 @@ def fixed_length(annotation: Any) -> int:
 def to_plain(value: Any) -> Any:
     """A config, or a part of it, as nested dictionaries, tuples and scalars, field references followed.
 
-    Raises:
-      ConfigError: a required placeholder is empty.
+    ConfigError: a required placeholder is empty.
     """
     if isinstance(value, (Mapping, ConfigDict)):
         try:
