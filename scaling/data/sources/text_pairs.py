@@ -177,7 +177,8 @@ class TextPairs(Tables):
 
     def _read(self, prefix: str) -> list["Row"]:
         key, other = f"data.source.{prefix}source_paths", f"data.source.{prefix}target_paths"
-        sources, targets = (getattr(self, k.removeprefix("data.source.")) for k in (key, other))
+        sources = getattr(self, f"{prefix}source_paths")
+        targets = getattr(self, f"{prefix}target_paths")
         if not sources:
             matching(sources, key)  # says so
         # In the order in which they are named: the files of two sides are matched by it.
