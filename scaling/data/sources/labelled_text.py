@@ -20,7 +20,7 @@ from scaling.data.npy import Ragged
 from scaling.data.sources.files import first_of
 from scaling.data.sources.rows import RowFiles, encoded, fit_tokenizer
 from scaling.data.sources.tables import Tables, lines, ordered, require
-from scaling.data.tokenizers import Fitted, Tokenizer, tokenizer_of
+from scaling.data.tokenizers import tokenizer_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,40 +54,31 @@ class LabelledText(RowFiles["Row"], Tables):
 
     def describe(self, context: DataContext) -> DataInfo:
         """The classes, by reading the files; the vocabulary, by the config."""
-        return self._describe(context, tokenizer_of(context.section.text), classes(self.read()))
-
-    def open(self, context: DataContext) -> Opened:
-        """Training and held-out texts, tokenised."""
-        rows, section = self.read(), context.section
-        names = classes(rows)
-        train, held_out = self.split(rows, lambda row: row.text, section.eval_fraction)
-        tokenizer = fit_tokenizer(context, (row.text for row in train))
-
-        def examples(rows: list["Row"], limit: int | None = None) -> Labelled:
-            labels = _numbers(rows, names)
-            tokens = encoded([row.text for row in rows], tokenizer, context.cache)
-            return Labelled(tokens, labels, section.text.seq_len, tokenizer.vocab_size - 1, limit)
-
-        evals = {"eval": examples(held_out)} if held_out else {}
-        return Opened(
-            info=self._describe(context, tokenizer, names),
-            train={"train": examples(train, section.limit)},
-            evals=evals,
-            artefacts={"tokenizer": tokenizer},
-        )
-
-    def _describe(
-        self, context: DataContext, tokenizer: Tokenizer | Fitted, names: tuple[str, ...]
-    ) -> DataInfo:
+        names, vocab_size = classes(self.training), tokenizer_of(context.section.text).vocab_size
         return DataInfo(
             kind="labelled_text",
             unit="examples",
             spec=labelled_spec(context.section.text.seq_len),
-            vocab_size=tokenizer.vocab_size,
-            separator=tokenizer.vocab_size - 1,
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
             num_classes=len(names),
             class_names=names,
         )
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out texts, tokenised."""
+        info, section = self.describe(context), context.section
+        train, held_out = self.split(lambda row: row.text, section.eval_fraction)
+        tokenizer = fit_tokenizer(context, (row.text for row in train))
+
+        def examples(rows: list["Row"], limit: int | None = None) -> Labelled:
+            labels = _numbers(rows, info.class_names or ())
+            tokens = encoded([row.text for row in rows], tokenizer, context.cache)
+            return Labelled(tokens, labels, section.text.seq_len, tokenizer.vocab_size - 1, limit)
+
+        evals = {"eval": examples(held_out)} if held_out else {}
+        train_texts = examples(train, section.limit)
+        return Opened(info, {"train": train_texts}, evals, artefacts={"tokenizer": tokenizer})
 
     def rows(self, path: pathlib.Path) -> Iterator["Row"]:
         """Texts and labels, each line by itself."""

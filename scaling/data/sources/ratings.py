@@ -108,7 +108,7 @@ class RatingTable(RowFiles[tuple[str, str, float, float]], Tables):
         key = key_of({"ratings": [file_hash(path, cache) for path in paths], "columns": columns})
 
         def build(work: pathlib.Path) -> Mapping[str, Any]:
-            users, items, ratings, times = zip(*self.read(), strict=True)
+            users, items, ratings, times = zip(*self.read("paths"), strict=True)
             names = Names(ordered(users), ordered(items))
             user, item = _numbers(users, names.users), _numbers(items, names.items)
             order = np.lexsort((np.array(times), user))

@@ -1,6 +1,7 @@
 """What sources share whose files hold rows: reading them, holding some out, tokens of their texts."""
 
 import dataclasses
+import functools
 import logging
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +44,12 @@ class RowFiles(Generic[Row]):
         """The rows of one file."""
         raise NotImplementedError
 
-    def read(self, name: Literal["paths", "eval_paths"] = "paths") -> list[Row]:
+    @functools.cached_property
+    def training(self) -> list[Row]:
+        """The rows of `paths`, those that `data.eval_fraction` holds out among them."""
+        return self.read("paths")
+
+    def read(self, name: Literal["paths", "eval_paths"]) -> list[Row]:
         """The rows of all files under a key, or DataError if there are none."""
         key = f"data.source.{name}"
         paths = matching(getattr(self, name), key)
@@ -52,15 +58,13 @@ class RowFiles(Generic[Row]):
             raise DataError(f"{key}: hold no {self.noun}: {', '.join(map(str, paths))}")
         return rows
 
-    def split(
-        self, rows: list[Row], text: Callable[[Row], str], fraction: float
-    ) -> tuple[list[Row], list[Row]]:
+    def split(self, text: Callable[[Row], str], fraction: float) -> tuple[list[Row], list[Row]]:
         """(training, held-out) rows: those of `eval_paths`, or else drawn by a hash of their text."""
         if not self.eval_paths:
-            return split_by_hash(rows, text, fraction, self.noun, "data.source.eval_paths")
+            return split_by_hash(self.training, text, fraction, self.noun, "data.source.eval_paths")
         held_out = self.read("eval_paths")
-        warn_of_both(map(text, rows), map(text, held_out), self.noun)
-        return rows, held_out
+        warn_of_both(map(text, self.training), map(text, held_out), self.noun)
+        return self.training, held_out
 
 
 def split_by_hash(

@@ -20,7 +20,7 @@ from scaling.data.loader import Arrays, Spec, spec_of
 from scaling.data.sources.files import first_of
 from scaling.data.sources.rows import RowFiles, fit_tokenizer
 from scaling.data.sources.tables import lines
-from scaling.data.tokenizers import Fitted, Tokenizer, tokenizer_of
+from scaling.data.tokenizers import Fitted, tokenizer_of
 
 OUTSIDE = "O"
 _TAG = re.compile(r"O|[BI]-\S+")
@@ -58,7 +58,17 @@ class TaggedText(RowFiles["Sentence"]):
 
     def describe(self, context: DataContext) -> DataInfo:
         """The tags, by reading the files; the vocabulary, by the config."""
-        return self._describe(context, tokenizer_of(context.section.text), tags(self.read()))
+        names, vocab_size = tags(self.training), tokenizer_of(context.section.text).vocab_size
+        return DataInfo(
+            kind="tagged_text",
+            unit="sentences",
+            spec=tagged_spec(context.section.text.seq_len),
+            eval_specs={"eval": tagged_spec(self.eval_len)} if self.eval_len else {},
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
+            num_classes=len(names),
+            class_names=names,
+        )
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out sentences, tokenised.
@@ -67,33 +77,14 @@ class TaggedText(RowFiles["Sentence"]):
           DataError: a file cannot be read; a line has too few columns, no word, or a tag that is none of
             BIO; a sentence is too long, or has a type that the training files lack; a side is empty.
         """
-        sentences, section = self.read(), context.section
-        names = tags(sentences)
-        train, held_out = self.split(sentences, Sentence.text, section.eval_fraction)
+        info, section = self.describe(context), context.section
+        train, held_out = self.split(Sentence.text, section.eval_fraction)
         tokenizer = fit_tokenizer(context, map(Sentence.text, train))
-        length, evals = section.text.seq_len, {}
+        names, length, evals = info.class_names or (), section.text.seq_len, {}
         if held_out:
             evals = {"eval": tagged(held_out, names, tokenizer, self.eval_len or length)}
-        return Opened(
-            info=self._describe(context, tokenizer, names),
-            train={"train": tagged(train, names, tokenizer, length, section.limit)},
-            evals=evals,
-            artefacts={"tokenizer": tokenizer},
-        )
-
-    def _describe(
-        self, context: DataContext, tokenizer: Tokenizer | Fitted, names: tuple[str, ...]
-    ) -> DataInfo:
-        return DataInfo(
-            kind="tagged_text",
-            unit="sentences",
-            spec=tagged_spec(context.section.text.seq_len),
-            eval_specs={"eval": tagged_spec(self.eval_len)} if self.eval_len else {},
-            vocab_size=tokenizer.vocab_size,
-            separator=tokenizer.vocab_size - 1,
-            num_classes=len(names),
-            class_names=names,
-        )
+        examples = tagged(train, names, tokenizer, length, section.limit)
+        return Opened(info, {"train": examples}, evals, artefacts={"tokenizer": tokenizer})
 
     def rows(self, path: pathlib.Path) -> Iterator["Sentence"]:
         """Sentences, whose words stand one a line."""

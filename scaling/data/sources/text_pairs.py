@@ -74,7 +74,20 @@ class TextPairs(Tables):
 
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes and the vocabulary, by the config alone."""
-        return self._describe(context, tokenizer_of(context.section.text).vocab_size)
+        vocab_size = tokenizer_of(context.section.text).vocab_size
+        files = {
+            "eval": self.eval_source_paths or context.section.eval_fraction,
+            "test": self.test_source_paths,
+        }
+        held_out = pair_spec(*self._lengths(True), held_out=True)
+        return DataInfo(
+            kind="text_pairs",
+            unit="tokens",
+            spec=pair_spec(*self._lengths(False), held_out=False),
+            eval_specs={name: held_out for name, given in files.items() if given},
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
+        )
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact."""
@@ -93,29 +106,11 @@ class TextPairs(Tables):
         if limit is not None:
             kept = kept[split_rows(len(kept), 0.0)[0][:limit]]
         return Opened(
-            info=self._describe(context, tokenizer.vocab_size, tokenizer.token_bytes),
+            info=dataclasses.replace(self.describe(context), token_bytes=tokenizer.token_bytes),
             train={"train": Pairs(tokens, kept, self._lengths(False), separator)},
             evals=evals,
             artefacts={"tokenizer": tokenizer, "held_out_texts": HeldOutTexts(texts)},
             sizes=sizes,
-        )
-
-    def _describe(
-        self, context: DataContext, vocab_size: int, token_bytes: np.ndarray | None = None
-    ) -> DataInfo:
-        files = {
-            "eval": self.eval_source_paths or context.section.eval_fraction,
-            "test": self.test_source_paths,
-        }
-        held_out = pair_spec(*self._lengths(True), held_out=True)
-        return DataInfo(
-            kind="text_pairs",
-            unit="tokens",
-            spec=pair_spec(*self._lengths(False), held_out=False),
-            eval_specs={name: held_out for name, given in files.items() if given},
-            vocab_size=vocab_size,
-            token_bytes=token_bytes,
-            separator=vocab_size - 1,
         )
 
     def _lengths(self, held_out: bool) -> tuple[int, int]:

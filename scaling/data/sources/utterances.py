@@ -57,19 +57,27 @@ class Utterances(RowFiles["Row"], Tables):
 
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes by the config and the first file's sample rate; the vocabulary by the config."""
-        first, vocab_size = self.read()[0], tokenizer_of(context.section.text).vocab_size
-        return self._describe(context, read_wav(first.path, first.where)[0], vocab_size)
+        first, vocab_size = self.training[0], tokenizer_of(context.section.text).vocab_size
+        rate = read_wav(first.path, first.where)[0]
+        return DataInfo(
+            kind="utterances",
+            unit="utterances",
+            spec=self._spec(context, rate),
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
+            facts={"sample_rate": rate},
+        )
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out utterances."""
-        rows = self.read()
+        rows = self.training
         held_out = self.read("eval_paths") if self.eval_paths else []
         fraction = 0.0 if self.eval_paths else context.section.eval_fraction
         train, evals = split_rows(len(rows), fraction)
         _refuse_overlap([rows[i] for i in train], held_out or [rows[i] for i in evals])
         tokenizer = fit_tokenizer(context, (rows[i].text for i in sorted(train)))
-        rate = read_wav(rows[0].path, rows[0].where)[0]
-        info = self._describe(context, rate, tokenizer.vocab_size)
+        info = self.describe(context)
+        rate = info.facts["sample_rate"]
         parts = [
             self._recordings(part, rate, tokenizer, context) for part in (rows, held_out) if part
         ]
@@ -85,16 +93,6 @@ class Utterances(RowFiles["Row"], Tables):
             train={"train": examples(parts[0], train[: context.section.limit])},
             evals={"eval": examples(parts[-1], evals)} if len(evals) else {},
             artefacts={"tokenizer": tokenizer},
-        )
-
-    def _describe(self, context: DataContext, rate: int, vocab_size: int) -> DataInfo:
-        return DataInfo(
-            kind="utterances",
-            unit="utterances",
-            spec=self._spec(context, rate),
-            vocab_size=vocab_size,
-            separator=vocab_size - 1,
-            facts={"sample_rate": rate},
         )
 
     def _spec(self, context: DataContext, rate: int) -> Spec:
