@@ -62,7 +62,7 @@ class Utterances(RowFiles["Row"], Tables):
         return DataInfo(
             kind="utterances",
             unit="utterances",
-            spec=self._spec(context, rate),
+            spec=utterance_spec(math.ceil(self.max_seconds * rate), context.section.text.seq_len),
             vocab_size=vocab_size,
             separator=vocab_size - 1,
             facts={"sample_rate": rate},
@@ -83,20 +83,12 @@ class Utterances(RowFiles["Row"], Tables):
         ]
         if held_out:
             evals = np.arange(len(held_out))
-
-        def examples(part: Recordings, numbers: np.ndarray) -> Spoken:
-            spec = self._spec(context, rate)
-            return Spoken(part, numbers, spec, tokenizer.vocab_size - 1)
-
         return Opened(
             info=dataclasses.replace(info, facts={**info.facts, "tightest": tightest(parts)}),
-            train={"train": examples(parts[0], train[: context.section.limit])},
-            evals={"eval": examples(parts[-1], evals)} if len(evals) else {},
+            train={"train": Spoken(parts[0], train[: context.section.limit], info)},
+            evals={"eval": Spoken(parts[-1], evals, info)} if len(evals) else {},
             artefacts={"tokenizer": tokenizer},
         )
-
-    def _spec(self, context: DataContext, rate: int) -> Spec:
-        return utterance_spec(math.ceil(self.max_seconds * rate), context.section.text.seq_len)
 
     def _recordings(
         self, rows: Sequence["Row"], rate: int, tokenizer: Fitted, context: DataContext
@@ -243,10 +235,10 @@ def tightest(parts: Sequence[Recordings]) -> list[list[Any]]:
 class Spoken:
     """Utterances padded with silence, and their symbols, padded with the blank."""
 
-    def __init__(self, part: Recordings, numbers: np.ndarray, spec: Spec, blank: int) -> None:
+    def __init__(self, part: Recordings, numbers: np.ndarray, info: DataInfo) -> None:
         """Those of a part whose numbers are given."""
-        self.spec = spec
-        self._part, self._numbers, self._blank = part, numbers, blank
+        self.spec = info.spec
+        self._part, self._numbers, self._blank = part, numbers, info.separator
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -259,7 +251,7 @@ class Spoken:
         """{audio: int16[n, S], labels: int32[n, L]}, and how much of each is there."""
         count, part = len(indices), self._part
         batch = {key: np.zeros((count, *shape), dtype) for key, (shape, dtype) in self.spec.items()}
-        batch["labels"][:] = self._blank
+        batch["labels"][:], batch["weights"][:] = self._blank, 1.0
         for place, i in enumerate(self._numbers[indices]):
             samples, symbols = part.audio.row(i), part.symbols[i]
             batch["audio"][place, : len(samples)] = samples
