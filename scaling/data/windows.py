@@ -10,6 +10,7 @@ A single document that is split into a head and a tail has no separators at all.
 The stream does not depend on T: other lengths of example share it.
 """
 
+import collections
 import logging
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -86,15 +87,14 @@ def _write_stream(
     separate = not part.is_tail()
     seen: list[np.ndarray] = []
     notes = {"tokens": 0, "bytes": 0, "documents": 0, "excluded": 0, "blank": 0}
-    markers = dict.fromkeys(MARKERS, 0)
+    markers: collections.Counter[str] = collections.Counter()
     with NpyWriter(work / "tokens.npy", dtype) as out:
         if separate:
             out.write(separator)
         for chunk in _chunks(part.with_blank()):
             texts = [text for text in chunk if has_text(text)]
             notes["blank"] += len(chunk) - len(texts)
-            for marker in MARKERS:
-                markers[marker] += sum(marker in text for text in texts)
+            markers.update(marker for marker in MARKERS for text in texts if marker in text)
             ids = np.array([document_hash(text) for text in texts], np.uint64)
             keep = ~np.isin(ids, held_out)
             texts = [text for text, kept in zip(texts, keep, strict=True) if kept]
@@ -110,7 +110,7 @@ def _write_stream(
     if not notes["documents"]:
         raise DataError(_nothing_left(part, notes["excluded"]))
     np.save(work / "documents.npy", np.concatenate(seen))
-    return notes | {"markers": {marker: count for marker, count in markers.items() if count}}
+    return notes | {"markers": dict(markers)}
 
 
 def _nothing_left(part: Part, excluded: int) -> str:
