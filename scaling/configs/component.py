@@ -94,6 +94,10 @@ class Component(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._keys())
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or the default where the component has no such key."""
+        return super().get(key, default)
+
     def _keys(self) -> list[str]:
         return ["name", *self.arguments, *section_fields(type(self))]
 
