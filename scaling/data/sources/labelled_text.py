@@ -68,7 +68,7 @@ class LabelledText(RowFiles["Row"], Tables):
     def open(self, context: DataContext) -> Opened:
         """Training and held-out texts, tokenised."""
         info, section = self.describe(context), context.section
-        train, held_out = self.split(lambda row: row.text, section.eval_fraction)
+        train, held_out = self.divide(lambda row: row.text, section.eval_fraction)
         tokenizer = fit_tokenizer(context, (row.text for row in train))
 
         def examples(rows: list["Row"], limit: int | None = None) -> Labelled:

@@ -58,7 +58,7 @@ class RowFiles(Generic[Row]):
             raise DataError(f"{key}: hold no {self.noun}: {', '.join(map(str, paths))}")
         return rows
 
-    def split(self, text: Callable[[Row], str], fraction: float) -> tuple[list[Row], list[Row]]:
+    def divide(self, text: Callable[[Row], str], fraction: float) -> tuple[list[Row], list[Row]]:
         """(training, held-out) rows: those of `eval_paths`, or else drawn by a hash of their text."""
         if not self.eval_paths:
             return split_by_hash(self.training, text, fraction, self.noun, "data.source.eval_paths")

@@ -78,7 +78,7 @@ class TaggedText(RowFiles["Sentence"]):
             BIO; a sentence is too long, or has a type that the training files lack; a side is empty.
         """
         info, section = self.describe(context), context.section
-        train, held_out = self.split(Sentence.text, section.eval_fraction)
+        train, held_out = self.divide(Sentence.text, section.eval_fraction)
         tokenizer = fit_tokenizer(context, map(Sentence.text, train))
         names, length, evals = info.class_names or (), section.text.seq_len, {}
         if held_out:
