@@ -13,8 +13,8 @@ import numpy as np
 
 from scaling import configs
 from scaling.data.cache import Entry, cached, key_of
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.feistel import derive_key, permute, subkeys
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Classified, Spec, spec_of
 from scaling.data.npy import NpyWriter
@@ -111,19 +111,3 @@ class OpenImages:
             evals = {"eval": images_of(entry, held_rows)}
         train_images = images_of(entry, train[: section.limit])
         return Opened(source.describe(), {"train": train_images}, evals)
-
-
-def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """(train, eval) row numbers: a fixed pseudo-random share is held out, whatever the seed.
-
-    Both come in a fixed pseudo-random order, so that the first n are a fair sample (`data.limit`).
-    """
-    count = round(size * fraction)
-    if fraction and not 0 < count < size:
-        raise DataError(
-            f"data.eval_fraction={fraction} of {size} examples holds out {count}: change it, or "
-            "name held-out examples (as data.source.eval_split of images)"
-        )
-    key = subkeys(derive_key(0, "holdout"), np.zeros(1))
-    order = permute(np.arange(size), size, key)
-    return order[count:], order[:count]

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import image_arrays, image_spec, images_of, split_rows
+from scaling.data.images import image_arrays, image_spec, images_of
 from scaling.data.info import DataInfo
 
 

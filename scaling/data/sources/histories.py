@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from scaling.data.images import split_rows
+from scaling.data.documents import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, spec_of
 from scaling.data.sources.ratings import RatingTable, Sorted, WithHistory, left_out_parts, sizes

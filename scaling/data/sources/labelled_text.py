@@ -11,9 +11,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from scaling.configs.types import LocalPath
-from scaling.data.documents import has_text
+from scaling.data.documents import has_text, split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Classified, Spec, spec_of
 from scaling.data.npy import Ragged

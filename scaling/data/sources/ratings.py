@@ -17,8 +17,8 @@ import numpy as np
 
 from scaling.configs.types import LocalPath
 from scaling.data.cache import cached, file_hash, key_of
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Arrays, Batch, spec_of
 from scaling.data.sources.files import matching

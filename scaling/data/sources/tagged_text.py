@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from scaling.configs.types import LocalPath, NonNegativeInt, PositiveInt
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Arrays, Spec, spec_of
 from scaling.data.sources.files import first_of

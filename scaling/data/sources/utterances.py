@@ -16,8 +16,8 @@ import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveFloat
 from scaling.data.cache import cached, digest, key_of, stamp
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
 from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import Ragged, write_ragged
