@@ -25,12 +25,8 @@ OPTIONS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The front door; returns the exit code."""
-    return cli.run(door, sys.argv[1:] if argv is None else argv)
-
-
-def door(argv: Sequence[str]) -> int:
+@cli.front_door
+def main(argv: Sequence[str]) -> int:
     """Examines the machine. Raises ConfigError for wrong flags."""
     values, _ = cli.read(argv, OPTIONS, USAGE)
     seconds = values.get("seconds", 2.0)

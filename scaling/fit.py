@@ -13,12 +13,8 @@ from scaling import cli
 from scaling.laws.arguments import parse
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    return cli.run(door, sys.argv[1:] if argv is None else argv)
-
-
-def door(argv: Sequence[str]) -> int:
+@cli.front_door
+def main(argv: Sequence[str]) -> int:
     """Fit as the flags say; returns the exit code. Raises ConfigError for wrong flags."""
     options = parse(argv)
     if options.device == "cpu":

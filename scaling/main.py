@@ -8,34 +8,30 @@ JAX backend starts. Exit codes: 0 done; 2 bad usage or config; 75 preempted, run
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scaling import cli, configs
 from scaling.experiment import Experiment
 from scaling.train.signals import StopRequest
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The front door; returns the exit code."""
-    return cli.run(door, sys.argv[1:] if argv is None else argv)
-
-
-def door(argv: Sequence[str]) -> int:
+@cli.front_door
+def main(argv: Sequence[str]) -> int:
     """Does what the command line says; raises ConfigError where it or the config is wrong."""
-    arguments = cli.parse(argv)
-    if arguments.diff:
-        print(configs.compare(*arguments.diff))
+    job, values, overrides = cli.parse(argv)
+    if job == "diff":
+        print(configs.compare(*values["diff"]))
         return 0
-    if arguments.replay or arguments.evaluate or arguments.sample:
-        return _look_at(arguments)
-    assert arguments.config is not None
-    config = configs.load_resolved(arguments.config, arguments.overrides)
-    if arguments.dry_run:
+    if job != "config":
+        return _look_at(job, values)
+    config = configs.load_resolved(values["config"], overrides)
+    if values.get("dry_run"):
         _check(config)
         print(configs.to_json(config))
         return 0
-    workdir = pathlib.Path(arguments.workdir or f"runs/{config.name}").absolute()
-    return _train(config, workdir, arguments)
+    workdir = pathlib.Path(values.get("workdir", f"runs/{config.name}")).absolute()
+    return _train(config, workdir, values)
 
 
 def _check(config: Experiment) -> None:
@@ -53,7 +49,7 @@ def _check(config: Experiment) -> None:
         print(f"note: the data cannot be described here ({error})", file=sys.stderr)
 
 
-def _train(config: Experiment, workdir: pathlib.Path, arguments: cli.Args) -> int:
+def _train(config: Experiment, workdir: pathlib.Path, values: Mapping[str, Any]) -> int:
     from scaling.track import allocator, machine
 
     if not machine.device_files():
@@ -66,26 +62,22 @@ def _train(config: Experiment, workdir: pathlib.Path, arguments: cli.Args) -> in
 
         check_buildable(config)
 
-        with parallel.start_processes(config, arguments) as processes:
+        flags = {flag: values[flag] for flag in cli.PROCESS_FLAGS if flag in values}
+        with parallel.start_processes(config, **flags) as processes:
             return run(config, workdir, processes, stop)
 
 
-def _look_at(arguments: cli.Args) -> int:
+def _look_at(job: str, values: Mapping[str, Any]) -> int:
     from scaling.train import reopen, replay, sample
 
-    if arguments.sample:
-        chosen = {flag: getattr(arguments, flag) for flag in (*cli.SAMPLE_FLAGS, "step")}
-        given = {
-            flag.removeprefix("sample_"): value
-            for flag, value in chosen.items()
-            if value is not None
-        }
-        return sample.sample(pathlib.Path(arguments.sample), sample.SampleOptions(**given))
-    if arguments.evaluate:
-        return reopen.evaluate(pathlib.Path(arguments.evaluate), arguments.step)
-    assert arguments.replay is not None
-    assert arguments.step is not None
-    return replay.replay(pathlib.Path(arguments.replay), arguments.step)
+    run = pathlib.Path(values[job])
+    if job == "sample":
+        flags = [flag for flag in (*cli.SAMPLE_FLAGS, "step") if flag in values]
+        given = {flag.removeprefix("sample_"): values[flag] for flag in flags}
+        return sample.sample(run, sample.SampleOptions(**given))
+    if job == "evaluate":
+        return reopen.evaluate(run, values.get("step"))
+    return replay.replay(run, values["step"])
 
 
 if __name__ == "__main__":

@@ -16,12 +16,8 @@ from scaling.planning import topology
 from scaling.planning.arguments import parse
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The front door; returns the exit code."""
-    return cli.run(door, sys.argv[1:] if argv is None else argv)
-
-
-def door(argv: Sequence[str]) -> int:
+@cli.front_door
+def main(argv: Sequence[str]) -> int:
     """Does what the command line says; raises ConfigError where it or the config is wrong."""
     job, values, overrides = parse(argv)
     # What JAX reads from the environment is set before anything imports it.

@@ -77,12 +77,8 @@ OPTIONS = (
 Values = Mapping[str, Any]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The front door; returns the exit code."""
-    return cli.run(command, sys.argv[1:] if argv is None else argv)
-
-
-def command(argv: Sequence[str]) -> int:
+@cli.front_door
+def main(argv: Sequence[str]) -> int:
     """Does what the command line says; raises ConfigError where it, the file or a cell is wrong."""
     values, _ = cli.read(argv, OPTIONS, USAGE)
     job = _check(values)

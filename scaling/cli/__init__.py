@@ -1,11 +1,12 @@
 """Command lines: one parser for all front doors, and the one command that reaches them.
 
-arguments = cli.parse(sys.argv[1:])            # of `python -m scaling.main`
+job, values, overrides = cli.parse(argv)       # of `python -m scaling.main`
 values, overrides = cli.read(argv, OPTIONS)    # of a door with its own options
-sys.exit(cli.run(door, sys.argv[1:]))          # door(argv) -> exit code; wrong usage is 2
+main = cli.front_door(door)                    # door(argv) -> exit code; wrong usage is 2
 """
 
 # ruff: noqa: F401
+import functools
 import importlib
 import os
 import select
@@ -13,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from scaling.cli.arguments import OPTIONS, SAMPLE_FLAGS, Args, parse
+from scaling.cli.arguments import OPTIONS, PROCESS_FLAGS, SAMPLE_FLAGS, parse
 from scaling.cli.parser import CONFIG, WORKDIR, Option, files_here, help_text, job_of, read
 from scaling.configs.errors import ConfigError, suggest
 
@@ -46,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = suggest(name, list(COMMANDS), what="commands")
     print(f"error: {name}: there is no such command\n  {hint}", file=sys.stderr)
     return EXIT_USAGE
+
+
+def front_door(door: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """A door as the `main` of its module: `run`, on the process's own command line if none is given."""
+
+    @functools.wraps(door)
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run(door, sys.argv[1:] if argv is None else argv)
+
+    return main
 
 
 def run(door: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """The command line of `python -m scaling.main`."""
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from scaling.cli.parser import CONFIG, WORKDIR, Option, files_here, job_of, read
 from scaling.configs.errors import ConfigError
@@ -36,11 +36,11 @@ OPTIONS = (
 )
 
 SAMPLE_FLAGS = ("prompt", "tokens", "temperature", "top_k", "sample_seed")
-_PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
+PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 # Jobs, of which a command line names exactly one, and the flags that each understands.
 JOBS = {
-    "config": ("workdir", "dry_run", *_PROCESS_FLAGS),
+    "config": ("workdir", "dry_run", *PROCESS_FLAGS),
     "diff": (),
     "evaluate": ("step",),
     "replay": ("step",),
@@ -62,38 +62,12 @@ Train one experiment, or look at one.
 The same command again goes on where the run stopped."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Args:
-    """A command line of `python -m scaling.main`; each attribute is the flag of its name in OPTIONS.
+def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """(job, {flag: value}, overrides) of `python -m scaling.main`, without the program's name.
 
-    One of config, diff, evaluate, replay and sample is given.
-
-    Attributes:
-      overrides: "section.key=value", in the order given.
-      prompt, tokens, temperature, top_k, sample_seed: see `scaling.train.sample.SampleOptions`.
+    Raises:
+      ConfigError: no job, a flag that it would ignore or lacks, or what `read` refuses.
     """
-
-    config: str | None = None
-    overrides: tuple[str, ...] = ()
-    workdir: str | None = None
-    dry_run: bool = False
-    diff: tuple[str, str] | None = None
-    replay: str | None = None
-    evaluate: str | None = None
-    step: int | None = None
-    sample: str | None = None
-    prompt: str | None = None
-    tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    sample_seed: int | None = None
-    coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
-
-
-def parse(argv: Sequence[str]) -> Args:
-    """The command line of `python -m scaling.main`, without the program's name."""
     values, overrides = read(argv, OPTIONS, USAGE)
     job = job_of(values, JOBS, overrides)
     if not job:
@@ -101,18 +75,12 @@ def parse(argv: Sequence[str]) -> Args:
         raise ConfigError("--config", "is required", remedy)
     if job == "replay" and "step" not in values:
         raise ConfigError("--step", "is required with --replay", "write --step=N")
-    arguments = Args(**values, overrides=overrides)
-    _check_processes(arguments)
-    return arguments
-
-
-def _check_processes(arguments: Args) -> None:
-    """The three flags of a start with several processes come together."""
-    given = [flag for flag in _PROCESS_FLAGS if getattr(arguments, flag) is not None]
-    for flag in _PROCESS_FLAGS if given else ():
-        if flag not in given:
+    # The three flags of a start with several processes come together.
+    given = [flag for flag in PROCESS_FLAGS if flag in values]
+    for flag in PROCESS_FLAGS if given else ():
+        if flag not in values:
             raise ConfigError(f"--{flag}", f"is required with --{given[0]}", "give all three")
-    count, index = arguments.num_processes or 1, arguments.process_id or 0
-    if index >= count:
-        what = f"{index} is not one of {count} processes"
-        raise ConfigError("--process_id", what, f"give 0 to {count - 1}")
+    if given and values["process_id"] >= values["num_processes"]:
+        what = "{process_id} is not one of {num_processes} processes".format(**values)
+        raise ConfigError("--process_id", what, f"give 0 to {values['num_processes'] - 1}")
+    return job, values, overrides

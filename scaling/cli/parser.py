@@ -105,10 +105,8 @@ def job_of(
 ) -> str:
     """The job that a command line names: the first of `jobs` among its flags, else the default.
 
-    `jobs` has the flags that each understands beside its own, `config` with all overrides.
-
-    Raises:
-      ConfigError: there is a flag that the job would ignore.
+    `jobs` has the flags that each understands beside its own, `config` with all overrides; one that the
+    job would ignore is a ConfigError.
     """
     given = [flag for flag, value in values.items() if value is not False]
     job = next((job for job in jobs if job in given), default)

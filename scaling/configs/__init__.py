@@ -13,6 +13,7 @@ key, what is wrong with its value, and what to do.
 # ruff: noqa: F401
 from ml_collections.config_dict import ConfigDict
 
+from scaling.configs.annotations import to_plain as plain
 from scaling.configs.component import Component, Family, build, component
 from scaling.configs.dump import (
     Difference,
@@ -27,4 +28,4 @@ from scaling.configs.dump import (
 )
 from scaling.configs.errors import ConfigError
 from scaling.configs.files import compare, load, load_any, load_resolved, variant
-from scaling.configs.resolution import plain, replace, resolve, with_values
+from scaling.configs.resolution import replace, resolve, with_values

@@ -9,10 +9,10 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ml_collections.config_dict import ConfigDict
+from ml_collections.config_dict import ConfigDict, RequiredValueError
 
 from scaling.configs.component import MISSING, FrozenMapping, alternatives, strip
-from scaling.configs.errors import RefusedError
+from scaling.configs.errors import ConfigError, RefusedError
 
 _SEQUENCES = (tuple, list, collections.abc.Sequence, collections.abc.Iterable)
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
@@ -77,9 +77,15 @@ def fixed_length(annotation: Any) -> int:
 
 
 def to_plain(value: Any) -> Any:
-    """A resolved config, or a part of it, as nested dictionaries, tuples and scalars."""
+    """A config, or a part of it, as nested dictionaries, tuples and scalars, field references followed.
+
+    ConfigError: a required placeholder is empty.
+    """
     if isinstance(value, (Mapping, ConfigDict)):
-        return {name: to_plain(item) for name, item in value.items()}
+        try:
+            return {name: to_plain(item) for name, item in value.items()}
+        except RequiredValueError as error:
+            raise ConfigError("config", f"a required placeholder is empty: {error}") from error
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value) if field.init)
         return {name: to_plain(getattr(value, name)) for name in fields}

@@ -155,14 +155,10 @@ def import_from(path: str) -> Any:
 
 
 def find_component(name: str, table: Table, key: str) -> Callable[..., Any]:
-    """The component that `name` stands for: an entry of the table, or "package.module:attribute".
+    """The component that `name` stands for: of the table, or the user's own "package.module:attribute".
 
-    Args:
-      name: a name in the table or an import path of the user's own component.
-      key: config path, for the error.
-
-    Raises:
-      ConfigError: no such name, or the import path does not lead to something callable.
+    ConfigError (of the config path `key`): no such name, or the import path does not lead to something
+    callable.
     """
     choices = ", ".join(sorted(table))
     if not name or not isinstance(name, str):

@@ -26,7 +26,7 @@ FORMAT = 2
 
 def to_json(config: AnyConfig) -> str:
     """A config as indented JSON; tuples become arrays, infinities {"$float": "inf"}."""
-    return json.dumps(_encode(resolution.plain(config), ""), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_encode(to_plain(config), ""), indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> "Experiment":
@@ -66,7 +66,7 @@ def fingerprint(config: AnyConfig, *, whole: bool = False, leave_out: Sequence[s
       whole: leave nothing out (to compare the hosts of one run).
       leave_out: paths of further keys that do not count.
     """
-    kept = resolution.plain(config) if whole else without(config, NotInFingerprint)
+    kept = to_plain(config) if whole else without(config, NotInFingerprint)
     for path in leave_out:
         *parents, last = path.split(".")
         (tree.dig(kept, ".".join(parents)) or {}).pop(last, None)
@@ -81,7 +81,7 @@ def without(config: AnyConfig, mark: type) -> dict[str, Any]:
 
     So are those that are `AddedLater` and have their default, whatever the mark.
     """
-    return _without(tree.root(type(config), resolution.plain(config)), mark)
+    return _without(tree.root(type(config), to_plain(config)), mark)
 
 
 def _without(node: Node, mark: type) -> dict[str, Any]:
@@ -117,16 +117,9 @@ def diff(left: AnyConfig, right: AnyConfig) -> list[Difference]:
 def flatten(config: AnyConfig) -> dict[str, Any]:
     """{"optim.b1": 0.9, ...}: leaves by path; an empty group is a leaf."""
     leaves: dict[str, Any] = {}
-
-    def visit(path: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                visit(tree.join(path, key), inner)
-        else:
-            leaves[path] = value
-
-    for key, value in resolution.plain(config).items():
-        visit(key, value)
+    for key, value in to_plain(config).items():
+        below = flatten(value) if isinstance(value, Mapping) else {}
+        leaves |= {tree.join(key, inner): leaf for inner, leaf in below.items()} or {key: value}
     return leaves
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
-from scaling.configs import annotations, moved, resolution, tree, values
+from scaling.configs import annotations, moved, tree, values
 from scaling.configs.component import MISSING, find_component
 from scaling.configs.errors import ConfigError, suggest
 from scaling.configs.tree import Node, dig, join
@@ -81,7 +81,7 @@ class _Edit:
         self.config, self.tree_type, self.texts = config, tree_type, texts
 
     def find(self, path: str) -> tuple[Node, list[str]]:
-        return tree.find(self.tree_type, resolution.plain(self.config), path)
+        return tree.find(self.tree_type, annotations.to_plain(self.config), path)
 
     def order(self, path: str) -> tuple[bool, int, bool]:
         _, rest = self.find(path)
@@ -92,7 +92,7 @@ class _Edit:
         node, rest = self.find(path)
         above, _, last = path.rpartition(".")
         family = node.section.family
-        if text == DEFAULT and last in (dig(resolution.plain(self.config), above) or {}):
+        if text == DEFAULT and last in (dig(annotations.to_plain(self.config), above) or {}):
             _assign(self.config, path, MISSING)
             return
         self._refuse_new_entry(path)
@@ -121,7 +121,7 @@ class _Edit:
         key, *below = rest
         params, place = node.params(), join(node.path, key)
         if key not in params:
-            top = tree.root(self.tree_type, resolution.plain(self.config))
+            top = tree.root(self.tree_type, annotations.to_plain(self.config))
             raise tree.unknown_key(node, key, top)
         annotation, default = params[key].annotation, params[key].default
         if below and dig(node.stated, key) is None and isinstance(default, Mapping):

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ml_collections import config_dict
-
 from scaling.configs import moved, tree, values
 from scaling.configs.annotations import AnyConfig, to_plain
 from scaling.configs.component import MISSING, FrozenMapping, Param, import_from
@@ -37,7 +35,7 @@ def resolve(config: AnyConfig, tree_type: Any = None, *, check: bool = True) -> 
       ConfigError: an unknown or missing key, a value of the wrong type or out of range, or keys
         that do not go together.
     """
-    raw = plain(config)
+    raw = to_plain(config)
     moved.translate(raw)
     top = tree.root(tree_type or experiment_type(), raw)
     return _resolve_section(top, top, check)
@@ -56,20 +54,11 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
 
 def with_values(config: AnyConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A config as nested dictionaries with values set at dotted paths; groups on the way are made."""
-    raw = plain(config)
+    raw = to_plain(config)
     moved.translate(raw)
     for path, value in changes.items():
         node, key = moved.parent(raw, moved.path(path, value))
         node[key] = value
-    return raw
-
-
-def plain(config: AnyConfig) -> dict[str, Any]:
-    """A config as nested dictionaries, with every field reference replaced by its value."""
-    try:
-        raw: dict[str, Any] = to_plain(config)
-    except config_dict.RequiredValueError as error:
-        raise ConfigError("config", f"a required placeholder is empty: {error}") from error
     return raw
 
 

@@ -169,8 +169,7 @@ def all_keys(node: Node) -> Iterator[str]:
 def unknown_key(node: Node, key: str, top: Node) -> ConfigError:
     """The error for a key that a section does not have: which component has it, what is near.
 
-    Args:
-      top: the whole config (for keys that stand elsewhere).
+    `top` is the whole config, for keys that stand elsewhere.
     """
     here, path, family = node.names(), join(node.path, key), node.section.family
     if family is not None:

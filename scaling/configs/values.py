@@ -63,12 +63,7 @@ def value_of(param: Param, value: Any, key: str) -> Any:
 
 
 def options(called: Callable[..., Any], stated: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """What a config states for the parameters of a function or module, but the first.
-
-    Args:
-      stated: values by name.
-      key: config path of `stated`, for errors.
-    """
+    """What a config states at a path for the parameters of a function or module, but the first."""
     params = dict(list(parameters(called).items())[1:])
     for name in stated:
         if name not in params:

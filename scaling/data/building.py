@@ -5,17 +5,17 @@ What cannot be used as asked is a DataError that says what to do.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from scaling import configs
-from scaling.data import cache as cache_lib
+from scaling.data.cache import Entry
 from scaling.data.documents import Part, TextSource
 from scaling.data.errors import DataError
-from scaling.data.images import open_images
-from scaling.data.info import Data, DataContext, DataInfo, Opened
+from scaling.data.images import OpenImages
+from scaling.data.info import Data, DataContext, DataInfo, Opened, Opens
 from scaling.data.loader import Concat, Dataset, EvalSet, Loader
 from scaling.data.order import LaneOrder, MixtureOrder, Order, ShuffledOrder
 from scaling.data.sources import SOURCES
@@ -26,21 +26,12 @@ from scaling.track.paths import cache_root, expand
 
 # Keys of `data` that every source has a use for; the others a source names in `reads`.
 _COMMON = ("source", "on_end", "seed", "prefetch", "workers", "cache_dir")
-_READS = {
-    "text": tuple(f.name for c in (DataConfig, TextConfig) for f in dataclasses.fields(c)),
-    "images": ("eval_source", "eval_fraction", "limit"),
-}
 
 
 def describe(config: Experiment) -> DataInfo:
     """What the data of a resolved config says of itself, without reading it."""
     context = _context(config, None)
-    source = next(iter(_sources(context.section).values()))
-    if hasattr(source, "open"):
-        return source.describe(context)
-    if source.kind == "images":
-        return source.describe()
-    return _describe_text(context.section, tokenizer_of(context.section.text))
+    return _opener(context.section).describe(context)
 
 
 def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Data:
@@ -51,14 +42,8 @@ def build(config: Experiment, cache_dir: pathlib.Path | str | None = None) -> Da
     """
     context = _context(config, cache_dir)
     section = context.section
-    sources = _sources(section)
-    source = next(iter(sources.values()))
-    if hasattr(source, "open"):
-        opened = source.open(context)
-    else:
-        opened = {"text": _open_text, "images": _open_images}[source.kind](context, sources)
-    train = list(opened.train.values())
-    dataset = train[0] if len(train) == 1 else Concat(train)
+    opened = _opener(section).open(context)
+    dataset = _joined(list(opened.train.values()))
     order = opened.order or _order(context, opened.train)
     loader = Loader(dataset, order, context.batch_size, section.on_end)
     evals = {name: EvalSet(one, section.text.lanes) for name, one in opened.evals.items()}
@@ -96,8 +81,8 @@ def _order(context: DataContext, train: Mapping[str, Dataset]) -> Order:
     return order
 
 
-def _sources(section: DataConfig) -> dict[str, Any]:
-    """The sources by the name of their mixture member; a single one is called "train"."""
+def _opener(section: DataConfig) -> Opens:
+    """What opens the data: the source itself, or what opens sources of text or of images."""
     section.check()
     if section.source is not None:
         sources = {"train": configs.build(section.source, SOURCES)}
@@ -112,8 +97,10 @@ def _sources(section: DataConfig) -> dict[str, Any]:
             "data.text.lanes reads one text on and on, which a mixture cannot: give data.source, or "
             "--config.data.text.lanes=False"
         )
-    _refuse_idle(section, next(iter(sources.values())))
-    return sources
+    (kind,), source = kinds, next(iter(sources.values()))
+    opener: Opens = {"own": source, "images": OpenImages(source), "text": OpenText(sources)}[kind]
+    _refuse_idle(section, {*_COMMON, "text", *getattr(opener, "reads", ())})
+    return opener
 
 
 def _kind(source: object) -> str:
@@ -121,7 +108,7 @@ def _kind(source: object) -> str:
     if hasattr(source, "open"):
         return "own"
     kind = getattr(source, "kind", None)
-    if kind not in _READS:
+    if kind not in ("text", "images"):
         raise DataError(
             f"data.source: {type(source).__name__} is of kind {kind!r} and has no method `open`: "
             "give it describe(context) and open(context), or kind = 'text' or 'images'"
@@ -129,14 +116,12 @@ def _kind(source: object) -> str:
     return kind
 
 
-def _refuse_idle(section: DataConfig, source: Any) -> None:
+def _refuse_idle(section: DataConfig, used: Collection[str]) -> None:
     """Refuses keys that are set and that nothing would read.
 
     They would make two runs with the same batches pass for different experiments.
     """
-    own = getattr(source, "reads", ())
     name = section.source.name if section.source else "text"
-    used = {*_COMMON, *(own if hasattr(source, "open") else _READS[source.kind])}
     for path, stated, defaults in (
         ("data", section, DataConfig()),
         ("data.text", section.text, TextConfig()),
@@ -145,12 +130,63 @@ def _refuse_idle(section: DataConfig, source: Any) -> None:
             value, default = getattr(stated, field.name), getattr(defaults, field.name)
             if field.name == "tokenizer":
                 value, default = value.name, default.name
-            if field.name not in (*used, "text") and value != default:
+            if field.name not in used and value != default:
                 raise DataError(
                     f"{path}.{field.name}={value} does nothing: "
                     f"data.source.name={name} does not read it, so leave "
                     f"{path}.{field.name} out"
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenText:
+    """Opens sources of text, one or the members of a mixture."""
+
+    reads: ClassVar[tuple[str, ...]] = tuple(
+        field.name for section in (DataConfig, TextConfig) for field in dataclasses.fields(section)
+    )
+
+    sources: Mapping[str, TextSource]
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """Shapes and the vocabulary, by the config alone."""
+        return _describe_text(context.section, tokenizer_of(context.section.text))
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out text as windows of tokens."""
+        section, cache = context.section, context.cache
+        train, held_out = {}, {}
+        for name, source in self.sources.items():
+            train[name], part = _split(section, source)
+            if part is not None:
+                held_out[name] = part
+        if section.eval_source is not None:
+            other = configs.build(section.eval_source, SOURCES)
+            if _kind(other) != "text":
+                raise DataError(
+                    f"data.eval_source is of {other.kind}, and the training data of text"
+                )
+            held_out = {"eval": Part(other)}
+        tokenizer = tokenizer_of(section.text).fit(list(train.values()), cache)
+        held = {name: token_stream(part, tokenizer, cache) for name, part in held_out.items()}
+        exclude = list(held.values())
+        streams = {
+            name: token_stream(part, tokenizer, cache, exclude) for name, part in train.items()
+        }
+        warn_of_markers([*streams.values(), *exclude])
+        separator = tokenizer.vocab_size - 1 if section.text.mask_documents else None
+
+        def windows(entry: Entry, limit: int | None) -> Windows:
+            lanes = section.text.lanes
+            return Windows(open_tokens(entry), section.text.seq_len, separator, limit, lanes)
+
+        return Opened(
+            info=_describe_text(section, tokenizer),
+            train={name: windows(entry, section.limit) for name, entry in streams.items()},
+            evals=_splits({name: windows(entry, None) for name, entry in held.items()}),
+            artefacts={"tokenizer": tokenizer},
+            sizes=_totals("train", streams.values()) | _totals("eval", held.values()),
+        )
 
 
 def _describe_text(section: DataConfig, tokenizer: Tokenizer | Fitted) -> DataInfo:
@@ -166,41 +202,9 @@ def _describe_text(section: DataConfig, tokenizer: Tokenizer | Fitted) -> DataIn
     )
 
 
-def _open_text(context: DataContext, sources: Mapping[str, TextSource]) -> Opened:
-    section, cache = context.section, context.cache
-    train, held_out = {}, {}
-    for name, source in sources.items():
-        train[name], part = _split(section, source)
-        if part is not None:
-            held_out[name] = part
-    if section.eval_source is not None:
-        other = configs.build(section.eval_source, SOURCES)
-        if _kind(other) != "text":
-            raise DataError(f"data.eval_source is of {other.kind}, and the training data of text")
-        held_out = {"eval": Part(other)}
-    tokenizer = tokenizer_of(section.text).fit(list(train.values()), cache)
-    eval_entries = {name: token_stream(part, tokenizer, cache) for name, part in held_out.items()}
-    exclude = list(eval_entries.values())
-    entries = {name: token_stream(part, tokenizer, cache, exclude) for name, part in train.items()}
-    warn_of_markers([*entries.values(), *exclude])
-    separator = tokenizer.vocab_size - 1 if section.text.mask_documents else None
-
-    def windows(entry: cache_lib.Entry, limit: int | None) -> Windows:
-        lanes = section.text.lanes
-        return Windows(open_tokens(entry), section.text.seq_len, separator, limit, lanes)
-
-    return Opened(
-        info=_describe_text(section, tokenizer),
-        train={name: windows(entry, section.limit) for name, entry in entries.items()},
-        evals=_splits({name: windows(entry, None) for name, entry in eval_entries.items()}),
-        artefacts={"tokenizer": tokenizer},
-        sizes=_totals("train", entries) | _totals("eval", eval_entries),
-    )
-
-
-def _totals(side: str, entries: Mapping[str, cache_lib.Entry]) -> dict[str, int]:
+def _totals(side: str, entries: Collection[Entry]) -> dict[str, int]:
     sums = {
-        f"{side}_{unit}": sum(entry.meta[unit] for entry in entries.values())
+        f"{side}_{unit}": sum(entry.meta[unit] for entry in entries)
         for unit in ("tokens", "bytes", "documents", "blank")
     }
     blank = sums.pop(f"{side}_blank")
@@ -225,22 +229,8 @@ def _splits(members: Mapping[str, Dataset]) -> dict[str, Dataset]:
     if not members:
         return {}
     parts = {f"eval_{name}": one for name, one in members.items()}
-    whole = list(members.values())
-    return {"eval": whole[0] if len(whole) == 1 else Concat(whole)} | (
-        parts if len(parts) > 1 else {}
-    )
+    return {"eval": _joined(list(members.values()))} | (parts if len(parts) > 1 else {})
 
 
-def _open_images(context: DataContext, sources: Mapping[str, Any]) -> Opened:
-    section = context.section
-    ((name, source),) = sources.items()
-    held_out = source.held_out()
-    if section.eval_source is not None:
-        held_out = configs.build(section.eval_source, SOURCES)
-        if held_out.kind != "images" or held_out.describe().spec != source.describe().spec:
-            raise DataError(
-                "data.eval_source: its images differ in kind or shape from those of data.source; "
-                "name one with images of the same shape"
-            )
-        source.refuse_overlap(held_out)
-    return open_images(context, source, held_out, name)
+def _joined(members: Sequence[Dataset]) -> Dataset:
+    return members[0] if len(members) == 1 else Concat(members)

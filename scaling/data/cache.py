@@ -198,18 +198,11 @@ def _writable(root: pathlib.Path) -> Iterator[None]:
 def _lock(root: pathlib.Path, name: str) -> Iterator[None]:
     """Holds this entry's lock; says so when another process is building. A kill releases it."""
     with (root / f".{name}.lock").open("w", encoding="utf-8") as file:
-        announced = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not announced:
-                    _LOG.info("waiting for another process that is preparing %s", root / name)
-                announced = True
-                time.sleep(0.1)
-            except OSError as error:  # no locks here: the rename alone decides
-                _LOG.info("no file locks in %s (%s)", root, error)
-                break
-            else:
-                break
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _LOG.info("waiting for another process that is preparing %s", root / name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # no locks here: the rename alone decides
+            _LOG.info("no file locks in %s (%s)", root, error)
         yield

@@ -1,4 +1,4 @@
-"""Which documents are trained on and which are held out."""
+"""Which documents, or other examples, are trained on and which are held out."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import ClassVar, Literal, Protocol
 
+import numpy as np
+
 from scaling.data.errors import DataError
+from scaling.data.feistel import derive_key, permute, subkeys
 
 Holdout = Literal["auto", "documents", "tail"]
 
@@ -15,7 +18,7 @@ Holdout = Literal["auto", "documents", "tail"]
 class TextSource(Protocol):
     """Text that is read document by document."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "text"
 
     def documents(self) -> Iterator[str]:
         """The documents, always in the same order; one without text as an empty string."""
@@ -27,7 +30,7 @@ class TextSource(Protocol):
 
     def held_out(self) -> "TextSource | None":
         """The evaluation text that the source names itself, if it does."""
-        ...
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,3 +96,19 @@ def document_hash(text: str) -> int:
 def is_held_out(text: str, fraction: float) -> bool:
     """Whether the text is of the held-out share, whatever the seed; equal texts go together."""
     return document_hash(text) < int(fraction * 2.0**64)
+
+
+def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """(train, eval) row numbers: a fixed pseudo-random share is held out, whatever the seed.
+
+    Both come in a fixed pseudo-random order, so that the first n are a fair sample (`data.limit`).
+    """
+    count = round(size * fraction)
+    if fraction and not 0 < count < size:
+        raise DataError(
+            f"data.eval_fraction={fraction} of {size} examples holds out {count}: change it, or "
+            "name held-out examples (as data.source.eval_split of images)"
+        )
+    key = subkeys(derive_key(0, "holdout"), np.zeros(1))
+    order = permute(np.arange(size), size, key)
+    return order[count:], order[:count]

@@ -35,15 +35,12 @@ def subkeys(key: int, counters: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Images of `index` under the permutations of [0, n) that `keys` name.
+    """Images of `index` under the permutations of [0, n) that `keys` name: int64[k].
 
     Args:
       index: int64[k], each in [0, n).
       n: size of the permuted range, 1 <= n <= 2^62.
       keys: uint64[k] or uint64[1]; equal keys are the same permutation.
-
-    Returns:
-      int64[k].
     """
     index = np.asarray(index, np.int64)
     if not 1 <= n <= 2**62:
@@ -63,36 +60,26 @@ def permute(index: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 def place_of(image: int, n: int, key: np.ndarray) -> int:
     """The index that the permutation of [0, n) of `key` (uint64[1]) leads to `image`."""
     bits = max(2, (n - 1).bit_length())
-    x = _inverse(np.array([image], np.uint64), bits, key)
+    x = _network(np.array([image], np.uint64), bits, key, back=True)
     while x[0] >= n:
-        x = _inverse(x, bits, key)
+        x = _network(x, bits, key, back=True)
     return int(x[0])
 
 
-def _inverse(x: np.ndarray, bits: int, key: np.ndarray) -> np.ndarray:
-    """Undoes `_network`: the same rounds from the last to the first."""
-    low_bits = np.uint64(bits // 2)
-    low_mask = np.uint64((1 << (bits // 2)) - 1)
-    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-    high, low = x >> low_bits, x & low_mask
-    for i in range(ROUNDS, 0, -2):
-        keys = key + np.array([i], np.uint64) * _GOLDEN
-        low = low ^ (mix64(high + mix64(keys)) & low_mask)
-        high = high ^ (mix64(low + mix64(keys - _GOLDEN)) & high_mask)
-    return (high << low_bits) | low
+def _network(x: np.ndarray, bits: int, keys: np.ndarray, back: bool = False) -> np.ndarray:
+    """Permutes the numbers of `bits` bits; `back` undoes it, by the same rounds from the last on.
 
-
-def _network(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
-    """Permutes the numbers of `bits` bits. The halves need not be equal: each round changes one
-    half by a hash of the other, which is invertible whatever the hash.
+    The halves need not be equal: each round changes one half by a hash of the other, which is
+    invertible whatever the hash.
     """
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)
     high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
     high, low = x >> low_bits, x & low_mask
-    for _ in range(ROUNDS // 2):
-        keys = keys + _GOLDEN
-        high = high ^ (mix64(low + mix64(keys)) & high_mask)
-        keys = keys + _GOLDEN
-        low = low ^ (mix64(high + mix64(keys)) & low_mask)
+    for i in range(ROUNDS, 0, -1) if back else range(1, ROUNDS + 1):
+        key = mix64(keys + np.array([i], np.uint64) * _GOLDEN)
+        if i % 2:
+            high = high ^ (mix64(low + key) & high_mask)
+        else:
+            low = low ^ (mix64(high + key) & low_mask)
     return (high << low_bits) | low

@@ -4,18 +4,21 @@ Batches hold uint8, 0 to 255, and the task turns them into floating point on the
 quarter of the bytes to send.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from scaling import configs
 from scaling.data.cache import Entry, cached, key_of
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.feistel import derive_key, permute, subkeys
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Classified, Spec, spec_of
 from scaling.data.npy import NpyWriter
+from scaling.data.sources import SOURCES
 
 
 class ImageSource(Protocol):
@@ -44,40 +47,22 @@ class ImageSource(Protocol):
         ...
 
 
-class Images:
-    """Labelled images in memory-mapped arrays, or those of them that `rows` lists."""
-
-    def __init__(self, entry: Entry, rows: np.ndarray | None = None) -> None:
-        """Opens the arrays of a cache entry."""
-        self._images = np.load(entry.path / "images.npy", mmap_mode="r")
-        self._labels = np.load(entry.path / "labels.npy", mmap_mode="r")
-        self._rows = np.arange(len(self._labels)) if rows is None else rows
-        self.spec = image_spec(self._images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def labels(self) -> np.ndarray:
-        """The class of each, int32."""
-        return np.asarray(self._labels[self._rows])
-
-    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
-        """Examples by index: {images: uint8[n, H, W, C], labels: int32[n]}."""
-        rows = self._rows[indices]
-        return {"images": np.asarray(self._images[rows]), "labels": np.asarray(self._labels[rows])}
+def images_of(entry: Entry, rows: np.ndarray | None = None) -> Classified:
+    """The images of a cache entry, or those that `rows` lists: {images: uint8[n, H, W, C], labels}."""
+    names = ("images", "labels")
+    return Classified({n: np.load(entry.path / f"{n}.npy", mmap_mode="r") for n in names}, rows)
 
 
 def image_spec(shape: tuple[int, ...]) -> Spec:
     """Shapes and dtypes of an example."""
-    return {"images": (tuple(shape), np.dtype(np.uint8)), "labels": ((), np.dtype(np.int32))}
+    return spec_of("uint8", tuple(shape), "images") | spec_of("int32", (), "labels")
 
 
 def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
     """The decoded images of a source, from the cache or made now: `images.npy` (uint8[n, H, W, C]) and
     `labels.npy` (int32[n]).
     """
-    shape = source.describe().image_shape
-    assert shape is not None
+    shape, _ = source.describe().spec["images"]
 
     def build(work: pathlib.Path) -> Mapping[str, Any]:
         with (
@@ -94,34 +79,35 @@ def image_arrays(source: ImageSource, cache: pathlib.Path) -> Entry:
     return cached(cache, f"images-{key_of({'images': source.fingerprint(cache)})}", build)
 
 
-def open_images(
-    context: DataContext, source: ImageSource, held_out: ImageSource | None, name: str = "train"
-) -> Opened:
-    """The images of a source, and those of another one or `data.eval_fraction` of its own held out."""
-    section, cache = context.section, context.cache
-    entry = image_arrays(source, cache)
-    fraction = section.eval_fraction if held_out is None else 0.0
-    train_rows, eval_rows = split_rows(entry.meta["examples"], fraction)
-    train = Images(entry, train_rows[: section.limit])
-    evals = {}
-    if held_out is not None:
-        evals = {"eval": Images(image_arrays(held_out, cache))}
-    elif fraction:
-        evals = {"eval": Images(entry, eval_rows)}
-    return Opened(source.describe(), {name: train}, evals)
+@dataclasses.dataclass(frozen=True)
+class OpenImages:
+    """Opens a source of images: those of another are held out, or `data.eval_fraction` of its own."""
 
+    source: ImageSource
+    reads: tuple[str, ...] = ("eval_source", "eval_fraction", "limit")
 
-def split_rows(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """(train, eval) row numbers: a fixed pseudo-random share is held out, whatever the seed.
+    def describe(self, context: DataContext) -> DataInfo:
+        """Shape and classes."""
+        return self.source.describe()
 
-    Both come in a fixed pseudo-random order, so that the first n are a fair sample (`data.limit`).
-    """
-    count = round(size * fraction)
-    if fraction and not 0 < count < size:
-        raise DataError(
-            f"data.eval_fraction={fraction} of {size} examples holds out {count}: change it, or "
-            "name held-out examples (as data.source.eval_split of images)"
-        )
-    key = subkeys(derive_key(0, "holdout"), np.zeros(1))
-    order = permute(np.arange(size), size, key)
-    return order[count:], order[:count]
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out images."""
+        section, source, held_out = context.section, self.source, self.source.held_out()
+        if section.eval_source is not None:
+            held_out = configs.build(section.eval_source, SOURCES)
+            if held_out.kind != "images" or held_out.describe().spec != source.describe().spec:
+                raise DataError(
+                    "data.eval_source: its images differ in kind or shape from those of data.source; "
+                    "name one with images of the same shape"
+                )
+            source.refuse_overlap(held_out)
+        entry = image_arrays(source, context.cache)
+        fraction = section.eval_fraction if held_out is None else 0.0
+        train, held_rows = split_rows(entry.meta["examples"], fraction)
+        evals = {}
+        if held_out is not None:
+            evals = {"eval": images_of(image_arrays(held_out, context.cache))}
+        elif fraction:
+            evals = {"eval": images_of(entry, held_rows)}
+        train_images = images_of(entry, train[: section.limit])
+        return Opened(source.describe(), {"train": train_images}, evals)

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -117,6 +117,18 @@ class Opened:
     order: Order | None = None
     artefacts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Opens(Protocol):
+    """A source that opens itself, or what opens those of a shorter form; see `scaling.data.sources`."""
+
+    def describe(self, context: DataContext) -> DataInfo:
+        """Cheap: shapes, units, facts."""
+        ...
+
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out examples."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

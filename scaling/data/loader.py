@@ -5,7 +5,7 @@ global batch of a step; a host asks for the rows it holds and sees the same exam
 number of hosts, workers or files.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -43,6 +43,36 @@ class Dataset(Protocol):
             augmentation on the host may draw its randomness from. In evaluation the index itself.
         """
         ...
+
+
+class Arrays:
+    """Rows of arrays that stand side by side, in memory or memory-mapped, one an example.
+
+    Attributes:
+      rows: int64[n], the row of each example.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> None:
+        """Hands out these rows, in this order; None takes all."""
+        self.spec: Spec = {key: (array.shape[1:], array.dtype) for key, array in arrays.items()}
+        self._arrays = arrays
+        self.rows = np.arange(len(next(iter(arrays.values())))) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
+        """Examples by index: int64[n] -> {key: [n, ...]}."""
+        rows = self.rows[indices]
+        return {key: np.asarray(array[rows]) for key, array in self._arrays.items()}
+
+
+class Classified(Arrays):
+    """Examples of which each is of a class, an array `labels` among them."""
+
+    def labels(self) -> np.ndarray:
+        """The class of each, int32."""
+        return np.asarray(self._arrays["labels"][self.rows])
 
 
 class Concat:
@@ -124,8 +154,7 @@ class Loader:
     def units(self, step: int, per_example: int) -> int:
         """What the batches before this step hold, padding left out: exact, whatever came between.
 
-        Args:
-          per_example: units (tokens) in an example without padding.
+        An example without padding has `per_example` units (tokens).
         """
         position = self._position(step)
         if isinstance(self._padded, dict):
@@ -210,9 +239,14 @@ def _items(padded: dict[int, int] | np.ndarray) -> Iterable[tuple[int, int]]:
     return padded.items() if isinstance(padded, dict) else enumerate(padded.tolist())
 
 
+def spec_of(dtype: str, shape: tuple[int, ...], *names: str) -> Spec:
+    """The spec of keys that have one shape and dtype."""
+    return {name: (shape, np.dtype(dtype)) for name in names}
+
+
 def with_weights(spec: Spec) -> Spec:
     """The spec of a batch: a dataset that has no `weights` gets one weight for each example."""
-    return spec if WEIGHTS in spec else {**spec, WEIGHTS: ((), np.dtype(np.float32))}
+    return spec if WEIGHTS in spec else {**spec, **spec_of("float32", (), WEIGHTS)}
 
 
 def leave_out(batch: Batch) -> None:

@@ -66,6 +66,11 @@ class Ragged:
     def __init__(self, folder: pathlib.Path, name: str) -> None:
         self.values = np.load(folder / f"{name}.npy", mmap_mode="r")
         self.start = np.load(folder / "start.npy")
+        self.lengths = np.diff(self.start)
+
+    def row(self, i: int) -> np.ndarray:
+        """One row, whole."""
+        return self.values[self.start[i] : self.start[i + 1]]
 
     def padded(self, rows: np.ndarray, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """(the first `length` values of these rows, int32[n, length]; where the row has them)."""

@@ -32,10 +32,10 @@ class Order(Protocol):
 
     def epoch(self, position: int) -> float:
         """Passes over the data before this position."""
-        ...
+        return position / self.length
 
 
-class ShuffledOrder:
+class ShuffledOrder(Order):
     """Every example once an epoch, each epoch in another permutation."""
 
     def __init__(self, size: int, seed: int, label: str = "") -> None:
@@ -48,10 +48,6 @@ class ShuffledOrder:
         epochs, index = np.divmod(np.asarray(positions, np.int64), self.length)
         return permute(index, self.length, subkeys(self._key, epochs))
 
-    def epoch(self, position: int) -> float:
-        """Passes over the data before this position."""
-        return position / self.length
-
     def visits(self, index: int, position: int) -> int:
         """How often the example was visited before this position."""
         epochs, rest = divmod(position, self.length)
@@ -59,7 +55,7 @@ class ShuffledOrder:
         return epochs + (rest > 0 and place_of(index, self.length, last) < rest)
 
 
-class LaneOrder:
+class LaneOrder(Order):
     """Every row of the batch reads a stream on, window after window: for models that carry a state.
 
     Row r of `rows` starts at window r n of the stream, where n = size // rows, and reads n windows an
@@ -83,10 +79,6 @@ class LaneOrder:
         step, row = np.divmod(np.asarray(positions, np.int64), self._rows)
         return (row * self._windows + step) % self.length
 
-    def epoch(self, position: int) -> float:
-        """Passes over the data before this position."""
-        return position / self.length
-
     def visits(self, index: int, position: int) -> int:
         """How often the example was visited before this position."""
         if index >= self.length:
@@ -107,7 +99,7 @@ def in_lanes(positions: np.ndarray, size: int, rows: int) -> np.ndarray:
     return row * windows + np.minimum(row, longer) + step
 
 
-class MixtureOrder:
+class MixtureOrder(Order):
     """Several data sets in fixed shares, each walked in permutations of its own.
 
     Positions come in blocks. Every block holds each member exactly `slots[m]` times, in an order

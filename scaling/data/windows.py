@@ -10,6 +10,7 @@ A single document that is split into a head and a tail has no separators at all.
 The stream does not depend on T: other lengths of example share it.
 """
 
+import collections
 import logging
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from scaling.data.cache import Entry, cached, key_of
 from scaling.data.documents import Part, document_hash, has_text
 from scaling.data.errors import DataError
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import NpyWriter
 from scaling.data.tokenizers import Fitted
 
@@ -86,15 +87,14 @@ def _write_stream(
     separate = not part.is_tail()
     seen: list[np.ndarray] = []
     notes = {"tokens": 0, "bytes": 0, "documents": 0, "excluded": 0, "blank": 0}
-    markers = dict.fromkeys(MARKERS, 0)
+    markers: collections.Counter[str] = collections.Counter()
     with NpyWriter(work / "tokens.npy", dtype) as out:
         if separate:
             out.write(separator)
         for chunk in _chunks(part.with_blank()):
             texts = [text for text in chunk if has_text(text)]
             notes["blank"] += len(chunk) - len(texts)
-            for marker in MARKERS:
-                markers[marker] += sum(marker in text for text in texts)
+            markers.update(marker for marker in MARKERS for text in texts if marker in text)
             ids = np.array([document_hash(text) for text in texts], np.uint64)
             keep = ~np.isin(ids, held_out)
             texts = [text for text, kept in zip(texts, keep, strict=True) if kept]
@@ -110,7 +110,7 @@ def _write_stream(
     if not notes["documents"]:
         raise DataError(_nothing_left(part, notes["excluded"]))
     np.save(work / "documents.npy", np.concatenate(seen))
-    return notes | {"markers": {marker: count for marker, count in markers.items() if count}}
+    return notes | {"markers": dict(markers)}
 
 
 def _nothing_left(part: Part, excluded: int) -> str:
@@ -202,8 +202,7 @@ class Windows:
 def text_spec(seq_len: int, mask_documents: bool) -> Spec:
     """Shapes and dtypes of an example of text."""
     keys = ["inputs", "targets", *(["segments", "positions"] if mask_documents else [])]
-    spec: Spec = {key: ((seq_len,), np.dtype(np.int32)) for key in keys}
-    return spec | {"weights": ((seq_len,), np.dtype(np.float32))}
+    return spec_of("int32", (seq_len,), *keys) | spec_of("float32", (seq_len,), "weights")
 
 
 def segments_and_positions(inputs: np.ndarray, separator: int, lanes: bool = False) -> Batch:
@@ -211,13 +210,7 @@ def segments_and_positions(inputs: np.ndarray, separator: int, lanes: bool = Fal
 
     A separator belongs to the document that it begins. Segments count from 1, positions from 0. In
     lanes a window goes on where the one before it ended: what is left of that document is segment 0.
-
-    Args:
-      separator: the token that begins a document.
-      lanes: whether windows follow one another.
-
-    Returns:
-      {segments, positions: int32[n, T]}.
+    {segments, positions: int32[n, T]}.
     """
     begins = inputs == separator
     if not lanes:

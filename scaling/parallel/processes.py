@@ -110,8 +110,8 @@ def _first_host(nodes: str) -> str:
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match[0])
 
 
-def start_processes(config: Any, arguments: Any) -> Processes:
-    """Brings all processes of a run up, or refuses on all of them.
+def start_processes(config: Any, **flags: Any) -> Processes:
+    """Brings all processes of a run up, or refuses on all of them; `flags` are those of `discover`.
 
     Environment: SCALING_START_TIMEOUT (seconds to wait for the others, 50), SCALING_SILENCE
     (seconds without a heartbeat that mean death, 20), SCALING_ROSTER_PORT (coordinator's + 1),
@@ -121,7 +121,7 @@ def start_processes(config: Any, arguments: Any) -> Processes:
     Raises:
       RosterError: a process is missing (named) or died, or they differ (in what, is said).
     """
-    place = discover(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    place = discover(**flags)
     if place is None:
         return Processes()
     from scaling import configs

@@ -168,11 +168,11 @@ class Worker:
         return locked
 
     def _alone(self, cell: Cell) -> list[str]:
-        from scaling import cli, parallel
+        from scaling import parallel
         from scaling.train.run import run
 
         try:
-            with parallel.start_processes(cell.config, cli.Args()) as processes:
+            with parallel.start_processes(cell.config) as processes:
                 run(cell.config, self.sweep.cell_dir(cell.id), processes, self.stop)
         except LockedError as error:
             print(error, flush=True)

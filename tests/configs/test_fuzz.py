@@ -194,8 +194,8 @@ def cases() -> list[Case]:
 def refusal(tokens: tuple[str, ...]) -> str | None:
     """The message that a command line is refused with, key and reason in it; else None."""
     try:
-        arguments = cli.parse([f"--config={QUICKSTART}", *tokens])
-        config = configs.load_resolved(arguments.config or "", arguments.overrides)
+        _, values, overrides = cli.parse([f"--config={QUICKSTART}", *tokens])
+        config = configs.load_resolved(values["config"], overrides)
         check_buildable(config)
     except ConfigError as error:
         return str(error) if error.key and error.reason else None

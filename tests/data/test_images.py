@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import Images, image_arrays, image_spec, split_rows
+from scaling.data.images import image_arrays, image_spec, images_of
 from scaling.data.info import DataInfo
 
 
@@ -29,7 +30,7 @@ class Squares:
 
 def test_gathers_bytes_and_labels(tmp_path):
     entry = image_arrays(Squares(25), tmp_path)
-    images = Images(entry)
+    images = images_of(entry)
     assert len(images) == 25
     batch = images.gather(np.array([24, 3, 3]))
     assert batch["images"][:, 1, 1, 0].tolist() == [24, 3, 3]
@@ -37,7 +38,7 @@ def test_gathers_bytes_and_labels(tmp_path):
     for key, (shape, dtype) in images.spec.items():
         assert batch[key].shape == (3, *shape)
         assert batch[key].dtype == dtype
-    assert Images(entry, np.array([7, 9])).gather(np.array([1]))["images"].max() == 9
+    assert images_of(entry, np.array([7, 9])).gather(np.array([1]))["images"].max() == 9
 
 
 def test_a_share_is_held_out_that_does_not_overlap():

@@ -101,8 +101,8 @@ def test_config_docstrings_give_commands_that_parse(path):
     lines = re.findall(r"^\s+python -m scaling\.main ((?:[^\n\\]|\\\n)*)$", text, re.MULTILINE)
     assert lines, f"{path.name} does not say how to run it"
     for line in lines:
-        arguments = cli.parse(shlex.split(line.replace("\\\n", " ")))
-        configs.load_resolved(arguments.config, arguments.overrides)
+        _, values, overrides = cli.parse(shlex.split(line.replace("\\\n", " ")))
+        configs.load_resolved(values["config"], overrides)
 
 
 def test_shakespeare_without_its_text_says_where_to_get_it(tmp_path, monkeypatch, capsys):

@@ -299,8 +299,7 @@ def test_flags_come_first_and_half_an_environment_is_refused() -> None:
 def test_one_process_alone_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ADDRESS:
         monkeypatch.delenv(name, raising=False)
-    none: Any = SimpleNamespace(coordinator=None, num_processes=None, process_id=None)
-    with start_processes(None, none) as processes:
+    with start_processes(None) as processes:
         assert isinstance(processes, Processes)
         assert (processes.process_id, processes.num_processes) == (0, 1)
         assert [processes.stop_at(3, wanted) for wanted in (False, True)] == [False, True]

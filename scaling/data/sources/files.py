@@ -13,13 +13,13 @@ import pathlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import zstandard
 
 from scaling.configs.types import LocalPath
 from scaling.data.cache import digest, file_hash
-from scaling.data.documents import has_text
+from scaling.data.documents import TextSource, has_text
 from scaling.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Errors = Literal["strict", "replace", "ignore"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Files:
+class Files(TextSource):
     """Text files by path or glob. A .txt file is one document; so is each line of a .jsonl file.
 
     Text is UTF-8, or UTF-16 or UTF-32 where a file begins with their byte order mark; the mark is no
@@ -48,8 +48,6 @@ class Files:
       separator: what stands between the documents inside one text, such as "<|endoftext|>": each
         piece is a document, without the line breaks around the separator. Empty splits nothing.
     """
-
-    kind: ClassVar[str] = "text"
 
     paths: tuple[LocalPath, ...]
     eval_paths: tuple[LocalPath, ...] = ()
@@ -204,11 +202,9 @@ _REMEDY = (
 
 
 def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
-    """The files that paths and globs name, sorted, each once.
+    """The files that paths and globs name, sorted, each once; errors name the `key` that holds them.
 
-    Args:
-      patterns: `**` goes into folders, `~` is the user's home.
-      key: what holds them, for the errors.
+    `**` goes into folders, `~` is the user's home.
     """
     if not patterns:
         raise DataError(f"{key} are empty: name at least one file, e.g. paths=('a.txt',)")
@@ -224,13 +220,7 @@ def matching(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
 
 
 def json_object(line: str, where: str, key: str) -> dict[str, Any]:
-    """The object that a line of JSON is.
-
-    Args:
-      line: the text.
-      where: its place, for the errors.
-      key: one that the object should have, for the remedy.
-    """
+    """The object that a line of JSON is; errors name its place, and a key that it should have."""
     try:
         record: Any = json.loads(line)
     except ValueError as error:
@@ -270,49 +260,42 @@ def _opened(path: pathlib.Path) -> io.BufferedReader:
     if path.suffix == ".xz":
         return io.BufferedReader(cast(io.RawIOBase, lzma.open(path, "rb")), 1 << 20)
     if path.suffix == ".zst":
-        return io.BufferedReader(_Zstd(path), 1 << 20)
+        return io.BufferedReader(_Pieces(_zstd_pieces(path)), 1 << 20)
     return path.open("rb")
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
-    """Takes windows up to what `zstd --long=31` writes, at the price of their memory."""
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31)
-
-
-class _Zstd(io.RawIOBase):
+def _zstd_pieces(path: pathlib.Path) -> Iterator[bytes]:
     """A zstandard file, frame after frame. The library's own reader takes a cut for the end."""
+    frame, rest = None, b""  # compressed bytes behind the end of a frame
+    with path.open("rb") as file:
+        while packed := rest or file.read(1 << 17):
+            if frame is None or frame.eof:
+                # Windows up to what `zstd --long=31` writes, at the price of their memory.
+                frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            yield frame.decompress(packed)
+            rest = frame.unused_data if frame.eof else b""
+    if frame is not None and not frame.eof:
+        raise EOFError("the compressed data ends in the middle")
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._file = path.open("rb")
-        self._frame = _decompressor().decompressobj()
-        self._begun = False
-        self._rest = b""  # compressed bytes behind the end of a frame
-        self._ready = memoryview(b"")
+
+class _Pieces(io.RawIOBase):
+    """Bytes that come in pieces, as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._ready = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         while not self._ready:
-            packed = self._rest or self._file.read(1 << 17)
-            if not packed:
-                if self._begun and not self._frame.eof:
-                    raise EOFError("the compressed data ends in the middle")
+            if (piece := next(self._pieces, None)) is None:
                 return 0
-            if self._frame.eof:
-                self._frame = _decompressor().decompressobj()
-            self._begun = True
-            self._ready = memoryview(self._frame.decompress(packed))
-            self._rest = self._frame.unused_data if self._frame.eof else b""
+            self._ready = memoryview(piece)
         out = memoryview(buffer)
         count = min(len(out), len(self._ready))
-        out[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
+        out[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _where(path: str) -> str:
@@ -322,6 +305,9 @@ def _where(path: str) -> str:
         return f"(seen from {os.getcwd()})"
     if not os.path.isdir(folder):
         return f"(there is no folder {folder!r}, seen from {os.getcwd()})"
-    names: Sequence[str] = sorted(os.listdir(folder))
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"({folder!r} holds: {shown or 'nothing'})"
+    return f"({folder!r} holds: {first_of(sorted(os.listdir(folder))) or 'nothing'})"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first eight of some names, for an error."""
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from scaling.data.images import split_rows
+from scaling.data.documents import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
-from scaling.data.sources.ratings import RatingTable, Sorted, item_counts, left_out_parts, sizes
+from scaling.data.loader import Batch, spec_of
+from scaling.data.sources.ratings import RatingTable, Sorted, WithHistory, left_out_parts, sizes
 from scaling.data.windows import Windows, text_spec
 
 
@@ -32,33 +32,27 @@ class Histories(RatingTable):
 
     def describe(self, context: DataContext) -> DataInfo:
         """The items; reads the table, where the cache does not have it."""
-        return self._parts(context)[0]
+        return self.open(context).info
 
     def open(self, context: DataContext) -> Opened:
         """Training windows and held-out items."""
-        info, table, windows = self._parts(context)
-        length = context.section.text.seq_len
-        evals = {name: Next(table, at, length) for name, at in left_out_parts(table).items()}
-        return Opened(
-            info, {"train": windows}, evals, artefacts={"names": table.names}, sizes=sizes(table)
-        )
-
-    def _parts(self, context: DataContext) -> tuple[DataInfo, Sorted, Windows]:
         table, length = self.load(context.cache), context.section.text.seq_len
         separator = len(table.names.items)
         stream = _stream(table, separator)
         windows = Windows(stream, length, separator, context.section.limit)
-        used = stream[: len(windows) * length + 1]
+        counts = np.bincount(stream[: len(windows) * length + 1], minlength=separator)
+        evals = {name: Next(table, at, length) for name, at in left_out_parts(table).items()}
         info = DataInfo(
             kind="histories",
             unit="items",
             spec=windows.spec,
-            eval_specs={name: next_spec(length, table.longest()) for name in ("eval", "valid")},
+            eval_specs={name: part.spec for name, part in evals.items()},
             vocab_size=separator + 1,
             separator=separator,
-            facts={"items": separator, "item_counts": item_counts(used, separator)},
+            facts={"items": separator, "item_counts": counts[:separator].tolist()},
         )
-        return info, table, windows
+        artefacts = {"names": table.names}
+        return Opened(info, {"train": windows}, evals, artefacts=artefacts, sizes=sizes(table))
 
 
 def _stream(table: Sorted, separator: int) -> np.ndarray:
@@ -73,7 +67,7 @@ def _stream(table: Sorted, separator: int) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-class Next:
+class Next(WithHistory):
     """Held-out items, each after the last T of the user's history, which begins with a separator.
 
     The target stands where the history ends, and has the only weight of its example.
@@ -81,19 +75,18 @@ class Next:
 
     def __init__(self, table: Sorted, places: np.ndarray, length: int) -> None:
         """The items at these places, int64[n], after at most `length` inputs."""
-        self._table, self._places, self._length = table, places, length
-        self.spec = next_spec(length, table.longest())
-
-    def __len__(self) -> int:
-        return len(self._places)
+        super().__init__(table, places)
+        self._length = length
+        self.spec = text_spec(length, mask_documents=True) | spec_of(
+            "int32", (table.longest(),), "seen"
+        )
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """By index: those of `Windows`, and `seen`: int32[n, S], all that the user rated before."""
-        table, places = self._table, self._places[indices]
-        pad = len(table.names.items)
-        seen = table.before(places, table.longest(), pad)
+        table, places, ratings = self._table, self.rows[indices], super().gather(indices)
+        pad, seen = len(table.names.items), ratings["seen"]
         history = np.concatenate([np.full((len(places), 1), pad, np.int32), seen], axis=1)
-        count = places - table.start[table.user[places]] + 1  # the separator is one more
+        count = places - table.start[ratings["user"]] + 1  # the separator is one more
         time = np.arange(self._length)
         at = np.maximum(count - self._length, 0)[:, None] + time
         inside = at < count[:, None]
@@ -101,14 +94,9 @@ class Next:
         end = (time == np.minimum(count, self._length)[:, None] - 1).astype(np.int32)
         return {
             "inputs": np.where(inside, rows, pad).astype(np.int32),
-            "targets": (end * table.item[places][:, None]).astype(np.int32),
+            "targets": (end * ratings["item"][:, None]).astype(np.int32),
             "segments": np.ones_like(end),
             "positions": np.broadcast_to(time, end.shape).astype(np.int32),
             "seen": seen,
             "weights": end.astype(np.float32),
         }
-
-
-def next_spec(length: int, longest: int) -> Spec:
-    """Shapes and dtypes of a held-out item; `longest` is S."""
-    return text_spec(length, mask_documents=True) | {"seen": ((longest,), np.dtype(np.int32))}

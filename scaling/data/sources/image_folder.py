@@ -16,7 +16,6 @@ from scaling.data.info import DataInfo
 from scaling.track.paths import expand
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_BLOCK = 1024  # images decoded before they are written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,33 +43,25 @@ class ImageFolder:
 
     def describe(self) -> DataInfo:
         """Image shape and classes."""
-        channels = 3 if self.mode == "RGB" else 1
-        height, width = self.size or self._read(self._files[0][0]).shape[:2]
-        shape = (height, width, channels)
         return DataInfo(
             kind="images",
             unit="examples",
-            spec=image_spec(shape),
+            spec=image_spec(self._shape),
             num_classes=len(self._classes),
             class_names=self._classes,
-            image_shape=shape,
+            image_shape=self._shape,
         )
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(uint8[n, H, W, C], int32[n]) blocks, class by class."""
-        shape = self.describe().image_shape
-        for start in range(0, len(self._files), _BLOCK):
-            part = self._files[start : start + _BLOCK]
-            images = []
-            for path, _ in part:
-                image = self._read(path)
-                if image.shape != shape:
-                    raise DataError(
-                        f"{path} has the shape {list(image.shape)}, and the first image "
-                        f"{list(shape or ())}: give data.source.size=(height,width) to resize all"
-                    )
-                images.append(image)
-            yield np.stack(images), np.array([label for _, label in part], np.int32)
+        """Each image with its label, class by class."""
+        for path, label in self._files:
+            image = self._read(path)
+            if image.shape != self._shape:
+                raise DataError(
+                    f"{path} has the shape {list(image.shape)}, and the first image "
+                    f"{list(self._shape)}: give data.source.size=(height,width) to resize all"
+                )
+            yield image[None], np.array([label], np.int32)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
         """A hash of every file's name, label and `stamp`, and of how it is read.
@@ -92,14 +83,9 @@ class ImageFolder:
         """The source of `eval_path`, if any, its labels those of `path`; it may share no file."""
         if self.eval_path is None:
             return None
-        shape = self.describe().image_shape
-        assert shape is not None
+        height, width, _ = self._shape
         other = dataclasses.replace(
-            self,
-            path=self.eval_path,
-            eval_path=None,
-            size=self.size or shape[:2],
-            classes=self._classes,
+            self, path=self.eval_path, eval_path=None, size=(height, width), classes=self._classes
         )
         self.refuse_overlap(other)
         return other
@@ -114,6 +100,11 @@ class ImageFolder:
                 f"{min(both)} is among the images to train on and among those to evaluate on: name "
                 "folders that share none"
             )
+
+    @functools.cached_property
+    def _shape(self) -> tuple[int, int, int]:
+        height, width = self.size or self._read(self._files[0][0]).shape[:2]
+        return height, width, 3 if self.mode == "RGB" else 1
 
     @functools.cached_property
     def _root(self) -> pathlib.Path:

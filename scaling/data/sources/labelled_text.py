@@ -4,7 +4,6 @@ Legend: T tokens in an example.
 """
 
 import dataclasses
-import logging
 import pathlib
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -12,17 +11,15 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from scaling.configs.types import LocalPath
-from scaling.data.documents import has_text
+from scaling.data.documents import has_text, split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Batch, Classified, Spec, spec_of
 from scaling.data.npy import Ragged
-from scaling.data.sources.rows import RowFiles, encoded, fit_tokenizer, split_by_hash
-from scaling.data.sources.tables import Tables, cells, lines, ordered
+from scaling.data.sources.files import first_of
+from scaling.data.sources.rows import RowFiles, encoded, fit_tokenizer
+from scaling.data.sources.tables import Tables, lines, ordered, require
 from scaling.data.tokenizers import tokenizer_of
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,31 +53,7 @@ class LabelledText(RowFiles["Row"], Tables):
 
     def describe(self, context: DataContext) -> DataInfo:
         """The classes, by reading the files; the vocabulary, by the config."""
-        vocab_size = tokenizer_of(context.section.text).vocab_size
-        return self._describe(context, classes(self.read()), vocab_size)
-
-    def open(self, context: DataContext) -> Opened:
-        """Training and held-out texts, tokenised."""
-        everything = self.read()
-        names = classes(everything)
-        train, held_out = self._split(everything, context.section.eval_fraction)
-        tokenizer = fit_tokenizer(context, (row.text for row in train))
-        length = context.section.text.seq_len
-
-        def examples(rows: list["Row"], limit: int | None = None) -> Labelled:
-            labels = _numbers(rows, names)
-            tokens = encoded([row.text for row in rows], tokenizer, context.cache)
-            return Labelled(tokens, labels, length, tokenizer.vocab_size - 1, limit)
-
-        evals = {"eval": examples(held_out)} if held_out else {}
-        return Opened(
-            info=self._describe(context, names, tokenizer.vocab_size),
-            train={"train": examples(train, context.section.limit)},
-            evals=evals,
-            artefacts={"tokenizer": tokenizer},
-        )
-
-    def _describe(self, context: DataContext, names: tuple[str, ...], vocab_size: int) -> DataInfo:
+        names, vocab_size = classes(self.training), tokenizer_of(context.section.text).vocab_size
         return DataInfo(
             kind="labelled_text",
             unit="examples",
@@ -91,32 +64,32 @@ class LabelledText(RowFiles["Row"], Tables):
             class_names=names,
         )
 
-    def _split(self, rows: list["Row"], fraction: float) -> tuple[list["Row"], list["Row"]]:
-        """(training, held-out) texts; those on both sides by the user's files are counted."""
-        if self.eval_paths:
-            held_out = self.read("eval_paths")
-            known = {row.text for row in held_out}
-            both = sum(row.text in known for row in rows)
-            if both:
-                _LOG.warning("%d training texts are also held out: the files say so", both)
-            return rows, held_out
-        key = "data.source.eval_paths"
-        return split_by_hash(rows, lambda row: row.text, fraction, self.noun, key)
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out texts, tokenised."""
+        info, section = self.describe(context), context.section
+        train, held_out = self.divide(lambda row: row.text, section.eval_fraction)
+        tokenizer = fit_tokenizer(context, (row.text for row in train))
+
+        def examples(rows: list["Row"], limit: int | None = None) -> Labelled:
+            labels = _numbers(rows, info.class_names or ())
+            tokens = encoded([row.text for row in rows], tokenizer, context.cache)
+            return Labelled(tokens, labels, section.text.seq_len, tokenizer.vocab_size - 1, limit)
+
+        evals = {"eval": examples(held_out)} if held_out else {}
+        train_texts = examples(train, section.limit)
+        return Opened(info, {"train": train_texts}, evals, artefacts={"tokenizer": tokenizer})
 
     def rows(self, path: pathlib.Path) -> Iterator["Row"]:
         """Texts and labels, each line by itself."""
         for where, text, label in self._lines(path):
             label = label.split(self.label_until)[0] if self.label_until else label
-            if not has_text(text) or not has_text(label):
-                part = "label" if has_text(text) else "text"
-                raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
+            require(where, text=text, label=label)
             yield Row(text.strip(), label.strip(), where)
 
     def _lines(self, path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
         """(place, text, label) line by line."""
         if self.form == "table":
-            columns = [(self.text, "data.source.text"), (self.label, "data.source.label")]
-            for where, (text, label) in cells(path, self, columns):
+            for where, (text, label) in self.cells(path, "text", "label"):
                 yield where, text, label
             return
         for number, line in enumerate(lines(path, self.encoding), 1):
@@ -151,39 +124,28 @@ def _numbers(rows: list[Row], names: tuple[str, ...]) -> np.ndarray:
         if row.label not in number:
             raise DataError(
                 f"{row.where}: the label {row.label!r} is not in the training files, which have "
-                f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+                f"{first_of(names)}"
             )
     return np.array([number[row.label] for row in rows], np.int32)
 
 
-class Labelled:
+class Labelled(Classified):
     """Tokenised texts, one an example."""
 
     def __init__(
         self, tokens: Ragged, labels: np.ndarray, length: int, pad: int, limit: int | None = None
     ) -> None:
         """Texts of `length` tokens each; the first `limit` in a fixed random order."""
-        self._tokens, self._labels = tokens, labels
-        self._rows = split_rows(len(labels), 0.0)[0][:limit]
-        self._length, self._pad = length, pad
+        super().__init__({"labels": labels}, split_rows(len(labels), 0.0)[0][:limit])
+        self._tokens, self._length, self._pad = tokens, length, pad
         self.spec = labelled_spec(length)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def labels(self) -> np.ndarray:
-        """The class of each, int32."""
-        return np.asarray(self._labels[self._rows])
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """{inputs, segments: int32[n, T], labels: int32[n]}."""
-        rows = self._rows[indices]
-        tokens, inside = self._tokens.padded(rows, self._length, self._pad)
-        segments = inside.astype(np.int32)
-        return {"inputs": tokens, "segments": segments, "labels": self._labels[rows]}
+        tokens, inside = self._tokens.padded(self.rows[indices], self._length, self._pad)
+        return super().gather(indices) | {"inputs": tokens, "segments": inside.astype(np.int32)}
 
 
 def labelled_spec(length: int) -> Spec:
     """Shapes and dtypes of an example of `length` tokens."""
-    tokens, label = ((length,), np.dtype(np.int32)), ((), np.dtype(np.int32))
-    return {"inputs": tokens, "segments": tokens, "labels": label}
+    return spec_of("int32", (length,), "inputs", "segments") | spec_of("int32", (), "labels")

@@ -1,35 +1,23 @@
 """Pairs of examples of two kinds that are of one class: a spoken digit and an image of it."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import TypeVar
 
 import numpy as np
 
 from scaling import configs
 from scaling.data.errors import DataError
 from scaling.data.feistel import derive_key, subkeys
-from scaling.data.images import ImageSource, open_images
-from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import WEIGHTS, Batch, Dataset, Spec
+from scaling.data.images import OpenImages
+from scaling.data.info import DataContext, DataInfo, Opened, Opens
+from scaling.data.loader import WEIGHTS, Batch, Dataset, Spec, spec_of
 from scaling.data.sources import SOURCES
 from scaling.data.sources.tables import ordered
 from scaling.experiment import Source
 
+T = TypeVar("T")
 SIDES = ("first", "second")
 CLASSES = "name a source of images, labelled text or utterances"
-
-
-@runtime_checkable
-class Opens(Protocol):
-    """A source that opens itself."""
-
-    def describe(self, context: DataContext) -> DataInfo:
-        """See `scaling.data.sources`."""
-        ...
-
-    def open(self, context: DataContext) -> Opened:
-        """Likewise. Datasets have `labels()`, the class of each example, or `texts()`, its name."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +42,11 @@ class Pairs:
     @property
     def reads(self) -> tuple[str, ...]:
         """Keys of sections `data` and `data.text` that it uses."""
-        images = ("eval_fraction", "limit")
-        return tuple(key for side in SIDES for key in getattr(self._source(side), "reads", images))
+        return tuple(key for side in SIDES for key in getattr(self._source(side), "reads", ()))
 
     def describe(self, context: DataContext) -> DataInfo:
         """What both say of themselves, as facts "first" and "second"."""
-        sources = {side: self._source(side) for side in SIDES}
-        return _info(
-            {
-                side: source.describe(context) if isinstance(source, Opens) else source.describe()
-                for side, source in sources.items()
-            }
-        )
+        return _info({side: self._source(side).describe(context) for side in SIDES})
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out pairs.
@@ -74,17 +55,18 @@ class Pairs:
           DataError: a source cannot be read or has no classes, one alone holds examples out, or an
             example has no partner.
         """
-        opened = {side: self._open(side, context) for side in SIDES}
-        first, second = ({**o.train, **o.evals} for o in opened.values())
+        opened = {side: self._source(side).open(context) for side in SIDES}
+        parts = {side: {**o.train, **o.evals} for side, o in opened.items()}
+        first, second = parts.values()
         if first.keys() != second.keys():
             raise DataError(
                 "data.source: one of `first` and `second` holds examples out; name held-out examples of "
                 "both or of neither"
             )
-        infos = [o.info for o in opened.values()]
+        infos = {side: o.info for side, o in opened.items()}
         names = {
-            split: [_classes(part, info) for part, info in zip(parts, infos, strict=True)]
-            for split, *parts in ((split, first[split], second[split]) for split in first)
+            split: [_classes(part[split], infos[side]) for side, part in parts.items()]
+            for split in first
         }
         known = ordered(name for of_first, _ in names.values() for name in of_first)
         number = {name: place for place, name in enumerate(known)}
@@ -97,27 +79,23 @@ class Pairs:
             )
             for split in first
         }
-        info = _info({side: o.info for side, o in opened.items()})
         artefacts = {
             f"{side}_{key}": x for side, o in opened.items() for key, x in o.artefacts.items()
         }
-        info = dataclasses.replace(info, num_classes=len(known), class_names=known)
+        info = dataclasses.replace(_info(infos), num_classes=len(known), class_names=known)
         return Opened(info, {"train": pairs.pop("train")}, pairs, artefacts=artefacts)
 
-    def _source(self, side: str) -> "Opens | ImageSource":
+    def _source(self, side: str) -> Opens:
+        """A side; its datasets have `labels()`, the class of each example, or `texts()`, its name."""
         section = getattr(self, side)
-        source: Opens | ImageSource = configs.build(section, SOURCES)
-        if not isinstance(source, Opens) and source.kind != "images":
+        source = configs.build(section, SOURCES)
+        if hasattr(source, "open"):
+            return source
+        if source.kind != "images":
             raise DataError(
                 f"data.source.{side}: {section.name} gives {source.kind}, without classes; {CLASSES}"
             )
-        return source
-
-    def _open(self, side: str, context: DataContext) -> Opened:
-        source = self._source(side)
-        if isinstance(source, Opens):
-            return source.open(context)
-        return open_images(context, source, source.held_out())
+        return OpenImages(source, reads=("eval_fraction", "limit"))
 
 
 class Paired:
@@ -130,16 +108,11 @@ class Paired:
         names: tuple[str, ...],
         key: int,
     ) -> None:
-        """Pairs two datasets.
+        """Pairs two datasets; DataError if there is no partner of a class.
 
         Args:
-          halves: the datasets.
           classes: int32, those of their examples; -1 for one that `names` lacks.
-          names: of the classes, for errors.
           key: of the draw.
-
-        Raises:
-          DataError: there is no partner of a class.
         """
         self._first, self._second = halves
         self._classes, self._key = classes[0], key
@@ -163,24 +136,20 @@ class Paired:
         class_n = self._classes[indices]
         draw_n = subkeys(self._key, positions) % self._counts[class_n].astype(np.uint64)
         partners = self._by_class[self._start[class_n] + draw_n.astype(np.int64)]
-        halves = (
-            self._first.gather(indices, positions),
-            self._second.gather(partners, positions),
-        )
-        batch = {
-            f"{side}_{key}": x
-            for side, half in zip(SIDES, halves, strict=True)
-            for key, x in half.items()
-            if key != WEIGHTS
-        }
-        return batch | {"labels": class_n}
+        first = self._first.gather(indices, positions)
+        second = self._second.gather(partners, positions)
+        return _side_by_side(first, second) | {"labels": class_n}
 
 
 def pair_spec(first: Spec, second: Spec) -> Spec:
     """Shapes and dtypes of a pair of examples with these."""
+    return _side_by_side(first, second) | spec_of("int32", (), "labels")
+
+
+def _side_by_side(first: dict[str, T], second: dict[str, T]) -> dict[str, T]:
+    """What both have under each key, but the weights, after the name of the side."""
     halves = zip(SIDES, (first, second), strict=True)
-    spec = {f"{side}_{k}": x for side, half in halves for k, x in half.items() if k != WEIGHTS}
-    return spec | {"labels": ((), np.dtype(np.int32))}
+    return {f"{side}_{k}": x for side, half in halves for k, x in half.items() if k != WEIGHTS}
 
 
 def _info(infos: dict[str, DataInfo]) -> DataInfo:

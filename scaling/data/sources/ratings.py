@@ -17,13 +17,13 @@ import numpy as np
 
 from scaling.configs.types import LocalPath
 from scaling.data.cache import cached, file_hash, key_of
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Arrays, Batch, spec_of
 from scaling.data.sources.files import matching
 from scaling.data.sources.rows import RowFiles
-from scaling.data.sources.tables import Tables, cells, ordered
+from scaling.data.sources.tables import Tables, ordered, require
 
 # A user with fewer ratings has nothing to leave out: one to learn from, one for each held-out split.
 MIN_HELD_OUT = 3
@@ -63,12 +63,9 @@ class Sorted:
     start: np.ndarray
     names: Names
 
-    def left_out(self, back: int) -> np.ndarray:
-        """The places of each user's rating that is `back` before the end: 1 for the last.
-
-        Users with fewer than `MIN_HELD_OUT` ratings have none.
-        """
-        return (self.start[1:] - back)[np.diff(self.start) >= MIN_HELD_OUT]
+    def columns(self) -> dict[str, np.ndarray]:
+        """The ratings as arrays, by the keys of a batch."""
+        return {"user": self.user, "item": self.item, "rating": self.rating}
 
     def before(self, places: np.ndarray, width: int, pad: int) -> np.ndarray:
         """The items that a user rated before each of these places: int32[n, width], padded."""
@@ -111,7 +108,7 @@ class RatingTable(RowFiles[tuple[str, str, float, float]], Tables):
         key = key_of({"ratings": [file_hash(path, cache) for path in paths], "columns": columns})
 
         def build(work: pathlib.Path) -> Mapping[str, Any]:
-            users, items, ratings, times = zip(*self.read(), strict=True)
+            users, items, ratings, times = zip(*self.read("paths"), strict=True)
             names = Names(ordered(users), ordered(items))
             user, item = _numbers(users, names.users), _numbers(items, names.items)
             order = np.lexsort((np.array(times), user))
@@ -129,12 +126,9 @@ class RatingTable(RowFiles[tuple[str, str, float, float]], Tables):
 
     def rows(self, path: pathlib.Path) -> Iterator[tuple[str, str, float, float]]:
         """(user, item, rating, time) line by line."""
-        wanted = [(getattr(self, key), f"data.source.{key}") for key in ("user", "item", "rating")]
-        if self.time is not None:
-            wanted.append((self.time, "data.source.time"))
-        for where, (user, item, rating, *time) in cells(path, self, wanted):
-            if not user.strip() or not item.strip():
-                raise DataError(f"{where}: has no {self.item if user.strip() else self.user}")
+        fields = ("user", "item", "rating", *(["time"] if self.time is not None else []))
+        for where, (user, item, rating, *time) in self.cells(path, *fields):
+            require(where, **{self.user: user, self.item: item})
             when = _number(time[0], self.time or "", where) if time else 0.0
             yield user.strip(), item.strip(), _number(rating, self.rating, where), when
 
@@ -154,36 +148,20 @@ def _numbers(names: tuple[str, ...], known: tuple[str, ...]) -> np.ndarray:
     return np.array([place[name] for name in names], np.int32)
 
 
-class Rows:
-    """Some of the ratings, one an example: {user, item: int32[n], rating: float32[n]}."""
+class WithHistory(Arrays):
+    """Ratings with `seen`, int32[n, S]: what the user rated before, padded with the number of items."""
 
-    def __init__(self, table: Sorted, places: np.ndarray, seen: bool = False) -> None:
-        """Hands out the ratings at these places.
-
-        Args:
-          seen: with `seen`, int32[n, S]: what the user rated before, padded with the number of
-            items.
-        """
-        self._table, self._places, self._seen = table, places, seen
-        self.spec = row_spec(table.longest() if seen else None)
-
-    def __len__(self) -> int:
-        return len(self._places)
+    def __init__(self, table: Sorted, places: np.ndarray) -> None:
+        """Those at these places."""
+        super().__init__(table.columns(), places)
+        self.spec |= spec_of("int32", (table.longest(),), "seen")
+        self._table = table
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Ratings by index: int64[n] -> {key: [n, ...]}."""
-        table, places = self._table, self._places[indices]
-        batch = {name: getattr(table, name)[places] for name in ("user", "item", "rating")}
-        if self._seen:
-            batch["seen"] = table.before(places, table.longest(), len(table.names.items))
-        return batch
-
-
-def row_spec(longest: int | None = None) -> Spec:
-    """Shapes and dtypes of a rating; `longest` is S, where it comes with what the user saw."""
-    spec: Spec = {"user": ((), np.dtype(np.int32)), "item": ((), np.dtype(np.int32))}
-    spec["rating"] = ((), np.dtype(np.float32))
-    return spec if longest is None else {**spec, "seen": ((longest,), np.dtype(np.int32))}
+        table = self._table
+        seen = table.before(self.rows[indices], table.longest(), len(table.names.items))
+        return super().gather(indices) | {"seen": seen}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,19 +186,36 @@ class Ratings(RatingTable):
 
     def describe(self, context: DataContext) -> DataInfo:
         """Users, items and the mean; reads the table, where the cache does not have it."""
-        table = self.load(context.cache)
-        return self._describe(table, self._places(table, context)[0])
+        return self.open(context).info
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out ratings."""
         table = self.load(context.cache)
-        train, evals = self._places(table, context)
-        return Opened(
-            info=self._describe(table, train),
-            train={"train": Rows(table, train)},
-            evals={
-                name: Rows(table, places, self.split == "last") for name, places in evals.items()
+        places, held_out = self._places(table, context)
+        columns, count = table.columns(), len(table.names.items)
+        train = Arrays(columns, places)
+        last = self.split == "last"
+        evals = {
+            name: WithHistory(table, at) if last else Arrays(columns, at)
+            for name, at in held_out.items()
+        }
+        info = DataInfo(
+            kind="ratings",
+            unit="ratings",
+            spec=train.spec,
+            eval_specs={name: part.spec for name, part in evals.items()} if last else {},
+            facts={
+                "users": len(table.names.users),
+                "items": count,
+                "mean_rating": float(table.rating[places].mean(dtype=np.float64)),
+                "rating_range": [float(table.rating.min()), float(table.rating.max())],
+                "item_counts": np.bincount(table.item[places], minlength=count).tolist(),
             },
+        )
+        return Opened(
+            info=info,
+            train={"train": train},
+            evals=evals,
             artefacts={"names": table.names},
             sizes=sizes(table),
         )
@@ -238,37 +233,16 @@ class Ratings(RatingTable):
         order = split_rows(len(table.user), 0.0)[0]
         return order[~np.isin(order, np.concatenate(list(evals.values())))][:limit], evals
 
-    def _describe(self, table: Sorted, train: np.ndarray) -> DataInfo:
-        evals = ("eval", "valid") if self.split == "last" else ()
-        return DataInfo(
-            kind="ratings",
-            unit="ratings",
-            spec=row_spec(),
-            eval_specs={name: row_spec(table.longest()) for name in evals},
-            facts={
-                "users": len(table.names.users),
-                "items": len(table.names.items),
-                "mean_rating": float(table.rating[train].mean(dtype=np.float64)),
-                "rating_range": [float(table.rating.min()), float(table.rating.max())],
-                "item_counts": item_counts(table.item[train], len(table.names.items)),
-            },
-        )
-
 
 def left_out_parts(table: Sorted) -> dict[str, np.ndarray]:
     """Leave-last-out: {"eval": each user's last rating, "valid": the one before it}, as places."""
-    parts = {"eval": table.left_out(1), "valid": table.left_out(2)}
-    if not len(parts["eval"]):
+    ends = table.start[1:][np.diff(table.start) >= MIN_HELD_OUT]
+    if not len(ends):
         raise DataError(
             f"data.source.split: all users have fewer than {MIN_HELD_OUT} ratings, and none can be "
             "left out; use data.source.split=random"
         )
-    return parts
-
-
-def item_counts(items: np.ndarray, count: int) -> list[int]:
-    """How often each of `count` items occurs."""
-    return [int(n) for n in np.bincount(items, minlength=count)[:count]]
+    return {"eval": ends - 1, "valid": ends - 2}
 
 
 def sizes(table: Sorted) -> dict[str, int]:

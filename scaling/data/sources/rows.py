@@ -1,20 +1,24 @@
 """What sources share whose files hold rows: reading them, holding some out, tokens of their texts."""
 
 import dataclasses
+import functools
+import logging
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
 from scaling.configs.types import LocalPath
 from scaling.data.cache import cached, digest, key_of
-from scaling.data.documents import Part, is_held_out
+from scaling.data.documents import Part, TextSource, is_held_out
 from scaling.data.errors import DataError
 from scaling.data.info import DataContext
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.files import matching
 from scaling.data.tokenizers import Fitted, tokenizer_of
+
+_LOG = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 
@@ -40,7 +44,12 @@ class RowFiles(Generic[Row]):
         """The rows of one file."""
         raise NotImplementedError
 
-    def read(self, name: Literal["paths", "eval_paths"] = "paths") -> list[Row]:
+    @functools.cached_property
+    def training(self) -> list[Row]:
+        """The rows of `paths`, those that `data.eval_fraction` holds out among them."""
+        return self.read("paths")
+
+    def read(self, name: Literal["paths", "eval_paths"]) -> list[Row]:
         """The rows of all files under a key, or DataError if there are none."""
         key = f"data.source.{name}"
         paths = matching(getattr(self, name), key)
@@ -49,15 +58,21 @@ class RowFiles(Generic[Row]):
             raise DataError(f"{key}: hold no {self.noun}: {', '.join(map(str, paths))}")
         return rows
 
+    def divide(self, text: Callable[[Row], str], fraction: float) -> tuple[list[Row], list[Row]]:
+        """(training, held-out) rows: those of `eval_paths`, or else drawn by a hash of their text."""
+        if not self.eval_paths:
+            return split_by_hash(self.training, text, fraction, self.noun, "data.source.eval_paths")
+        held_out = self.read("eval_paths")
+        warn_of_both(map(text, self.training), map(text, held_out), self.noun)
+        return self.training, held_out
+
 
 def split_by_hash(
     rows: Sequence[Row], text: Callable[[Row], str], fraction: float, noun: str, key: str
 ) -> tuple[list[Row], list[Row]]:
     """(training, held-out) rows, drawn by a hash of their text, so that equal texts fall on one side.
 
-    Args:
-      noun: what a row is called.
-      key: of the config that names held-out files instead.
+    Errors call a row `noun`, and name the `key` of held-out files.
     """
     parts: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
@@ -70,11 +85,17 @@ def split_by_hash(
     return parts
 
 
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """Texts alone, as a tokenizer learns from them."""
+def warn_of_both(train: Iterable[Hashable], held_out: Iterable[Hashable], noun: str) -> None:
+    """Counts the training rows that the user's own files hold out too."""
+    known = set(held_out)
+    both = sum(row in known for row in train)
+    if both:
+        _LOG.warning("%d training %ss are also held out: the files say so", both, noun)
 
-    kind: ClassVar[str] = "text"
+
+@dataclasses.dataclass(frozen=True)
+class Texts(TextSource):
+    """Texts alone, as a tokenizer learns from them."""
 
     texts: tuple[str, ...]
 
@@ -85,10 +106,6 @@ class Texts:
     def fingerprint(self, cache: pathlib.Path) -> str:
         """Stands for the contents."""
         return digest(self.texts)
-
-    def held_out(self) -> None:
-        """Nothing is held out of these."""
-        return
 
 
 def fit_tokenizer(context: DataContext, texts: Iterable[str]) -> Fitted:

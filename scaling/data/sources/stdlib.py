@@ -8,13 +8,14 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import os
 import pathlib
 import sysconfig
 import tokenize
 from collections.abc import Iterator
-from typing import ClassVar
 
 from scaling.configs.types import PositiveInt
+from scaling.data.documents import TextSource
 from scaling.data.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -27,15 +28,13 @@ _LEFT_OUT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Stdlib:
+class Stdlib(TextSource):
     """The `help()` topics and the .py files of the standard library, one document each.
 
     Attributes:
       max_bytes: about how much text to take (the whole is about 10 MB). Files are chosen by a hash
         of their names, so that a smaller corpus is a subset of a larger one.
     """
-
-    kind: ClassVar[str] = "text"
 
     max_bytes: PositiveInt = 4_000_000
 
@@ -51,18 +50,15 @@ class Stdlib:
             digest.update(text.encode())
         return digest.hexdigest()
 
-    def held_out(self) -> None:
-        """Names no part of its own for evaluation."""
-        return
-
     @functools.cached_property
     def _chosen(self) -> tuple[str, ...]:
         names = {f"topics/{name}": text for name, text in _topics().items()}
         root = pathlib.Path(sysconfig.get_path("stdlib"))
-        for path in _python_files(root):
-            text = _read(path)
-            if text:
-                names[f"lib/{path.relative_to(root).as_posix()}"] = text
+        for folder, below, files in os.walk(root, followlinks=True):
+            below[:] = [name for name in below if name not in _LEFT_OUT]
+            for path in (pathlib.Path(folder, name) for name in files if name.endswith(".py")):
+                if text := _read(path):
+                    names[f"lib/{path.relative_to(root).as_posix()}"] = text
         if not names:
             raise DataError(
                 f"this Python has no standard library text under {root}: name your own files with "
@@ -85,17 +81,6 @@ def _topics() -> dict[str, str]:
         _LOG.info("this Python has no pydoc_data.topics: taking the .py files alone")
         return {}
     return dict(topics.topics)
-
-
-def _python_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            if path.name not in _LEFT_OUT:
-                yield from _python_files(path)
-        elif path.suffix == ".py":
-            yield path
 
 
 def _read(path: pathlib.Path) -> str:

@@ -128,13 +128,10 @@ class SyntheticZipf:
         return float(place[targets % self.sentence].mean())
 
     def log_probs(self, tokens: np.ndarray) -> np.ndarray:
-        """Log-probability of every target under the true distribution.
+        """Log-probability of every target under the true distribution, nats.
 
-        Args:
-          tokens: int[n, T + 1], whole examples from their beginning (inputs and last target).
-
-        Returns:
-          float64[n, T], nats; entry t belongs to token t + 1.
+        int[n, T + 1], whole examples from their beginning (inputs and last target) -> float64[n, T];
+        entry t belongs to token t + 1.
         """
         count, length = tokens.shape
         sentences = -(-length // self.sentence)

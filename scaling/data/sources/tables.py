@@ -6,6 +6,7 @@ import io
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from scaling.data.documents import has_text
 from scaling.data.errors import DataError
 from scaling.data.sources.files import json_object, reading
 
@@ -28,6 +29,39 @@ class Tables:
     names: tuple[str, ...] = ()
     encoding: str = "utf-8"
 
+    def cells(self, path: pathlib.Path, *fields: str) -> Iterator[tuple[str, list[str]]]:
+        """(place of the line, for errors; its cells), line by line; those without text are passed over.
+
+        The cells are of the columns that these fields of the source name, in their order.
+        """
+        columns = [(getattr(self, field), f"data.source.{field}") for field in fields]
+        if ".jsonl" in path.suffixes:
+            yield from _json_cells(path, self.encoding, columns)
+            return
+        names, places = list(self.names), []
+        for number, row in _rows(path, self):
+            if not any(cell.strip() for cell in row):
+                continue
+            where = f"{path}, line {number}"
+            if not names:
+                names = [name.strip() for name in row]
+                places = _places(names, columns, where)
+                continue
+            places = places or _places(names, columns, str(path))
+            if len(row) != len(names):
+                raise DataError(
+                    f"{where}: has {len(row)} cells, and there are {len(names)} columns "
+                    f"({', '.join(names)}); correct the line, or data.source.delimiter"
+                )
+            yield where, [row[place] for place in places]
+
+
+def require(where: str, /, **cells: str) -> None:
+    """DataError if one of the cells of a line, by their names, holds no text."""
+    for name, cell in cells.items():
+        if not has_text(cell):
+            raise DataError(f"{where}: has no {name}; correct the line, or leave it out")
+
 
 def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
     """The lines of a text file with their ends, unpacked where it is compressed."""
@@ -44,38 +78,6 @@ def lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
         ) from error
     except LookupError as error:
         raise DataError(f"data.source.encoding: {error}; use a name that Python knows") from error
-
-
-def cells(
-    path: pathlib.Path, layout: Tables, columns: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, list[str]]]:
-    """The cells of some columns, line by line; lines without text are passed over.
-
-    Args:
-      columns: (name of the column, key of the config that names it).
-
-    Yields:
-      (place of the line, for errors; its cells in the order of `columns`).
-    """
-    if ".jsonl" in path.suffixes:
-        yield from _json_cells(path, layout.encoding, columns)
-        return
-    names, places = list(layout.names), []
-    for number, row in _rows(path, layout):
-        if not any(cell.strip() for cell in row):
-            continue
-        where = f"{path}, line {number}"
-        if not names:
-            names = [name.strip() for name in row]
-            places = _places(names, columns, where)
-            continue
-        places = places or _places(names, columns, str(path))
-        if len(row) != len(names):
-            raise DataError(
-                f"{where}: has {len(row)} cells, and there are {len(names)} columns "
-                f"({', '.join(names)}); correct the line, or data.source.delimiter"
-            )
-        yield where, [row[place] for place in places]
 
 
 def _json_cells(

@@ -4,6 +4,7 @@ Legend: T tokens in an example.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -12,11 +13,12 @@ from typing import ClassVar
 import numpy as np
 
 from scaling.configs.types import LocalPath, NonNegativeInt, PositiveInt
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
-from scaling.data.sources.rows import RowFiles, fit_tokenizer, split_by_hash
+from scaling.data.loader import Arrays, Spec, spec_of
+from scaling.data.sources.files import first_of
+from scaling.data.sources.rows import RowFiles, fit_tokenizer
 from scaling.data.sources.tables import lines
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
@@ -56,8 +58,17 @@ class TaggedText(RowFiles["Sentence"]):
 
     def describe(self, context: DataContext) -> DataInfo:
         """The tags, by reading the files; the vocabulary, by the config."""
-        vocab_size = tokenizer_of(context.section.text).vocab_size
-        return self._describe(context, tags(self.read()), vocab_size)
+        names, vocab_size = tags(self.training), tokenizer_of(context.section.text).vocab_size
+        return DataInfo(
+            kind="tagged_text",
+            unit="sentences",
+            spec=tagged_spec(context.section.text.seq_len),
+            eval_specs={"eval": tagged_spec(self.eval_len)} if self.eval_len else {},
+            vocab_size=vocab_size,
+            separator=vocab_size - 1,
+            num_classes=len(names),
+            class_names=names,
+        )
 
     def open(self, context: DataContext) -> Opened:
         """Training and held-out sentences, tokenised.
@@ -66,44 +77,22 @@ class TaggedText(RowFiles["Sentence"]):
           DataError: a file cannot be read; a line has too few columns, no word, or a tag that is none of
             BIO; a sentence is too long, or has a type that the training files lack; a side is empty.
         """
-        train = everything = self.read()
-        names = tags(everything)
-        if self.eval_paths:
-            held_out = self.read("eval_paths")
-        else:
-            key, fraction = "data.source.eval_paths", context.section.eval_fraction
-            train, held_out = split_by_hash(everything, Sentence.text, fraction, self.noun, key)
+        info, section = self.describe(context), context.section
+        train, held_out = self.divide(Sentence.text, section.eval_fraction)
         tokenizer = fit_tokenizer(context, map(Sentence.text, train))
-        length, limit = context.section.text.seq_len, context.section.limit
-        evals = {}
+        names, length, evals = info.class_names or (), section.text.seq_len, {}
         if held_out:
-            evals = {"eval": Tagged(held_out, names, tokenizer, self.eval_len or length)}
-        return Opened(
-            info=self._describe(context, names, tokenizer.vocab_size),
-            train={"train": Tagged(train, names, tokenizer, length, limit)},
-            evals=evals,
-            artefacts={"tokenizer": tokenizer},
-        )
-
-    def _describe(self, context: DataContext, names: tuple[str, ...], vocab_size: int) -> DataInfo:
-        length = context.section.text.seq_len
-        return DataInfo(
-            kind="tagged_text",
-            unit="sentences",
-            spec=tagged_spec(length),
-            eval_specs={"eval": tagged_spec(self.eval_len)} if self.eval_len else {},
-            vocab_size=vocab_size,
-            separator=vocab_size - 1,
-            num_classes=len(names),
-            class_names=names,
-        )
+            evals = {"eval": tagged(held_out, names, tokenizer, self.eval_len or length)}
+        examples = tagged(train, names, tokenizer, length, section.limit)
+        return Opened(info, {"train": examples}, evals, artefacts={"tokenizer": tokenizer})
 
     def rows(self, path: pathlib.Path) -> Iterator["Sentence"]:
         """Sentences, whose words stand one a line."""
         words: list[str] = []
         given: list[str] = []
         first = 1
-        for number, line in enumerate(lines(path, self.encoding), 1):
+        # A blank line more ends the last sentence.
+        for number, line in enumerate(itertools.chain(lines(path, self.encoding), [""]), 1):
             if not line.strip() or line.startswith(_DOCUMENT):
                 if words:
                     yield Sentence(tuple(words), tuple(given), f"{path}, line {first}")
@@ -113,8 +102,6 @@ class TaggedText(RowFiles["Sentence"]):
             word, tag = self._cells(line.rstrip("\r\n"), f"{path}, line {number}")
             words.append(word)
             given.append(tag)
-        if words:
-            yield Sentence(tuple(words), tuple(given), f"{path}, line {first}")
 
     def _cells(self, line: str, where: str) -> tuple[str, str]:
         cells = line.split(self.delimiter or None)
@@ -145,76 +132,53 @@ class Sentence:
 
 
 def tags(sentences: list[Sentence]) -> tuple[str, ...]:
-    """`O`, then B- and I- of each type, the types in the order of the alphabet.
-
-    Raises:
-      DataError: no word belongs to an entity.
-    """
+    """`O`, then B- and I- of each type, in the order of the alphabet; DataError if there is none."""
     types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != OUTSIDE})
     if not types:
         raise DataError("data.source.tag: every word is O; name the column of the tags")
     return (OUTSIDE, *(f"{part}-{name}" for name in types for part in "BI"))
 
 
-class Tagged:
-    """Tokenised sentences, one an example, padded with separators."""
+def tagged(
+    sentences: list[Sentence],
+    names: tuple[str, ...],
+    tokenizer: Fitted,
+    length: int,
+    limit: int | None = None,
+) -> Arrays:
+    """The first `limit` of the sentences, in a fixed random order, tokenised and padded to `length`.
 
-    def __init__(
-        self,
-        sentences: list[Sentence],
-        names: tuple[str, ...],
-        tokenizer: Fitted,
-        length: int,
-        limit: int | None = None,
-    ) -> None:
-        """The first `limit` of the sentences, in a fixed random order.
+    Returns:
+      {inputs, segments, labels: int32[n, T], weights: float32[n, T], 1 where a word begins}.
 
-        Raises:
-          DataError: a sentence has more than `length` tokens, a word without a token, or another tag.
-        """
-        number = {name: place for place, name in enumerate(names)}
-        rows = split_rows(len(sentences), 0.0)[0][:limit]
-        chosen = [sentences[row] for row in rows]
-        parts = tokenizer.encode(
-            [" " * bool(i) + word for sentence in chosen for i, word in enumerate(sentence.words)]
-        )
-        self._tokens = np.full((len(chosen), length), tokenizer.vocab_size - 1, np.int32)
-        self._labels = np.zeros((len(chosen), length), np.int32)
-        self._first = np.zeros((len(chosen), length), np.float32)
-        self._count = np.zeros(len(chosen), np.int32)
-        words = iter(parts)
-        for row, sentence in enumerate(chosen):
-            pieces = [next(words) for _ in sentence.words]
-            sizes = [len(piece) for piece in pieces]
-            _check(sentence, sizes, number, length)
-            starts = np.cumsum([0, *sizes[:-1]])
-            self._count[row] = sum(sizes)
-            self._tokens[row, : sum(sizes)] = np.concatenate(pieces)
-            self._labels[row, starts] = [number[tag] for tag in sentence.tags]
-            self._first[row, starts] = 1.0
-        self.spec = tagged_spec(length)
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
-        """{inputs, segments, labels: int32[n, T], weights: float32[n, T], 1 where a word begins}."""
-        count = self._count[indices][:, None]
-        inside = np.arange(self._tokens.shape[1])[None] < count
-        return {
-            "inputs": self._tokens[indices],
-            "segments": inside.astype(np.int32),
-            "labels": self._labels[indices],
-            "weights": self._first[indices],
-        }
+    Raises:
+      DataError: a sentence has more than `length` tokens, a word without a token, or another tag.
+    """
+    number = {name: place for place, name in enumerate(names)}
+    chosen = [sentences[row] for row in split_rows(len(sentences), 0.0)[0][:limit]]
+    texts = [" " * bool(i) + word for sentence in chosen for i, word in enumerate(sentence.words)]
+    tokens = iter(tokenizer.encode(texts))
+    spec = tagged_spec(length)
+    arrays = {key: np.zeros((len(chosen), length), dtype) for key, (_, dtype) in spec.items()}
+    arrays["inputs"][:] = tokenizer.vocab_size - 1
+    for row, sentence in enumerate(chosen):
+        pieces = [next(tokens) for _ in sentence.words]
+        sizes = [len(piece) for piece in pieces]
+        _check(sentence, sizes, names, length)
+        starts, count = np.cumsum([0, *sizes[:-1]]), sum(sizes)
+        arrays["inputs"][row, :count] = np.concatenate(pieces)
+        arrays["segments"][row, :count] = 1
+        arrays["labels"][row, starts] = [number[tag] for tag in sentence.tags]
+        arrays["weights"][row, starts] = 1.0
+    return Arrays(arrays)
 
 
-def _check(sentence: Sentence, sizes: list[int], number: dict[str, int], length: int) -> None:
+def _check(sentence: Sentence, sizes: list[int], names: tuple[str, ...], length: int) -> None:
     for tag in sentence.tags:
-        if tag not in number:
+        if tag not in names:
             raise DataError(
                 f"{sentence.where}: the sentence has the tag {tag}, and the training files have "
-                f"{', '.join(list(number)[:8])}{', ...' if len(number) > 8 else ''}"
+                f"{first_of(names)}"
             )
     if not all(sizes):
         word = sentence.words[sizes.index(0)]
@@ -231,10 +195,5 @@ def _check(sentence: Sentence, sizes: list[int], number: dict[str, int], length:
 
 def tagged_spec(length: int) -> Spec:
     """Shapes and dtypes of an example of `length` tokens."""
-    integers = ((length,), np.dtype(np.int32))
-    return {
-        "inputs": integers,
-        "segments": integers,
-        "labels": integers,
-        "weights": ((length,), np.dtype(np.float32)),
-    }
+    integers = spec_of("int32", (length,), "inputs", "segments", "labels")
+    return integers | spec_of("float32", (length,), "weights")

@@ -5,7 +5,6 @@ Legend: S tokens of a source, T tokens of a target with its end.
 
 import dataclasses
 import json
-import logging
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -13,18 +12,15 @@ from typing import Annotated
 import numpy as np
 
 from scaling.configs.types import AddedLater, LocalPath, PositiveInt
-from scaling.data.documents import has_text
+from scaling.data.documents import has_text, split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import Ragged
 from scaling.data.sources.files import matching
-from scaling.data.sources.rows import encoded, fit_tokenizer, split_by_hash
-from scaling.data.sources.tables import Tables, cells, lines
+from scaling.data.sources.rows import encoded, fit_tokenizer, split_by_hash, warn_of_both
+from scaling.data.sources.tables import Tables, lines
 from scaling.data.tokenizers import Fitted, tokenizer_of
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,97 +73,116 @@ class TextPairs(Tables):
 
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes and the vocabulary, by the config alone."""
-        return self._describe(context, tokenizer_of(context.section.text).vocab_size)
-
-    def open(self, context: DataContext) -> Opened:
-        """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact."""
-        train, held_out = self._parts(context.section.eval_fraction)
-        both = (text for row in train for text in (row.source, row.target))
-        tokenizer = fit_tokenizer(context, both)
-        sizes: dict[str, int] = {}
-        split, longer = (
-            _Split(lengths, name, tokenizer, context.cache, sizes)
-            for name, lengths in self._lengths().items()
-        )
-        files = {"eval": bool(self.eval_source_paths), "test": True}
-        evals, texts = {}, HeldOutTexts(())
-        for name, rows in held_out.items():
-            pairs, kept = longer.pairs(name, rows, strict=files[name], first=len(texts.pairs))
-            evals[name] = pairs
-            texts = HeldOutTexts((*texts.pairs, *((row.source, row.target) for row in kept)))
-        pairs, _ = split.pairs("train", train, limit=context.section.limit)
-        return Opened(
-            info=self._describe(context, tokenizer.vocab_size, tokenizer.token_bytes),
-            train={"train": pairs},
-            evals=evals,
-            artefacts={"tokenizer": tokenizer, "held_out_texts": texts},
-            sizes=sizes,
-        )
-
-    def _describe(
-        self, context: DataContext, vocab_size: int, token_bytes: np.ndarray | None = None
-    ) -> DataInfo:
-        lengths = self._lengths()
-        train, held_out = (pair_spec(*pair, bool(prefix)) for prefix, pair in lengths.items())
+        vocab_size = tokenizer_of(context.section.text).vocab_size
         files = {
             "eval": self.eval_source_paths or context.section.eval_fraction,
             "test": self.test_source_paths,
         }
+        held_out = pair_spec(*self._lengths(True), held_out=True)
         return DataInfo(
             kind="text_pairs",
             unit="tokens",
-            spec=train,
+            spec=pair_spec(*self._lengths(False), held_out=False),
             eval_specs={name: held_out for name, given in files.items() if given},
             vocab_size=vocab_size,
-            token_bytes=token_bytes,
             separator=vocab_size - 1,
         )
 
-    def _lengths(self) -> dict[str, tuple[int, int]]:
-        """{how the keys of the lengths begin: (S, T)}, of training pairs and then of held-out ones."""
-        longer = (self.eval_source_len or self.source_len, self.eval_target_len or self.target_len)
-        return {"": (self.source_len, self.target_len), "eval_": longer}
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out pairs, tokenised; the held-out texts as they are, as an artefact."""
+        train, held_out = self._parts(context.section.eval_fraction)
+        tokenizer = fit_tokenizer(context, (text for row in train for text in row.texts))
+        limit, separator = context.section.limit, tokenizer.vocab_size - 1
+        sizes: dict[str, int] = {}
+        evals: dict[str, Pairs] = {}
+        texts: tuple[tuple[str, str], ...] = ()
+        for name, rows in held_out.items():
+            tokens, kept = self._fitting(name, rows, context, tokenizer, sizes)
+            evals[name] = Pairs(tokens, kept, self._lengths(True), separator, len(texts))
+            given = [row.texts for row in rows if row.has_text()]
+            texts += tuple(given[i] for i in kept)
+        tokens, kept = self._fitting("train", train, context, tokenizer, sizes)
+        if limit is not None:
+            kept = kept[split_rows(len(kept), 0.0)[0][:limit]]
+        return Opened(
+            info=dataclasses.replace(self.describe(context), token_bytes=tokenizer.token_bytes),
+            train={"train": Pairs(tokens, kept, self._lengths(False), separator)},
+            evals=evals,
+            artefacts={"tokenizer": tokenizer, "held_out_texts": HeldOutTexts(texts)},
+            sizes=sizes,
+        )
+
+    def _lengths(self, held_out: bool) -> tuple[int, int]:
+        """(S, T)."""
+        if not held_out:
+            return self.source_len, self.target_len
+        return self.eval_source_len or self.source_len, self.eval_target_len or self.target_len
+
+    def _fitting(
+        self,
+        name: str,
+        rows: list["Row"],
+        context: DataContext,
+        tokenizer: Fitted,
+        sizes: dict[str, int],
+    ) -> tuple[Ragged, np.ndarray]:
+        """(the tokens of the rows with text, which of them fit); counts the others into `sizes`."""
+        texts = [row for row in rows if row.has_text()]
+        tokens = encoded([text for row in texts for text in row.texts], tokenizer, context.cache)
+        length = tokens.lengths.reshape(-1, 2)  # of source and target
+        source_len, target_len = self._lengths(name != "train")
+        fits = (length <= [source_len, target_len - 1]).all(axis=1)
+        prefix = "" if name == "train" else "eval_"
+        given = f"data.source.{prefix}source_len={source_len}, {prefix}target_len={target_len}"
+        if not fits.all() and (name == "test" or (name == "eval" and self.eval_source_paths)):
+            row, longest = texts[int(np.argmin(fits))], length.max(axis=0)
+            raise DataError(
+                f"{row.where}: a held-out pair is too long for {given}; {name} needs at least "
+                f"eval_source_len={longest[0]}, eval_target_len={longest[1] + 1}"
+            )
+        if not fits.any():
+            raise DataError(f"{given}: none of the {len(texts)} pairs ({name}) fits; give more")
+        counts = {"too_long": int((~fits).sum()), "without_text": len(rows) - len(texts)}
+        for reason, count in counts.items():
+            if count:
+                sizes[f"{name}_pairs_{reason}_left_out"] = count
+        return tokens, np.flatnonzero(fits)
 
     def _parts(self, fraction: float) -> tuple[list["Row"], dict[str, list["Row"]]]:
         """(training pairs, held-out pairs by split)."""
-        for name in ("eval", "test"):
-            key = f"{name}_target_paths"
-            if getattr(self, key) and not getattr(self, f"{name}_source_paths"):
-                raise DataError(
-                    f"data.source.{key}: has no {name}_source_paths beside it; give both"
-                )
-        rows = self._read("source_paths", self.source_paths, self.target_paths)
+        rows = self._read("")
         held_out: dict[str, list[Row]] = {}
-        if self.eval_source_paths:
-            held_out["eval"] = self._read(
-                "eval_source_paths", self.eval_source_paths, self.eval_target_paths
-            )
-        elif fraction:
+        if fraction and not self.eval_source_paths:
             key = "data.source.eval_source_paths"
             rows, held_out["eval"] = split_by_hash(
-                rows, lambda row: row.source, fraction, "pair", key
+                rows, lambda row: row.texts[0], fraction, "pair", key
             )
-        if self.test_source_paths:
-            held_out["test"] = self._read(
-                "test_source_paths", self.test_source_paths, self.test_target_paths
-            )
-        known = {(row.source, row.target) for part in held_out.values() for row in part}
-        both = sum((row.source, row.target) in known for row in rows)
-        if both:
-            _LOG.warning("%d training pairs are also held out: the files say so", both)
+        for name in ("eval", "test"):
+            key = f"{name}_source_paths"
+            if getattr(self, key):
+                held_out[name] = self._read(f"{name}_")
+            elif getattr(self, f"{name}_target_paths"):
+                raise DataError(
+                    f"data.source.{name}_target_paths: has no {key} beside it; give both"
+                )
+        known = (row.texts for part in held_out.values() for row in part)
+        warn_of_both((row.texts for row in rows), known, "pair")
         return rows, held_out
 
-    def _read(
-        self, key: str, sources: tuple[LocalPath, ...], targets: tuple[LocalPath, ...]
-    ) -> list["Row"]:
-        key = f"data.source.{key}"
+    def _read(self, prefix: str) -> list["Row"]:
+        key, other = f"data.source.{prefix}source_paths", f"data.source.{prefix}target_paths"
+        sources = getattr(self, f"{prefix}source_paths")
+        targets = getattr(self, f"{prefix}target_paths")
         if not sources:
             matching(sources, key)  # says so
         # In the order in which they are named: the files of two sides are matched by it.
         paths = [path for pattern in sources for path in matching([pattern], key)]
-        other = key.replace("source_paths", "target_paths")
         others = [path for pattern in targets for path in matching([pattern], other)]
-        rows = list(self._pairs(paths, others, other) if others else self._table(paths))
+        if others:
+            rows = list(self._pairs(paths, others, other))
+        else:
+            table = (line for path in paths for line in self.cells(path, "source", "target"))
+            rows = [Row((source.strip(), target.strip()), at) for at, (source, target) in table]
         if not any(row.has_text() for row in rows):
             raise DataError(f"{key}: hold no pair of texts: {', '.join(map(str, paths))}")
         return rows
@@ -187,26 +202,19 @@ class TextPairs(Tables):
                     "they must be the two sides of a pair; correct the files"
                 )
             for number, (source, target) in enumerate(zip(*sides, strict=True), 1):
-                yield Row(source.strip(), target.strip(), f"{path}, line {number}")
-
-    def _table(self, paths: Sequence[pathlib.Path]) -> Iterator["Row"]:
-        columns = [(self.source, "data.source.source"), (self.target, "data.source.target")]
-        for path in paths:
-            for where, (source, target) in cells(path, self, columns):
-                yield Row(source.strip(), target.strip(), where)
+                yield Row((source.strip(), target.strip()), f"{path}, line {number}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A pair, and where it stands."""
+    """A pair (source, target), and where it stands."""
 
-    source: str
-    target: str
+    texts: tuple[str, str]
     where: str
 
     def has_text(self) -> bool:
         """Whether both sides hold text."""
-        return has_text(self.source) and has_text(self.target)
+        return all(map(has_text, self.texts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,64 +235,6 @@ class HeldOutTexts:
     def from_text(cls, text: str) -> "HeldOutTexts":
         """The inverse of `to_text`."""
         return cls(tuple((source, target) for source, target in json.loads(text)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """What parts of the data have in common while they are made; counts into `sizes`.
-
-    Attributes:
-      lengths: (S, T).
-      prefix: of the keys that hold them, for errors.
-      tokenizer, cache: see `DataContext`.
-      sizes: what is counted.
-    """
-
-    lengths: tuple[int, int]
-    prefix: str
-    tokenizer: Fitted
-    cache: pathlib.Path
-    sizes: dict[str, int]
-
-    def pairs(
-        self,
-        name: str,
-        rows: list[Row],
-        strict: bool = False,
-        first: int | None = None,
-        limit: int | None = None,
-    ) -> tuple["Pairs", list[Row]]:
-        """The examples of a part, and their rows.
-
-        Args:
-          strict: whether one that is too long is an error.
-          first: number of its first example, for held-out ones.
-          limit: take so many, in a fixed random order; None takes all.
-        """
-        texts = [row for row in rows if row.has_text()]
-        sides = [text for row in texts for text in (row.source, row.target)]
-        tokens = encoded(sides, self.tokenizer, self.cache)
-        length = np.diff(tokens.start).reshape(-1, 2)  # of source and target
-        source_len, target_len = self.lengths
-        fits = (length <= [source_len, target_len - 1]).all(axis=1)
-        given = f"data.source.{self.prefix}source_len={source_len}, {self.prefix}target_len={target_len}"
-        if strict and not fits.all():
-            row, longest = texts[int(np.argmin(fits))], length.max(axis=0)
-            raise DataError(
-                f"{row.where}: a held-out pair is too long for {given}; {name} needs at least "
-                f"eval_source_len={longest[0]}, eval_target_len={longest[1] + 1}"
-            )
-        if not fits.any():
-            raise DataError(f"{given}: none of the {len(texts)} pairs ({name}) fits; give more")
-        counts = {"too_long": int((~fits).sum()), "without_text": len(rows) - len(texts)}
-        for reason, count in counts.items():
-            if count:
-                self.sizes[f"{name}_pairs_{reason}_left_out"] = count
-        chosen = np.flatnonzero(fits)
-        if limit is not None:
-            chosen = chosen[split_rows(len(chosen), 0.0)[0][:limit]]
-        pairs = Pairs(tokens, chosen, self.lengths, self.tokenizer.vocab_size - 1, first)
-        return pairs, [texts[i] for i in chosen]
 
 
 class Pairs:
@@ -311,7 +261,7 @@ class Pairs:
 
     def padded(self) -> np.ndarray:
         """Targets that each example lacks: int64[examples]."""
-        return self._lengths[1] - 1 - np.diff(self._tokens.start)[2 * self._rows + 1]
+        return self._lengths[1] - 1 - self._tokens.lengths[2 * self._rows + 1]
 
     def gather(self, indices: np.ndarray, positions: np.ndarray | None = None) -> Batch:
         """Examples by index.
@@ -340,12 +290,7 @@ class Pairs:
 
 def pair_spec(source_len: int, target_len: int, held_out: bool) -> Spec:
     """Shapes and dtypes of an example; those of held-out ones have their number."""
-    numbers, weight = np.dtype(np.int32), np.dtype(np.float32)
-    spec: Spec = {
-        "source": ((source_len,), numbers),
-        "source_segments": ((source_len,), numbers),
-        "inputs": ((target_len,), numbers),
-        "targets": ((target_len,), numbers),
-        "weights": ((target_len,), weight),
-    }
-    return spec | ({"index": ((), numbers)} if held_out else {})
+    spec = spec_of("int32", (source_len,), "source", "source_segments")
+    spec |= spec_of("int32", (target_len,), "inputs", "targets")
+    spec |= spec_of("float32", (target_len,), "weights")
+    return spec | (spec_of("int32", (), "index") if held_out else {})

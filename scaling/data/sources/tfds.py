@@ -51,21 +51,20 @@ class Tfds:
     @property
     def kind(self) -> str:
         """`images` or `text`."""
-        return "images" if self._is_image(self._feature) else "text"
+        return "images" if self._types[self._feature] == "Image" else "text"
 
     def describe(self) -> DataInfo:
         """Image shape and classes."""
-        shape = self._features[self._feature].shape
+        features = self._builder.info.features
+        shape, label = features[self._feature].shape, features[self._label]
         if None in shape:
             shape = self._records[0][self._feature].shape
-        label = self._features[self._label]
-        names = tuple(label.names) if label.names else None
         return DataInfo(
             kind="images",
             unit="examples",
             spec=image_spec(shape),
             num_classes=label.num_classes,
-            class_names=names,
+            class_names=tuple(label.names) if label.names else None,
             image_shape=tuple(shape),
         )
 
@@ -85,10 +84,8 @@ class Tfds:
             yield text
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(uint8[n, H, W, C], int32[n]) blocks in the order of the records."""
+        """Each image with its label, in the order of the records."""
         shape = self.describe().image_shape
-        images: list[np.ndarray] = []
-        labels: list[int] = []
         for number, record in enumerate(self._read()):
             image = record[self._feature]
             if image.shape != shape or image.dtype != np.uint8:
@@ -97,13 +94,7 @@ class Tfds:
                     f"{image.dtype}{list(image.shape)}, not uint8{list(shape or ())}: images must "
                     "have one shape; prepare a resized set"
                 )
-            images.append(image)
-            labels.append(int(record[self._label]))
-            if len(images) == _BLOCK:
-                yield np.stack(images), np.array(labels, np.int32)
-                images, labels = [], []
-        if images:
-            yield np.stack(images), np.array(labels, np.int32)
+            yield image[None], np.array([record[self._label]], np.int32)
 
     def fingerprint(self, cache: pathlib.Path) -> str:
         """A hash of the record files of the split, and of what is read of them."""
@@ -179,31 +170,31 @@ class Tfds:
             )
         return info
 
-    @property
-    def _features(self) -> "tfds.features.FeaturesDict":
-        return self._builder.info.features
+    @functools.cached_property
+    def _types(self) -> dict[str, str]:
+        """What each feature is: Image, Text, ClassLabel or another class of the library."""
+        return {name: type(f).__name__ for name, f in self._builder.info.features.items()}
 
     @functools.cached_property
     def _feature(self) -> str:
         if self.feature is not None:
-            if self.feature in self._features:
+            if self.feature in self._types:
                 return self.feature
             raise DataError(f"{self.dataset} has no feature {self.feature!r}, but {self._names()}")
-        images = [name for name in self._features if self._is_image(name)]
+        images = self._of_type("Image")
         if images:
             return self._choose(images, "image", "feature")
-        texts = [n for n, f in self._features.items() if type(f).__name__ == "Text"]
-        return self._choose(texts, "text", "feature")
+        return self._choose(self._of_type("Text"), "text", "feature")
 
     @functools.cached_property
     def _label(self) -> str:
-        labels = [n for n, f in self._features.items() if type(f).__name__ == "ClassLabel"]
+        labels = self._of_type("ClassLabel")
         if self.label is not None and self.label not in labels:
             raise DataError(f"{self.dataset} has no class label {self.label!r}, but {labels}")
         return self.label or self._choose(labels, "label", "label")
 
-    def _is_image(self, name: str) -> bool:
-        return type(self._features[name]).__name__ == "Image"
+    def _of_type(self, kind: str) -> list[str]:
+        return [name for name, one in self._types.items() if one == kind]
 
     def _choose(self, names: list[str], usual: str, key: str) -> str:
         if usual in names:
@@ -216,7 +207,7 @@ class Tfds:
         return names[0]
 
     def _names(self) -> str:
-        return ", ".join(f"{n}: {type(f).__name__}" for n, f in self._features.items())
+        return ", ".join(f"{name}: {kind}" for name, kind in self._types.items())
 
     @functools.cached_property
     def _builder(self) -> "tfds.core.DatasetBuilder":
@@ -256,11 +247,8 @@ def _prepared(root: pathlib.Path, dataset: str) -> pathlib.Path | None:
     folders = [path.parent for path in (root / name).glob("*/dataset_info.json")]
     if version:
         folders = [folder for folder in folders if folder.name == version]
-    return max(folders, key=_version_of, default=None)
-
-
-def _version_of(folder: pathlib.Path) -> tuple[int, ...]:
-    return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
+    numbers = {f: tuple(int(n) for n in f.name.split(".") if n.isdigit()) for f in folders}
+    return max(folders, key=numbers.__getitem__, default=None)
 
 
 def _not_prepared(root: pathlib.Path, dataset: str) -> str:

@@ -16,14 +16,13 @@ import numpy as np
 
 from scaling.configs.types import LocalPath, PositiveFloat
 from scaling.data.cache import cached, digest, key_of, stamp
-from scaling.data.documents import has_text
+from scaling.data.documents import split_rows
 from scaling.data.errors import DataError
-from scaling.data.images import split_rows
 from scaling.data.info import DataContext, DataInfo, Opened
-from scaling.data.loader import Batch, Spec
+from scaling.data.loader import Batch, Spec, spec_of
 from scaling.data.npy import Ragged, write_ragged
 from scaling.data.sources.rows import RowFiles, fit_tokenizer
-from scaling.data.sources.tables import Tables, cells
+from scaling.data.sources.tables import Tables, require
 from scaling.data.tokenizers import Fitted, tokenizer_of
 
 # How bytes of PCM become numbers, by the bytes of a sample, and what divides them to be 16-bit ones.
@@ -58,58 +57,81 @@ class Utterances(RowFiles["Row"], Tables):
 
     def describe(self, context: DataContext) -> DataInfo:
         """Shapes by the config and the first file's sample rate; the vocabulary by the config."""
-        first, vocab_size = self.read()[0], tokenizer_of(context.section.text).vocab_size
-        return self._describe(context, read_wav(first.path, first.where)[0], vocab_size)
-
-    def open(self, context: DataContext) -> Opened:
-        """Training and held-out utterances."""
-        rows = self.read()
-        held_out = self.read("eval_paths") if self.eval_paths else []
-        fraction = 0.0 if self.eval_paths else context.section.eval_fraction
-        train, evals = split_rows(len(rows), fraction)
-        _refuse_overlap([rows[i] for i in train], held_out or [rows[i] for i in evals])
-        tokenizer = fit_tokenizer(context, (rows[i].text for i in sorted(train)))
-        rate = read_wav(rows[0].path, rows[0].where)[0]
-        info = self._describe(context, rate, tokenizer.vocab_size)
-        parts = [
-            _recordings(part, rate, tokenizer, context.cache) for part in (rows, held_out) if part
-        ]
-        for part in parts:
-            part.refuse_long(self.max_seconds, rate, context.section.text.seq_len)
-        if held_out:
-            evals = np.arange(len(held_out))
-
-        def examples(part: Recordings, numbers: np.ndarray) -> Spoken:
-            spec = self._spec(context, rate)
-            return Spoken(part, numbers, spec, tokenizer.vocab_size - 1)
-
-        return Opened(
-            info=dataclasses.replace(info, facts={**info.facts, "tightest": tightest(parts)}),
-            train={"train": examples(parts[0], train[: context.section.limit])},
-            evals={"eval": examples(parts[-1], evals)} if len(evals) else {},
-            artefacts={"tokenizer": tokenizer},
-        )
-
-    def _describe(self, context: DataContext, rate: int, vocab_size: int) -> DataInfo:
+        first, vocab_size = self.training[0], tokenizer_of(context.section.text).vocab_size
+        rate = read_wav(first.path, first.where)[0]
         return DataInfo(
             kind="utterances",
             unit="utterances",
-            spec=self._spec(context, rate),
+            spec=utterance_spec(math.ceil(self.max_seconds * rate), context.section.text.seq_len),
             vocab_size=vocab_size,
             separator=vocab_size - 1,
             facts={"sample_rate": rate},
         )
 
-    def _spec(self, context: DataContext, rate: int) -> Spec:
-        return utterance_spec(math.ceil(self.max_seconds * rate), context.section.text.seq_len)
+    def open(self, context: DataContext) -> Opened:
+        """Training and held-out utterances."""
+        rows = self.training
+        held_out = self.read("eval_paths") if self.eval_paths else []
+        fraction = 0.0 if self.eval_paths else context.section.eval_fraction
+        train, evals = split_rows(len(rows), fraction)
+        _refuse_overlap([rows[i] for i in train], held_out or [rows[i] for i in evals])
+        tokenizer = fit_tokenizer(context, (rows[i].text for i in sorted(train)))
+        info = self.describe(context)
+        rate = info.facts["sample_rate"]
+        parts = [
+            self._recordings(part, rate, tokenizer, context) for part in (rows, held_out) if part
+        ]
+        if held_out:
+            evals = np.arange(len(held_out))
+        return Opened(
+            info=dataclasses.replace(info, facts={**info.facts, "tightest": tightest(parts)}),
+            train={"train": Spoken(parts[0], train[: context.section.limit], info)},
+            evals={"eval": Spoken(parts[-1], evals, info)} if len(evals) else {},
+            artefacts={"tokenizer": tokenizer},
+        )
+
+    def _recordings(
+        self, rows: Sequence["Row"], rate: int, tokenizer: Fitted, context: DataContext
+    ) -> "Recordings":
+        """The utterances of these lines; the samples from the cache, or read now.
+
+        The key of the cache holds every file's path, size and times of change and not its contents, as
+        that of images in class folders.
+        """
+        stats = []
+        for row in rows:
+            try:
+                stats.append([str(row.path.resolve()), *stamp(row.path)])
+            except OSError as error:
+                raise DataError(
+                    f"{row.where}: cannot read {row.path}: {error.strerror or error}; correct the path"
+                ) from error
+
+        def build(work: pathlib.Path) -> Mapping[str, Any]:
+            write_ragged(work, "samples", np.dtype(np.int16), (_samples(row, rate) for row in rows))
+            return {"examples": len(rows)}
+
+        key = key_of({"files": digest(stats), "rate": rate})
+        audio = Ragged(cached(context.cache, f"utterances-{key}", build).path, "samples")
+        part = Recordings(rows, audio, tokenizer.encode([row.text for row in rows]))
+        length = context.section.text.seq_len
+        for row, count, symbols in zip(rows, audio.lengths, part.symbols, strict=True):
+            if count > math.ceil(self.max_seconds * rate):
+                raise DataError(
+                    f"{row.where}: {row.path} has {count / rate:.2f} seconds, more than "
+                    f"data.source.max_seconds={self.max_seconds}; raise it, or leave the line out"
+                )
+            if len(symbols) > length:
+                raise DataError(
+                    f"{row.where}: has {len(symbols)} symbols, more than data.text.seq_len={length}; "
+                    "raise it, or leave the line out"
+                )
+        return part
 
     def rows(self, path: pathlib.Path) -> Iterator["Row"]:
         """The utterances that one table lists."""
-        columns = [(self.path, "data.source.path"), (self.text, "data.source.text")]
-        for where, (sound, text) in cells(path, self, columns):
-            if not has_text(sound) or not has_text(text):
-                part = "text" if has_text(sound) else "path"
-                raise DataError(f"{where}: has no {part}; correct the line, or leave it out")
+        for where, (sound, text) in self.cells(path, "path", "text"):
+            require(where, path=sound, text=text)
             yield Row(path.parent / sound.strip(), text.strip(), where)
 
 
@@ -170,58 +192,13 @@ class Recordings:
     """All utterances of some tables.
 
     Attributes:
-      samples: int16, one utterance after the other.
-      start: where each begins, and the end.
+      audio: int16 samples of each.
       symbols: of each text.
     """
 
     rows: Sequence[Row]
-    samples: np.ndarray
-    start: np.ndarray
+    audio: Ragged
     symbols: Sequence[np.ndarray]
-
-    def refuse_long(self, seconds: float, rate: int, length: int) -> None:
-        """Raises DataError if an utterance is longer, or has more than `length` symbols."""
-        lengths = np.diff(self.start)
-        for row, samples, symbols in zip(self.rows, lengths, self.symbols, strict=True):
-            if samples > math.ceil(seconds * rate):
-                raise DataError(
-                    f"{row.where}: {row.path} has {samples / rate:.2f} seconds, more than "
-                    f"data.source.max_seconds={seconds}; raise it, or leave the line out"
-                )
-            if len(symbols) > length:
-                raise DataError(
-                    f"{row.where}: has {len(symbols)} symbols, more than data.text.seq_len={length}; "
-                    "raise it, or leave the line out"
-                )
-
-
-def _recordings(
-    rows: Sequence[Row], rate: int, tokenizer: Fitted, cache: pathlib.Path
-) -> Recordings:
-    """The utterances of these lines; the samples from the cache, or read now.
-
-    The key of the cache holds every file's path, size and times of change and not its contents, as
-    that of images in class folders.
-    """
-    stats = []
-    for row in rows:
-        try:
-            stats.append([str(row.path.resolve()), *stamp(row.path)])
-        except OSError as error:
-            raise DataError(
-                f"{row.where}: cannot read {row.path}: {error.strerror or error}; correct the path"
-            ) from error
-
-    def build(work: pathlib.Path) -> Mapping[str, Any]:
-        write_ragged(work, "samples", np.dtype(np.int16), (_samples(row, rate) for row in rows))
-        return {"examples": len(rows)}
-
-    key = key_of({"files": digest(stats), "rate": rate})
-    entry = cached(cache, f"utterances-{key}", build)
-    samples = Ragged(entry.path, "samples")
-    symbols = tokenizer.encode([row.text for row in rows])
-    return Recordings(rows, samples.values, samples.start, symbols)
 
 
 def _samples(row: Row, rate: int) -> np.ndarray:
@@ -246,7 +223,7 @@ def tightest(parts: Sequence[Recordings]) -> list[list[Any]]:
     needs = [
         (len(symbols) + int(np.sum(symbols[1:] == symbols[:-1])), int(samples), row.where)
         for part in parts
-        for row, samples, symbols in zip(part.rows, np.diff(part.start), part.symbols, strict=True)
+        for row, samples, symbols in zip(part.rows, part.audio.lengths, part.symbols, strict=True)
     ]
     kept: list[list[Any]] = []
     for need, samples, where in sorted(needs, key=lambda x: (-x[0], x[1])):
@@ -258,10 +235,10 @@ def tightest(parts: Sequence[Recordings]) -> list[list[Any]]:
 class Spoken:
     """Utterances padded with silence, and their symbols, padded with the blank."""
 
-    def __init__(self, part: Recordings, numbers: np.ndarray, spec: Spec, blank: int) -> None:
+    def __init__(self, part: Recordings, numbers: np.ndarray, info: DataInfo) -> None:
         """Those of a part whose numbers are given."""
-        self.spec = spec
-        self._part, self._numbers, self._blank = part, numbers, blank
+        self.spec = info.spec
+        self._part, self._numbers, self._blank = part, numbers, info.separator
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -274,9 +251,9 @@ class Spoken:
         """{audio: int16[n, S], labels: int32[n, L]}, and how much of each is there."""
         count, part = len(indices), self._part
         batch = {key: np.zeros((count, *shape), dtype) for key, (shape, dtype) in self.spec.items()}
-        batch["labels"][:] = self._blank
+        batch["labels"][:], batch["weights"][:] = self._blank, 1.0
         for place, i in enumerate(self._numbers[indices]):
-            samples, symbols = part.samples[part.start[i] : part.start[i + 1]], part.symbols[i]
+            samples, symbols = part.audio.row(i), part.symbols[i]
             batch["audio"][place, : len(samples)] = samples
             batch["labels"][place, : len(symbols)] = symbols
             batch["num_samples"][place], batch["num_labels"][place] = len(samples), len(symbols)
@@ -285,9 +262,5 @@ class Spoken:
 
 def utterance_spec(samples: int, symbols: int) -> Spec:
     """Shapes and dtypes of an example of so many samples and symbols, padding included."""
-    return {
-        "audio": ((samples,), np.dtype(np.int16)),
-        "num_samples": ((), np.dtype(np.int32)),
-        "labels": ((symbols,), np.dtype(np.int32)),
-        "num_labels": ((), np.dtype(np.int32)),
-    }
+    sound = spec_of("int16", (samples,), "audio") | spec_of("int32", (), "num_samples")
+    return sound | spec_of("int32", (symbols,), "labels") | spec_of("int32", (), "num_labels")
