@@ -46,7 +46,7 @@ def run(options: FitOptions, arguments: Sequence[str]) -> str:
         _device(options.device)
     _check_uses(options)
     _check_output(pathlib.Path(options.out))
-    if options.by is None:
+    if not options.by:
         return summary(_analysed(options, arguments, read(options)), options.out)
 
     def one(inside: FitOptions, table: Table) -> dict[str, Any]:

@@ -33,7 +33,6 @@ def fit_groups(
     A group that cannot be fitted is named with the reason and does not stop the others. Returns the
     text for the terminal. Raises LawError if none could be fitted.
     """
-    assert options.by
     out, parts = pathlib.Path(options.out), groups(table, options.by)
     names = {group: folder_name(group) for group in parts}
     clash = sorted({v for v in names.values() if list(names.values()).count(v) > 1})
@@ -43,7 +42,7 @@ def fit_groups(
     failed: dict[str, str] = {}
     for group, keep in parts.items():
         inside = dataclasses.replace(
-            options, out=str(out / names[group]), by=None,
+            options, out=str(out / names[group]), by="",
             exclude=[*options.exclude, f"{options.by}!={group}"],
         )  # fmt: skip
         try:
