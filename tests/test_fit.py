@@ -14,7 +14,7 @@ from laws.law_data import FIXTURES, surface
 
 from scaling.fit import main
 from scaling.laws.arguments import parse
-from scaling.laws.command import load
+from scaling.laws.command import read
 
 REFIT = [
     f"--runs={FIXTURES / 'chinchilla_epoch.csv'}",
@@ -170,9 +170,9 @@ def test_bad_rows_are_in_the_result(tmp_path):
 def test_rows_are_left_out_by_text(tmp_path):
     routed = f"--runs={FIXTURES / 'clark_routed.csv'}"
     options = parse([routed, "--law=routed", "--out=o", "--exclude=router==S-Base"])
-    assert len(load(options)) == 163 - 53
+    assert len(read(options)) == 163 - 53
     options = parse([routed, "--law=routed", "--out=o", "--exclude=router != Hash"])
-    table = load(options)
+    table = read(options)
     assert set(table.text["router"]) == {"Hash"}
     assert table.excluded[0] == (1, "--exclude=router != Hash")
 

@@ -24,7 +24,7 @@ from scaling.laws.profiles import Profile, profile
 from scaling.laws.progress import step
 from scaling.laws.readers import read_table
 from scaling.laws.record import Analysis, clean, make_record, reweighted
-from scaling.laws.report import render
+from scaling.laws.report import bracketed, estimates, render
 from scaling.laws.resample import bootstrap
 from scaling.laws.rows import best_of, last_of, matching
 from scaling.laws.table import Table
@@ -43,7 +43,10 @@ def list_laws() -> str:
 def run(options: FitOptions, arguments: Sequence[str]) -> str:
     """Fit and write; returns the text for the terminal. Raises LawError for bad data or options."""
     if options.device != "cpu":
-        _device(options.device)
+        try:
+            use_device(options.device)
+        except RuntimeError as error:
+            raise LawError(f"--device={options.device}: no such device here ({error})") from None
     _check_uses(options)
     _check_output(pathlib.Path(options.out))
     if not options.by:
@@ -160,18 +163,6 @@ def _check_output(out: pathlib.Path) -> None:
         raise LawError(f"--out={out}: {there} is not a folder you can write to; name another")
 
 
-def _device(name: str) -> None:
-    try:
-        use_device(name)
-    except RuntimeError as error:
-        raise LawError(f"--device={name}: no such device here ({error})") from None
-
-
-def load(options: FitOptions) -> Table:
-    """The rows that are fitted, with columns mapped, as the flags say."""
-    return chosen(read(options), options)
-
-
 def read(options: FitOptions) -> Table:
     """The table with columns mapped and rows excluded as the flags say."""
     table = read_table(
@@ -202,14 +193,14 @@ def chosen(table: Table, options: FitOptions) -> Table:
 
 def write(record: dict[str, Any], analysis: Analysis) -> None:
     """Figures, then the report, then fit.json last: its presence means that all is there."""
-    from scaling.laws.figures import draw_all
+    from scaling.laws.figures import Fitted, draw_all
 
     out, strict = pathlib.Path(analysis.options.out), clean(record)
-    shown = (analysis.result, analysis.draws, analysis.profiles)
+    fit = Fitted(analysis.result, analysis.draws, analysis.profiles, analysis.cost)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "fit.json").unlink(missing_ok=True)
-        figures = draw_all(*shown, out / "figures", analysis.cost)
+        figures = draw_all(fit, out / "figures")
         files.write_text(out / "report.html", render(strict, figures))
         files.write_json(out / "fit.json", strict)
     except OSError as error:
@@ -219,14 +210,9 @@ def write(record: dict[str, Any], analysis: Analysis) -> None:
 def summary(record: dict[str, Any], out: str) -> str:
     """What the terminal shows."""
     lines = [f"{record['law']}: {record['equation']}"]
-    for name, value in {**record["parameters"], **record["derived"]}.items():
-        interval = {**record["intervals"], **record["derived_intervals"]}.get(name)
-        text = ""
-        if interval:
-            low, high = (f"{v:.5g}" if v is not None else "open" for v in interval)
-            text = f"   [{low}, {high}]"
-        elif name in record["fixed"]:
-            text = "   fixed"
+    for name, value, interval in estimates(record):
+        text = f"   {bracketed(interval)}" if interval else ""
+        text = "   fixed" if name in record["fixed"] else text
         lines.append(f"  {name:18s} {value:<12.6g}{text}")
     lines.append(
         f"objective {record['objective']:.10g}, scaled gradient {record['gradient_norm']:.1e}, "
@@ -238,14 +224,14 @@ def summary(record: dict[str, Any], out: str) -> str:
         far += f", {s['rolling']:.4g} beyond rolling budgets" if s["rolling"] is not None else ""
         lines.append(f"error on runs held out, {s['law']}: {s['held_out']:.4g}{far}")
     for way in record["approaches"]:
-        low, high = (f"{v:.4g}" if v is not None else "open" for v in way["interval"])
-        lines.append(f"{way['approach']}: N* ~ C^{way['exponent']:.4g} [{low}, {high}]")
+        interval = bracketed(way["interval"], 4)
+        lines.append(f"{way['approach']}: N* ~ C^{way['exponent']:.4g} {interval}")
     for o in record["optimum"]:
         split = f"N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}"
-        lines += [f"at {o['flops']:.3g} FLOP: {split}"]
+        lines.append(f"at {o['flops']:.3g} FLOP: {split}")
     for f in record["forecasts"]:
-        low, high = f["run_interval"]
-        lines.append(f"predicted {f['value']:.5g} [{low:.5g}, {high:.5g}] at {f['variables']}")
+        interval = bracketed(f["run_interval"])
+        lines.append(f"predicted {f['value']:.5g} {interval} at {f['variables']}")
         lines += [f"  {text}" for text in told(f["form"], f["public"], record["law"])]
     lines += [f"warning: {w}" for w in record["warnings"]]
     lines.append(f"wrote {out}/report.html, {out}/fit.json and {out}/figures/")

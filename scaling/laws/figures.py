@@ -348,17 +348,10 @@ class Drawn(NamedTuple):
     caption: str
 
 
-def draw_all(
-    result: Result,
-    draws: Draws | None,
-    swept: Sequence[Profile],
-    folder: pathlib.Path,
-    cost: FlopsPerToken = SIX_ND,
-    suffix: str = "svg",
-) -> list[Drawn]:
+def draw_all(fit: Fitted, folder: pathlib.Path) -> list[Drawn]:
     """Write every figure that the law and the data support."""
     folder.mkdir(parents=True, exist_ok=True)
-    fit, drawn = Fitted(result, draws, swept, cost), []
+    drawn = []
     for draw in FIGURES:
         try:
             figure = draw(fit)
@@ -366,7 +359,7 @@ def draw_all(
             continue
         finally:
             pyplot.close("all")
-        path = folder / f"{draw.__name__}.{suffix}"
-        figure.savefig(path, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+        path = folder / f"{draw.__name__}.svg"
+        figure.savefig(path, dpi=150, metadata={"Date": None})
         drawn.append(Drawn(path, " ".join((draw.__doc__ or "").split())))
     return drawn

@@ -12,6 +12,7 @@ from typing import Any
 
 from scaling.laws.arguments import FitOptions
 from scaling.laws.law import LawError
+from scaling.laws.report import bracketed, estimates
 from scaling.laws.rows import groups
 from scaling.laws.table import Table
 from scaling.track import files
@@ -68,11 +69,9 @@ def fit_groups(
 
 def _rows(group: str, record: Row, folder: str) -> list[dict[str, Any]]:
     """Parameters and derived quantities of a group with their intervals (None where there is none)."""
-    intervals = {**record["intervals"], **record["derived_intervals"]}
     rows = []
-    for name, value in {**record["parameters"], **record["derived"]}.items():
-        low, high = intervals.get(name) or (None, None)
-        cells = (group, record["points"], name, value, low, high, folder)
+    for name, value, interval in estimates(record):
+        cells = (group, record["points"], name, value, *(interval or (None, None)), folder)
         rows.append(dict(zip(FIELDS, cells, strict=True)))
     return rows
 
@@ -92,8 +91,8 @@ def _summary(
         lines.append(name)
         for row in rows:
             if row["name"] == name:
-                ends = [f"{row[k]:.5g}" if row[k] is not None else "open" for k in ("low", "high")]
-                span = f"   [{', '.join(ends)}]" if ends != ["open", "open"] else ""
+                ends = row["low"], row["high"]
+                span = f"   {bracketed(ends)}" if ends != (None, None) else ""
                 lines.append(f"  {row['group']:{width}s} {row['value']:<12.6g}{span}")
     for group, record in records.items():
         count = len(record["warnings"])
