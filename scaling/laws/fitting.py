@@ -121,10 +121,11 @@ def fit(
         table = Table.from_columns(table)
     if weights is not None:
         table = table.with_column("weight", np.asarray(weights, np.float64))
-    prepared = table.prepare(law, loss)
-    columns = (prepared.variables, prepared.target)
-    rows = (prepared.weights, prepared.clusters)
-    problem = build_problem(law, *columns, loss, *rows, fix=fix, tie=tie, bounds=bounds)
+    table, warnings = table.prepare(law, loss)
+    target, rows = table.columns[law.target.name], (table.weights, table.clusters)
+    problem = build_problem(
+        law, table.columns, target, loss, *rows, fix=fix, tie=tie, bounds=bounds
+    )
     if problem.points < problem.freedom:
         raise LawError(
             f"{problem.points} usable points cannot determine {problem.freedom} free parameters "
@@ -134,7 +135,7 @@ def fit(
     if lean is None:
         lean = leaning.power_for(problem.compute, problem.freedom) if law.members else 0.0
     problem = problem.leaning(lean)
-    conventions = dict(prepared.conventions)
+    conventions = dict(table.notes)
     if lean:
         conventions["lean"] = (
             f"weights grow as compute^{lean:.3g}: {problem.effective:.3g} effective points of "
@@ -150,10 +151,10 @@ def fit(
     result = fit_problem(problem, starts=starts, seed=seed)
     return dataclasses.replace(
         result,
-        warnings=(*prepared.warnings, *result.warnings),
-        excluded=prepared.excluded,
+        warnings=(*warnings, *result.warnings),
+        excluded=table.excluded,
         conventions=conventions,
-        source=prepared.source,
+        source=table.source,
     )
 
 
