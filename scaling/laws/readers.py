@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import json
+import math
 import pathlib
 import zlib
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from typing import IO, Any
 
 from scaling.laws.columns import typed
 from scaling.laws.law import LawError
-from scaling.laws.table import Table
+from scaling.laws.table import Table, number
 from scaling.track import files
 from scaling.track.points import kind
 from scaling.track.run_dir import RunDirError, RunFacts, find_runs
@@ -71,7 +73,7 @@ def read_table(
             values.append(row.get(name))
     if not cells:
         raise LawError(f"{path} is empty: expected a header and one row per run")
-    return Table._from_cells(cells, str(path))
+    return Table.from_columns(cells, str(path))
 
 
 def _tables(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -131,8 +133,7 @@ def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
             names = [n.strip() for n in next(reader, [])]
             spare = len(names) - len("\0".join(names).rstrip("\0").split("\0"))
             names = names[: len(names) - spare]  # a spreadsheet's empty columns at the right
-            _check_names(path, names)
-            _check_separator(path, names)
+            _check_header(path, names)
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
@@ -150,7 +151,7 @@ def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
         raise LawError(f"{path} cannot be read as CSV: {error}") from None
 
 
-def _check_names(path: pathlib.Path, names: list[str]) -> None:
+def _check_header(path: pathlib.Path, names: list[str]) -> None:
     repeated = sorted({n for n in names if n and names.count(n) > 1})
     if repeated:
         raise LawError(f"{path}: the header repeats {repeated}; rename one of them")
@@ -158,32 +159,19 @@ def _check_names(path: pathlib.Path, names: list[str]) -> None:
         raise LawError(
             f"{path}: column {names.index('') + 1} has no name in the header; give it one"
         )
-    if names and all(_is_number(n) for n in names):
+    if names and not any(math.isnan(number(n)) for n in names):
         raise LawError(f"{path}: the first line holds numbers; it must hold the column names")
-
-
-def _check_separator(path: pathlib.Path, names: list[str]) -> None:
-    if len(names) != 1:
-        return
     for mark, word in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")):
-        if mark in names[0]:
+        if len(names) == 1 and mark in names[0]:
             form = ".tsv with tabs" if _kind(path) == ".tsv" else ".csv with commas"
             raise LawError(f"{path}: cells are separated by {word}; save it as {form}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """An object a line; of `.json` whose first line is not one, the rows of the whole document."""
     with _opened(path, errors="replace") as file:
         document = _kind(path) == ".json"
-        for number, line in enumerate(file, 1):
+        for place, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
@@ -194,10 +182,10 @@ def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
                 yield flatten(row)
                 document = False
             elif document:
-                yield from _document_rows(path, "\n" * (number - 1) + line + file.read(LONGEST + 1))
+                yield from _document_rows(path, "\n" * (place - 1) + line + file.read(LONGEST + 1))
                 return
             else:
-                raise LawError(f"{path}, line {number}: {reason}")
+                raise LawError(f"{path}, line {place}: {reason}")
 
 
 def _document_rows(path: pathlib.Path, text: str) -> Iterator[dict[str, Any]]:
@@ -255,25 +243,23 @@ def read_runs(
         )
     rows: list[dict[str, Any]] = []
     excluded: list[tuple[int, str]] = []
-    for number, run in enumerate(runs, 1):
+    for place, run in enumerate(runs, 1):
         try:
             status = run.summary.get("status")
             if status != "completed":
-                excluded.append((number, f"{run.path.name}: status is {status!r}"))
+                excluded.append((place, f"{run.path.name}: status is {status!r}"))
                 continue
             row = {**_run_row(run, params, flops), **sweep.get(run.path.name, {})}
             inside = _curve(row, run) if curves else [row]
             rows += _valid_inside(inside, run) if sweep else inside
         except (RunDirError, StreamError) as error:
-            excluded.append((number, str(error)))
+            excluded.append((place, str(error)))
     if not rows:
         raise LawError(f"{folder}: none of {len(runs)} runs completed ({excluded[0][1]})")
     names = list(dict.fromkeys(n for row in rows for n in row))
-    table = Table._from_cells({n: [row.get(n) for row in rows] for n in names}, str(folder))
-    table.notes["params"] = f"{params} parameters of summary.json"
-    table.notes["flops"] = f"{flops} of summary.json"
-    object.__setattr__(table, "excluded", tuple(excluded))
-    return table
+    table = Table.from_columns({n: [row.get(n) for row in rows] for n in names}, str(folder))
+    notes = {"params": f"{params} parameters of summary.json", "flops": f"{flops} of summary.json"}
+    return dataclasses.replace(table, excluded=tuple(excluded), notes=notes)
 
 
 def _read_sweep(folder: pathlib.Path) -> dict[str, dict[str, Any]]:

@@ -44,16 +44,12 @@ class Table:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any], source: str = "memory") -> Table:
-        """A table from a mapping of equally long sequences; strings become text cells."""
+        """A table of equally long sequences of numbers, words or None, a cell that is empty."""
         cells = {k: list(np.asarray(v, dtype=object).reshape(-1)) for k, v in columns.items()}
         lengths = {k: len(v) for k, v in cells.items()}
         if len(set(lengths.values())) > 1:
             raise LawError(f"columns have different lengths: {lengths}")
-        return cls._from_cells(cells, source)
-
-    @classmethod
-    def _from_cells(cls, cells: Mapping[str, Sequence[Any]], source: str) -> Table:
-        count = len(next(iter(cells.values()), ()))
+        count = next(iter(lengths.values()), 0)
         text = {k: ["" if c is None else str(c) for c in v] for k, v in cells.items()}
         return cls(_numbers(cells), text, np.arange(1, count + 1), source)
 
@@ -82,7 +78,7 @@ class Table:
                 raise LawError(refusal)
             return origin, 1.0
         column, star, factor = origin.rpartition("*")
-        if star and column in self.columns and math.isfinite(_number(factor)):
+        if star and column in self.columns and math.isfinite(number(factor)):
             return column, float(factor)
         raise LawError(
             missing_column(origin, self.columns, self.source, f"--columns={name}=COLUMN")
@@ -192,7 +188,8 @@ class Table:
         return table, warnings
 
 
-def _number(cell: Any) -> float:
+def number(cell: Any) -> float:
+    """A cell as a number; NaN where it is something else."""
     try:
         return float(cell)
     except (TypeError, ValueError, OverflowError):  # OverflowError: JSON integers above 1e308
@@ -200,7 +197,7 @@ def _number(cell: Any) -> float:
 
 
 def _numbers(cells: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
-    return {k: np.array([_number(c) for c in v], np.float64) for k, v in cells.items()}
+    return {k: np.array([number(c) for c in v], np.float64) for k, v in cells.items()}
 
 
 def _exclude_invalid(table: Table, name: str, positive: bool) -> Table:
