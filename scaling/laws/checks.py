@@ -5,6 +5,7 @@ Refusals end in lines to type. What a user says (a factor, `--all_rows`) is beli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,10 +34,9 @@ def check_units(table: Table, law: Law) -> None:
     """
     target = law.target.name
     if law.target.unit == "fraction" and np.nanmedian(table.columns[target]) > 1:
-        origin = _origin(table, target)
         raise LawError(
             f"{table.source}: {target} is a fraction, but half of the rows are above 1: write"
-            + typed((f"--columns={target}={origin}*0.01", "if it is in percent"))
+            + typed((_scaled(table, {target: "0.01"}), "if it is in percent"))
         )
     if not {"params", "tokens"} <= {v.name for v in law.variables}:
         return
@@ -53,21 +53,24 @@ def check_units(table: Table, law: Law) -> None:
         _check_ratio(table, n, d)
 
 
-def _origin(table: Table, name: str) -> str:
-    """The column that `name` was mapped from, or itself."""
-    note = table.notes.get(name, "")
-    return note.removeprefix("column ").strip("'\"").split("*")[0] if "column" in note else name
+def _scaled(table: Table, factors: Mapping[str, str]) -> str:
+    """The flag that gives columns a factor, by the names that they were mapped from."""
+    parts = []
+    for name, factor in factors.items():
+        note = table.notes.get(name, "")
+        origin = note.removeprefix("column ").strip("'\"").split("*")[0]
+        parts.append(f"{name}={origin if 'column' in note else name}*{factor}")
+    return f"--columns={','.join(parts)}"
 
 
 def _disagreement(table: Table, n: np.ndarray, d: np.ndarray, ratio: float) -> str:
     pairs = [(p, t) for p in POWERS for t in POWERS if 1 / UNIT < ratio / (p * t) < UNIT]
     fitting = [(p, t) for p, t in pairs if 0.1 < np.median(d * t / (n * p)) < 1e5]
-    line = f"--columns=flops={_origin(table, 'flops')}*FACTOR"
+    factors = {"flops": "FACTOR"}
     if fitting:
-        factors = dict(zip(("params", "tokens"), fitting[0], strict=True))
-        line = "--columns=" + ",".join(
-            f"{k}={_origin(table, k)}*{v:g}" for k, v in factors.items() if v != 1
-        )
+        named = zip(("params", "tokens"), fitting[0], strict=True)
+        factors = {name: f"{factor:g}" for name, factor in named if factor != 1}
+    line = _scaled(table, factors)
     return (
         f"{table.source}: flops is {ratio:.3g} times 6 params tokens, so one of the three is not in "
         f"FLOP, parameters or tokens: write{typed((line, 'or a factor for flops'))}"
@@ -79,22 +82,18 @@ def _check_ratio(table: Table, n: np.ndarray, d: np.ndarray) -> None:
     factors = {}
     if n.max() < SMALL and (ratio > MOST_RATIO or d.max() < SMALL / 10 > n.max()):
         # Published sizes are 70 to 12,000 in millions, 0.07 to 500 in billions.
-        factors["params"] = 1e6 if np.median(n) > 20 else 1e9
+        factors["params"] = "1e+06" if np.median(n) > 20 else "1e+09"
     if d.max() < SMALL and (ratio < LEAST_RATIO or "params" in factors):
-        factors["tokens"] = 1e9
+        factors["tokens"] = "1e+09"
     if not factors:
         return
-    origins = {k: _origin(table, k) for k in factors}
-    line = "--columns=" + ",".join(f"{k}={origins[k]}*{v:g}" for k, v in factors.items())
-    first, origin = next(iter(origins.items()))
-    words = " and ".join(
-        f"{k} in {'millions' if v == 1e6 else 'billions'}" for k, v in factors.items()
-    )
-    lines = [(line, words), (f"--columns={first}={origin}*1", "if they are in units")]
+    words = {"1e+06": "millions", "1e+09": "billions"}
+    said = " and ".join(f"{name} in {words[factor]}" for name, factor in factors.items())
+    lines = [(_scaled(table, factors), said)]
     if "params" in factors:
-        swapped = 1e9 if factors["params"] == 1e6 else 1e6
-        other = line.replace(f"*{factors['params']:g}", f"*{swapped:g}", 1)
-        lines.insert(1, (other, f"params in {'millions' if swapped == 1e6 else 'billions'}"))
+        other = next(factor for factor in words if factor != factors["params"])
+        lines.append((_scaled(table, {**factors, "params": other}), f"params in {words[other]}"))
+    lines.append((_scaled(table, {next(iter(factors)): "1"}), "if they are in units"))
     raise LawError(
         f"{table.source}: params are {n.min():.3g} to {n.max():.3g} and tokens {d.min():.3g} to "
         f"{d.max():.3g}, {ratio:.2g} tokens a parameter, so one is in another unit: write"
@@ -159,15 +158,11 @@ def _logged_runs(table: Table, law: Law) -> tuple[str, int] | None:
             continue
         codes = np.unique(np.array(cells), return_inverse=True)[1]
         count = int(codes.max()) + 1
-        sizes = (
-            alike(table.columns["params"]) if "params" in table.columns else np.zeros_like(codes)
-        )
+        sizes = alike(table.columns.get("params", np.zeros(len(table))))
         one_size = len(set(zip(codes.tolist(), sizes.tolist(), strict=True))) == count
         # A law of size alone sees one point a run; then the clock tells its rows apart.
-        places = [
-            designs(table, law),
-            *(alike(table.columns[k]) for k in CLOCKS if k in table.columns),
-        ]
+        clocks = [alike(table.columns[k]) for k in CLOCKS if k in table.columns]
+        places = [designs(table, law), *clocks]
         apart = len(set(zip(codes.tolist(), *(p.tolist() for p in places), strict=True)))
         if one_size and len(table) >= 2 * count and apart >= 2 * count:
             return name, count

@@ -39,18 +39,9 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     ),
 }
 RECIPE = (
-    *(
-        "lr",
-        "learningrate",
-        "maxlr",
-        "peaklr",
-        "baselr",
-        "bs",
-        "batchsize",
-        "batch",
-        "globalbatchsize",
-    ),
-    *("wd", "weightdecay", "warmup", "warmupsteps", "beta1", "beta2", "eps", "dropout", "momentum"),
+    *("lr", "learningrate", "maxlr", "peaklr", "baselr", "bs", "batchsize", "batch"),
+    *("globalbatchsize", "wd", "weightdecay", "warmup", "warmupsteps", "beta1", "beta2", "eps"),
+    *("dropout", "momentum"),
 )
 FACTORS = {
     **dict.fromkeys(("k", "thousands"), "1e3"),
