@@ -293,20 +293,16 @@ def approaches(
         return [], []
     params, runs = columns["params"], result.problem.clusters
     flops = cost.spent(params, columns["tokens"])
-    several: dict[str, Any] = {"resamples": RESAMPLES, "seed": seed}
-    attempts: dict[str, Callable[[], PowerLaw]] = {}
+    attempts: list[tuple[str, Callable[..., PowerLaw], tuple[Array, ...]]] = []
     if len(designed(group_budgets(flops), params)) >= 2:
-        attempts["isoFLOP minima (approach 2)"] = lambda: approach2(
-            params, target, flops, **several
-        )
+        attempts.append(("isoFLOP minima (approach 2)", approach2, (params, target, flops)))
     if len(np.unique(runs)) < len(runs):
-        attempts["envelope of training curves (approach 1)"] = lambda: approach1(
-            params, flops, target, runs, **several
-        )
+        name = "envelope of training curves (approach 1)"
+        attempts.append((name, approach1, (params, flops, target, runs)))
     records, doubts = [], []
-    for name, estimate in attempts.items():
+    for name, estimate, given in attempts:
         try:
-            line = estimate()
+            line = estimate(*given, resamples=RESAMPLES, seed=seed)
         except LawError as error:
             if "approach 2" in name:  # there are budgets; training curves may just be few
                 doubts.append(f"{name}: {error}")
