@@ -8,8 +8,6 @@ where the cost is 6 N, or an exact count, and D_inf tokens will be served (Sarda
 arXiv 2401.00448). Draws of a bootstrap give the intervals: each is optimised by itself.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +66,7 @@ class FlopsPerToken:
         )
 
     @classmethod
-    def from_table(cls, table: Table, name: str = "exact") -> FlopsPerToken:
+    def from_table(cls, table: Table, name: str = "exact") -> "FlopsPerToken":
         """The cost that the table's own `flops` column implies: flops / tokens by params."""
         missing = [n for n in ("params", "tokens", "flops") if n not in table.columns]
         if missing:

@@ -5,8 +5,6 @@ context, entered around every trace and call here and left afterwards. Fits run 
 `use_device` says otherwise; small dense float64 problems are latency-bound, and TPUs lack float64.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

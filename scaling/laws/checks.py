@@ -3,8 +3,6 @@
 Refusals end in lines to type. What a user says (a factor, `--all_rows`) is believed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ SAME = 0.01  # relative difference within which values of a variable are one poi
 SWEPT = 0.25  # share of rows at points with several recipes that makes a table a sweep
 
 
-def check_units(table: Table, law: Law) -> None:
+def check_units(table: "Table", law: Law) -> None:
     """Refuses counts that must be in another unit than they say, and errors in percent.
 
     With flops the three must agree, and the two factors that are proposed give a sensible number of
@@ -53,7 +51,7 @@ def check_units(table: Table, law: Law) -> None:
         _check_ratio(table, n, d)
 
 
-def _scaled(table: Table, factors: Mapping[str, str]) -> str:
+def _scaled(table: "Table", factors: Mapping[str, str]) -> str:
     """The flag that gives columns a factor, by the names that they were mapped from."""
     parts = []
     for name, factor in factors.items():
@@ -63,7 +61,7 @@ def _scaled(table: Table, factors: Mapping[str, str]) -> str:
     return f"--columns={','.join(parts)}"
 
 
-def _disagreement(table: Table, n: np.ndarray, d: np.ndarray, ratio: float) -> str:
+def _disagreement(table: "Table", n: np.ndarray, d: np.ndarray, ratio: float) -> str:
     pairs = [(p, t) for p in POWERS for t in POWERS if 1 / UNIT < ratio / (p * t) < UNIT]
     fitting = [(p, t) for p, t in pairs if 0.1 < np.median(d * t / (n * p)) < 1e5]
     factors = {"flops": "FACTOR"}
@@ -77,7 +75,7 @@ def _disagreement(table: Table, n: np.ndarray, d: np.ndarray, ratio: float) -> s
     )
 
 
-def _check_ratio(table: Table, n: np.ndarray, d: np.ndarray) -> None:
+def _check_ratio(table: "Table", n: np.ndarray, d: np.ndarray) -> None:
     ratio = float(np.median(d / n))
     factors = {}
     if n.max() < SMALL and (ratio > MOST_RATIO or d.max() < SMALL / 10 > n.max()):
@@ -111,13 +109,13 @@ def alike(values: np.ndarray) -> np.ndarray:
     return codes
 
 
-def designs(table: Table, law: Law) -> np.ndarray:
+def designs(table: "Table", law: Law) -> np.ndarray:
     """Codes, [n], of the combinations of the law's variables: one code is one point of its design."""
     columns = [alike(table.columns[v.name]) for v in law.variables]
     return np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def check_rows(table: Table, law: Law) -> None:
+def check_rows(table: "Table", law: Law) -> None:
     """Refuses rows that are stages of one run, or recipes tried at one point, taken for points.
 
     Raises:
@@ -149,7 +147,7 @@ def check_rows(table: Table, law: Law) -> None:
         )
 
 
-def _logged_runs(table: Table, law: Law) -> tuple[str, int] | None:
+def _logged_runs(table: "Table", law: Law) -> tuple[str, int] | None:
     """(column, runs) of a column that names runs of which there are several rows, of one size."""
     if "run_id" in table.columns:
         return None
@@ -169,7 +167,7 @@ def _logged_runs(table: Table, law: Law) -> tuple[str, int] | None:
     return None
 
 
-def _swept(table: Table, law: Law) -> list[str]:
+def _swept(table: "Table", law: Law) -> list[str]:
     """Columns of the recipe that take several values at one point, if that is so of many rows."""
     variables = {v.name for v in law.variables}
     named = [k for k in table.text if plain(k) in RECIPE and k not in variables]
@@ -186,7 +184,7 @@ def _swept(table: Table, law: Law) -> list[str]:
     return names if many.mean() >= SWEPT else []
 
 
-def duplicate_warnings(table: Table, names: list[str]) -> list[str]:
+def duplicate_warnings(table: "Table", names: list[str]) -> list[str]:
     """Rows that the law sees twice: copies, or runs that differ in what the law leaves out."""
     labels = [table.text[k] for k in ("run_id", "seed") if k in table.text]
     rows = list(zip(*(table.columns[n] for n in names), *labels, strict=True))
@@ -210,7 +208,7 @@ def duplicate_warnings(table: Table, names: list[str]) -> list[str]:
     ]
 
 
-def budget_warnings(table: Table, law: Law) -> list[str]:
+def budget_warnings(table: "Table", law: Law) -> list[str]:
     """That all runs have one compute budget, where the law has params and tokens."""
     names = {v.name for v in law.variables}
     if not {"params", "tokens"} <= names or len(table) < 2:

@@ -1,7 +1,5 @@
 """What a stranger's columns may mean: proposals, as the flags to type, never a guess in silence."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 import re

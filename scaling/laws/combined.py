@@ -7,8 +7,6 @@ the same resamples, so that draw r of the combination is the median of the membe
 there for forecasts, `fit` lets a combination lean on the large runs (`leaning.py`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What `python -m scaling.fit` does once its flags are known: table, fit, record, report."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import importlib.util

@@ -1,7 +1,5 @@
 """Which law? Extrapolation from small runs to large, held-out error, information criteria."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -15,8 +15,6 @@ The constants and the coverage by distance are in `discrepancy.json`, fitted on 
 `python experiments/papers/extrapolation.py`; docs/reference/forecasts.md shows them family by family.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.resources

@@ -5,8 +5,6 @@ Each function of FIGURES draws one figure, and its docstring is the caption in t
 LawError where the law or the table has no such figure. `draw_all` writes those that there are.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The fit: global search, local polish of many starts, and what can and cannot be trusted in it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -64,7 +62,7 @@ class Result:
     excluded: tuple[tuple[int, str], ...] = ()
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
-    members: tuple[Result, ...] = ()
+    members: tuple["Result", ...] = ()
 
     @property
     def points(self) -> int:

@@ -1,7 +1,5 @@
 """Predictions for runs that were not made, with intervals and the distance from the data."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

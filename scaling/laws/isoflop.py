@@ -5,8 +5,6 @@ diagnostics (minimum at the edge, too few points, off-centre sampling, dependenc
 are part of the result.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import itertools

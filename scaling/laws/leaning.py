@@ -9,8 +9,6 @@ that are left in effect would not carry the parameters. Power weights have no sc
 the runs below any budget lean as all of them do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 

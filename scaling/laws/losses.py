@@ -8,8 +8,6 @@ convention), so delta = inf is least squares and delta -> 0 is delta times the a
 Huber's delta is in units of the residual: 1e-3 on log loss, where noise is 5e-3, is close to L1.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Literal, TypeVar

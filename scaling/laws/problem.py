@@ -5,8 +5,6 @@ parameters share a slot; fixed ones keep theirs and are masked, so that profiles
 reuse one compiled program.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -65,7 +63,7 @@ class Problem:
         """How many points of equal weight the leaning leaves; all of them without."""
         return leaning.effective(self.emphasis, self.points)
 
-    def leaning(self, power: float) -> Problem:
+    def leaning(self, power: float) -> "Problem":
         """The same with weights that lean on the large runs instead of as they do now."""
         emphasis = leaning.emphasis(self.compute, power)
         if power and emphasis is None:

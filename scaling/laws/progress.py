@@ -8,8 +8,6 @@ A thread of its own writes, so that a compilation that takes minutes is not sile
 `shown` nothing is written: fits are a library too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import threading

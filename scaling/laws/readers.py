@@ -1,7 +1,5 @@
 """Files into tables: CSV, JSON lines, and directories of runs."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import gzip

@@ -1,7 +1,5 @@
 """What a fit says of itself: everything that goes into fit.json and the report."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

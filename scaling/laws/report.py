@@ -1,7 +1,5 @@
 """One self-contained HTML file: warnings first, then parameters, figures, data, how to redo it."""
 
-from __future__ import annotations
-
 import base64
 import html
 import pathlib

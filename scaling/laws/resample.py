@@ -5,8 +5,6 @@ resampled by run. A resample is a vector of weights on the same points, so thous
 one screen (matrix products) and one compiled solver.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

@@ -9,8 +9,6 @@ Residuals are linearised (error of the prediction times the slope of the link at
 good enough to choose starts, which the local solver then takes to the true optimum.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -126,7 +124,7 @@ class _Design:
     observed: Array
     pick: Array
 
-    def some(self, rows: Array) -> _Design:
+    def some(self, rows: Array) -> "_Design":
         """The same of some cells."""
         parts = {k: getattr(self, k)[rows] for k in ("cells", "phi", "norm", "observed")}
         return dataclasses.replace(self, **parts)

@@ -11,8 +11,6 @@ Stopping is scale-free: the gradient is compared with the sum of the absolute co
 cancel in it, so neither units, nor sum against mean, nor the size of the objective matter.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping

@@ -5,8 +5,6 @@ into the result. Columns are `params`, `tokens`, `loss` (other names map), optio
 `seed`, `run_id`, `weight` and any variable that a law names.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -43,7 +41,7 @@ class Table:
         return len(self.numbers)
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Any], source: str = "memory") -> Table:
+    def from_columns(cls, columns: Mapping[str, Any], source: str = "memory") -> "Table":
         """A table of equally long sequences of numbers, words or None, a cell that is empty."""
         cells = {k: list(np.asarray(v, dtype=object).reshape(-1)) for k, v in columns.items()}
         lengths = {k: len(v) for k, v in cells.items()}
@@ -53,7 +51,7 @@ class Table:
         text = {k: ["" if c is None else str(c) for c in v] for k, v in cells.items()}
         return cls(_numbers(cells), text, np.arange(1, count + 1), source)
 
-    def with_column(self, name: str, values: Array) -> Table:
+    def with_column(self, name: str, values: Array) -> "Table":
         """A copy with one column added or replaced."""
         if len(values) != len(self):
             raise LawError(f"column {name} has {len(values)} values for {len(self)} rows")
@@ -61,7 +59,7 @@ class Table:
         text = {**self.text, name: [repr(float(v)) for v in values]}
         return dataclasses.replace(self, columns={**self.columns, name: values}, text=text)
 
-    def mapped(self, mapping: Mapping[str, str]) -> Table:
+    def mapped(self, mapping: Mapping[str, str]) -> "Table":
         """Columns under new names: `{"params": "Model Size", "tokens": "T*1e9"}`."""
         columns, text, notes = dict(self.columns), dict(self.text), dict(self.notes)
         for name, origin in mapping.items():
@@ -84,7 +82,7 @@ class Table:
             missing_column(origin, self.columns, self.source, f"--columns={name}=COLUMN")
         )
 
-    def without(self, keep: Array, reason: str | Callable[[int], str]) -> Table:
+    def without(self, keep: Array, reason: str | Callable[[int], str]) -> "Table":
         """Rows where `keep` is true; the others are recorded with the reason (of a row index)."""
         gone = tuple(
             (int(self.numbers[i]), reason if isinstance(reason, str) else reason(int(i)))
@@ -92,7 +90,7 @@ class Table:
         )
         return dataclasses.replace(self.part(keep), excluded=(*self.excluded, *gone))
 
-    def part(self, keep: Array) -> Table:
+    def part(self, keep: Array) -> "Table":
         """Rows where `keep` is true, when the others are not excluded but in another part."""
         return dataclasses.replace(
             self,
@@ -101,7 +99,7 @@ class Table:
             numbers=self.numbers[keep],
         )
 
-    def spelled_out(self) -> Table:
+    def spelled_out(self) -> "Table":
         """Cells such as 1,018 and 12B and 45 % as numbers, see `columns.spelled`."""
         text = {
             k: [
@@ -112,7 +110,7 @@ class Table:
         }
         return dataclasses.replace(self, columns=_numbers(text), text=text)
 
-    def complete_for(self, law: Law) -> tuple[Table, list[str]]:
+    def complete_for(self, law: Law) -> tuple["Table", list[str]]:
         """`completed`, with every column that `law` needs. Raises LawError naming all that lack."""
         table, notes = self.completed()
         missing = [v.name for v in (*law.variables, law.target) if v.name not in table.columns]
@@ -122,7 +120,7 @@ class Table:
             raise LawError(f"{self.source} has no rows")
         return table, notes
 
-    def completed(self) -> tuple[Table, list[str]]:
+    def completed(self) -> tuple["Table", list[str]]:
         """Fill params, tokens and flops from each other by C = 6 N D where one is absent."""
         have = self.columns
         absent = {"params", "tokens", "flops"} - set(have)
@@ -152,7 +150,7 @@ class Table:
         names = [cell.strip() or f"\n{number}" for cell, number in cells]
         return np.unique(np.array(names, dtype=str), return_inverse=True)[1]
 
-    def prepare(self, law: Law, loss: Loss) -> tuple[Table, list[str]]:
+    def prepare(self, law: Law, loss: Loss) -> tuple["Table", list[str]]:
         """The rows that `law` can use, with every column that it needs, and warnings.
 
         Raises LawError when nothing usable is left.

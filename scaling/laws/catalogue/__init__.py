@@ -3,8 +3,6 @@
 Constants carry their source and how far they can be trusted; none is used as a start of a fit.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 

@@ -1,7 +1,5 @@
 """Curves that bend: broken power laws, Alabdulmohsin's M1 to M4, saturating vision laws."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -1,7 +1,5 @@
 """When data or its use is the limit: repetition, over-training, transfer, vocabulary."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

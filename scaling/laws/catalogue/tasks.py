@@ -1,7 +1,5 @@
 """From loss to task performance: error, ladders, reinforcement learning, repeated sampling."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from scaling.laws.catalogue.data import GADRE
