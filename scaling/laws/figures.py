@@ -8,7 +8,7 @@ LawError where the law or the table has no such figure. `draw_all` writes those 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -339,15 +339,8 @@ FIGURES: tuple[Callable[[Fitted], Figure], ...] = (
 )
 
 
-class Drawn(NamedTuple):
-    """One figure file and its caption."""
-
-    path: pathlib.Path
-    caption: str
-
-
-def draw_all(fit: Fitted, folder: pathlib.Path) -> list[Drawn]:
-    """Write every figure that the law and the data support."""
+def draw_all(fit: Fitted, folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Write every figure that the law and the data support: (file, caption) of each."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for draw in FIGURES:
@@ -359,5 +352,5 @@ def draw_all(fit: Fitted, folder: pathlib.Path) -> list[Drawn]:
             pyplot.close("all")
         path = folder / f"{draw.__name__}.svg"
         figure.savefig(path, dpi=150, metadata={"Date": None})
-        drawn.append(Drawn(path, " ".join((draw.__doc__ or "").split())))
+        drawn.append((path, " ".join((draw.__doc__ or "").split())))
     return drawn

@@ -57,9 +57,7 @@ class Loss:
 
 def link(space: str, value: A) -> A:
     """g(value), for JAX or numpy arrays."""
-    if space == "log":
-        return array_module(value).log(value)
-    return array_module(value).log1p(value) if space == "log1p" else value
+    return value if space == "raw" else getattr(array_module(value), space)(value)
 
 
 def unlink(space: str, value: np.ndarray) -> np.ndarray:

@@ -69,12 +69,6 @@ class Draws:
         """Percentile intervals of every parameter and derived quantity; see `interval`."""
         return {k: self.interval(v, level) for k, v in self.values.items()}
 
-    def levels(self, level: float) -> tuple[float, float]:
-        """The quantiles between which an interval lies; see `interval`."""
-        if self.squared:
-            return expanded_percentiles(level, self.effective_share * self.units, self.freedom)
-        return (1 - level) / 2, (1 + level) / 2
-
     def interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
         """Percentiles of `values` [R], widened for small samples where errors are squared.
 
@@ -84,7 +78,10 @@ class Draws:
         resampling pairs overstates their spread (by 1.1 at 90 points, 1.4 at 25, five parameters),
         so their percentiles are left alone.
         """
-        low, high = self.levels(level)
+        low, high = (1 - level) / 2, (1 + level) / 2
+        if self.squared:
+            units = self.effective_share * self.units
+            low, high = expanded_percentiles(level, units, self.freedom)
         finite = values[np.isfinite(values)]
         if not len(finite):
             return (float("nan"), float("nan"))
@@ -114,15 +111,13 @@ def bootstrap(
     kind: Kind | None = None,
     *,
     seed: int = 0,
-    search: bool = True,
     counts: Array | None = None,
 ) -> Draws:
     """Refit resamples of the data of `result`.
 
     `kind` "points" draws points, "runs" draws clusters (the default when any run has several
     points), "parametric" keeps the points and draws Gaussian noise of the estimated (robust)
-    scale. `counts`, [R, n], gives the resamples explicitly. `search=False` polishes from the
-    full-data fit only.
+    scale. `counts`, [R, n], gives the resamples explicitly.
     """
     problem = result.problem
     units = len(np.unique(problem.clusters))
@@ -139,7 +134,7 @@ def bootstrap(
         if counts is None:
             owners = problem.clusters if kind == "runs" else np.arange(problem.points)
             counts = resample_counts(owners, resamples, seed)
-        vectors, converged = refit(result, counts * problem.weights, search, seed)
+        vectors, converged = refit(result, counts * problem.weights, seed=seed)
     dropped = int(np.sum(~converged))
     if 2 * dropped > len(vectors):
         raise LawError(

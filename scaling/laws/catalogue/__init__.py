@@ -4,8 +4,8 @@ Constants carry their source and how far they can be trusted; none is used as a 
 """
 
 import difflib
-import importlib
 
+from scaling.configs.component import import_from
 from scaling.laws.catalogue import broken, data, language, recipe, sparse, tasks
 from scaling.laws.combined import JOIN, combine
 from scaling.laws.law import Law, LawError
@@ -34,13 +34,12 @@ def get_law(name: str) -> Law:
         return LAWS[name]
     if JOIN in name:
         return combine(name, *(get_law(part) for part in name.split(JOIN)))
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         near = difflib.get_close_matches(name, list(LAWS), 1, 0.4)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise LawError(f"unknown law {name!r}{hint} Known: {', '.join(sorted(LAWS))}")
     try:
-        law = getattr(importlib.import_module(module), attribute)
+        law = import_from(name)
     except (ImportError, AttributeError) as error:
         raise LawError(f"law {name!r} cannot be imported: {error}") from None
     if not isinstance(law, Law):
