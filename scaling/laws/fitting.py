@@ -187,10 +187,8 @@ def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Res
             f"the variables and the target are positive and in the stated units, or give --bounds"
         )
     if problem.loss.kind != "lsq" and len(_distinct(problem, solution)) > 1:
-        more, further = _look_around(problem, solution)
-        vectors, solution = np.concatenate([vectors, more]), _joined([solution, further])
-        random = np.append(random, np.zeros(len(more), bool))
-    return _described(problem, vectors, random, solution)
+        solution = _joined([solution, *_look_around(problem, solution)])
+    return _described(problem, solution, random)
 
 
 def _fit_members(problem: Problem, starts: int, seed: int) -> Result:
@@ -224,8 +222,8 @@ def _fit_members(problem: Problem, starts: int, seed: int) -> Result:
     )
 
 
-def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]:
-    """(starts [m, p], their end points) around the best vector so far, moving when it improves.
+def _look_around(problem: Problem, solution: Solution) -> list[Solution]:
+    """From starts around the best vector so far, moving when it improves.
 
     Narrowing Huber's delta leads every start along the same path from the least-squares answer, so
     on a law whose parameters trade off all of them can end in one of many shallow minima next to
@@ -234,15 +232,14 @@ def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]
     best = _best(solution)
     vector, value = solution.vectors[best], solution.values[best]
     survivors = SURVIVORS if problem.points >= LONG else None
-    starts, ends = [], []
+    ends: list[Solution] = []
     for _ in range(ROUNDS):
-        starts.append(_around(problem, vector))
-        ends.append(solve(problem, starts[-1], warm=True, survivors=survivors))
+        ends.append(solve(problem, _around(problem, vector), warm=True, survivors=survivors))
         best = _best(ends[-1])
         if not ends[-1].values[best] < value * (1 - GAIN):
             break
         vector, value = ends[-1].vectors[best], ends[-1].values[best]
-    return np.concatenate(starts), _joined(ends)
+    return ends
 
 
 def _around(problem: Problem, vector: Array) -> Array:
@@ -272,7 +269,8 @@ def _joined(solutions: list[Solution]) -> Solution:
     return Solution(**{k: np.concatenate([getattr(s, k) for s in solutions]) for k in names})
 
 
-def _described(problem: Problem, starts: Array, random: Array, solution: Solution) -> Result:
+def _described(problem: Problem, solution: Solution, random: Array) -> Result:
+    """`random` says of the first starts whether they were chosen at random."""
     best = _best(solution)
     vector, level = solution.vectors[best], float(solution.values[best])
     floor = 1e-12 * float(np.sum(problem.weights)) * problem.spread() ** 2 * 1e-12
@@ -280,7 +278,7 @@ def _described(problem: Problem, starts: Array, random: Array, solution: Solutio
     parameters = {k: float(v) for k, v in problem.natural(vector).items()}
     residuals, jacobian = problem.residuals(vector), problem.jacobian(vector)
     bounded = _at_bound(problem, vector, jacobian)
-    unmoved = problem.free & (np.abs(vector - starts[best]) < 1e-12)
+    unmoved = problem.free & (np.abs(vector - solution.starts[best]) < 1e-12)
     still = [n for n, u in zip(problem.names, unmoved, strict=True) if u and n not in bounded]
     exact = bool(np.max(np.abs(residuals)) < 1e-9)
     columns = {**problem.variables, problem.law.target.name: problem.target}
@@ -293,8 +291,8 @@ def _described(problem: Problem, starts: Array, random: Array, solution: Solutio
         objective=objective(residuals, problem.weights, problem.loss),
         gradient_norm=float(solution.gradients[best]),
         converged=bool(solution.converged[best] or solution.gradients[best] < 1e-6 or exact),
-        starts=len(starts),
-        reached=float(np.mean(same[random] if random.any() else same)),
+        starts=len(solution.starts),
+        reached=float(np.mean(same[: len(random)][random] if random.any() else same)),
         minima=_distinct(problem, solution),
         at_bound=tuple(bounded),
         at_start=tuple(still),

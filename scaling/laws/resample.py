@@ -134,7 +134,7 @@ def bootstrap(
         if counts is None:
             owners = problem.clusters if kind == "runs" else np.arange(problem.points)
             counts = resample_counts(owners, resamples, seed)
-        vectors, converged = refit(result, counts * problem.weights, seed=seed)
+        vectors, converged = refit(result, counts * problem.weights, seed)
     dropped = int(np.sum(~converged))
     if 2 * dropped > len(vectors):
         raise LawError(
@@ -167,14 +167,14 @@ def _mostly_squared(result: Result) -> bool:
 
 
 def refit(
-    result: Result, weights: Array, search: bool = True, seed: int = 0
+    result: Result, weights: Array, seed: int = 0, search: bool = True
 ) -> tuple[Array, Array]:
     """Fits under other weights, [R, n]: (vectors [R, p], which converged [R]).
 
     Each is the best of: from the full-data fit, from its other minima, from its own screen.
     """
     if result.members:
-        ends = [refit(member, weights, search, seed) for member in result.members]
+        ends = [refit(member, weights, seed, search) for member in result.members]
         return _together(result.problem, ends)
     problem = result.problem
     others = [problem.vector(minimum.parameters) for minimum in result.minima[1:3]]

@@ -55,8 +55,9 @@ SMOOTH = Continuation(0.1, 1e-6, 30)
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """End points, one a lane: vectors [R, p], scaled gradients, iterations and flags [R]."""
+    """End points, one a lane: vectors [R, p] (and where they began), scaled gradients, flags [R]."""
 
+    starts: Array
     vectors: Array
     values: Array
     gradients: Array
@@ -290,7 +291,7 @@ def solve(
     # Objectives in the units of `losses.objective` before reduction.
     scale = 1.0 if smooth else min(delta, 1.0)
     values = np.where(end["delta"] <= delta * (1 + 1e-9), end["value"] * scale, np.inf)
-    return Solution(end["vector"], values, end["scaled"], end["steps"], end["ok"])
+    return Solution(starts, end["vector"], values, end["scaled"], end["steps"], end["ok"])
 
 
 def _run(

@@ -163,7 +163,8 @@ def test_a_start_that_is_on_its_way_does_not_lose_to_another(noisy, monkeypatch)
         ended = np.full(len(begin), max_steps > resample.FIRST_STEPS)
         calls.append((len(begin), max_steps))
         values = np.where(ended, 1.0, 1.0 + 1e-4 / len(calls))
-        return Solution(begin, values, np.ones(len(begin)), np.full(len(begin), max_steps), ended)
+        steps = np.full(len(begin), max_steps)
+        return Solution(begin, begin, values, np.ones(len(begin)), steps, ended)
 
     monkeypatch.setattr(resample, "solve", slow)
     starts = [np.tile(noisy.vector, (100, 1))] * 3
