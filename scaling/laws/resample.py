@@ -6,7 +6,7 @@ one screen (matrix products) and one compiled solver.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -184,14 +184,10 @@ def refit(
     return _best(problem, starts, weights=weights)
 
 
-def _best(
-    problem: Problem,
-    starts: list[Array],
-    *,
-    weights: Array | None = None,
-    observed: Array | None = None,
-) -> tuple[Array, Array]:
+def _best(problem: Problem, starts: list[Array], **given: Array) -> tuple[Array, Array]:
     """The lowest end of each lane over several starts, [R, p], and which of them converged, [R].
+
+    `given` are the weights or the observations of every lane, see `solve`.
 
     All lanes go to their end from the first start, the full fit. Then the first few try the others,
     for a few steps, and the rest those that won. They are judged against lanes that have converged:
@@ -203,15 +199,8 @@ def _best(
 
     def run(lanes: Array, begin: Array, max_steps: int) -> Array:
         """Polishes from `begin`, [m, p]; returns which lanes, [m], are lower than before."""
-        end = solve(
-            problem,
-            begin,
-            weights=None if weights is None else weights[lanes],
-            observed=None if observed is None else observed[lanes],
-            warm=True,
-            max_steps=max_steps,
-            enough=ENOUGH,
-        )
+        rows: dict[str, Any] = {k: v[lanes] for k, v in given.items()}
+        end = solve(problem, begin, **rows, warm=True, max_steps=max_steps, enough=ENOUGH)
         lower = end.values <= reached[lanes] * (1 + 1e-12)
         wins = end.values < reached[lanes] * (1 - WINS)
         vectors[lanes[lower]], reached[lanes[lower]] = end.vectors[lower], end.values[lower]
