@@ -57,13 +57,12 @@ def read_table(
     if path.is_dir() and (find_runs(path) or not _tables(path)):
         return read_runs(path, params=params, flops=flops, curves=curves)
     cells: dict[str, list[Any]] = {}
-    for count, (stem, row) in enumerate(_file_rows(path)):
+    for count, row in enumerate(_file_rows(path)):
         if count >= max_rows:
             raise LawError(
                 f"{path} has more than {max_rows:,} rows; a law is fitted to one row per run (or a "
                 f"few checkpoints of each): aggregate or thin it, or raise --max-rows"
             )
-        row = {**row, FILE: stem} if path.is_dir() else row
         for name in row:
             if name not in cells:
                 cells[name] = [None] * count
@@ -98,28 +97,27 @@ def _opened(path: pathlib.Path, errors: str = "strict") -> IO[str]:
     return path.open(encoding="utf-8-sig", errors=errors, newline="")
 
 
-def _file_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(stem of the file, row) of a table, or of all tables of a folder."""
+def _file_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Rows of a table; or of all tables of a folder, with the column `FILE`."""
     if path.is_dir():
         for inside in _tables(path):
-            for stem, row in _file_rows(inside):
+            stem = inside.name[: inside.name.lower().rindex(_kind(inside))]
+            for row in _file_rows(inside):
                 if FILE in row:
                     lines = typed(*(f"--runs={table}" for table in _tables(path)))
                     raise LawError(
                         f"{inside} has a column {FILE!r}, which would name the file; rename it, or "
                         f"read one table: write one of{lines}"
                     )
-                yield stem, row
+                yield {**row, FILE: stem}
         return
     suffix = _kind(path)
     if suffix not in (*TABLES, ".json"):
         raise LawError(
             f"{path}: {suffix or 'no suffix'} is not one of {', '.join(TABLES)}, or a folder"
         )
-    stem = path.name[: path.name.lower().rindex(suffix)]
     try:
-        for row in _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path):
-            yield stem, row
+        yield from _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise LawError(f"{path} cannot be unpacked: {error}; download it again") from None
 

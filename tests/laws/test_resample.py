@@ -87,7 +87,7 @@ def test_percentiles_are_widened_where_errors_are_squared(loss, kind, widened):
     tails = expanded_percentiles(0.95, 25, 5) if widened else (0.025, 0.975)
     assert draws.interval(values) == pytest.approx(tails, abs=1e-4)
     assert draws.interval(values)[0] < (0.01 if widened else 0.026)
-    assert ("plain percentiles" in _interval_note(draws, result)) != widened
+    assert ("plain percentiles" in _interval_note(draws)) != widened
 
 
 def test_resamples_that_do_not_converge_are_left_out_and_counted(monkeypatch):
