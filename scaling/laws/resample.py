@@ -147,6 +147,7 @@ def bootstrap(
     derived = {
         k: np.broadcast_to(v, len(vectors)) for k, v in derive(problem.law, parameters).items()
     }
+    squares = {"lsq": np.inf, "l1": 0.0}.get(result.loss.kind, result.loss.delta)
     return Draws(
         kind,
         vectors,
@@ -156,14 +157,9 @@ def bootstrap(
         units,
         problem.freedom,
         seed,
-        squared=_mostly_squared(result) or kind == "parametric",
+        squared=kind == "parametric" or bool(np.median(np.abs(result.residuals)) < squares),
         effective_share=problem.effective / problem.points,
     )
-
-
-def _mostly_squared(result: Result) -> bool:
-    delta = {"lsq": np.inf, "l1": 0.0}.get(result.loss.kind, result.loss.delta)
-    return bool(np.median(np.abs(result.residuals)) < delta)
 
 
 def refit(
@@ -223,21 +219,19 @@ def _best(problem: Problem, starts: list[Array], **given: Array) -> tuple[Array,
     return vectors, good
 
 
-def noise_scale(result: Result) -> float:
-    """Standard deviation of the residuals: robust (MAD) unless the loss is least squares."""
-    r, n, p = result.residuals, result.points, result.problem.freedom
-    inflate = np.sqrt(n / max(n - p, 1))
-    if result.loss.kind == "lsq":
-        return float(np.sqrt(np.average(r * r, weights=result.problem.weights)) * inflate)
-    return float(1.4826 * np.median(np.abs(r)) * inflate)
-
-
 def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, Array]:
-    problem = result.problem
+    problem, r = result.problem, result.residuals
     generator = np.random.default_rng(seed)
-    fitted = result.residuals + problem.linked_target()
-    spread = noise_scale(result) / np.sqrt(problem.weights / problem.weights.mean())
-    observed = fitted + spread * generator.standard_normal((resamples, problem.points))
+    noise = 1.4826 * np.median(np.abs(r))  # robust: by the median absolute deviation
+    if result.loss.kind == "lsq":
+        noise = np.sqrt(np.average(r * r, weights=problem.weights))
+    noise = float(noise * np.sqrt(problem.points / max(problem.points - problem.freedom, 1)))
+    spread = noise / np.sqrt(problem.weights / problem.weights.mean())
+    observed = (
+        r
+        + problem.linked_target()
+        + spread * generator.standard_normal((resamples, problem.points))
+    )
     ends = [
         _best(one.problem, [np.tile(one.vector, (resamples, 1))], observed=observed)
         for one in result.members or (result,)
