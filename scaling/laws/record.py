@@ -191,7 +191,7 @@ def _scores(analysis: Analysis) -> list[Score]:
     """Errors on runs left out: of the law, and of those that --compare names."""
     result, options = analysis.result, analysis.options
     if not options.compare:
-        spare = result.points - fold_masks(result.problem.clusters, 10).sum(axis=1).max()
+        spare = result.points - fold_masks(result.problem.clusters).sum(axis=1).max()
         enough = result.problem.freedom and spare > result.problem.freedom
         return [score(result, seed=options.seed)] if enough else []
     lean = result.problem.lean
