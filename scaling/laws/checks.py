@@ -188,22 +188,20 @@ def duplicate_warnings(table: "Table", names: list[str]) -> list[str]:
     """Rows that the law sees twice: copies, or runs that differ in what the law leaves out."""
     labels = [table.text[k] for k in ("run_id", "seed") if k in table.text]
     rows = list(zip(*(table.columns[n] for n in names), *labels, strict=True))
-    extra = len(rows) - len(set(rows))
-    if not extra:
-        return []
     first: dict[tuple[Any, ...], int] = {}
-    differing: set[str] = set()
-    for n, row in enumerate(rows):
-        m = first.setdefault(row, n)
-        if m != n:
-            differing |= {k for k, cells in table.text.items() if cells[m] != cells[n]}
+    copies = [(m, n) for n, row in enumerate(rows) if (m := first.setdefault(row, n)) != n]
+    if not copies:
+        return []
+    differing = {
+        k for k, cells in table.text.items() if any(cells[m] != cells[n] for m, n in copies)
+    }
     if not differing:
         return [
-            f"{extra} rows repeat another row exactly and count twice: remove copies, or give "
+            f"{len(copies)} rows repeat another row exactly and count twice: remove copies, or give "
             f"run_id or seed if they are repeats"
         ]
     return [
-        f"{extra} rows equal another in all that the law sees ({', '.join(names)}), though not in "
+        f"{len(copies)} rows equal another in all that the law sees ({', '.join(names)}), though not in "
         f"{', '.join(sorted(differing)[:3])}: each counts; give run_id or seed if they are repeats"
     ]
 

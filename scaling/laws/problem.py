@@ -97,12 +97,9 @@ class Problem:
 
     def natural(self, vector: Array) -> dict[str, Array]:
         """Parameters by name from vectors of shape [..., p]; values have shape [...]."""
-        vector = np.asarray(vector, dtype=np.float64)
-        values: dict[str, Array] = {}
-        for name, slot in zip(self.law.names, self.slots, strict=True):
-            raw = vector[..., slot]
-            values[name] = np.exp(raw) if self.kinds[slot] == "log" else raw
-        return values
+        raw = np.moveaxis(np.asarray(vector, dtype=np.float64), -1, 0)
+        values = [np.exp(x) if k == "log" else x for x, k in zip(raw, self.kinds, strict=True)]
+        return {n: values[slot] for n, slot in zip(self.law.names, self.slots, strict=True)}
 
     def vector(self, values: Mapping[str, float]) -> Array:
         """Search vector, shape [p], for parameters by name (missing ones take the base value)."""
