@@ -187,7 +187,9 @@ def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Res
             f"the variables and the target are positive and in the stated units, or give --bounds"
         )
     if problem.loss.kind != "lsq" and len(_distinct(problem, solution)) > 1:
-        solution = _joined([solution, *_look_around(problem, solution)])
+        lanes = [solution, *_look_around(problem, solution)]
+        fields = [field.name for field in dataclasses.fields(Solution)]
+        solution = Solution(**{k: np.concatenate([getattr(s, k) for s in lanes]) for k in fields})
     return _described(problem, solution, random)
 
 
@@ -261,12 +263,6 @@ def _best(solution: Solution) -> int:
     values = np.where(np.isfinite(solution.values), solution.values, np.inf)
     lowest = values <= values.min() * (1 + 1e-12)
     return int(np.argmin(np.where(lowest, solution.gradients, np.inf)))
-
-
-def _joined(solutions: list[Solution]) -> Solution:
-    """The lanes of several solutions as one."""
-    names = [f.name for f in dataclasses.fields(Solution)]
-    return Solution(**{k: np.concatenate([getattr(s, k) for s in solutions]) for k in names})
 
 
 def _described(problem: Problem, solution: Solution, random: Array) -> Result:
