@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.laws.law import (
+    ERROR,
     FLOPS,
     Law,
     Namespace,
@@ -175,7 +176,7 @@ ZHAI = Law(
     name="zhai",
     equation="Err = c + a (C + d)^-b",
     variables=(FLOPS,),
-    target=Variable("error", "Err", "fraction"),
+    target=ERROR,
     parameters=(
         offset("c", (0.0, 1.0)),
         coefficient("a"),

@@ -20,9 +20,6 @@ from scaling.laws.law import (
     shape,
 )
 
-ACCURACY = Variable("accuracy", "acc", "fraction", positive=False)
-
-
 TASK_ERROR = Law(
     name="task_error",
     equation="Err = epsilon - k exp(-gamma L)",
@@ -62,7 +59,7 @@ LADDER_ACCURACY = Law(
     name="ladder_accuracy",
     equation="acc = b + a/(1 + exp(k (L_task - L0))), k > 0: accuracy rises as loss falls",
     variables=(Variable("task_loss", "L_task", "bits per byte of the answer"),),
-    target=ACCURACY,
+    target=Variable("accuracy", "acc", "fraction", positive=False),
     parameters=(
         offset("b", (0.0, 1.0)),
         coefficient("a", (0.01, 2.0)),
