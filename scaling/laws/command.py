@@ -265,14 +265,14 @@ def summary(record: dict[str, Any], out: str) -> str:
         far += f", {s['rolling']:.4g} beyond rolling budgets" if s["rolling"] is not None else ""
         lines.append(f"error on runs held out, {s['law']}: {s['held_out']:.4g}{far}")
     for way in record["approaches"]:
-        interval = bracketed(way["interval"], 4)
-        lines.append(f"{way['approach']}: N* ~ C^{way['exponent']:.4g} {interval}")
+        ends = bracketed(way["interval"], 4)
+        lines.append(f"{way['approach']}: N* ~ C^{way['exponent']:.4g} {ends}")
     for o in record["optimum"]:
         split = f"N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}"
         lines.append(f"at {o['flops']:.3g} FLOP: {split}")
     for f in record["forecasts"]:
-        interval = bracketed(f["run_interval"])
-        lines.append(f"predicted {f['value']:.5g} {interval} at {f['variables']}")
+        ends = bracketed(f["run_interval"])
+        lines.append(f"predicted {f['value']:.5g} {ends} at {f['variables']}")
         lines += [f"  {text}" for text in told(f["form"], f["public"], record["law"])]
     lines += [f"warning: {w}" for w in record["warnings"]]
     lines.append(f"wrote {out}/report.html, {out}/fit.json and {out}/figures/")
