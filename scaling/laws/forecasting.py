@@ -127,9 +127,8 @@ def simulate(
     form = form_at(result, values, outside, graded)
     if form is not None and form.scale > 0:
         errors = form.draws(len(linked), draws.seed + 2)
-        with np.errstate(all="ignore"):
-            moved = linked + errors if space == "log" else link(space, curves * np.exp(errors))
-        linked, curves = moved, unlink(space, moved)
+        linked = moved(space, linked, curves, errors)
+        curves = unlink(space, linked)
     runs = unlink(space, linked - noise)
     return Simulated(values, float(result.predict(**values)), curves, runs, outside, form)
 
@@ -154,6 +153,12 @@ def form_at(
     of = constants(bool(rivals))
     scale = graded * float(of.scale(np.array(far), np.array(size), np.array(apart)))
     return Form(scale, of.freedom, far, size, apart, rivals, graded)
+
+
+def moved(space: str, linked: Array, values: Array, errors: Array) -> Array:
+    """Draws in the space of a loss, [R], with an error in ln added to each; `values` are unlinked."""
+    with np.errstate(all="ignore"):
+        return linked + errors if space == "log" else link(space, values * np.exp(errors))
 
 
 def distance(result: Result, values: Mapping[str, float]) -> dict[str, float]:
