@@ -69,6 +69,12 @@ class Draws:
         """Percentile intervals of every parameter and derived quantity; see `interval`."""
         return {k: self.interval(v, level) for k, v in self.values.items()}
 
+    def levels(self, level: float) -> tuple[float, float]:
+        """The quantiles between which an interval lies; see `interval`."""
+        if self.squared:
+            return expanded_percentiles(level, self.effective_share * self.units, self.freedom)
+        return (1 - level) / 2, (1 + level) / 2
+
     def interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
         """Percentiles of `values` [R], widened for small samples where errors are squared.
 
@@ -78,10 +84,7 @@ class Draws:
         resampling pairs overstates their spread (by 1.1 at 90 points, 1.4 at 25, five parameters),
         so their percentiles are left alone.
         """
-        low, high = (1 - level) / 2, (1 + level) / 2
-        if self.squared:
-            units = self.effective_share * self.units
-            low, high = expanded_percentiles(level, units, self.freedom)
+        low, high = self.levels(level)
         finite = values[np.isfinite(values)]
         if not len(finite):
             return (float("nan"), float("nan"))
