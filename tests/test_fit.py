@@ -14,7 +14,7 @@ from laws.law_data import FIXTURES, surface
 
 from scaling.fit import main
 from scaling.laws.arguments import parse
-from scaling.laws.command import load
+from scaling.laws.command import read
 
 REFIT = [
     f"--runs={FIXTURES / 'chinchilla_epoch.csv'}",
@@ -81,12 +81,12 @@ def test_report_is_one_file_with_warnings_first(out):
         (["--runs=x", "--law=chincilla", "--out=o"], "did you mean 'chinchilla'?"),
         (["runs=x"], "runs: two dashes are missing\n  write --runs=x"),
         (["--runs=x", "--law=chinchilla"], "--out: is required"),
-        ([*REFIT, "--out=o", "--delta=0"], "not above 0"),
+        ([*REFIT, "--out=o", "--delta=0"], "--delta: 0 is out of range"),
         ([*REFIT, "--out=taken/o"], "taken is not a folder you can write to"),
-        ([*REFIT, "--out=o", "--loss=hubber"], "'hubber' is not one of huber, lsq, l1"),
+        ([*REFIT, "--out=o", "--loss=hubber"], "'hubber' is not one of 'huber', 'lsq', 'l1'"),
         ([*REFIT, "--out=o", "--budgets=1e21,x"], "'x' is not a finite number"),
-        ([*REFIT, "--out=o", "--inference-tokens=-1"], "-1 is below 0"),
-        ([*REFIT, "--out=o", "--inference_tokens=-1"], "--inference_tokens: -1 is below 0"),
+        ([*REFIT, "--out=o", "--inference-tokens=-1"], "-1 is out of range"),
+        ([*REFIT, "--out=o", "--inference_tokens=-1"], "--inference_tokens: -1 is out of range"),
         ([*REFIT, "--out=o", "--bounds=alpha=0:x"], "'x' is not a finite number"),
         ([*REFIT, "--out=o", "--predict=params=1e9"], "needs exactly ['params', 'tokens']"),
         ([*REFIT, "--out=o", "--bootstrap=0", "--predict=params=1,tokens=1"], "needs draws"),
@@ -170,9 +170,9 @@ def test_bad_rows_are_in_the_result(tmp_path):
 def test_rows_are_left_out_by_text(tmp_path):
     routed = f"--runs={FIXTURES / 'clark_routed.csv'}"
     options = parse([routed, "--law=routed", "--out=o", "--exclude=router==S-Base"])
-    assert len(load(options)) == 163 - 53
+    assert len(read(options)) == 163 - 53
     options = parse([routed, "--law=routed", "--out=o", "--exclude=router != Hash"])
-    table = load(options)
+    table = read(options)
     assert set(table.text["router"]) == {"Hash"}
     assert table.excluded[0] == (1, "--exclude=router != Hash")
 

@@ -17,8 +17,6 @@ Laws read tables and never models. Float64 is scoped to the calls in here: impor
 package changes nothing for training code in the same process.
 """
 
-from __future__ import annotations
-
 from scaling import lazy
 
 __getattr__, __all__ = lazy.names(

@@ -8,8 +8,6 @@ where the cost is 6 N, or an exact count, and D_inf tokens will be served (Sarda
 arXiv 2401.00448). Draws of a bootstrap give the intervals: each is optimised by itself.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +66,7 @@ class FlopsPerToken:
         )
 
     @classmethod
-    def from_table(cls, table: Table, name: str = "exact") -> FlopsPerToken:
+    def from_table(cls, table: Table, name: str = "exact") -> "FlopsPerToken":
         """The cost that the table's own `flops` column implies: flops / tokens by params."""
         missing = [n for n in ("params", "tokens", "flops") if n not in table.columns]
         if missing:
@@ -118,22 +116,26 @@ def optimum(
     budget = np.asarray(budgets, np.float64)
     if not np.all(np.isfinite(budget) & (budget > 0)):
         raise LawError(f"budgets {list(budgets)} must be positive numbers of FLOP")
-    single = {k: np.asarray([v]) for k, v in result.parameters.items()}
-    point = _minimise(result.law, single, budget, cost, inference_tokens, others)
+    program = _program(result.law, cost, tuple(sorted(others)))
+
+    def split(parameters: Mapping[str, Array]) -> dict[str, Array]:
+        with x64():
+            splits = program(dict(parameters), budget, np.float64(inference_tokens), others)
+            return {k: np.asarray(v) for k, v in splits.items()}
+
+    point = split({k: np.asarray([v]) for k, v in result.parameters.items()})
     for c, loss in zip(budget, point["loss"][0], strict=True):
         if not np.isfinite(loss):
             served = f" once {inference_tokens:.3g} tokens are served" if inference_tokens else ""
             raise LawError(f"budget {c:.3g} FLOP leaves nothing to train with{served}: raise it")
-    many = None
-    if draws is not None:
-        many = _minimise(result.law, draws.parameters, budget, cost, inference_tokens, others)
+    many = split(draws.parameters) if draws else None
     spent = cost.spent(result.problem.variables["params"], result.problem.variables["tokens"])
     largest, smallest = float(np.max(spent)), float(np.min(spent))
     optima = []
     for i, c in enumerate(budget):
         best = {k: float(point[k][0, i]) for k in ("params", "tokens", "loss")}
         intervals = None
-        if many is not None and draws is not None:
+        if draws and many:
             intervals = {k: draws.interval(many[k][:, i], level) for k in best}
         warnings = []
         if point["edge"][0, i]:
@@ -208,17 +210,3 @@ def _program(law: Law, cost: FlopsPerToken, names: tuple[str, ...]) -> Callable[
 
     inner = jax.vmap(split, in_axes=(None, 0, None, None))
     return jax.jit(jax.vmap(inner, in_axes=(0, None, None, None)))
-
-
-def _minimise(
-    law: Law,
-    parameters: Mapping[str, Array],
-    budgets: Array,
-    cost: FlopsPerToken,
-    served: float,
-    others: dict[str, float],
-) -> dict[str, Array]:
-    program = _program(law, cost, tuple(sorted(others)))
-    with x64():
-        splits = program(dict(parameters), budgets, np.float64(served), others)
-        return {k: np.asarray(v) for k, v in splits.items()}

@@ -1,15 +1,17 @@
 """The command line of `python -m scaling.fit`, as options. Imports neither JAX nor numpy."""
 
-from __future__ import annotations
-
+# ruff: noqa: RUF009 (a field for each attribute is what `_flag` is for)
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 from scaling import cli
 from scaling.configs.errors import ConfigError
+from scaling.configs.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, Range
+
+T = TypeVar("T")
 
 USAGE = """\
 Fit a scaling law to a table of runs; writes DIR/fit.json, DIR/report.html and DIR/figures/*.svg.
@@ -51,42 +53,7 @@ def number(text: str) -> float:
     return value
 
 
-def power(text: str) -> float:
-    """A finite number, at least 0."""
-    if number(text) < 0:
-        raise ValueError(f"{text} is below 0")
-    return number(text)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    if number(text) <= 0:
-        raise ValueError(f"{text} is not above 0")
-    return number(text)
-
-
-def tokens(text: str) -> float:
-    """A finite number of at least 0."""
-    if number(text) < 0:
-        raise ValueError(f"{text} is below 0")
-    return number(text)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 0, also written as 1e6."""
-    if number(text) < 0 or not number(text).is_integer():
-        raise ValueError(f"{text!r} is not a whole number of at least 0")
-    return int(number(text))
-
-
-def level(text: str) -> float:
-    """A number between 0 and 1."""
-    if not 0 < number(text) < 1:
-        raise ValueError(f"{text} is not between 0 and 1")
-    return number(text)
-
-
-def bounds(text: str) -> dict[str, tuple[float, float]]:
+def ranges(text: str) -> dict[str, tuple[float, float]]:
     """`a=LOW:HIGH,b=LOW:` as a dictionary; an end left out is open."""
     values = {}
     for name, value in pairs(text).items():
@@ -105,123 +72,106 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def budgets(text: str) -> list[float]:
+def positives(text: str) -> list[float]:
     """`1e21,1e22` as a list of numbers above 0."""
-    return [positive(part) for part in names(text)]
+    values = [number(part) for part in names(text)]
+    if low := [value for value in values if value <= 0]:
+        raise ValueError(f"{low[0]:g} is not above 0")
+    return values
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
-    """One of some words."""
+def _flag(
+    default: T, help_: str, metavar: str = "", kind: object = None, repeat: bool = False
+) -> T:
+    """A field of `FitOptions`: what it is without its flag, and the flag, see `cli.Option`.
 
-    def read(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
-        return text
-
-    return read
+    A value is read as the field is annotated, where `kind` does not say how.
+    """
+    option = {"help": help_, "metavar": metavar, "kind": kind, "repeat": repeat}
+    return dataclasses.field(default_factory=lambda: default, metadata=option)
 
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
-    """A command line of `python -m scaling.fit`; each attribute is the flag of its name in OPTIONS.
+    """A command line of `python -m scaling.fit`: each attribute is the flag of its name.
 
-    Attributes:
-      columns, fix, tie, bounds, at: by name, of all times that the flag was given.
-      space, weights, resample: None for the default that depends on the law or the table.
+    `delta`, `space`, `lean` and `resample` are None for what suits the law or the table.
     """
 
-    runs: str = ""
-    law: str = ""
-    out: str = ""
-    list: bool = False
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    spelled: bool = False
-    exclude: Sequence[str] = ()
-    last_of: str | None = None
-    best_of: Sequence[str] = ()
-    all_rows: bool = False
-    by: str | None = None
-    count: str = "total"
-    flops: str = "six_nd"
-    curves: bool = False
-    max_rows: int = 1_000_000
-    loss: Literal["huber", "lsq", "l1"] = "huber"
-    delta: float | None = None
-    space: Literal["log", "raw", "log1p"] | None = None
-    reduction: Literal["sum", "mean"] = "sum"
-    over: float = 1.0
-    weights: str | None = None
-    lean: float | None = None
-    fix: dict[str, float] = dataclasses.field(default_factory=dict)
-    tie: dict[str, str] = dataclasses.field(default_factory=dict)
-    bounds: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-    starts: int = 32
-    bootstrap: int = 1000
-    resample: Literal["points", "runs", "parametric"] | None = None
-    profiles: str = "yes"
-    level: float = 0.95
-    seed: int = 0
-    budgets: Sequence[float] = ()
-    cost: str = "6nd"
-    inference_tokens: float = 0.0
-    at: dict[str, float] = dataclasses.field(default_factory=dict)
-    predict: Sequence[dict[str, float]] = ()
-    compare: Sequence[str] = ()
-    device: str = "cpu"
-    debug: bool = False
+    runs: str = _flag("", "Table (.csv, .tsv, .jsonl, .json), folder of them, or of runs.", "TABLE")
+    law: str = _flag("", "A law of the catalogue, or package.module:LAW.", "NAME")
+    out: str = _flag("", "Where fit.json, report.html and figures/ go.", "DIR")
+    list: bool = _flag(False, "List the laws and stop.")
+    columns: Mapping[str, str] = _flag(
+        {}, "Where columns come from; repeat.", "NAME=COLUMN[*FACTOR],...", pairs, repeat=True
+    )
+    exclude: Sequence[str] = _flag(
+        (), "Rows to leave out (> >= < <= == !=); repeat.", "COLUMN>VALUE", str, repeat=True
+    )
+    spelled: bool = _flag(False, "Read 1,018 as 1018, 12B as 12e9, 45% as 0.45.")
+    last_of: str = _flag("", "Of each run that COLUMN names, the last row.", "COLUMN")
+    best_of: Sequence[str] = _flag(
+        (), "At each point, the best of the settings swept.", "COLUMN,...", names
+    )
+    all_rows: bool = _flag(False, "Logged runs and sweeps: every row counts.")
+    by: str = _flag("", "Fit each value of COLUMN by itself, in a sub-folder.", "COLUMN")
+    count: Literal["total", "non_embedding", "active"] = _flag(
+        "total", "Parameters of a run (total)."
+    )
+    flops: Literal["six_nd", "exact"] = _flag("six_nd", "FLOP of a run (six_nd).")
+    curves: bool = _flag(False, "Every evaluation of a run, not only the last.")
+    max_rows: NonNegativeInt = _flag(1_000_000, "Where reading stops (1e6).", "N")
+    loss: Literal["huber", "lsq", "l1"] = _flag("huber", "What is minimised (huber).")
+    delta: PositiveFloat | None = _flag(
+        None, "Huber's delta (from the residuals; papers: 1e-3).", "X"
+    )
+    space: Literal["log", "raw", "log1p"] | None = _flag(None, "Of the residuals (the law's).")
+    reduction: Literal["sum", "mean"] = _flag("sum", "Of the reported objective (sum).")
+    over: PositiveFloat = _flag(1.0, "Weight of over-estimates (1).", "X")
+    weights: str = _flag("", "A column; seeds: from the noise between repeats.", "COLUMN|seeds")
+    lean: NonNegativeFloat | None = _flag(
+        None, "Weights grow as compute^X (0; combinations: chosen).", "X"
+    )
+    fix: Mapping[str, float] = _flag(
+        {}, "Parameters that are not fitted; repeat.", "NAME=VALUE,...", numbers, repeat=True
+    )
+    tie: Mapping[str, str] = _flag(
+        {}, "Parameters that are equal; repeat.", "NAME=OTHER,...", pairs, repeat=True
+    )
+    bounds: Mapping[str, tuple[float, float]] = _flag(
+        {}, "Ranges of parameters; repeat.", "NAME=LOW:HIGH,...", ranges, repeat=True
+    )
+    starts: NonNegativeInt = _flag(32, "Starts that are polished (32).", "N")
+    bootstrap: NonNegativeInt = _flag(1000, "Resamples, 0 for none (1000).", "N")
+    resample: Literal["points", "runs", "parametric"] | None = _flag(
+        None, "What is drawn (runs if a run_id repeats)."
+    )
+    profiles: Literal["yes", "no"] = _flag("yes", "Profile intervals (yes).")
+    level: Annotated[float, Range(above=0, below=1)] = _flag(0.95, "Of all intervals (0.95).", "X")
+    seed: NonNegativeInt = _flag(0, "Of starts and resamples (0).", "N")
+    budgets: Sequence[float] = _flag((), "Allocate these budgets.", "FLOP,...", positives)
+    cost: Literal["6nd", "table"] = _flag("6nd", "FLOP per token (6nd); table: from its flops.")
+    inference_tokens: NonNegativeFloat = _flag(0.0, "Tokens to be served, paid too (0).", "N")
+    at: Mapping[str, float] = _flag(
+        {}, "Other variables of an allocation; repeat.", "NAME=VALUE,...", numbers, repeat=True
+    )
+    predict: Sequence[Mapping[str, float]] = _flag(
+        (), "A run to predict; repeat.", "NAME=VALUE,...", numbers, repeat=True
+    )
+    compare: Sequence[str] = _flag((), "Judge these laws too.", "LAW,...", names)
+    device: Literal["cpu", "gpu"] = _flag("cpu", "Where fits run (cpu).")
+    debug: bool = _flag(False, "Show the traceback of an internal error.")
 
 
-def _choice(flag: str, help_: str, *choices: str) -> cli.Option:
-    return cli.Option(flag, help_, "|".join(choices), one_of(*choices))
+def _option(field: dataclasses.Field) -> cli.Option:
+    option = {**field.metadata, "kind": field.metadata["kind"] or field.type}
+    choices = [kind for kind in (field.type, *get_args(field.type)) if get_origin(kind) is Literal]
+    if choices:
+        option["metavar"] = "|".join(get_args(choices[0]))
+    return cli.Option(field.name, **option)
 
 
-def _repeated(flag: str, help_: str, metavar: str, kind: Callable[[str], object]) -> cli.Option:
-    return cli.Option(flag, help_, metavar, kind, repeat=True)
-
-
-OPTIONS = (
-    cli.Option("runs", "Table (.csv, .tsv, .jsonl, .json), folder of them, or of runs.", "TABLE"),
-    cli.Option("law", "A law of the catalogue, or package.module:LAW.", "NAME"),
-    cli.Option("out", "Where fit.json, report.html and figures/ go.", "DIR"),
-    cli.Option("list", "List the laws and stop."),
-    _repeated("columns", "Where columns come from; repeat.", "NAME=COLUMN[*FACTOR],...", pairs),
-    _repeated("exclude", "Rows to leave out (> >= < <= == !=); repeat.", "COLUMN>VALUE", str),
-    cli.Option("spelled", "Read 1,018 as 1018, 12B as 12e9, 45% as 0.45."),
-    cli.Option("last_of", "Of each run that COLUMN names, the last row.", "COLUMN"),
-    cli.Option("best_of", "At each point, the best of the settings swept.", "COLUMN,...", names),
-    cli.Option("all_rows", "Logged runs and sweeps: every row counts."),
-    cli.Option("by", "Fit each value of COLUMN by itself, in a sub-folder.", "COLUMN"),
-    _choice("count", "Parameters of a run (total).", "total", "non_embedding", "active"),
-    _choice("flops", "FLOP of a run (six_nd).", "six_nd", "exact"),
-    cli.Option("curves", "Every evaluation of a run, not only the last."),
-    cli.Option("max_rows", "Where reading stops (1e6).", "N", count),
-    _choice("loss", "What is minimised (huber).", "huber", "lsq", "l1"),
-    cli.Option("delta", "Huber's delta (from the residuals; papers: 1e-3).", "X", positive),
-    _choice("space", "Of the residuals (the law's).", "log", "raw", "log1p"),
-    _choice("reduction", "Of the reported objective (sum).", "sum", "mean"),
-    cli.Option("over", "Weight of over-estimates (1).", "X", positive),
-    cli.Option("weights", "A column; seeds: from the noise between repeats.", "COLUMN|seeds"),
-    cli.Option("lean", "Weights grow as compute^X (0; combinations: chosen).", "X", power),
-    _repeated("fix", "Parameters that are not fitted; repeat.", "NAME=VALUE,...", numbers),
-    _repeated("tie", "Parameters that are equal; repeat.", "NAME=OTHER,...", pairs),
-    _repeated("bounds", "Ranges of parameters; repeat.", "NAME=LOW:HIGH,...", bounds),
-    cli.Option("starts", "Starts that are polished (32).", "N", count),
-    cli.Option("bootstrap", "Resamples, 0 for none (1000).", "N", count),
-    _choice(
-        "resample", "What is drawn (runs if a run_id repeats).", "points", "runs", "parametric"
-    ),
-    _choice("profiles", "Profile intervals (yes).", "yes", "no"),
-    cli.Option("level", "Of all intervals (0.95).", "X", level),
-    cli.Option("seed", "Of starts and resamples (0).", "N", count),
-    cli.Option("budgets", "Allocate these budgets.", "FLOP,...", budgets),
-    _choice("cost", "FLOP per token (6nd); table: from its flops.", "6nd", "table"),
-    cli.Option("inference_tokens", "Tokens to be served, paid too (0).", "N", tokens),
-    _repeated("at", "Other variables of an allocation; repeat.", "NAME=VALUE,...", numbers),
-    _repeated("predict", "A run to predict; repeat.", "NAME=VALUE,...", numbers),
-    cli.Option("compare", "Judge these laws too.", "LAW,...", names),
-    _choice("device", "Where fits run (cpu).", "cpu", "gpu"),
-    cli.Option("debug", "Show the traceback of an internal error."),
-)
+OPTIONS = tuple(map(_option, dataclasses.fields(FitOptions)))
 MAPPINGS = ("columns", "fix", "tie", "bounds", "at")
 
 

@@ -5,8 +5,6 @@ context, entered around every trace and call here and left afterwards. Fits run 
 `use_device` says otherwise; small dense float64 problems are latency-bound, and TPUs lack float64.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,21 +53,16 @@ def array_module(value: object) -> ModuleType:
     return jnp if isinstance(value, jax.Array) else np
 
 
-def workers() -> int:
-    """Threads that share the lanes of a batch: XLA leaves small programs on one core each."""
-    if _PLATFORM != "cpu":
-        return 1
-    return max(1, min(cores() or 1, 16))
-
-
 def parallel(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-    """`[function(i) for i in items]`, on `workers()` threads, each inside `x64()`."""
+    """`[function(i) for i in items]`, each inside `x64()`; on the CPU a thread a core, 16 at most."""
+    # XLA leaves small programs on one core each.
+    threads = max(1, min(cores() or 1, 16)) if _PLATFORM == "cpu" else 1
 
     def call(item: Item) -> T:
         with x64():
             return function(item)
 
-    if len(items) <= 1 or workers() == 1:
+    if len(items) <= 1 or threads == 1:
         return [call(item) for item in items]
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(call, items))

@@ -3,8 +3,7 @@
 Refusals end in lines to type. What a user says (a factor, `--all_rows`) is believed.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ SAME = 0.01  # relative difference within which values of a variable are one poi
 SWEPT = 0.25  # share of rows at points with several recipes that makes a table a sweep
 
 
-def check_units(table: Table, law: Law) -> None:
+def check_units(table: "Table", law: Law) -> None:
     """Refuses counts that must be in another unit than they say, and errors in percent.
 
     With flops the three must agree, and the two factors that are proposed give a sensible number of
@@ -33,10 +32,9 @@ def check_units(table: Table, law: Law) -> None:
     """
     target = law.target.name
     if law.target.unit == "fraction" and np.nanmedian(table.columns[target]) > 1:
-        origin = _origin(table, target)
         raise LawError(
             f"{table.source}: {target} is a fraction, but half of the rows are above 1: write"
-            + typed((f"--columns={target}={origin}*0.01", "if it is in percent"))
+            + typed((_scaled(table, {target: "0.01"}), "if it is in percent"))
         )
     if not {"params", "tokens"} <= {v.name for v in law.variables}:
         return
@@ -53,48 +51,47 @@ def check_units(table: Table, law: Law) -> None:
         _check_ratio(table, n, d)
 
 
-def _origin(table: Table, name: str) -> str:
-    """The column that `name` was mapped from, or itself."""
-    note = table.notes.get(name, "")
-    return note.removeprefix("column ").strip("'\"").split("*")[0] if "column" in note else name
+def _scaled(table: "Table", factors: Mapping[str, str]) -> str:
+    """The flag that gives columns a factor, by the names that they were mapped from."""
+    parts = []
+    for name, factor in factors.items():
+        note = table.notes.get(name, "")
+        origin = note.removeprefix("column ").strip("'\"").split("*")[0]
+        parts.append(f"{name}={origin if 'column' in note else name}*{factor}")
+    return f"--columns={','.join(parts)}"
 
 
-def _disagreement(table: Table, n: np.ndarray, d: np.ndarray, ratio: float) -> str:
+def _disagreement(table: "Table", n: np.ndarray, d: np.ndarray, ratio: float) -> str:
     pairs = [(p, t) for p in POWERS for t in POWERS if 1 / UNIT < ratio / (p * t) < UNIT]
     fitting = [(p, t) for p, t in pairs if 0.1 < np.median(d * t / (n * p)) < 1e5]
-    line = f"--columns=flops={_origin(table, 'flops')}*FACTOR"
+    factors = {"flops": "FACTOR"}
     if fitting:
-        factors = dict(zip(("params", "tokens"), fitting[0], strict=True))
-        line = "--columns=" + ",".join(
-            f"{k}={_origin(table, k)}*{v:g}" for k, v in factors.items() if v != 1
-        )
+        named = zip(("params", "tokens"), fitting[0], strict=True)
+        factors = {name: f"{factor:g}" for name, factor in named if factor != 1}
+    line = _scaled(table, factors)
     return (
         f"{table.source}: flops is {ratio:.3g} times 6 params tokens, so one of the three is not in "
         f"FLOP, parameters or tokens: write{typed((line, 'or a factor for flops'))}"
     )
 
 
-def _check_ratio(table: Table, n: np.ndarray, d: np.ndarray) -> None:
+def _check_ratio(table: "Table", n: np.ndarray, d: np.ndarray) -> None:
     ratio = float(np.median(d / n))
     factors = {}
     if n.max() < SMALL and (ratio > MOST_RATIO or d.max() < SMALL / 10 > n.max()):
         # Published sizes are 70 to 12,000 in millions, 0.07 to 500 in billions.
-        factors["params"] = 1e6 if np.median(n) > 20 else 1e9
+        factors["params"] = "1e+06" if np.median(n) > 20 else "1e+09"
     if d.max() < SMALL and (ratio < LEAST_RATIO or "params" in factors):
-        factors["tokens"] = 1e9
+        factors["tokens"] = "1e+09"
     if not factors:
         return
-    origins = {k: _origin(table, k) for k in factors}
-    line = "--columns=" + ",".join(f"{k}={origins[k]}*{v:g}" for k, v in factors.items())
-    first, origin = next(iter(origins.items()))
-    words = " and ".join(
-        f"{k} in {'millions' if v == 1e6 else 'billions'}" for k, v in factors.items()
-    )
-    lines = [(line, words), (f"--columns={first}={origin}*1", "if they are in units")]
+    words = {"1e+06": "millions", "1e+09": "billions"}
+    said = " and ".join(f"{name} in {words[factor]}" for name, factor in factors.items())
+    lines = [(_scaled(table, factors), said)]
     if "params" in factors:
-        swapped = 1e9 if factors["params"] == 1e6 else 1e6
-        other = line.replace(f"*{factors['params']:g}", f"*{swapped:g}", 1)
-        lines.insert(1, (other, f"params in {'millions' if swapped == 1e6 else 'billions'}"))
+        other = next(factor for factor in words if factor != factors["params"])
+        lines.append((_scaled(table, {**factors, "params": other}), f"params in {words[other]}"))
+    lines.append((_scaled(table, {next(iter(factors)): "1"}), "if they are in units"))
     raise LawError(
         f"{table.source}: params are {n.min():.3g} to {n.max():.3g} and tokens {d.min():.3g} to "
         f"{d.max():.3g}, {ratio:.2g} tokens a parameter, so one is in another unit: write"
@@ -112,13 +109,13 @@ def alike(values: np.ndarray) -> np.ndarray:
     return codes
 
 
-def designs(table: Table, law: Law) -> np.ndarray:
+def designs(table: "Table", law: Law) -> np.ndarray:
     """Codes, [n], of the combinations of the law's variables: one code is one point of its design."""
     columns = [alike(table.columns[v.name]) for v in law.variables]
     return np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def check_rows(table: Table, law: Law) -> None:
+def check_rows(table: "Table", law: Law) -> None:
     """Refuses rows that are stages of one run, or recipes tried at one point, taken for points.
 
     Raises:
@@ -150,7 +147,7 @@ def check_rows(table: Table, law: Law) -> None:
         )
 
 
-def _logged_runs(table: Table, law: Law) -> tuple[str, int] | None:
+def _logged_runs(table: "Table", law: Law) -> tuple[str, int] | None:
     """(column, runs) of a column that names runs of which there are several rows, of one size."""
     if "run_id" in table.columns:
         return None
@@ -159,22 +156,18 @@ def _logged_runs(table: Table, law: Law) -> tuple[str, int] | None:
             continue
         codes = np.unique(np.array(cells), return_inverse=True)[1]
         count = int(codes.max()) + 1
-        sizes = (
-            alike(table.columns["params"]) if "params" in table.columns else np.zeros_like(codes)
-        )
+        sizes = alike(table.columns.get("params", np.zeros(len(table))))
         one_size = len(set(zip(codes.tolist(), sizes.tolist(), strict=True))) == count
         # A law of size alone sees one point a run; then the clock tells its rows apart.
-        places = [
-            designs(table, law),
-            *(alike(table.columns[k]) for k in CLOCKS if k in table.columns),
-        ]
+        clocks = [alike(table.columns[k]) for k in CLOCKS if k in table.columns]
+        places = [designs(table, law), *clocks]
         apart = len(set(zip(codes.tolist(), *(p.tolist() for p in places), strict=True)))
         if one_size and len(table) >= 2 * count and apart >= 2 * count:
             return name, count
     return None
 
 
-def _swept(table: Table, law: Law) -> list[str]:
+def _swept(table: "Table", law: Law) -> list[str]:
     """Columns of the recipe that take several values at one point, if that is so of many rows."""
     variables = {v.name for v in law.variables}
     named = [k for k in table.text if plain(k) in RECIPE and k not in variables]
@@ -191,31 +184,29 @@ def _swept(table: Table, law: Law) -> list[str]:
     return names if many.mean() >= SWEPT else []
 
 
-def duplicate_warnings(table: Table, names: list[str]) -> list[str]:
+def duplicate_warnings(table: "Table", names: list[str]) -> list[str]:
     """Rows that the law sees twice: copies, or runs that differ in what the law leaves out."""
     labels = [table.text[k] for k in ("run_id", "seed") if k in table.text]
     rows = list(zip(*(table.columns[n] for n in names), *labels, strict=True))
-    extra = len(rows) - len(set(rows))
-    if not extra:
-        return []
     first: dict[tuple[Any, ...], int] = {}
-    differing: set[str] = set()
-    for n, row in enumerate(rows):
-        m = first.setdefault(row, n)
-        if m != n:
-            differing |= {k for k, cells in table.text.items() if cells[m] != cells[n]}
+    copies = [(m, n) for n, row in enumerate(rows) if (m := first.setdefault(row, n)) != n]
+    if not copies:
+        return []
+    differing = {
+        k for k, cells in table.text.items() if any(cells[m] != cells[n] for m, n in copies)
+    }
     if not differing:
         return [
-            f"{extra} rows repeat another row exactly and count twice: remove copies, or give "
+            f"{len(copies)} rows repeat another row exactly and count twice: remove copies, or give "
             f"run_id or seed if they are repeats"
         ]
     return [
-        f"{extra} rows equal another in all that the law sees ({', '.join(names)}), though not in "
+        f"{len(copies)} rows equal another in all that the law sees ({', '.join(names)}), though not in "
         f"{', '.join(sorted(differing)[:3])}: each counts; give run_id or seed if they are repeats"
     ]
 
 
-def budget_warnings(table: Table, law: Law) -> list[str]:
+def budget_warnings(table: "Table", law: Law) -> list[str]:
     """That all runs have one compute budget, where the law has params and tokens."""
     names = {v.name for v in law.variables}
     if not {"params", "tokens"} <= names or len(table) < 2:

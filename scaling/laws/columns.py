@@ -1,7 +1,5 @@
 """What a stranger's columns may mean: proposals, as the flags to type, never a guess in silence."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 import re
@@ -39,18 +37,9 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     ),
 }
 RECIPE = (
-    *(
-        "lr",
-        "learningrate",
-        "maxlr",
-        "peaklr",
-        "baselr",
-        "bs",
-        "batchsize",
-        "batch",
-        "globalbatchsize",
-    ),
-    *("wd", "weightdecay", "warmup", "warmupsteps", "beta1", "beta2", "eps", "dropout", "momentum"),
+    *("lr", "learningrate", "maxlr", "peaklr", "baselr", "bs", "batchsize", "batch"),
+    *("globalbatchsize", "wd", "weightdecay", "warmup", "warmupsteps", "beta1", "beta2", "eps"),
+    *("dropout", "momentum"),
 )
 FACTORS = {
     **dict.fromkeys(("k", "thousands"), "1e3"),

@@ -7,8 +7,6 @@ the same resamples, so that draw r of the combination is the median of the membe
 there for forecasts, `fit` lets a combination lean on the large runs (`leaning.py`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -70,14 +68,10 @@ def combine(name: str, *members: Law) -> Law:
     )
 
 
-def predictions(p: Namespace, v: Namespace, members: Sequence[Law]) -> jax.Array:
-    """The members' predictions, [members, points]."""
+def _median(p: Namespace, v: Namespace, members: Sequence[Law]) -> jax.Array:
     size = jnp.ones_like(getattr(v, members[0].variables[0].name))
-    return jnp.stack([member.formula(_own(p, member), v) * size for member in members])
-
-
-def _median(p: Namespace, v: Namespace, members: tuple[Law, ...]) -> jax.Array:
-    return jnp.median(predictions(p, v, members), axis=0)
+    each = jnp.stack([member.formula(_own(p, member), v) * size for member in members])
+    return jnp.median(each, axis=0)
 
 
 def _own(p: Namespace, member: Law) -> Namespace:
@@ -105,20 +99,15 @@ def parts(problem: Problem) -> list[tuple[Problem, Array]]:
                 f"but each is fitted by itself; tie within one law"
             )
         prefix = len(member.name) + 1
-        split.append(
-            (
-                dataclasses.replace(
-                    problem,
-                    law=member,
-                    names=tuple(problem.names[i][prefix:] for i in where),
-                    slots=tuple(int(i) for i in np.searchsorted(where, own)),
-                    kinds=tuple(problem.kinds[i] for i in where),
-                    **{k: getattr(problem, k)[where] for k in ("low", "high", "free", "base")},
-                    start=problem.start[where],
-                ),
-                where,
-            )
+        part = dataclasses.replace(
+            problem,
+            law=member,
+            names=tuple(problem.names[i][prefix:] for i in where),
+            slots=tuple(int(i) for i in np.searchsorted(where, own)),
+            kinds=tuple(problem.kinds[i] for i in where),
+            **{k: getattr(problem, k)[where] for k in ("low", "high", "start", "free", "base")},
         )
+        split.append((part, where))
     return split
 
 

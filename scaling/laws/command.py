@@ -1,13 +1,15 @@
 """What `python -m scaling.fit` does once its flags are known: table, fit, record, report."""
 
-from __future__ import annotations
-
+import csv
+import dataclasses
 import importlib.util
+import io
 import os
 import pathlib
+import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling.laws.allocation import SIX_ND, FlopsPerToken, other_variables
@@ -17,18 +19,19 @@ from scaling.laws.catalogue import LAWS, get_law
 from scaling.laws.checks import check_rows
 from scaling.laws.discrepancy import told
 from scaling.laws.fitting import Result, fit
-from scaling.laws.grouped import fit_groups
 from scaling.laws.law import LawError
 from scaling.laws.losses import Loss
 from scaling.laws.profiles import Profile, profile
 from scaling.laws.progress import step
 from scaling.laws.readers import read_table
 from scaling.laws.record import Analysis, clean, make_record, reweighted
-from scaling.laws.report import render
+from scaling.laws.report import bracketed, estimates, render
 from scaling.laws.resample import bootstrap
-from scaling.laws.rows import best_of, last_of, matching
+from scaling.laws.rows import best_of, groups, last_of, matching
 from scaling.laws.table import Table
 from scaling.track import files
+
+FIELDS = ("group", "points", "name", "value", "low", "high", "folder")  # of groups.csv
 
 
 def list_laws() -> str:
@@ -43,19 +46,60 @@ def list_laws() -> str:
 def run(options: FitOptions, arguments: Sequence[str]) -> str:
     """Fit and write; returns the text for the terminal. Raises LawError for bad data or options."""
     if options.device != "cpu":
-        _device(options.device)
+        try:
+            use_device(options.device)
+        except RuntimeError as error:
+            raise LawError(f"--device={options.device}: no such device here ({error})") from None
     _check_uses(options)
     _check_output(pathlib.Path(options.out))
-    if options.by is None:
-        return summary(_analysed(options, arguments, read(options)), options.out)
+    if options.by:
+        return _fit_groups(options, arguments, read(options))
+    return summary(_analysed(options, arguments, read(options)), options.out)
 
-    def one(inside: FitOptions, table: Table) -> dict[str, Any]:
+
+def _fit_groups(options: FitOptions, arguments: Sequence[str], table: Table) -> str:
+    """`--by`: fits each group, and writes one table of what came out, groups.csv and groups.json.
+
+    A group that cannot be fitted is named with the reason and does not stop the others. Returns the
+    text for the terminal. Raises LawError if none could be fitted.
+    """
+    folder, parts = pathlib.Path(options.out), groups(table, options.by)
+    # Letters, digits, dots and dashes, 60 at most.
+    names = {k: re.sub(r"[^\w.-]+", "-", k).strip("-.")[:60] or "group" for k in parts}
+    clash = sorted({v for v in names.values() if list(names.values()).count(v) > 1})
+    if clash:
+        raise LawError(f"--by={options.by}: several values would share the folder {clash[0]!r}")
+    records: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for group, keep in parts.items():
+        rule, out = f"{options.by}!={group}", str(folder / names[group])
+        inside = dataclasses.replace(options, out=out, by="", exclude=[*options.exclude, rule])
         # The command in a group's fit.json fits that group alone.
-        words = [*_without(arguments, "by", "out"), f"--exclude={inside.exclude[-1]}"]
-        words.append(f"--out={inside.out}")
-        return clean(_analysed(inside, words, table))
-
-    return fit_groups(read(options), options, one)
+        words = [*_without(arguments, "by", "out"), f"--exclude={rule}", f"--out={out}"]
+        try:
+            records[group] = clean(_analysed(inside, words, table.part(keep)))
+        except LawError as error:
+            failed[group] = str(error)
+    if not records:
+        group, reason = next(iter(failed.items()))
+        raise LawError(
+            f"--by={options.by}: none of {len(failed)} groups was fitted; {group}: {reason}"
+        )
+    rows = []
+    for group, record in records.items():
+        for name, value, interval in estimates(record):
+            ends = interval or (None, None)
+            cells = (group, record["points"], name, value, *ends, names[group])
+            rows.append(dict(zip(FIELDS, cells, strict=True)))
+    spare = len(table) - sum(int(keep.sum()) for keep in parts.values())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(folder / "groups.csv", text.getvalue())
+    shared = {"by": options.by, "law": options.law, "failed": failed, "rows_in_no_group": spare}
+    files.write_json(folder / "groups.json", {**shared, "rows": rows})
+    return _groups_summary(options, records, rows, failed, spare)
 
 
 def _without(arguments: Sequence[str], *flags: str) -> list[str]:
@@ -160,18 +204,6 @@ def _check_output(out: pathlib.Path) -> None:
         raise LawError(f"--out={out}: {there} is not a folder you can write to; name another")
 
 
-def _device(name: str) -> None:
-    try:
-        use_device(name)
-    except RuntimeError as error:
-        raise LawError(f"--device={name}: no such device here ({error})") from None
-
-
-def load(options: FitOptions) -> Table:
-    """The rows that are fitted, with columns mapped, as the flags say."""
-    return chosen(read(options), options)
-
-
 def read(options: FitOptions) -> Table:
     """The table with columns mapped and rows excluded as the flags say."""
     table = read_table(
@@ -202,14 +234,14 @@ def chosen(table: Table, options: FitOptions) -> Table:
 
 def write(record: dict[str, Any], analysis: Analysis) -> None:
     """Figures, then the report, then fit.json last: its presence means that all is there."""
-    from scaling.laws.figures import draw_all
+    from scaling.laws.figures import Fitted, draw_all
 
     out, strict = pathlib.Path(analysis.options.out), clean(record)
-    shown = (analysis.result, analysis.draws, analysis.profiles)
+    fit = Fitted(analysis.result, analysis.draws, analysis.profiles, analysis.cost)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "fit.json").unlink(missing_ok=True)
-        figures = draw_all(*shown, out / "figures", analysis.cost)
+        figures = draw_all(fit, out / "figures")
         files.write_text(out / "report.html", render(strict, figures))
         files.write_json(out / "fit.json", strict)
     except OSError as error:
@@ -219,14 +251,9 @@ def write(record: dict[str, Any], analysis: Analysis) -> None:
 def summary(record: dict[str, Any], out: str) -> str:
     """What the terminal shows."""
     lines = [f"{record['law']}: {record['equation']}"]
-    for name, value in {**record["parameters"], **record["derived"]}.items():
-        interval = {**record["intervals"], **record["derived_intervals"]}.get(name)
-        text = ""
-        if interval:
-            low, high = (f"{v:.5g}" if v is not None else "open" for v in interval)
-            text = f"   [{low}, {high}]"
-        elif name in record["fixed"]:
-            text = "   fixed"
+    for name, value, interval in estimates(record):
+        text = f"   {bracketed(interval)}" if interval else ""
+        text = "   fixed" if name in record["fixed"] else text
         lines.append(f"  {name:18s} {value:<12.6g}{text}")
     lines.append(
         f"objective {record['objective']:.10g}, scaled gradient {record['gradient_norm']:.1e}, "
@@ -238,15 +265,43 @@ def summary(record: dict[str, Any], out: str) -> str:
         far += f", {s['rolling']:.4g} beyond rolling budgets" if s["rolling"] is not None else ""
         lines.append(f"error on runs held out, {s['law']}: {s['held_out']:.4g}{far}")
     for way in record["approaches"]:
-        low, high = (f"{v:.4g}" if v is not None else "open" for v in way["interval"])
-        lines.append(f"{way['approach']}: N* ~ C^{way['exponent']:.4g} [{low}, {high}]")
+        ends = bracketed(way["interval"], 4)
+        lines.append(f"{way['approach']}: N* ~ C^{way['exponent']:.4g} {ends}")
     for o in record["optimum"]:
         split = f"N* {o['params']:.4g}, D* {o['tokens']:.4g}, loss {o['loss']:.5g}"
-        lines += [f"at {o['flops']:.3g} FLOP: {split}"]
+        lines.append(f"at {o['flops']:.3g} FLOP: {split}")
     for f in record["forecasts"]:
-        low, high = f["run_interval"]
-        lines.append(f"predicted {f['value']:.5g} [{low:.5g}, {high:.5g}] at {f['variables']}")
+        ends = bracketed(f["run_interval"])
+        lines.append(f"predicted {f['value']:.5g} {ends} at {f['variables']}")
         lines += [f"  {text}" for text in told(f["form"], f["public"], record["law"])]
     lines += [f"warning: {w}" for w in record["warnings"]]
     lines.append(f"wrote {out}/report.html, {out}/fit.json and {out}/figures/")
+    return "\n".join(lines)
+
+
+def _groups_summary(
+    options: FitOptions,
+    records: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    failed: Mapping[str, str],
+    spare: int,
+) -> str:
+    """One line a parameter and group, so that groups stand below each other; then what went wrong."""
+    first = next(iter(records.values()))
+    lines = [f"{first['law']} by {options.by}: {first['equation']}"]
+    width = max(map(len, records))
+    for name in dict.fromkeys(row["name"] for row in rows):
+        lines.append(name)
+        for row in rows:
+            if row["name"] == name:
+                ends = row["low"], row["high"]
+                span = f"   {bracketed(ends)}" if ends != (None, None) else ""
+                lines.append(f"  {row['group']:{width}s} {row['value']:<12.6g}{span}")
+    for group, record in records.items():
+        count = len(record["warnings"])
+        lines.append(f"{group}: {record['points']} points, {count} warnings in its report")
+    lines += [f"error: {group} was not fitted: {reason}" for group, reason in failed.items()]
+    if spare:
+        lines.append(f"warning: {spare} rows have no {options.by} and are in no group")
+    lines.append(f"wrote {options.out}/groups.csv, {options.out}/groups.json and a folder a group")
     return "\n".join(lines)

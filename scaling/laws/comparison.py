@@ -1,7 +1,5 @@
 """Which law? Extrapolation from small runs to large, held-out error, information criteria."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -16,6 +14,7 @@ from scaling.laws.problem import Array
 from scaling.laws.resample import refit
 from scaling.laws.table import Table
 
+FOLDS = 10
 # Rolling origin: the largest scale over these is where fits end; what lies above is predicted.
 ORIGINS = (2.0, 4.0, 8.0, 16.0)
 
@@ -86,11 +85,11 @@ def criteria(result: Result) -> dict[str, float]:
     }
 
 
-def fold_masks(clusters: Array, folds: int, seed: int = 0) -> Array:
+def fold_masks(clusters: Array, seed: int = 0) -> Array:
     """Held-out masks [folds, n]: whole clusters, dealt at random."""
     _, codes = np.unique(clusters, return_inverse=True)
     groups = int(codes.max()) + 1
-    folds = min(folds, groups)
+    folds = min(FOLDS, groups)
     deal = np.random.default_rng(seed).permutation(groups) % folds
     return deal[codes][None, :] == np.arange(folds)[:, None]
 
@@ -133,9 +132,9 @@ def rolling_origin(result: Result) -> float | None:
     return float(np.sqrt(np.mean(np.nanmean(held_out(result, masks) ** 2, axis=1))))
 
 
-def score(result: Result, folds: int = 10, seed: int = 0) -> Score:
+def score(result: Result, seed: int = 0) -> Score:
     """Judge one fitted law."""
-    masks = fold_masks(result.problem.clusters, folds, seed)
+    masks = fold_masks(result.problem.clusters, seed)
     residuals = held_out(result, masks)
     outside = leave_largest_out(result)
 
@@ -156,12 +155,7 @@ def score(result: Result, folds: int = 10, seed: int = 0) -> Score:
 
 
 def compare(
-    table: Table,
-    laws: Sequence[Result | Law | str],
-    loss: Loss | None = None,
-    *,
-    folds: int = 10,
-    seed: int = 0,
+    table: Table, laws: Sequence[Result | Law | str], loss: Loss | None = None, *, seed: int = 0
 ) -> list[Score]:
     """Fit each law to the same table and rank by extrapolation. Targets must agree.
 
@@ -178,7 +172,7 @@ def compare(
         raise LawError(
             f"laws use different numbers of rows {sorted(sizes)}: fill or drop those rows"
         )
-    scores = [score(r, folds, seed) for r in results]
+    scores = [score(r, seed) for r in results]
     known = all(s.rolling is not None for s in scores)
     return sorted(scores, key=lambda s: s.rolling if known and s.rolling else s.held_out)
 

@@ -15,8 +15,6 @@ The constants and the coverage by distance are in `discrepancy.json`, fitted on 
 `python experiments/papers/extrapolation.py`; docs/reference/forecasts.md shows them family by family.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.resources
@@ -67,20 +65,15 @@ class Form:
     def draws(self, count: int, seed: int) -> Array:
         """Errors in ln(loss), [count]: the quantiles of the t in random order."""
         levels = (np.arange(count) + 0.5) / count
-        return np.random.default_rng(seed).permutation(
-            self.scale * stats.t.ppf(levels, self.freedom)
-        )
+        errors = self.scale * stats.t.ppf(levels, self.freedom)
+        return np.random.default_rng(seed).permutation(errors)
 
 
 @functools.cache
 def published() -> dict[str, Any]:
     """`discrepancy.json`: constants, and coverage on public tables by distance."""
-    text = (
-        importlib.resources.files("scaling.laws")
-        .joinpath("discrepancy.json")
-        .read_text(encoding="utf-8")
-    )
-    return dict(json.loads(text))
+    file = importlib.resources.files("scaling.laws") / "discrepancy.json"
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def constants(rivals: bool) -> Constants:

@@ -5,12 +5,10 @@ Each function of FIGURES draws one figure, and its docstring is the caption in t
 LawError where the law or the table has no such figure. `draw_all` writes those that there are.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -341,24 +339,10 @@ FIGURES: tuple[Callable[[Fitted], Figure], ...] = (
 )
 
 
-class Drawn(NamedTuple):
-    """One figure file and its caption."""
-
-    path: pathlib.Path
-    caption: str
-
-
-def draw_all(
-    result: Result,
-    draws: Draws | None,
-    swept: Sequence[Profile],
-    folder: pathlib.Path,
-    cost: FlopsPerToken = SIX_ND,
-    suffix: str = "svg",
-) -> list[Drawn]:
-    """Write every figure that the law and the data support."""
+def draw_all(fit: Fitted, folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Write every figure that the law and the data support: (file, caption) of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    fit, drawn = Fitted(result, draws, swept, cost), []
+    drawn = []
     for draw in FIGURES:
         try:
             figure = draw(fit)
@@ -366,7 +350,7 @@ def draw_all(
             continue
         finally:
             pyplot.close("all")
-        path = folder / f"{draw.__name__}.{suffix}"
-        figure.savefig(path, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-        drawn.append(Drawn(path, " ".join((draw.__doc__ or "").split())))
+        path = folder / f"{draw.__name__}.svg"
+        figure.savefig(path, dpi=150, metadata={"Date": None})
+        drawn.append((path, " ".join((draw.__doc__ or "").split())))
     return drawn

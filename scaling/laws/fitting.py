@@ -1,7 +1,5 @@
 """The fit: global search, local polish of many starts, and what can and cannot be trusted in it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -64,7 +62,7 @@ class Result:
     excluded: tuple[tuple[int, str], ...] = ()
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
-    members: tuple[Result, ...] = ()
+    members: tuple["Result", ...] = ()
 
     @property
     def points(self) -> int:
@@ -121,10 +119,11 @@ def fit(
         table = Table.from_columns(table)
     if weights is not None:
         table = table.with_column("weight", np.asarray(weights, np.float64))
-    prepared = table.prepare(law, loss)
-    columns = (prepared.variables, prepared.target)
-    rows = (prepared.weights, prepared.clusters)
-    problem = build_problem(law, *columns, loss, *rows, fix=fix, tie=tie, bounds=bounds)
+    table, warnings = table.prepare(law, loss)
+    target, rows = table.columns[law.target.name], (table.weights, table.clusters)
+    problem = build_problem(
+        law, table.columns, target, loss, *rows, fix=fix, tie=tie, bounds=bounds
+    )
     if problem.points < problem.freedom:
         raise LawError(
             f"{problem.points} usable points cannot determine {problem.freedom} free parameters "
@@ -134,7 +133,7 @@ def fit(
     if lean is None:
         lean = leaning.power_for(problem.compute, problem.freedom) if law.members else 0.0
     problem = problem.leaning(lean)
-    conventions = dict(prepared.conventions)
+    conventions = dict(table.notes)
     if lean:
         conventions["lean"] = (
             f"weights grow as compute^{lean:.3g}: {problem.effective:.3g} effective points of "
@@ -150,10 +149,10 @@ def fit(
     result = fit_problem(problem, starts=starts, seed=seed)
     return dataclasses.replace(
         result,
-        warnings=(*prepared.warnings, *result.warnings),
-        excluded=prepared.excluded,
+        warnings=(*warnings, *result.warnings),
+        excluded=table.excluded,
         conventions=conventions,
-        source=prepared.source,
+        source=table.source,
     )
 
 
@@ -188,10 +187,10 @@ def fit_problem(problem: Problem, *, starts: int = STARTS, seed: int = 0) -> Res
             f"the variables and the target are positive and in the stated units, or give --bounds"
         )
     if problem.loss.kind != "lsq" and len(_distinct(problem, solution)) > 1:
-        more, further = _look_around(problem, solution)
-        vectors, solution = np.concatenate([vectors, more]), _joined([solution, further])
-        random = np.append(random, np.zeros(len(more), bool))
-    return _described(problem, vectors, random, solution)
+        lanes = [solution, *_look_around(problem, solution)]
+        fields = [field.name for field in dataclasses.fields(Solution)]
+        solution = Solution(**{k: np.concatenate([getattr(s, k) for s in lanes]) for k in fields})
+    return _described(problem, solution, random)
 
 
 def _fit_members(problem: Problem, starts: int, seed: int) -> Result:
@@ -225,8 +224,8 @@ def _fit_members(problem: Problem, starts: int, seed: int) -> Result:
     )
 
 
-def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]:
-    """(starts [m, p], their end points) around the best vector so far, moving when it improves.
+def _look_around(problem: Problem, solution: Solution) -> list[Solution]:
+    """From starts around the best vector so far, moving when it improves.
 
     Narrowing Huber's delta leads every start along the same path from the least-squares answer, so
     on a law whose parameters trade off all of them can end in one of many shallow minima next to
@@ -235,15 +234,14 @@ def _look_around(problem: Problem, solution: Solution) -> tuple[Array, Solution]
     best = _best(solution)
     vector, value = solution.vectors[best], solution.values[best]
     survivors = SURVIVORS if problem.points >= LONG else None
-    starts, ends = [], []
+    ends: list[Solution] = []
     for _ in range(ROUNDS):
-        starts.append(_around(problem, vector))
-        ends.append(solve(problem, starts[-1], warm=True, survivors=survivors))
+        ends.append(solve(problem, _around(problem, vector), warm=True, survivors=survivors))
         best = _best(ends[-1])
         if not ends[-1].values[best] < value * (1 - GAIN):
             break
         vector, value = ends[-1].vectors[best], ends[-1].values[best]
-    return np.concatenate(starts), _joined(ends)
+    return ends
 
 
 def _around(problem: Problem, vector: Array) -> Array:
@@ -267,13 +265,8 @@ def _best(solution: Solution) -> int:
     return int(np.argmin(np.where(lowest, solution.gradients, np.inf)))
 
 
-def _joined(solutions: list[Solution]) -> Solution:
-    """The lanes of several solutions as one."""
-    names = [f.name for f in dataclasses.fields(Solution)]
-    return Solution(**{k: np.concatenate([getattr(s, k) for s in solutions]) for k in names})
-
-
-def _described(problem: Problem, starts: Array, random: Array, solution: Solution) -> Result:
+def _described(problem: Problem, solution: Solution, random: Array) -> Result:
+    """`random` says of the first starts whether they were chosen at random."""
     best = _best(solution)
     vector, level = solution.vectors[best], float(solution.values[best])
     floor = 1e-12 * float(np.sum(problem.weights)) * problem.spread() ** 2 * 1e-12
@@ -281,7 +274,7 @@ def _described(problem: Problem, starts: Array, random: Array, solution: Solutio
     parameters = {k: float(v) for k, v in problem.natural(vector).items()}
     residuals, jacobian = problem.residuals(vector), problem.jacobian(vector)
     bounded = _at_bound(problem, vector, jacobian)
-    unmoved = problem.free & (np.abs(vector - starts[best]) < 1e-12)
+    unmoved = problem.free & (np.abs(vector - solution.starts[best]) < 1e-12)
     still = [n for n, u in zip(problem.names, unmoved, strict=True) if u and n not in bounded]
     exact = bool(np.max(np.abs(residuals)) < 1e-9)
     columns = {**problem.variables, problem.law.target.name: problem.target}
@@ -294,8 +287,8 @@ def _described(problem: Problem, starts: Array, random: Array, solution: Solutio
         objective=objective(residuals, problem.weights, problem.loss),
         gradient_norm=float(solution.gradients[best]),
         converged=bool(solution.converged[best] or solution.gradients[best] < 1e-6 or exact),
-        starts=len(starts),
-        reached=float(np.mean(same[random] if random.any() else same)),
+        starts=len(solution.starts),
+        reached=float(np.mean(same[: len(random)][random] if random.any() else same)),
         minima=_distinct(problem, solution),
         at_bound=tuple(bounded),
         at_start=tuple(still),

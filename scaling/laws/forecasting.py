@@ -1,7 +1,5 @@
 """Predictions for runs that were not made, with intervals and the distance from the data."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -115,22 +113,23 @@ def simulate(
             raise LawError(
                 f"a forecast needs {variable.name} above 0, not {values[variable.name]:g}"
             )
+    space, problem = result.loss.space, result.problem
     curves = result.law.evaluate_draws(draws.parameters, values)
     with np.errstate(all="ignore"):
-        linked = link(result.loss.space, curves)
+        linked = link(space, curves)
     residuals = result.residuals
-    residuals = residuals - np.average(residuals, weights=result.problem.weights)
-    inflate = inflation(result.problem.effective, result.problem.freedom)
-    shares = residual_shares(result.problem.compute, _compute(values), result.problem.lean)
+    residuals = residuals - np.average(residuals, weights=problem.weights)
+    inflate = inflation(problem.effective, problem.freedom)
+    shares = residual_shares(problem.compute, compute_of(values), problem.lean)
     generator = np.random.default_rng(draws.seed + 1)
     noise = generator.choice(residuals, len(linked), p=shares) * inflate
     outside = distance(result, values)
     form = form_at(result, values, outside, graded)
     if form is not None and form.scale > 0:
         errors = form.draws(len(linked), draws.seed + 2)
-        linked = moved(result.loss.space, linked, curves, errors)
-        curves = unlink(result.loss.space, linked)
-    runs = unlink(result.loss.space, linked - noise)
+        linked = moved(space, linked, curves, errors)
+        curves = unlink(space, linked)
+    runs = unlink(space, linked - noise)
     return Simulated(values, float(result.predict(**values)), curves, runs, outside, form)
 
 
@@ -142,7 +141,10 @@ def form_at(
         return None
     far = decades(outside)
     problem = result.problem
-    size = misfit(result.residuals, problem.freedom, problem.emphasis) * _to_log(result)
+    # From residuals in the space of the loss to ones of ln, at the typical target.
+    typical = np.median(problem.target, keepdims=True)
+    to_log = float(1.0 / (typical * slope(result.loss.space, typical))[0])
+    size = misfit(result.residuals, problem.freedom, problem.emphasis) * to_log
     rivals = {m.law.name: float(m.predict(**values)) for m in result.members}
     apart = 0.0
     if rivals:
@@ -153,17 +155,6 @@ def form_at(
     return Form(scale, of.freedom, far, size, apart, rivals, graded)
 
 
-def _compute(values: Mapping[str, float]) -> float | None:
-    compute = compute_of({name: np.array([value]) for name, value in values.items()})
-    return None if compute is None else float(compute[0])
-
-
-def _to_log(result: Result) -> float:
-    """What turns residuals in the space of the loss into ones of ln, at the typical target."""
-    typical = np.median(result.problem.target, keepdims=True)
-    return float(1.0 / (typical * slope(result.loss.space, typical))[0])
-
-
 def moved(space: str, linked: Array, values: Array, errors: Array) -> Array:
     """Draws in the space of a loss, [R], with an error in ln added to each; `values` are unlinked."""
     with np.errstate(all="ignore"):
@@ -172,12 +163,7 @@ def moved(space: str, linked: Array, values: Array, errors: Array) -> Array:
 
 def distance(result: Result, values: Mapping[str, float]) -> dict[str, float]:
     """Factors above 1 by which variables (and compute, and tokens per parameter) leave the data."""
-    return factors(result.problem.variables, values)
-
-
-def factors(data: Mapping[str, Array], values: Mapping[str, float]) -> dict[str, float]:
-    """`distance` of one run from columns [n] of the same variables."""
-    columns, wanted = (_extended(v) for v in (data, values))
+    columns, wanted = (_extended(v) for v in (result.problem.variables, values))
     outside = {}
     for name, column in columns.items():
         low, high, value = float(column.min()), float(column.max()), wanted[name]

@@ -5,8 +5,6 @@ diagnostics (minimum at the edge, too few points, off-centre sampling, dependenc
 are part of the result.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import itertools
@@ -31,6 +29,7 @@ OFF_CENTRE = 0.5
 SIZES = 4  # model sizes that make a group of runs a budget of an isoFLOP design
 WINDOWS = {"all": None, "2.0": 2.0, "1.4": 1.4, "1.0": 1.0, "0.7": 0.7}  # half widths in ln N
 RESAMPLES = 200  # of `approaches`
+ENVELOPE = 1500  # budgets at which the envelope is read off
 UNKNOWN = (math.nan, math.nan)
 
 
@@ -151,13 +150,7 @@ def minimum(
 
 
 def approach2(
-    params: Array,
-    loss: Array,
-    flops: Array,
-    *,
-    window: float | None = None,
-    resamples: int = 500,
-    seed: int = 0,
+    params: Array, loss: Array, flops: Array, *, resamples: int = 500, seed: int = 0
 ) -> PowerLaw:
     """Minima of every budget and the power law through them.
 
@@ -180,7 +173,7 @@ def approach2(
                 lowest.append(minimum(params[drawn], loss[drawn], budget, window))
         return lowest
 
-    every = minima(window)
+    every = minima(None)
     warnings = [f"budget {m.flops:.3g} FLOP: {w}" for m in every for w in m.warnings]
     if thin := len(params) - sum(m.points for m in every):
         warnings.append(f"{thin} runs belong to no budget with 3 model sizes and were not used")
@@ -194,7 +187,7 @@ def approach2(
         )
     exponent, intercept = _line(usable)
     rng = np.random.default_rng(seed)
-    draws = [_exponent(minima(window, rng)) for _ in range(resamples)]
+    draws = [_exponent(minima(None, rng)) for _ in range(resamples)]
     good = [d for d in draws if d is not None]
     interval = tuple(np.quantile(good, (0.025, 0.975)).tolist()) if len(good) > 20 else UNKNOWN
     if len(good) < 0.95 * resamples:
@@ -227,16 +220,9 @@ def _line(minima: Sequence[IsoflopMinimum]) -> tuple[float, float]:
 
 
 def approach1(
-    params: Array,
-    flops: Array,
-    loss: Array,
-    runs: Array,
-    *,
-    grid: int = 1500,
-    resamples: int = 200,
-    seed: int = 0,
+    params: Array, flops: Array, loss: Array, runs: Array, *, resamples: int = 200, seed: int = 0
 ) -> PowerLaw:
-    """The envelope: at `grid` budgets the lowest loss of any run, then a line in logarithms.
+    """The envelope: at many budgets the lowest loss of any run, then a line in logarithms.
 
     Points of one run (same `runs` label) are a training curve, interpolated in ln C. The interval
     resamples runs; neighbouring budgets share runs, so it is much wider than the line's own error.
@@ -255,7 +241,7 @@ def approach1(
             f"least 3 runs (run_id, and flops and loss along training)"
         )
     ends = [(log_c[0], log_c[-1]) for _, log_c, _ in curves]
-    budgets = np.linspace(np.min(ends), np.max(ends), grid)
+    budgets = np.linspace(np.min(ends), np.max(ends), ENVELOPE)
     values = np.stack([np.interp(budgets, c, y, left=np.inf, right=np.inf) for _, c, y in curves])
     sizes = np.array([size for size, _, _ in curves])
 
@@ -264,7 +250,7 @@ def approach1(
         size = sizes[best]
         # Where the smallest or the largest model wins, a better size was not on offer.
         inside = (size > sizes[chosen].min()) & (size < sizes[chosen].max())
-        rows = inside & np.isfinite(values[best, np.arange(grid)])
+        rows = inside & np.isfinite(values[best, np.arange(ENVELOPE)])
         if len(np.unique(size[rows])) < 2:
             return UNKNOWN
         slope, intercept = np.polyfit(budgets[rows], size[rows], 1)
@@ -293,20 +279,16 @@ def approaches(
         return [], []
     params, runs = columns["params"], result.problem.clusters
     flops = cost.spent(params, columns["tokens"])
-    several: dict[str, Any] = {"resamples": RESAMPLES, "seed": seed}
-    attempts: dict[str, Callable[[], PowerLaw]] = {}
+    attempts: list[tuple[str, Callable[..., PowerLaw], tuple[Array, ...]]] = []
     if len(designed(group_budgets(flops), params)) >= 2:
-        attempts["isoFLOP minima (approach 2)"] = lambda: approach2(
-            params, target, flops, **several
-        )
+        attempts.append(("isoFLOP minima (approach 2)", approach2, (params, target, flops)))
     if len(np.unique(runs)) < len(runs):
-        attempts["envelope of training curves (approach 1)"] = lambda: approach1(
-            params, flops, target, runs, **several
-        )
+        name = "envelope of training curves (approach 1)"
+        attempts.append((name, approach1, (params, flops, target, runs)))
     records, doubts = [], []
-    for name, estimate in attempts.items():
+    for name, estimate, given in attempts:
         try:
-            line = estimate()
+            line = estimate(*given, resamples=RESAMPLES, seed=seed)
         except LawError as error:
             if "approach 2" in name:  # there are budgets; training curves may just be few
                 doubts.append(f"{name}: {error}")

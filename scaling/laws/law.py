@@ -18,8 +18,6 @@ allocation, figures, report) works from this declaration alone, so a new law is 
 inside the global search, so that it runs over the others (exponents) only.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -152,7 +150,8 @@ class Law:
     published: tuple[Published, ...] = ()
     source: str = ""
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    members: tuple[Law, ...] = ()  # of a combination (`combined.py`), whose formula is their median
+    # Of a combination (`combined.py`), whose formula is their median.
+    members: tuple["Law", ...] = ()
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parameters]

@@ -9,18 +9,18 @@ that are left in effect would not carry the parameters. Power weights have no sc
 the runs below any budget lean as all of them do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
 Array = np.ndarray
+A = TypeVar("A", np.ndarray, float)
 PER_PARAMETER = 5.0  # effective points of each free parameter that leaning leaves
 
 
-def compute_of(columns: Mapping[str, Array]) -> Array | None:
-    """Compute of each run, or the size that stands for it; None if the columns know no scale."""
+def compute_of(columns: Mapping[str, A]) -> A | None:
+    """Compute of runs, or the size that stands for it; None if the columns know no scale."""
     if {"params", "tokens"} <= set(columns):
         return 6 * columns["params"] * columns["tokens"]
     for name in ("flops", "pf_days", "tokens", "params", "examples", "steps"):

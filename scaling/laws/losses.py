@@ -8,8 +8,6 @@ convention), so delta = inf is least squares and delta -> 0 is delta times the a
 Huber's delta is in units of the residual: 1e-3 on log loss, where noise is 5e-3, is close to L1.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Literal, TypeVar
@@ -59,9 +57,7 @@ class Loss:
 
 def link(space: str, value: A) -> A:
     """g(value), for JAX or numpy arrays."""
-    if space == "log":
-        return array_module(value).log(value)
-    return array_module(value).log1p(value) if space == "log1p" else value
+    return value if space == "raw" else getattr(array_module(value), space)(value)
 
 
 def unlink(space: str, value: np.ndarray) -> np.ndarray:

@@ -5,8 +5,6 @@ parameters share a slot; fixed ones keep theirs and are masked, so that profiles
 reuse one compiled program.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -65,7 +63,7 @@ class Problem:
         """How many points of equal weight the leaning leaves; all of them without."""
         return leaning.effective(self.emphasis, self.points)
 
-    def leaning(self, power: float) -> Problem:
+    def leaning(self, power: float) -> "Problem":
         """The same with weights that lean on the large runs instead of as they do now."""
         emphasis = leaning.emphasis(self.compute, power)
         if power and emphasis is None:
@@ -99,12 +97,9 @@ class Problem:
 
     def natural(self, vector: Array) -> dict[str, Array]:
         """Parameters by name from vectors of shape [..., p]; values have shape [...]."""
-        vector = np.asarray(vector, dtype=np.float64)
-        values: dict[str, Array] = {}
-        for name, slot in zip(self.law.names, self.slots, strict=True):
-            raw = vector[..., slot]
-            values[name] = np.exp(raw) if self.kinds[slot] == "log" else raw
-        return values
+        raw = np.moveaxis(np.asarray(vector, dtype=np.float64), -1, 0)
+        values = [np.exp(x) if k == "log" else x for x, k in zip(raw, self.kinds, strict=True)]
+        return {n: values[slot] for n, slot in zip(self.law.names, self.slots, strict=True)}
 
     def vector(self, values: Mapping[str, float]) -> Array:
         """Search vector, shape [p], for parameters by name (missing ones take the base value)."""

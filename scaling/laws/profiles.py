@@ -6,8 +6,6 @@ the rise is scaled by kappa = E[psi'] / E[psi^2] (the "tau" test of Ronchetti 19
 chi-squared. Both assume independent points: with several points per run, use the bootstrap by runs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

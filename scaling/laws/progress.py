@@ -8,9 +8,8 @@ A thread of its own writes, so that a compilation that takes minutes is not sile
 `shown` nothing is written: fits are a library too.
 """
 
-from __future__ import annotations
-
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -21,86 +20,63 @@ from scaling.track.progress import duration
 SECONDS = 3.0
 
 
-class _Beat:
-    """What is going on, and the thread that says so while it lasts."""
-
-    def __init__(self, stream: TextIO, seconds: float) -> None:
-        self._stream, self._seconds = stream, seconds
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._steps: list[tuple[str, float]] = []
-        self._done, self._total = 0, 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def begin(self, name: str) -> None:
-        with self._lock:
-            self._steps.append((name, time.monotonic()))
-            self._done = self._total = 0
-
-    def end(self) -> None:
-        with self._lock:
-            self._steps.pop()
-            self._done = self._total = 0
-
-    def expect(self, total: int) -> None:
-        with self._lock:
-            self._done, self._total = 0, total
-
-    def tick(self, parts: int) -> None:
-        with self._lock:
-            self._done += parts
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            with self._lock:
-                if not self._steps:
-                    continue
-                name, began = self._steps[-1]
-                taken, done, total = time.monotonic() - began, self._done, self._total
-            if taken >= self._seconds:
-                share = f"{done / total:.0%}, " if total else ""
-                print(f"{name}: {share}{duration(taken)}", file=self._stream, flush=True)
+@dataclasses.dataclass(eq=False)
+class _Step:
+    name: str
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    done: int = 0
+    total: int = 0
 
 
-_BEAT: _Beat | None = None
+_STEPS: list[_Step] = []
+_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
 def shown(stream: TextIO, seconds: float = SECONDS) -> Iterator[None]:
     """Steps inside that last longer than `seconds` are told on `stream`, again and again."""
-    global _BEAT
-    outer, _BEAT = _BEAT, _Beat(stream, seconds)
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(seconds):
+            with _LOCK:
+                now = dataclasses.replace(_STEPS[-1]) if _STEPS else _Step("")
+            taken = time.monotonic() - now.began
+            if taken >= seconds:
+                share = f"{now.done / now.total:.0%}, " if now.total else ""
+                print(f"{now.name}: {share}{duration(taken)}", file=stream, flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
     try:
         yield
     finally:
-        _BEAT.close()
-        _BEAT = outer
+        over.set()
+        teller.join()
 
 
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
     """Something that may take long, by the name that a person knows it by."""
-    beat = _BEAT
-    if beat:
-        beat.begin(name)
+    begun = _Step(name)
+    with _LOCK:
+        _STEPS.append(begun)
     try:
         yield
     finally:
-        if beat:
-            beat.end()
+        with _LOCK:
+            _STEPS.remove(begun)
 
 
 def expect(total: int) -> None:
     """How many parts the present step has at least; `tick` counts them."""
-    if _BEAT:
-        _BEAT.expect(total)
+    with _LOCK:
+        if _STEPS:
+            _STEPS[-1].done, _STEPS[-1].total = 0, total
 
 
 def tick(parts: int = 1) -> None:
     """So many parts of the present step are done; from any thread."""
-    if _BEAT:
-        _BEAT.tick(parts)
+    with _LOCK:
+        if _STEPS:
+            _STEPS[-1].done += parts

@@ -1,10 +1,10 @@
 """Files into tables: CSV, JSON lines, and directories of runs."""
 
-from __future__ import annotations
-
 import csv
+import dataclasses
 import gzip
 import json
+import math
 import pathlib
 import zlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from scaling.laws.columns import typed
 from scaling.laws.law import LawError
-from scaling.laws.table import Table
+from scaling.laws.table import Table, number
 from scaling.track import files
 from scaling.track.points import kind
 from scaling.track.run_dir import RunDirError, RunFacts, find_runs
@@ -57,13 +57,12 @@ def read_table(
     if path.is_dir() and (find_runs(path) or not _tables(path)):
         return read_runs(path, params=params, flops=flops, curves=curves)
     cells: dict[str, list[Any]] = {}
-    for count, (stem, row) in enumerate(_file_rows(path)):
+    for count, row in enumerate(_file_rows(path)):
         if count >= max_rows:
             raise LawError(
                 f"{path} has more than {max_rows:,} rows; a law is fitted to one row per run (or a "
                 f"few checkpoints of each): aggregate or thin it, or raise --max-rows"
             )
-        row = {**row, FILE: stem} if path.is_dir() else row
         for name in row:
             if name not in cells:
                 cells[name] = [None] * count
@@ -71,7 +70,7 @@ def read_table(
             values.append(row.get(name))
     if not cells:
         raise LawError(f"{path} is empty: expected a header and one row per run")
-    return Table._from_cells(cells, str(path))
+    return Table.from_columns(cells, str(path))
 
 
 def _tables(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -98,28 +97,27 @@ def _opened(path: pathlib.Path, errors: str = "strict") -> IO[str]:
     return path.open(encoding="utf-8-sig", errors=errors, newline="")
 
 
-def _file_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(stem of the file, row) of a table, or of all tables of a folder."""
+def _file_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Rows of a table; or of all tables of a folder, with the column `FILE`."""
     if path.is_dir():
         for inside in _tables(path):
-            for stem, row in _file_rows(inside):
+            stem = inside.name[: inside.name.lower().rindex(_kind(inside))]
+            for row in _file_rows(inside):
                 if FILE in row:
                     lines = typed(*(f"--runs={table}" for table in _tables(path)))
                     raise LawError(
                         f"{inside} has a column {FILE!r}, which would name the file; rename it, or "
                         f"read one table: write one of{lines}"
                     )
-                yield stem, row
+                yield {**row, FILE: stem}
         return
     suffix = _kind(path)
     if suffix not in (*TABLES, ".json"):
         raise LawError(
             f"{path}: {suffix or 'no suffix'} is not one of {', '.join(TABLES)}, or a folder"
         )
-    stem = path.name[: path.name.lower().rindex(suffix)]
     try:
-        for row in _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path):
-            yield stem, row
+        yield from _csv_rows(path, suffix) if suffix in (".csv", ".tsv") else _json_rows(path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise LawError(f"{path} cannot be unpacked: {error}; download it again") from None
 
@@ -131,8 +129,7 @@ def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
             names = [n.strip() for n in next(reader, [])]
             spare = len(names) - len("\0".join(names).rstrip("\0").split("\0"))
             names = names[: len(names) - spare]  # a spreadsheet's empty columns at the right
-            _check_names(path, names)
-            _check_separator(path, names)
+            _check_header(path, names)
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
@@ -150,7 +147,7 @@ def _csv_rows(path: pathlib.Path, suffix: str) -> Iterator[dict[str, Any]]:
         raise LawError(f"{path} cannot be read as CSV: {error}") from None
 
 
-def _check_names(path: pathlib.Path, names: list[str]) -> None:
+def _check_header(path: pathlib.Path, names: list[str]) -> None:
     repeated = sorted({n for n in names if n and names.count(n) > 1})
     if repeated:
         raise LawError(f"{path}: the header repeats {repeated}; rename one of them")
@@ -158,32 +155,19 @@ def _check_names(path: pathlib.Path, names: list[str]) -> None:
         raise LawError(
             f"{path}: column {names.index('') + 1} has no name in the header; give it one"
         )
-    if names and all(_is_number(n) for n in names):
+    if names and not any(math.isnan(number(n)) for n in names):
         raise LawError(f"{path}: the first line holds numbers; it must hold the column names")
-
-
-def _check_separator(path: pathlib.Path, names: list[str]) -> None:
-    if len(names) != 1:
-        return
     for mark, word in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")):
-        if mark in names[0]:
+        if len(names) == 1 and mark in names[0]:
             form = ".tsv with tabs" if _kind(path) == ".tsv" else ".csv with commas"
             raise LawError(f"{path}: cells are separated by {word}; save it as {form}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """An object a line; of `.json` whose first line is not one, the rows of the whole document."""
     with _opened(path, errors="replace") as file:
         document = _kind(path) == ".json"
-        for number, line in enumerate(file, 1):
+        for place, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
@@ -194,10 +178,10 @@ def _json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
                 yield flatten(row)
                 document = False
             elif document:
-                yield from _document_rows(path, "\n" * (number - 1) + line + file.read(LONGEST + 1))
+                yield from _document_rows(path, "\n" * (place - 1) + line + file.read(LONGEST + 1))
                 return
             else:
-                raise LawError(f"{path}, line {number}: {reason}")
+                raise LawError(f"{path}, line {place}: {reason}")
 
 
 def _document_rows(path: pathlib.Path, text: str) -> Iterator[dict[str, Any]]:
@@ -255,25 +239,23 @@ def read_runs(
         )
     rows: list[dict[str, Any]] = []
     excluded: list[tuple[int, str]] = []
-    for number, run in enumerate(runs, 1):
+    for place, run in enumerate(runs, 1):
         try:
             status = run.summary.get("status")
             if status != "completed":
-                excluded.append((number, f"{run.path.name}: status is {status!r}"))
+                excluded.append((place, f"{run.path.name}: status is {status!r}"))
                 continue
             row = {**_run_row(run, params, flops), **sweep.get(run.path.name, {})}
             inside = _curve(row, run) if curves else [row]
             rows += _valid_inside(inside, run) if sweep else inside
         except (RunDirError, StreamError) as error:
-            excluded.append((number, str(error)))
+            excluded.append((place, str(error)))
     if not rows:
         raise LawError(f"{folder}: none of {len(runs)} runs completed ({excluded[0][1]})")
     names = list(dict.fromkeys(n for row in rows for n in row))
-    table = Table._from_cells({n: [row.get(n) for row in rows] for n in names}, str(folder))
-    table.notes["params"] = f"{params} parameters of summary.json"
-    table.notes["flops"] = f"{flops} of summary.json"
-    object.__setattr__(table, "excluded", tuple(excluded))
-    return table
+    table = Table.from_columns({n: [row.get(n) for row in rows] for n in names}, str(folder))
+    notes = {"params": f"{params} parameters of summary.json", "flops": f"{flops} of summary.json"}
+    return dataclasses.replace(table, excluded=tuple(excluded), notes=notes)
 
 
 def _read_sweep(folder: pathlib.Path) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,5 @@
 """What a fit says of itself: everything that goes into fit.json and the report."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -36,27 +34,17 @@ class Analysis:
     profiles: Sequence[Profile]
     cost: FlopsPerToken
 
-    @property
-    def fixed(self) -> list[str]:
-        """Parameters that were not fitted."""
-        problem = self.result.problem
-        slots = zip(self.result.law.names, problem.slots, strict=True)
-        return [name for name, slot in slots if not problem.free[slot]]
-
-    @property
-    def swept(self) -> dict[str, list[float | None]]:
-        """Profile intervals by parameter; tied parameters share that of the one that leads."""
-        swept = {p.name: [p.low, p.high] for p in self.profiles}
-        names, law = self.result.problem.names, self.result.law
-        leaders = {n: names[i] for n, i in zip(law.names, self.result.problem.slots, strict=True)}
-        return {name: swept[leader] for name, leader in leaders.items() if leader in swept}
-
 
 def make_record(analysis: Analysis) -> dict[str, Any]:
     """Everything that goes into fit.json and the report."""
     result, draws, options = analysis.result, analysis.draws, analysis.options
+    problem = result.problem
+    slots = dict(zip(result.law.names, problem.slots, strict=True))
+    fixed = [name for name, slot in slots.items() if not problem.free[slot]]
+    # Tied parameters share the profile of the one that leads.
+    ends = {problem.names.index(p.name): [p.low, p.high] for p in analysis.profiles}
+    swept = {name: ends[slot] for name, slot in slots.items() if slot in ends}
     boot = draws.intervals(options.level) if draws else {}
-    fixed, swept = analysis.fixed, analysis.swept
     known = {**swept, **{name: list(interval) for name, interval in boot.items()}}
     loss = dataclasses.asdict(result.loss)
     return {
@@ -67,7 +55,7 @@ def make_record(analysis: Analysis) -> dict[str, Any]:
         "fixed": fixed,
         "intervals": {n: known[n] for n in result.parameters if n in known and n not in fixed},
         "level": options.level,
-        "interval_note": _interval_note(draws, result),
+        "interval_note": _interval_note(draws),
         "standard_errors": standard_errors(result),
         "profile_intervals": swept,
         "derived": result.derived,
@@ -187,7 +175,7 @@ def _stacked(analysis: Analysis) -> list[str]:
     ]
 
 
-def _interval_note(draws: Draws | None, result: Result) -> str:
+def _interval_note(draws: Draws | None) -> str:
     if draws is None:
         return "Intervals are profile likelihood; they assume independent points of equal noise."
     what = {"points": "points", "runs": "whole runs", "parametric": "Gaussian noise"}[draws.kind]
@@ -203,7 +191,7 @@ def _scores(analysis: Analysis) -> list[Score]:
     """Errors on runs left out: of the law, and of those that --compare names."""
     result, options = analysis.result, analysis.options
     if not options.compare:
-        spare = result.points - fold_masks(result.problem.clusters, 10).sum(axis=1).max()
+        spare = result.points - fold_masks(result.problem.clusters).sum(axis=1).max()
         enough = result.problem.freedom and spare > result.problem.freedom
         return [score(result, seed=options.seed)] if enough else []
     lean = result.problem.lean

@@ -1,12 +1,10 @@
 """One self-contained HTML file: warnings first, then parameters, figures, data, how to redo it."""
 
-from __future__ import annotations
-
 import base64
 import html
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scaling.laws.discrepancy import told
@@ -60,6 +58,20 @@ def span(interval: Sequence[float | None] | None) -> str:
     return " … ".join("open" if v is None else number(v, 4) for v in interval)
 
 
+def bracketed(interval: Sequence[float | None], digits: int = 5) -> str:
+    """An interval as plain text."""
+    return f"[{', '.join('open' if v is None else f'{v:.{digits}g}' for v in interval)}]"
+
+
+def estimates(
+    record: Mapping[str, Any],
+) -> Iterator[tuple[str, float, Sequence[float | None] | None]]:
+    """(name, value, interval if there is one) of each parameter and derived quantity of a fit.json."""
+    intervals = {**record["intervals"], **record["derived_intervals"]}
+    for name, value in {**record["parameters"], **record["derived"]}.items():
+        yield name, value, intervals.get(name)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     """An HTML table; cells are ready HTML. `kind` "facts" wraps its text."""
     head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
@@ -85,16 +97,13 @@ def _warnings(items: Sequence[str]) -> str:
 def _parameters(record: Mapping[str, Any]) -> str:
     rows = []
     header = ["parameter", "value", f"{record['level']:.0%} bootstrap", "profile", "sandwich s.e."]
-    intervals = {**record["intervals"], **record["derived_intervals"]}
-    for name, value in {**record["parameters"], **record["derived"]}.items():
+    for name, value, interval in estimates(record):
         kind = "derived" if name in record["derived"] else ""
         kind = "fixed" if name in record["fixed"] else kind
         error = None if kind == "fixed" else record["standard_errors"].get(name)
         label = html.escape(name) + (f" <small>({kind})</small>" if kind else "")
         swept = record["profile_intervals"].get(name)
-        rows.append(
-            [label, number(value, 6), span(intervals.get(name)), span(swept), number(error, 3)]
-        )
+        rows.append([label, number(value, 6), span(interval), span(swept), number(error, 3)])
     text = table(header, rows)
     if record["published"]:
         names = list(record["parameters"])

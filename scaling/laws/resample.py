@@ -5,10 +5,8 @@ resampled by run. A resample is a vector of weights on the same points, so thous
 one screen (matrix products) and one compiled solver.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -116,15 +114,13 @@ def bootstrap(
     kind: Kind | None = None,
     *,
     seed: int = 0,
-    search: bool = True,
     counts: Array | None = None,
 ) -> Draws:
     """Refit resamples of the data of `result`.
 
     `kind` "points" draws points, "runs" draws clusters (the default when any run has several
     points), "parametric" keeps the points and draws Gaussian noise of the estimated (robust)
-    scale. `counts`, [R, n], gives the resamples explicitly. `search=False` polishes from the
-    full-data fit only.
+    scale. `counts`, [R, n], gives the resamples explicitly.
     """
     problem = result.problem
     units = len(np.unique(problem.clusters))
@@ -141,7 +137,7 @@ def bootstrap(
         if counts is None:
             owners = problem.clusters if kind == "runs" else np.arange(problem.points)
             counts = resample_counts(owners, resamples, seed)
-        vectors, converged = refit(result, counts * problem.weights, search, seed)
+        vectors, converged = refit(result, counts * problem.weights, seed)
     dropped = int(np.sum(~converged))
     if 2 * dropped > len(vectors):
         raise LawError(
@@ -154,6 +150,7 @@ def bootstrap(
     derived = {
         k: np.broadcast_to(v, len(vectors)) for k, v in derive(problem.law, parameters).items()
     }
+    squares = {"lsq": np.inf, "l1": 0.0}.get(result.loss.kind, result.loss.delta)
     return Draws(
         kind,
         vectors,
@@ -163,25 +160,20 @@ def bootstrap(
         units,
         problem.freedom,
         seed,
-        squared=_mostly_squared(result) or kind == "parametric",
+        squared=kind == "parametric" or bool(np.median(np.abs(result.residuals)) < squares),
         effective_share=problem.effective / problem.points,
     )
 
 
-def _mostly_squared(result: Result) -> bool:
-    delta = {"lsq": np.inf, "l1": 0.0}.get(result.loss.kind, result.loss.delta)
-    return bool(np.median(np.abs(result.residuals)) < delta)
-
-
 def refit(
-    result: Result, weights: Array, search: bool = True, seed: int = 0
+    result: Result, weights: Array, seed: int = 0, search: bool = True
 ) -> tuple[Array, Array]:
     """Fits under other weights, [R, n]: (vectors [R, p], which converged [R]).
 
     Each is the best of: from the full-data fit, from its other minima, from its own screen.
     """
     if result.members:
-        ends = [refit(member, weights, search, seed) for member in result.members]
+        ends = [refit(member, weights, seed, search) for member in result.members]
         return _together(result.problem, ends)
     problem = result.problem
     others = [problem.vector(minimum.parameters) for minimum in result.minima[1:3]]
@@ -191,14 +183,10 @@ def refit(
     return _best(problem, starts, weights=weights)
 
 
-def _best(
-    problem: Problem,
-    starts: list[Array],
-    *,
-    weights: Array | None = None,
-    observed: Array | None = None,
-) -> tuple[Array, Array]:
+def _best(problem: Problem, starts: list[Array], **given: Array) -> tuple[Array, Array]:
     """The lowest end of each lane over several starts, [R, p], and which of them converged, [R].
+
+    `given` are the weights or the observations of every lane, see `solve`.
 
     All lanes go to their end from the first start, the full fit. Then the first few try the others,
     for a few steps, and the rest those that won. They are judged against lanes that have converged:
@@ -210,15 +198,8 @@ def _best(
 
     def run(lanes: Array, begin: Array, max_steps: int) -> Array:
         """Polishes from `begin`, [m, p]; returns which lanes, [m], are lower than before."""
-        end = solve(
-            problem,
-            begin,
-            weights=None if weights is None else weights[lanes],
-            observed=None if observed is None else observed[lanes],
-            warm=True,
-            max_steps=max_steps,
-            enough=ENOUGH,
-        )
+        rows: dict[str, Any] = {k: v[lanes] for k, v in given.items()}
+        end = solve(problem, begin, **rows, warm=True, max_steps=max_steps, enough=ENOUGH)
         lower = end.values <= reached[lanes] * (1 + 1e-12)
         wins = end.values < reached[lanes] * (1 - WINS)
         vectors[lanes[lower]], reached[lanes[lower]] = end.vectors[lower], end.values[lower]
@@ -241,21 +222,19 @@ def _best(
     return vectors, good
 
 
-def noise_scale(result: Result) -> float:
-    """Standard deviation of the residuals: robust (MAD) unless the loss is least squares."""
-    r, n, p = result.residuals, result.points, result.problem.freedom
-    inflate = np.sqrt(n / max(n - p, 1))
-    if result.loss.kind == "lsq":
-        return float(np.sqrt(np.average(r * r, weights=result.problem.weights)) * inflate)
-    return float(1.4826 * np.median(np.abs(r)) * inflate)
-
-
 def _parametric(result: Result, resamples: int, seed: int) -> tuple[Array, Array]:
-    problem = result.problem
+    problem, r = result.problem, result.residuals
     generator = np.random.default_rng(seed)
-    fitted = result.residuals + problem.linked_target()
-    spread = noise_scale(result) / np.sqrt(problem.weights / problem.weights.mean())
-    observed = fitted + spread * generator.standard_normal((resamples, problem.points))
+    noise = 1.4826 * np.median(np.abs(r))  # robust: by the median absolute deviation
+    if result.loss.kind == "lsq":
+        noise = np.sqrt(np.average(r * r, weights=problem.weights))
+    noise = float(noise * np.sqrt(problem.points / max(problem.points - problem.freedom, 1)))
+    spread = noise / np.sqrt(problem.weights / problem.weights.mean())
+    observed = (
+        r
+        + problem.linked_target()
+        + spread * generator.standard_normal((resamples, problem.points))
+    )
     ends = [
         _best(one.problem, [np.tile(one.vector, (resamples, 1))], observed=observed)
         for one in result.members or (result,)

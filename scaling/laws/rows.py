@@ -1,7 +1,5 @@
 """Which rows of a table are fitted: rules, the last of a run, the best of a sweep, groups."""
 
-from __future__ import annotations
-
 import operator
 import re
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ Residuals are linearised (error of the prediction times the slope of the link at
 good enough to choose starts, which the local solver then takes to the true optimum.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -34,14 +32,6 @@ CHUNK = 1000  # resamples screened at once: bounds the memory of the normal equa
 SHARE = 0.5  # of the prediction: where a dropped coefficient restarts
 
 Columns = Mapping[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Screen:
-    """Cells of the search: `vectors` [M, p] complete starts, `values` [M] (inf: infeasible)."""
-
-    vectors: Array
-    values: Array
 
 
 def quasi_random(count: int, dimensions: int, seed: int = 0) -> Array:
@@ -126,7 +116,7 @@ class _Design:
     observed: Array
     pick: Array
 
-    def some(self, rows: Array) -> _Design:
+    def some(self, rows: Array) -> "_Design":
         """The same of some cells."""
         parts = {k: getattr(self, k)[rows] for k in ("cells", "phi", "norm", "observed")}
         return dataclasses.replace(self, **parts)
@@ -188,15 +178,15 @@ def _cell_fits(design: _Design, weights: Array, every_subset: bool) -> tuple[Arr
     return coefficients, np.where(np.isfinite(values), values, np.inf)
 
 
-def screen(problem: Problem, seed: int = 0) -> Screen:
-    """Evaluate every cell on the problem's own weights.
+def screen(problem: Problem, seed: int = 0) -> tuple[Array, Array]:
+    """Every cell as a complete start, [M, p], and its value, [M], on the problem's own weights.
 
-    Coefficients that an active constraint drops restart at a share of the prediction, so that the
-    local solver can still move them.
+    The value is inf where a cell is infeasible. Coefficients that an active constraint drops restart
+    at a share of the prediction, so that the local solver can still move them.
     """
     design = _design(problem, seed)
     coefficients, values = _cell_fits(design, problem.weights[None, design.pick], True)
-    return Screen(_complete(problem, design, coefficients[:, 0]), values[:, 0])
+    return _complete(problem, design, coefficients[:, 0]), values[:, 0]
 
 
 def screen_resamples(problem: Problem, weights: Array, seed: int = 0) -> Array:
@@ -228,15 +218,16 @@ def _complete(problem: Problem, design: _Design, coefficients: Array) -> Array:
     return vectors
 
 
-def choose(cells: Screen, count: int, seed: int = 0) -> tuple[Array, Array]:
+def choose(screened: tuple[Array, Array], count: int, seed: int = 0) -> tuple[Array, Array]:
     """Starts from one screen: the best quarter, the rest at random among feasible cells.
 
     Returns (vectors [count, p], is_random [count]); cells repeat when there are fewer than asked.
     """
-    feasible = np.flatnonzero(np.isfinite(cells.values))
+    vectors, values = screened
+    feasible = np.flatnonzero(np.isfinite(values))
     if not len(feasible):
-        feasible = np.arange(len(cells.values))
-    order = feasible[np.argsort(cells.values[feasible], kind="stable")]
+        feasible = np.arange(len(values))
+    order = feasible[np.argsort(values[feasible], kind="stable")]
     best = order[: max(1, count // 4)]
     rest = np.random.default_rng(seed + 1).choice(feasible, count - len(best), replace=True)
-    return cells.vectors[np.concatenate([best, rest])], np.arange(count) >= len(best)
+    return vectors[np.concatenate([best, rest])], np.arange(count) >= len(best)

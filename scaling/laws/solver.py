@@ -11,8 +11,6 @@ Stopping is scale-free: the gradient is compared with the sum of the absolute co
 cancel in it, so neither units, nor sum against mean, nor the size of the objective matter.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -57,8 +55,9 @@ SMOOTH = Continuation(0.1, 1e-6, 30)
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """End points, one a lane: vectors [R, p], scaled gradients, iterations and flags [R]."""
+    """End points, one a lane: vectors [R, p] (and where they began), scaled gradients, flags [R]."""
 
+    starts: Array
     vectors: Array
     values: Array
     gradients: Array
@@ -72,6 +71,7 @@ class _Objective:
 
     residuals: Residuals
     smooth: bool
+    how: Continuation
 
     def of(self, lane: Lane, data: Data) -> Callable[[jax.Array], jax.Array]:
         """The lane's residuals, [n], of a vector."""
@@ -114,7 +114,7 @@ class _Objective:
         }
 
 
-def _begin(objective: _Objective, lane: Lane, data: Data, how: Continuation) -> State:
+def _begin(objective: _Objective, lane: Lane, data: Data) -> State:
     """The state of a lane before its first evaluation, at the widest delta."""
     vector, weights = lane["start"], lane["weights"]
     size = jnp.abs(objective.of(lane, data)(vector))
@@ -133,7 +133,7 @@ def _begin(objective: _Objective, lane: Lane, data: Data, how: Continuation) -> 
         "trial": vector,
         "damping": jnp.full((), 1e-2),
         # The first step narrows to the widest delta, which only evaluates.
-        "delta": wide / how.factor,
+        "delta": wide / objective.how.factor,
         "narrow": jnp.ones((), bool),
         "ok": jnp.zeros((), bool),
         "done": jnp.zeros((), bool),
@@ -174,9 +174,7 @@ def _newton_step(
     return trial, 0.5 * jnp.sum(along * along / size), scaled
 
 
-def _judged(
-    objective: _Objective, state: State, lane: Lane, data: Data, how: Continuation
-) -> State:
+def _judged(objective: _Objective, state: State, lane: Lane, data: Data) -> State:
     """The state with its next trial, and whether it is done or its delta is to narrow."""
     trial, decrease, scaled = _newton_step(objective, state, lane, data)
     size = jnp.abs(state["value"])
@@ -185,19 +183,17 @@ def _judged(
     exact |= (state["refused"] > 0) & (decrease <= 1e-13 * size)
     stalled = state["damping"] > 1e10
     final = state["delta"] <= data["delta"] * (1 + 1e-9)
-    narrow = (scaled < how.loose) | exact | stalled | (state["stage"] >= how.longest)
+    waited = state["stage"] >= objective.how.longest
+    narrow = (scaled < objective.how.loose) | exact | stalled | waited
     judged = {"ok": final & exact, "done": final & (exact | stalled), "narrow": ~final & narrow}
     return {**state, **judged, "trial": trial, "scaled": scaled}
 
 
-def _advance(
-    objective: _Objective, state: State, lane: Lane, data: Data, how: Continuation
-) -> State:
+def _advance(objective: _Objective, state: State, lane: Lane, data: Data) -> State:
     """One evaluation of one lane: a damped step, or the same point under a narrower delta."""
     narrow, value, damping = state["narrow"], state["value"], state["damping"]
-    delta = jnp.where(
-        narrow, jnp.maximum(how.factor * state["delta"], data["delta"]), state["delta"]
-    )
+    narrower = jnp.maximum(objective.how.factor * state["delta"], data["delta"])
+    delta = jnp.where(narrow, narrower, state["delta"])
     point = jnp.where(narrow, state["vector"], state["trial"])
     new = objective(lane, data, point, delta)
     accept = (new["value"] <= value + 1e-15 * jnp.abs(value)) & jnp.isfinite(new["value"])
@@ -215,7 +211,7 @@ def _advance(
         "refused": jnp.where(taken, 0, state["refused"] + 1),
         "steps": state["steps"] + 1,
     }
-    return _judged(objective, following, lane, data, how)
+    return _judged(objective, following, lane, data)
 
 
 @functools.lru_cache(maxsize=64)
@@ -224,19 +220,17 @@ def _programs(
 ) -> tuple[Callable[[Lane, Data], State], Callable[[State, Lane, Data, np.int32], State]]:
     """Jitted `(lanes, data) -> states` before the first step, and `(states, lanes, data, limit) ->
     states` done or after `limit` steps, of a chunk; compiled once per shape."""
-    objective = _Objective(residual_function(law, slots, kinds, space), smooth)
-    how = SMOOTH if smooth else HUBER
-
-    def begin(lane: Lane, data: Data) -> State:
-        return _begin(objective, lane, data, how)
+    residuals = residual_function(law, slots, kinds, space)
+    objective = _Objective(residuals, smooth, SMOOTH if smooth else HUBER)
 
     def minimise(state: State, lane: Lane, data: Data, limit: jax.Array) -> State:
         return jax.lax.while_loop(
             lambda state: ~state["done"] & (state["steps"] < limit),
-            lambda state: _advance(objective, state, lane, data, how),
+            lambda state: _advance(objective, state, lane, data),
             state,
         )
 
+    begin = functools.partial(_begin, objective)
     return (
         jax.jit(jax.vmap(begin, in_axes=(0, None))),
         jax.jit(jax.vmap(minimise, in_axes=(0, 0, None, None))),
@@ -292,7 +286,7 @@ def solve(
     # Objectives in the units of `losses.objective` before reduction.
     scale = 1.0 if smooth else min(delta, 1.0)
     values = np.where(end["delta"] <= delta * (1 + 1e-9), end["value"] * scale, np.inf)
-    return Solution(end["vector"], values, end["scaled"], end["steps"], end["ok"])
+    return Solution(starts, end["vector"], values, end["scaled"], end["steps"], end["ok"])
 
 
 def _run(

@@ -5,8 +5,6 @@ into the result. Columns are `params`, `tokens`, `loss` (other names map), optio
 `seed`, `run_id`, `weight` and any variable that a law names.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -22,21 +20,6 @@ from scaling.laws.law import Law, LawError
 from scaling.laws.losses import Loss
 
 Array = np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Columns of one law, valid rows only: arrays of shape [n] and what happened to the others."""
-
-    variables: dict[str, Array]
-    target: Array
-    weights: Array
-    clusters: Array
-    rows: Array
-    excluded: tuple[tuple[int, str], ...]
-    warnings: tuple[str, ...]
-    conventions: dict[str, str]
-    source: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,22 +41,17 @@ class Table:
         return len(self.numbers)
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Any], source: str = "memory") -> Table:
-        """A table from a mapping of equally long sequences; strings become text cells."""
+    def from_columns(cls, columns: Mapping[str, Any], source: str = "memory") -> "Table":
+        """A table of equally long sequences of numbers, words or None, a cell that is empty."""
         cells = {k: list(np.asarray(v, dtype=object).reshape(-1)) for k, v in columns.items()}
         lengths = {k: len(v) for k, v in cells.items()}
         if len(set(lengths.values())) > 1:
             raise LawError(f"columns have different lengths: {lengths}")
-        return cls._from_cells(cells, source)
-
-    @classmethod
-    def _from_cells(cls, cells: Mapping[str, Sequence[Any]], source: str) -> Table:
-        count = len(next(iter(cells.values()), ()))
-        columns = {k: np.array([_number(c) for c in v], np.float64) for k, v in cells.items()}
+        count = next(iter(lengths.values()), 0)
         text = {k: ["" if c is None else str(c) for c in v] for k, v in cells.items()}
-        return cls(columns, text, np.arange(1, count + 1), source)
+        return cls(_numbers(cells), text, np.arange(1, count + 1), source)
 
-    def with_column(self, name: str, values: Array) -> Table:
+    def with_column(self, name: str, values: Array) -> "Table":
         """A copy with one column added or replaced."""
         if len(values) != len(self):
             raise LawError(f"column {name} has {len(values)} values for {len(self)} rows")
@@ -81,7 +59,7 @@ class Table:
         text = {**self.text, name: [repr(float(v)) for v in values]}
         return dataclasses.replace(self, columns={**self.columns, name: values}, text=text)
 
-    def mapped(self, mapping: Mapping[str, str]) -> Table:
+    def mapped(self, mapping: Mapping[str, str]) -> "Table":
         """Columns under new names: `{"params": "Model Size", "tokens": "T*1e9"}`."""
         columns, text, notes = dict(self.columns), dict(self.text), dict(self.notes)
         for name, origin in mapping.items():
@@ -98,13 +76,13 @@ class Table:
                 raise LawError(refusal)
             return origin, 1.0
         column, star, factor = origin.rpartition("*")
-        if star and column in self.columns and math.isfinite(_number(factor)):
+        if star and column in self.columns and math.isfinite(number(factor)):
             return column, float(factor)
         raise LawError(
             missing_column(origin, self.columns, self.source, f"--columns={name}=COLUMN")
         )
 
-    def without(self, keep: Array, reason: str | Callable[[int], str]) -> Table:
+    def without(self, keep: Array, reason: str | Callable[[int], str]) -> "Table":
         """Rows where `keep` is true; the others are recorded with the reason (of a row index)."""
         gone = tuple(
             (int(self.numbers[i]), reason if isinstance(reason, str) else reason(int(i)))
@@ -112,7 +90,7 @@ class Table:
         )
         return dataclasses.replace(self.part(keep), excluded=(*self.excluded, *gone))
 
-    def part(self, keep: Array) -> Table:
+    def part(self, keep: Array) -> "Table":
         """Rows where `keep` is true, when the others are not excluded but in another part."""
         return dataclasses.replace(
             self,
@@ -121,7 +99,7 @@ class Table:
             numbers=self.numbers[keep],
         )
 
-    def spelled_out(self) -> Table:
+    def spelled_out(self) -> "Table":
         """Cells such as 1,018 and 12B and 45 % as numbers, see `columns.spelled`."""
         text = {
             k: [
@@ -130,10 +108,9 @@ class Table:
             ]
             for k, cells in self.text.items()
         }
-        columns = {k: np.array([_number(c) for c in v], np.float64) for k, v in text.items()}
-        return dataclasses.replace(self, columns=columns, text=text)
+        return dataclasses.replace(self, columns=_numbers(text), text=text)
 
-    def complete_for(self, law: Law) -> tuple[Table, list[str]]:
+    def complete_for(self, law: Law) -> tuple["Table", list[str]]:
         """`completed`, with every column that `law` needs. Raises LawError naming all that lack."""
         table, notes = self.completed()
         missing = [v.name for v in (*law.variables, law.target) if v.name not in table.columns]
@@ -143,7 +120,7 @@ class Table:
             raise LawError(f"{self.source} has no rows")
         return table, notes
 
-    def completed(self) -> tuple[Table, list[str]]:
+    def completed(self) -> tuple["Table", list[str]]:
         """Fill params, tokens and flops from each other by C = 6 N D where one is absent."""
         have = self.columns
         absent = {"params", "tokens", "flops"} - set(have)
@@ -159,8 +136,25 @@ class Table:
         table.notes[name] = how
         return table, [f"column {name} is absent and was computed as {how}"]
 
-    def prepare(self, law: Law, loss: Loss) -> Prepared:
-        """Check and select what `law` needs. Raises LawError when nothing usable is left."""
+    @property
+    def weights(self) -> Array:
+        """Weight of each row, [n]."""
+        return self.columns.get("weight", np.ones(len(self)))
+
+    @property
+    def clusters(self) -> Array:
+        """Number of the run of each row, [n]; a row without a `run_id` is a run of its own."""
+        if "run_id" not in self.text:
+            return np.arange(len(self))
+        cells = zip(self.text["run_id"], self.numbers, strict=True)
+        names = [cell.strip() or f"\n{number}" for cell, number in cells]
+        return np.unique(np.array(names, dtype=str), return_inverse=True)[1]
+
+    def prepare(self, law: Law, loss: Loss) -> tuple["Table", list[str]]:
+        """The rows that `law` can use, with every column that it needs, and warnings.
+
+        Raises LawError when nothing usable is left.
+        """
         table, notes = self.complete_for(law)
         wanted = [*law.variables, law.target]
         # ln needs a positive target; so do loss laws in raw space, where <= 0 is a broken run.
@@ -171,56 +165,41 @@ class Table:
         if "weight" in table.columns:
             table = _exclude_invalid(table, "weight", False)
             table = table.without(table.columns["weight"] > 0, "weight is not above 0")
-        fresh = len(table.excluded) - len(self.excluded)
+        fresh = table.excluded[len(self.excluded) :]
         if not len(table):
             raise LawError(
                 f"{self.source}: none of {len(self)} rows is usable for law {law.name}; first "
                 f"reasons: {'; '.join(f'row {n}: {r}' for n, r in table.excluded[:3])}"
             )
-        warnings = [n for n in notes if n.split()[1] in {v.name for v in wanted}]
+        names = [v.name for v in wanted]
+        warnings = [n for n in notes if n.split()[1] in names]
         if fresh:
-            reasons = sorted({r for _, r in table.excluded[len(self.excluded) :]})
-            warnings.append(f"{fresh} of {len(self)} rows excluded: {'; '.join(reasons[:4])}")
-        warnings += duplicate_warnings(table, [v.name for v in wanted])
+            reasons = sorted({r for _, r in fresh})
+            warnings.append(f"{len(fresh)} of {len(self)} rows excluded: {'; '.join(reasons[:4])}")
+        warnings += duplicate_warnings(table, names)
         warnings += budget_warnings(table, law)
-        variables = {v.name: table.columns[v.name] for v in law.variables}
-        weights = table.columns.get("weight", np.ones(len(table)))
-        clusters = None
-        if "run_id" in table.text:
-            # Rows without a run_id are runs of their own, not one run together.
-            named = [cell.strip() for cell in table.text["run_id"]]
-            clusters = _codes([v or f"\n{n}" for v, n in zip(named, table.numbers, strict=True)])
-            if not all(named):
-                warnings.append(
-                    f"{named.count('')} of {len(named)} rows have no run_id: each counts as its own"
-                )
-        return Prepared(
-            variables,
-            table.columns[law.target.name],
-            weights,
-            np.arange(len(table)) if clusters is None else clusters,
-            table.numbers,
-            table.excluded,
-            tuple(warnings),
-            dict(table.notes),
-            self.source,
-        )
+        runs = [cell.strip() for cell in table.text.get("run_id", ())]
+        if not all(runs):
+            warnings.append(
+                f"{runs.count('')} of {len(runs)} rows have no run_id: each counts as its own"
+            )
+        return table, warnings
 
 
-def _number(cell: Any) -> float:
+def number(cell: Any) -> float:
+    """A cell as a number; NaN where it is something else."""
     try:
         return float(cell)
     except (TypeError, ValueError, OverflowError):  # OverflowError: JSON integers above 1e308
         return math.nan
 
 
-def _codes(labels: Sequence[str]) -> Array:
-    return np.unique(np.array(labels, dtype=str), return_inverse=True)[1]
+def _numbers(cells: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
+    return {k: np.array([number(c) for c in v], np.float64) for k, v in cells.items()}
 
 
 def _exclude_invalid(table: Table, name: str, positive: bool) -> Table:
     values, text = table.columns[name], table.text[name]
-
     odd = [i for i in np.flatnonzero(np.isnan(values)) if re.search(r"\d", text[i])]
     if odd:
         cells = list(dict.fromkeys(text[i].strip() for i in odd))

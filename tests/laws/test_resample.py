@@ -87,7 +87,7 @@ def test_percentiles_are_widened_where_errors_are_squared(loss, kind, widened):
     tails = expanded_percentiles(0.95, 25, 5) if widened else (0.025, 0.975)
     assert draws.interval(values) == pytest.approx(tails, abs=1e-4)
     assert draws.interval(values)[0] < (0.01 if widened else 0.026)
-    assert ("plain percentiles" in _interval_note(draws, result)) != widened
+    assert ("plain percentiles" in _interval_note(draws)) != widened
 
 
 def test_resamples_that_do_not_converge_are_left_out_and_counted(monkeypatch):
@@ -163,7 +163,8 @@ def test_a_start_that_is_on_its_way_does_not_lose_to_another(noisy, monkeypatch)
         ended = np.full(len(begin), max_steps > resample.FIRST_STEPS)
         calls.append((len(begin), max_steps))
         values = np.where(ended, 1.0, 1.0 + 1e-4 / len(calls))
-        return Solution(begin, values, np.ones(len(begin)), np.full(len(begin), max_steps), ended)
+        steps = np.full(len(begin), max_steps)
+        return Solution(begin, begin, values, np.ones(len(begin)), steps, ended)
 
     monkeypatch.setattr(resample, "solve", slow)
     starts = [np.tile(noisy.vector, (100, 1))] * 3

@@ -12,7 +12,7 @@ from laws.law_data import TRUTH, surface
 
 from scaling.laws import LawError, read_table, readers
 from scaling.laws.arguments import parse
-from scaling.laws.command import fitted, load
+from scaling.laws.command import fitted, read
 
 
 def grid():
@@ -224,7 +224,7 @@ def test_a_folder_of_tables_is_one_table_that_names_the_file(tmp_path):
     result, messages = follow(folder)
     assert_planted(result)
     assert "'file'" in messages[0]
-    table = load(
+    table = read(
         parse([f"--runs={folder}", "--law=chinchilla", "--out=o", *proposals(messages[0])[0]])
     )
     assert table.text["file"] == ["a"] * 30 + ["b"] * 18

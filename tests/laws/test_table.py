@@ -18,16 +18,16 @@ def prepare(columns, law="chinchilla", loss=None):
 def test_invalid_cells_are_excluded_with_row_and_reason():
     loss = ["3.1", "nan", "-1", "oops", "", "2.5", "inf"]
     columns = {"params": np.geomspace(1e7, 1e9, 7), "tokens": np.full(7, 1e9), "loss": loss}
-    prepared = prepare(columns)
-    assert list(prepared.target) == [3.1, 2.5]
-    assert dict(prepared.excluded) == {
+    table, warnings = prepare(columns)
+    assert list(table.columns["loss"]) == [3.1, 2.5]
+    assert dict(table.excluded) == {
         2: "loss is 'nan', not a finite number",
         3: "loss = -1 is not above 0",
         4: "loss is 'oops', not a finite number",
         5: "loss is empty",
         7: "loss is 'inf', not a finite number",
     }
-    assert any("5 of 7 rows excluded" in w for w in prepared.warnings)
+    assert any("5 of 7 rows excluded" in w for w in warnings)
 
 
 def test_nothing_usable_is_an_error():
@@ -42,26 +42,26 @@ def test_missing_column_names_the_nearest():
 
 def test_duplicates_are_warned_but_seeds_are_not():
     row = {"params": [1e8] * 3, "tokens": [1e9] * 3, "loss": [3.0] * 3}
-    assert any("2 rows repeat" in w for w in prepare(row).warnings)
-    assert not any("repeat" in w for w in prepare({**row, "seed": [0, 1, 2]}).warnings)
-    other = prepare({**row, "width": [64, 64, 128]}).warnings
+    assert any("2 rows repeat" in w for w in prepare(row)[1])
+    assert not any("repeat" in w for w in prepare({**row, "seed": [0, 1, 2]})[1])
+    _, other = prepare({**row, "width": [64, 64, 128]})
     assert any("2 rows equal another in all that the law sees (params, tokens, loss), though not in "
                "width" in w for w in other)  # fmt: skip
 
 
 def test_rows_without_a_run_are_runs_of_their_own():
     rows = {"params": [1e8, 2e8, 3e8, 4e8], "tokens": [1e9] * 4, "loss": [3.0, 2.9, 2.8, 2.7]}
-    prepared = prepare({**rows, "run_id": ["a", "", "a", " "]})
-    assert len(set(prepared.clusters)) == 3
-    assert prepared.clusters[0] == prepared.clusters[2]
-    assert any("2 of 4 rows have no run_id: each counts as its own" in w for w in prepared.warnings)
+    table, warnings = prepare({**rows, "run_id": ["a", "", "a", " "]})
+    assert len(set(table.clusters)) == 3
+    assert table.clusters[0] == table.clusters[2]
+    assert any("2 of 4 rows have no run_id: each counts as its own" in w for w in warnings)
 
 
 def test_tokens_follow_from_flops_and_say_so():
-    prepared = prepare({"params": [1e8, 2e8], "flops": [6e17, 6e18], "loss": [3.0, 2.8]})
-    np.testing.assert_allclose(prepared.variables["tokens"], [1e9, 5e9])
-    assert prepared.conventions["tokens"] == "flops / (6 params)"
-    assert any("tokens is absent" in w for w in prepared.warnings)
+    table, warnings = prepare({"params": [1e8, 2e8], "flops": [6e17, 6e18], "loss": [3.0, 2.8]})
+    np.testing.assert_allclose(table.columns["tokens"], [1e9, 5e9])
+    assert table.notes["tokens"] == "flops / (6 params)"
+    assert any("tokens is absent" in w for w in warnings)
 
 
 def test_columns_map_with_factors(tmp_path):
@@ -105,9 +105,9 @@ def test_flops_tell_that_a_column_is_in_another_unit(params, tokens):
     typed = shlex.split(str(caught.value).splitlines()[1], comments=True)[0].removeprefix(
         "--columns="
     )
-    mapped = table.mapped(pairs(typed)).prepare(get_law("chinchilla"), Loss())
-    np.testing.assert_allclose(mapped.variables["params"], columns["params"])
-    np.testing.assert_allclose(mapped.variables["tokens"], columns["tokens"])
+    mapped, _ = table.mapped(pairs(typed)).prepare(get_law("chinchilla"), Loss())
+    np.testing.assert_allclose(mapped.columns["params"], columns["params"])
+    np.testing.assert_allclose(mapped.columns["tokens"], columns["tokens"])
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """Curves that bend: broken power laws, Alabdulmohsin's M1 to M4, saturating vision laws."""
 
-from __future__ import annotations
-
 import functools
 
 import jax
 import jax.numpy as jnp
 
 from scaling.laws.law import (
+    ERROR,
     FLOPS,
     Law,
     Namespace,
@@ -177,7 +176,7 @@ ZHAI = Law(
     name="zhai",
     equation="Err = c + a (C + d)^-b",
     variables=(FLOPS,),
-    target=Variable("error", "Err", "fraction"),
+    target=ERROR,
     parameters=(
         offset("c", (0.0, 1.0)),
         coefficient("a"),

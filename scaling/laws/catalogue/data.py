@@ -1,7 +1,5 @@
 """When data or its use is the limit: repetition, over-training, transfer, vocabulary."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
@@ -31,22 +29,21 @@ ADDITIVE = (
 )
 
 
-def _decayed(total: jax.Array, unique: jax.Array, scale: jax.Array) -> jax.Array:
-    """Worth of `total` with `unique` distinct: unique (1 + R* (1 - exp(-R/R*))), R repeats.
+def _worth(total: jax.Array, unique: jax.Array, rate: jax.Array) -> jax.Array:
+    """Worth of `total` with `unique` distinct: unique (1 + (exp(rate R) - 1) / rate), R repeats.
 
     Less than one pass uses `total` of the distinct ones (U_D = min of the two in the paper).
     """
     unique = jnp.minimum(unique, total)
-    repeats = total / unique - 1.0
-    return unique * (1.0 + bent(repeats, -1.0 / scale))
+    return unique * (1.0 + bent(total / unique - 1.0, rate))
 
 
 def data_constrained_loss(p: Namespace, v: Namespace) -> jax.Array:
     """Loss with repeated tokens and excess parameters, equations 5 and 6 of the paper."""
     scale = power(p.alpha * p.A / (p.beta * p.B), 1.0 / (p.alpha + p.beta))
     unique_params = jnp.minimum(v.params, scale * power(scale * v.unique_tokens, p.beta / p.alpha))
-    params = _decayed(v.params, unique_params, p.R_N)
-    tokens = _decayed(v.tokens, v.unique_tokens, p.R_D)
+    params = _worth(v.params, unique_params, -1.0 / p.R_N)
+    tokens = _worth(v.tokens, v.unique_tokens, -1.0 / p.R_D)
     return p.E + p.A * power(params, -p.alpha) + p.B * power(tokens, -p.beta)
 
 
@@ -106,7 +103,7 @@ REPETITION_DECAY = Law(
     formula=lambda p, v: (
         p.E
         + p.A * power(v.params, -p.alpha)
-        + p.B * power(_half_life(v.tokens, v.unique_tokens, p.tau), -p.beta)
+        + p.B * power(_worth(v.tokens, v.unique_tokens, -(jnp.log(2.0) / p.tau)), -p.beta)
     ),
     linear=("E", "A", "B"),
     source="utility that halves every tau repetitions, the continuous form of Goyal et al. 2024, "
@@ -114,14 +111,7 @@ REPETITION_DECAY = Law(
 )
 
 
-def _half_life(total: jax.Array, unique: jax.Array, tau: jax.Array) -> jax.Array:
-    rate = jnp.log(2.0) / tau
-    unique = jnp.minimum(unique, total)
-    return unique * (1.0 + bent(total / unique - 1.0, -rate))
-
-
 GADRE = "Gadre et al. 2024, arXiv 2403.08540"
-TOKEN_MULTIPLIER = Variable("multiplier", "M", "tokens per parameter")
 OVER_TRAINING = Law(
     name="over_training",
     equation="L = E + a N^-eta + b D^-eta, D = M N (one exponent: the isoFLOP curves are parallel)",

@@ -1,7 +1,5 @@
 """Language-model loss against parameters, data, compute and steps: Kaplan to Chinchilla."""
 
-from __future__ import annotations
-
 import jax
 
 from scaling.laws.law import (

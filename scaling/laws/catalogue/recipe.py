@@ -1,7 +1,5 @@
 """Laws for the recipe: learning rate, batch size, precision, distillation."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """Mixtures of experts and sparse weights."""
 
-from __future__ import annotations
-
 import math
 
 import jax

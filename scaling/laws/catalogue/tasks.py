@@ -1,7 +1,5 @@
 """From loss to task performance: error, ladders, reinforcement learning, repeated sampling."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from scaling.laws.catalogue.data import GADRE
@@ -21,9 +19,6 @@ from scaling.laws.law import (
     power,
     shape,
 )
-
-ACCURACY = Variable("accuracy", "acc", "fraction", positive=False)
-
 
 TASK_ERROR = Law(
     name="task_error",
@@ -64,7 +59,7 @@ LADDER_ACCURACY = Law(
     name="ladder_accuracy",
     equation="acc = b + a/(1 + exp(k (L_task - L0))), k > 0: accuracy rises as loss falls",
     variables=(Variable("task_loss", "L_task", "bits per byte of the answer"),),
-    target=ACCURACY,
+    target=Variable("accuracy", "acc", "fraction", positive=False),
     parameters=(
         offset("b", (0.0, 1.0)),
         coefficient("a", (0.01, 2.0)),
