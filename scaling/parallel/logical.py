@@ -72,8 +72,9 @@ def active_rules() -> tuple[jax.sharding.Mesh, Rules] | None:
 def constrain(x: jax.Array, names: Names) -> jax.Array:
     """Tells the compiler how an activation is split; without `logical_rules` returns `x`.
 
-    ValueError: the wrong number of names, an unknown name, or a dimension that does not divide the
-    mesh axes of its name.
+    Raises:
+      ValueError: the wrong number of names, an unknown name, or a dimension that does not divide
+        the mesh axes of its name.
     """
     active = _active.get()
     if active is None:

@@ -51,8 +51,10 @@ def discover(
     The first that applies: the three arguments; JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
     JAX_PROCESS_ID; a Slurm step of several tasks; a TPU pod that lists its workers in
     TPU_WORKER_HOSTNAMES (several slices: MEGASCALE_*). JAX_COORDINATOR_ADDRESS=auto is for a TPU
-    pod or cluster that only JAX's own detection knows. RosterError: only some of the three
-    variables are set, or one of them is not a number.
+    pod or cluster that only JAX's own detection knows.
+
+    Raises:
+      RosterError: only some of the three variables are set, or one of them is not a number.
     """
     if coordinator is not None:
         return _single_or(Place(coordinator, num_processes or 0, process_id or 0))

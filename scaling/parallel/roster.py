@@ -41,8 +41,11 @@ class Processes:
     def stop_at(self, where: Any, wanted: bool) -> bool:
         """Whether to stop before step `where`; the same answer in all processes.
 
-        `wanted` says that this process was told to stop. RosterError: another process died or does
-        not answer.
+        Args:
+          wanted: whether this process was told to stop.
+
+        Raises:
+          RosterError: another process died or does not answer.
         """
         return wanted
 

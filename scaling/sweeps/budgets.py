@@ -84,7 +84,11 @@ def power_rule(params: float, flops: float, exponent: float = 0.5) -> Optimum:
 
 
 def from_fit(path: str | pathlib.Path) -> Optimum:
-    """The optimum of an earlier fit: `fit.json` of law `chinchilla`, by C = 6 N D; else ConfigError."""
+    """The optimum of an earlier fit: `fit.json` of law `chinchilla`, by C = 6 N D.
+
+    Raises:
+      ConfigError: there is no such fit, or it is of another law.
+    """
     try:
         parameters = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["parameters"]
         a, b, alpha, beta = (float(parameters[name]) for name in ("A", "B", "alpha", "beta"))
@@ -169,8 +173,10 @@ def _steps(budget: float, cost: Cost, size: Settings) -> int:
 def data_constrained(unique_tokens: Sequence[int], epochs: Sequence[float]) -> Design:
     """Unique tokens (`data.limit`) x epochs over them, for the law `data_constrained`.
 
-    Muennighoff et al. 2023, arXiv:2305.16264. ConfigError, when the points are asked for: a run is
-    shorter than one step.
+    Muennighoff et al. 2023, arXiv:2305.16264.
+
+    Raises:
+      ConfigError: (when the points are asked for) a run is shorter than one step.
     """
 
     def points(base: Base) -> Iterator[Point]:

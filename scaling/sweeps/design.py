@@ -202,7 +202,11 @@ def plain_base(base: object) -> dict[str, Any]:
 def cells(sweep: Sweep, *, many: int | None = MANY) -> tuple[list[Cell], list[str]]:
     """All cells, resolved and checked; and notes about them.
 
-    ConfigError: there are none, more than `many`, or one cannot run; names the cell and the key.
+    Args:
+      many: refuse more cells than this; None for no limit.
+
+    Raises:
+      ConfigError: there are none or too many, or one cannot run; names the cell and the key.
     """
     # Points are cheap and configs are not: too many points are refused before any is resolved.
     limit = None if many is None else many + 1

@@ -144,8 +144,12 @@ def seed(branch: pathlib.Path, trunk: pathlib.Path, step: int) -> bool:
 
     Files of the checkpoint are linked, not copied, where the file system can. A kill in the middle
     leaves a directory that this function, called again, completes. The trunk may still be running.
-    False when the branch has begun already: nothing is done then. TrunkError: the two cannot share
-    these steps, or the trunk has no checkpoint there.
+
+    Returns:
+      False when the branch has begun already: nothing is done then.
+
+    Raises:
+      TrunkError: the two cannot share these steps, or the trunk has no checkpoint there.
     """
     from scaling.train import checkpoint_format as layout
 

@@ -166,7 +166,10 @@ class RunDir(files.Closing):
     ) -> None:
         """Opens or creates a run directory and writes config.json and provenance.json.
 
-        `start` is `provenance.collect` of this start.
+        Args:
+          config_json: `configs.to_json` of the resolved config.
+          fingerprint: `configs.fingerprint` of it.
+          start: `provenance.collect` of this start.
 
         Raises:
           RunDirError: it belongs to a run with another fingerprint (the differences are listed),

@@ -37,11 +37,16 @@ class MetricsStream(files.Closing):
     def __init__(
         self, workdir: str | os.PathLike[str], start_step: int = 0, fsync_seconds: float = 10.0
     ) -> None:
-        """Opens the stream so that it ends at `start_step`, from which the run continues.
+        """Opens the stream so that it ends at `start_step`.
 
         A torn last line (of a kill in the middle of a write) is dropped; lines of steps after
-        `start_step` move to superseded.jsonl. Reads only the end of the file. StreamError: a line before
-        the end is not a metrics line.
+        `start_step` move to superseded.jsonl. Reads only the end of the file.
+
+        Args:
+          start_step: the step that the run continues from; 0 starts afresh.
+
+        Raises:
+          StreamError: a line before the end is not a metrics line.
         """
         self.path = pathlib.Path(workdir) / METRICS
         self.last_step: int | None = None

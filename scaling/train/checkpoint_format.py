@@ -183,18 +183,22 @@ def find_whole(
     read: Callable[[pathlib.Path], T],
     together: bool = False,
 ) -> tuple[int, T, list[str]]:
-    """The newest whole checkpoint of the steps `available` in a folder, or the one of `step`.
-
-    Falls back from each damaged one to the one before.
+    """The newest whole checkpoint: falls back from each damaged one to the one before.
 
     Args:
-      read: what is wanted of a checkpoint, given its directory; it may raise CheckpointMismatch.
+      directory: the folder of checkpoints.
+      available: steps in it.
+      step: this step and no other; None takes the newest.
+      read: what is wanted of a checkpoint, given its directory.
       together: all processes call this; each compares its share of the files with the manifest.
 
     Returns:
       (step, result of `read`, notes); the notes say what was damaged or could not be verified.
 
-    CheckpointError: there is none, all are damaged (each is listed), or `read` fails on whole files.
+    Raises:
+      CheckpointMismatch: raised by `read`.
+      CheckpointError: there is none, all are damaged (each is listed), or `read` fails on whole
+        files.
     """
     count = jax.process_count() if together else 1
     index = jax.process_index() if together else 0

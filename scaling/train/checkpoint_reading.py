@@ -204,10 +204,15 @@ def read_info(
     step: int | None = None,
     say: Callable[[str], None] = print,
 ) -> CheckpointInfo:
-    """The newest whole checkpoint (or the one of `step`) of a run directory, without its arrays.
+    """The newest whole checkpoint, without its arrays.
 
-    `directory` may be its folder of checkpoints; `say` is told which newer ones were passed over as
-    damaged, and what could not be verified. CheckpointError: nothing there can be read.
+    Args:
+      directory: a run directory or its folder of checkpoints.
+      step: this step and no other.
+      say: told which newer ones were passed over as damaged, and what could not be verified.
+
+    Raises:
+      CheckpointError: nothing there can be read.
     """
     folder = layout.locate(directory)
     _, info, notes = layout.find_whole(folder, layout.find_steps(folder), step, read_unverified)

@@ -140,12 +140,16 @@ class Checkpoints(files.Closing):
         """Saves `state` under `step`; when it returns, the arrays may be donated or changed.
 
         Args:
+          step: updates done so far.
           state: any pytree of numeric arrays and typed random keys, sharded in any way.
           metrics: numbers known at this step; `best_metric` is looked up here.
           texts: small files to store beside the arrays, by name, such as {"config.json": ...}.
 
-        Returns False, and writes nothing, when a whole checkpoint of this step is there already.
-        CheckpointError: this save cannot be started, or the one before it failed.
+        Returns:
+          False when a whole checkpoint of this step is there already: nothing is written then.
+
+        Raises:
+          CheckpointError: this save cannot be started, or the one before it failed.
         """
         if self._read_only:
             raise CheckpointError(f"{self._directory} was opened read only: nothing can be saved")
@@ -319,16 +323,19 @@ class Checkpoints(files.Closing):
         self.check()
 
     def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree, list[str]]:
-        """The newest checkpoint that is whole, or the one of `step`: (step, state, notes).
+        """The newest checkpoint that is whole, or the one of `step`.
 
         Steps that were passed over as damaged, or that are newer than the one returned, stay on
-        disk; the next `save` renames them to `damaged-*` and `abandoned-*` first. The notes say what was
-        damaged or could not be verified.
+        disk; the next `save` renames them to `damaged-*` and `abandoned-*` first.
 
         Args:
           like: the tree wanted: arrays or `jax.ShapeDtypeStruct`. Leaves with a sharding come back
             as `jax.Array`s in that sharding, whatever mesh they were saved from; leaves without,
             as numpy.
+          step: this step and no other.
+
+        Returns:
+          (step, state, notes); the notes say what was damaged or could not be verified.
 
         Raises:
           CheckpointMismatch: the checkpoint is whole but its tree is another.
@@ -352,7 +359,9 @@ class Checkpoints(files.Closing):
 def _from_process_0(compute: Callable[[], Sequence[int]]) -> list[int]:
     """What `compute` returns in process 0, in all processes; all of them call this.
 
-    Its failure there is raised in process 0, and a CheckpointError in the others.
+    Raises:
+      CheckpointError: in the other processes, when `compute` failed in process 0.
+      Exception: that failure itself, in process 0.
     """
     if jax.process_count() == 1:
         return list(compute())

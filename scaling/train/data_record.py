@@ -54,8 +54,9 @@ def to_text(data: Data) -> str:
 def compare(folder: pathlib.Path, text: str) -> list[str]:
     """What differs from the data.json of an earlier start, if there is one, in `to_text` of this.
 
-    DataRecordError: an artefact differs: a model that goes on would read other tokens than it was
-    trained on.
+    Raises:
+      DataRecordError: an artefact differs: a model that goes on would read other tokens than it
+        was trained on.
     """
     path = folder / NAME
     if not path.exists():

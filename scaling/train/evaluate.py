@@ -64,8 +64,9 @@ class Scheduled:
 def schedule(config: Experiment, task: Task, evals: Mapping[str, EvalSet]) -> list[Scheduled]:
     """All evaluations of a run: the task's `score` on every split, then `eval.also`.
 
-    ConfigError: an entry names no evaluation of the task, no split of the data, or takes too few
-    examples.
+    Raises:
+      ConfigError: an entry names no evaluation of the task, no split of the data, or takes too few
+        examples.
     """
     section = config.eval
     size = section.batch_size or config.train.batch_size

@@ -18,8 +18,10 @@ def named(task: Task, entry: EvaluationEntry, name: str) -> Evaluation:
     """The evaluation of an entry of `eval.also`, with its options.
 
     The entry, or its own name where it names none, says which: one of the task's own evaluations,
-    or of `EVALUATIONS`, or "package.module:name". ConfigError: there is none of that name, or it
-    takes no such option.
+    or of `EVALUATIONS`, or "package.module:name".
+
+    Raises:
+      ConfigError: there is none of that name, or it takes no such option.
     """
     key, chosen = f"eval.also.{name}", entry.evaluation or name
     if chosen in task.evaluations:

@@ -198,7 +198,8 @@ def build_functions(config: Experiment, info: DataInfo, platform: str) -> Functi
 def build_program(config: Experiment, info: DataInfo, mesh: jax.sharding.Mesh) -> Program:
     """Builds a run's program, as `build_functions`; the mesh may be of a topology that is not here.
 
-    ValueError: an array does not divide its mesh axis, or is silently replicated.
+    Raises:
+      ValueError: an array does not divide its mesh axis, or is silently replicated.
     """
     functions = build_functions(config, info, mesh.devices.flat[0].platform)
     placed = parallel.param_shardings(functions.task.boxed, mesh, config.mesh)

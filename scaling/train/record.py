@@ -158,7 +158,8 @@ class Record(files.Closing):
     def keep(self, step: int, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Writes what is not a number into `evaluations/NAME/STEP.json` (pictures beside it).
 
-        Returns the values, pictures replaced by the names of their files.
+        Returns:
+          The values, pictures replaced by the names of their files.
         """
         folder = self.workdir / "evaluations" / name
         kept = pictures_saved(folder, step, values, write=self.main)

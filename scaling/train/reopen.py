@@ -85,7 +85,9 @@ class OpenRun:
 def recorded(path: pathlib.Path) -> tuple[Experiment, DataInfo, dict[str, Any]]:
     """What a run directory says of its run, without a device: (config, data facts, artefacts).
 
-    Raises as `open_run`, and DataRecordError where an artefact's class is not here.
+    Raises:
+      ReopenError, ConfigError: see `open_run`.
+      DataRecordError: it was written without data.json, or an artefact's class is not here.
     """
     if not (path / "config.json").exists():
         raise ReopenError(f"{path} is not a run directory: it has no config.json")
@@ -112,8 +114,10 @@ def open_run(path: str | pathlib.Path, devices: list[jax.Device] | None = None) 
 def evaluate(path: pathlib.Path, step: int | None = None) -> int:
     """Runs every evaluation of a run on a checkpoint (None: the newest); prints one JSON object.
 
-    Pictures go where the run leaves its own, into `evaluations/NAME/`. ReopenError: there is no
-    run, no such checkpoint, no data here, or nothing was held out.
+    Pictures go where the run leaves its own, into `evaluations/NAME/`.
+
+    Raises:
+      ReopenError: there is no run, no such checkpoint, no data here, or nothing was held out.
     """
     run = open_run(path)
     lines: list[str] = []

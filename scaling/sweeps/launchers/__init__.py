@@ -54,8 +54,9 @@ class Request:
 def launch(name: str, sweep: SweepDir, request: Request) -> int:
     """Starts a sweep with the launcher `name`; returns the exit code.
 
-    ConfigError: `request.resources` asks for what the launcher does not have. LaunchError,
-    LedgerError: nothing can be started, or the ledger is damaged.
+    Raises:
+      ConfigError: `request.resources` asks for what the launcher does not have.
+      LaunchError, LedgerError: nothing can be started, or the ledger is damaged; says why.
     """
     return int(importlib.import_module(f"{__name__}.{name}").launch(sweep, request))
 

@@ -146,13 +146,17 @@ class Pool:
 
 
 def launch(sweep: SweepDir, request: Request) -> int:
-    """Runs a sweep to its end on this machine; raises as `launchers.launch`.
+    """Runs a sweep to its end on this machine.
 
     Cells that another launcher runs are waited for, and taken over should it die. Without
     `request.group`, as many cells train in one program as leave no worker idle.
 
     Returns:
       0 all cells have ended (diverged ones too), 1 some failed for good, 75 stopped on request.
+
+    Raises:
+      LaunchError: workers do not start up.
+      LedgerError: the ledger is damaged.
     """
     places, tries, ledger = slots(request.workers, len(sweep.ids)), request.tries, Ledger(sweep)
     group = request.group or min(GROUP, -(-len(sweep.ids) // len(places)))
