@@ -79,7 +79,8 @@ def fixed_length(annotation: Any) -> int:
 def to_plain(value: Any) -> Any:
     """A config, or a part of it, as nested dictionaries, tuples and scalars, field references followed.
 
-    ConfigError: a required placeholder is empty.
+    Raises:
+      ConfigError: a required placeholder is empty.
     """
     if isinstance(value, (Mapping, ConfigDict)):
         try:

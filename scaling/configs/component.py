@@ -157,8 +157,9 @@ def import_from(path: str) -> Any:
 def find_component(name: str, table: Table, key: str) -> Callable[..., Any]:
     """The component that `name` stands for: of the table, or the user's own "package.module:attribute".
 
-    ConfigError (of the config path `key`): no such name, or the import path does not lead to something
-    callable.
+    Raises:
+      ConfigError (of the config path `key`): no such name, or the import path does not lead to
+        something callable.
     """
     choices = ", ".join(sorted(table))
     if not name or not isinstance(name, str):

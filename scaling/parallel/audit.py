@@ -43,9 +43,10 @@ def audit(
 ) -> list[Row]:
     """Checks every array of a state and lists the large ones, largest share of a device first.
 
-    ShardingError: some array (of any size) does not divide its mesh axes, or one of
-    `mesh.large_bytes` is replicated over `fsdp` or `tensor` though no rule says so, and no waiver
-    covers it. All such arrays are named.
+    Raises:
+      ShardingError: some array (of any size) does not divide its mesh axes, or one of
+        `mesh.large_bytes` is replicated over `fsdp` or `tensor` though no rule says so, and no
+        waiver covers it. All such arrays are named.
     """
     rows, failed = [], []
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -88,7 +88,8 @@ def interface(host: str, env: Mapping[str, str] = os.environ) -> str:
 def listen(interface: str, port: int) -> socket.socket:
     """A listening socket; the interface "::" stands for all addresses of this machine.
 
-    RosterError: the port is taken, or does not exist.
+    Raises:
+      RosterError: the port is taken, or does not exist.
     """
     six = ":" in interface and socket.has_dualstack_ipv6()
     try:

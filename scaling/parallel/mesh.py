@@ -15,7 +15,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Any:
     On TPU the order of devices follows the topology. On several slices `replica` (or else `data`)
     goes across them. Elsewhere the order is that of `jax.devices()`, by process, so that the
     later axes stay inside a process. `devices` are those to use instead of all, for instance those of a
-    topology that is not here. ConfigError: the sizes do not fit the devices; ValueError: nor the slices.
+    topology that is not here.
+
+    Raises:
+      ConfigError: the sizes do not fit the devices.
+      ValueError: they do not fit the slices.
     """
     import jax
 

@@ -54,7 +54,9 @@ def param_shardings(boxed: PyTree, mesh: jax.sharding.Mesh, config: MeshConfig) 
     """Shardings of freshly made variables, shaped like the unboxed ones.
 
     `boxed` are abstract variables (`jax.eval_shape(init, key)`), annotated leaves in flax boxes.
-    ShardingError: a dimension does not divide its mesh axis and no waiver covers it.
+
+    Raises:
+      ShardingError: a dimension does not divide its mesh axis and no waiver covers it.
     """
     table = rules(config)
 

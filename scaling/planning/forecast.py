@@ -81,7 +81,8 @@ def build(
 def write(workdir: pathlib.Path, content: Mapping[str, Any]) -> pathlib.Path:
     """Seals a forecast into a run directory.
 
-    ConfigError: the run has started, or the directory cannot be written to.
+    Raises:
+      ConfigError: the run has started, or the directory cannot be written to.
     """
     path = workdir / sealed.FORECAST
     if (workdir / "provenance.json").exists():

@@ -54,7 +54,8 @@ _counted: dict[str, tuple[Cost, "Task"]] = {}
 def measure(config: "Experiment", held_out: HeldOut | None = None) -> Cost:
     """The cost of a resolved config; `held_out` says how many examples are, if that is known.
 
-    ConfigError: data, task and model do not go together, or the optimizer does not fit them.
+    Raises:
+      ConfigError: data, task and model do not go together, or the optimizer does not fit them.
     """
     step, keep, steps = of_one_step(config), config.checkpoint, config.train.steps
     saved = math.ceil(steps / keep.every) if keep.every else 1

@@ -244,7 +244,10 @@ def load_declared(spec: str, flag: str, kind: type[Declared]) -> tuple[Declared,
     """What `get_sweep` or `get_search` of a file returns, and a name for it.
 
     `spec` is "experiments/sweeps/isoflop_tiny.py", with ":ARG" for the function's argument, `flag`
-    "--sweep" or "--search". ConfigError: the file cannot be read, fails, or declares another `kind`.
+    "--sweep" or "--search".
+
+    Raises:
+      ConfigError: the file cannot be read, fails, or declares another `kind`.
     """
     function = f"get_{flag.removeprefix('--')}"
     try:

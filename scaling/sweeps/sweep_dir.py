@@ -115,8 +115,10 @@ def open_sweep(path: str | pathlib.Path) -> SweepDir:
 def check_claim(path: str | pathlib.Path, cells: Sequence[Cell]) -> list[str]:
     """Checks that a directory is free for a design, or already its own; returns notes.
 
-    A design that has grown since keeps its directory. Writes nothing. ConfigError: the directory
-    belongs to another sweep, or to something else.
+    A design that has grown since keeps its directory. Writes nothing.
+
+    Raises:
+      ConfigError: the directory belongs to another sweep, or to something else.
     """
     folder = pathlib.Path(path).absolute()
     ids = {cell.id for cell in cells}

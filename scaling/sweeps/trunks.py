@@ -66,7 +66,8 @@ def _stable(key: str, schedule: Any, steps: int) -> int:
 def branch_point(config: "Experiment", trunk: "Experiment") -> int:
     """Updates that a run shares with a longer one, its trunk.
 
-    TrunkError: they differ in more than the length, or the trunk decays before the branch does.
+    Raises:
+      TrunkError: they differ in more than the length, or the trunk decays before the branch does.
     """
     if _family(config) != _family(trunk):
         differences = configs.format_differences(configs.diff(config, trunk), "branch", "trunk")

@@ -55,7 +55,8 @@ def grade(workdir: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, Any] |
 def regrade(workdir: pathlib.Path) -> dict[str, Any]:
     """Grades a run directory (again) and writes the grade into its summary.json.
 
-    ConfigError: it holds nothing to grade.
+    Raises:
+      ConfigError: it holds nothing to grade.
     """
     try:
         summary = read_run(workdir).summary

@@ -21,7 +21,8 @@ def cache_root() -> pathlib.Path:
 def expand(stated: str, name: str) -> pathlib.Path:
     """A folder as somebody stated it, `~` expanded; `name` is the variable or key that sets it.
 
-    PathError: it is a URL, or begins with `~` where there is no home directory.
+    Raises:
+      PathError: it is a URL, or begins with `~` where there is no home directory.
     """
     try:
         return pathlib.Path(local_path(stated)).expanduser()

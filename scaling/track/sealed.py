@@ -40,7 +40,8 @@ def write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str,
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a sealed file, seal included.
 
-    SealError: it cannot be read, is not a sealed file, or was edited since it was sealed.
+    Raises:
+      SealError: it cannot be read, is not a sealed file, or was edited since it was sealed.
     """
     try:
         content = files.read_json(path)
@@ -56,7 +57,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 def forecast_of(workdir: str | os.PathLike[str], fingerprint: str) -> str | None:
     """The seal of a run's forecast, to be recorded before its first step; None without one.
 
-    SealError: it was edited, or forecasts another experiment than `fingerprint`.
+    Raises:
+      SealError: it was edited, or forecasts another experiment than `fingerprint`.
     """
     path = pathlib.Path(workdir) / FORECAST
     if not path.exists():

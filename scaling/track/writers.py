@@ -97,7 +97,8 @@ class Tracker(files.Closing):
     ) -> None:
         """Opens metrics.jsonl at `start_step` and the other writers that `track` asks for.
 
-        TrackError: a package that those need is missing.
+        Raises:
+          TrackError: a package that those need is missing.
         """
         self._path = pathlib.Path(workdir).absolute()
         self._stream: MetricsStream | None = None

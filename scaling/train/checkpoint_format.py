@@ -151,7 +151,8 @@ def write_manifest(path: pathlib.Path, entries: Mapping[str, list[Any]]) -> None
 def find_damage(path: pathlib.Path, share: int = 0, shares: int = 1) -> list[str]:
     """Compares every `shares`-th file with the manifest; what is wrong (empty: nothing).
 
-    CheckpointError: it is of a format newer than this version, which is not damage.
+    Raises:
+      CheckpointError: it is of a format newer than this version, which is not damage.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())

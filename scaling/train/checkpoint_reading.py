@@ -35,8 +35,10 @@ class Leaf(TypedDict):
 def flatten(tree: PyTree) -> dict[str, Any]:
     """Leaves by path ("a/b/0"), whatever the containers: dataclasses, tuples, lists, dictionaries.
 
-    None and empty containers leave no trace; the template brings them back. CheckpointError: a name
-    has a slash in it, or two leaves have one name.
+    None and empty containers leave no trace; the template brings them back.
+
+    Raises:
+      CheckpointError: a name has a slash in it, or two leaves have one name.
     """
     result: dict[str, Any] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:

@@ -85,7 +85,8 @@ def _hash(artefact: object) -> str:
 def read(folder: pathlib.Path) -> tuple[DataInfo, dict[str, Any]]:
     """Facts and artefacts of a run directory (or of one of its checkpoints).
 
-    DataRecordError: there is no data.json, or an artefact's class cannot be imported.
+    Raises:
+      DataRecordError: there is no data.json, or an artefact's class cannot be imported.
     """
     path = folder / NAME
     if not path.exists():

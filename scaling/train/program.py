@@ -67,7 +67,8 @@ class Program:
     def hparams(self, **changes: float) -> dict[str, jax.Array]:
         """The optimizer's and the task's run-time numbers as replicated device scalars.
 
-        KeyError: a change names no hyper-parameter.
+        Raises:
+          KeyError: a change names no hyper-parameter.
         """
         own = self.functions.hparams
         unknown = set(changes) - set(own)
@@ -163,7 +164,8 @@ class Functions:
 def build_functions(config: Experiment, info: DataInfo, platform: str) -> Functions:
     """The functions of a run on a platform, by JAX's name; `info` is `scaling.data.describe(config)`.
 
-    ConfigError: JAX is set to what no run works under.
+    Raises:
+      ConfigError: JAX is set to what no run works under.
     """
     check_jax_settings()
     task = build_task(config, info, "gpu" if platform in ("cuda", "rocm") else platform)
@@ -263,8 +265,10 @@ def check_jax_settings() -> None:
 def check_buildable(config: Experiment) -> None:
     """Builds task and optimizer from shapes alone; starts no backend and reads no data.
 
-    ConfigError: task, model, data, wrapper and optimizer do not go together, or JAX is set to what no
-    run works under. DataError: the data cannot even be described.
+    Raises:
+      ConfigError: task, model, data, wrapper and optimizer do not go together, or JAX is set to
+        what no run works under.
+      DataError: the data cannot even be described.
     """
     check_jax_settings()
     task, _ = build_abstract(config, config.train.steps)

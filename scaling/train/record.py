@@ -130,7 +130,8 @@ class Record(files.Closing):
     def keep_data(self, data: Data) -> None:
         """Writes data.json: what a finished run needs of its data where the data is not.
 
-        DataRecordError: the run was started with other artefacts, such as another tokenizer.
+        Raises:
+          DataRecordError: the run was started with other artefacts, such as another tokenizer.
         """
         self.data_text = data_record.to_text(data)
         for note in data_record.compare(self.workdir, self.data_text):

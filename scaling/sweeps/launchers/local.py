@@ -109,7 +109,8 @@ class Pool:
     def reap(self, events: int) -> None:
         """Removes workers that have ended, of which `events` new lines of the ledger tell.
 
-        LaunchError: the last few ended at once, without running a cell.
+        Raises:
+          LaunchError: the last few ended at once, without running a cell.
         """
         if events:
             self.stillborn = 0
