@@ -82,6 +82,8 @@ def test_report_is_one_file_with_warnings_first(out):
         (["runs=x"], "runs: two dashes are missing\n  write --runs=x"),
         (["--runs=x", "--law=chinchilla"], "--out: is required"),
         ([*REFIT, "--out=o", "--delta=0"], "--delta: 0 is out of range"),
+        ([*REFIT, "--out=o", "--delta=inf"], "--delta: inf is out of range"),
+        ([*REFIT, "--out=o", "--lean=inf"], "--lean: inf is out of range"),
         ([*REFIT, "--out=taken/o"], "taken is not a folder you can write to"),
         ([*REFIT, "--out=o", "--loss=hubber"], "'hubber' is not one of 'huber', 'lsq', 'l1'"),
         ([*REFIT, "--out=o", "--budgets=1e21,x"], "'x' is not a finite number"),

@@ -9,9 +9,12 @@ from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 from scaling import cli
 from scaling.configs.errors import ConfigError
-from scaling.configs.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, Range
+from scaling.configs.types import NonNegativeInt, Range
 
 T = TypeVar("T")
+
+Positive = Annotated[float, Range(above=0, below=math.inf)]
+NonNegative = Annotated[float, Range(low=0, below=math.inf)]
 
 USAGE = """\
 Fit a scaling law to a table of runs; writes DIR/fit.json, DIR/report.html and DIR/figures/*.svg.
@@ -122,14 +125,12 @@ class FitOptions:
     curves: bool = _flag(False, "Every evaluation of a run, not only the last.")
     max_rows: NonNegativeInt = _flag(1_000_000, "Where reading stops (1e6).", "N")
     loss: Literal["huber", "lsq", "l1"] = _flag("huber", "What is minimised (huber).")
-    delta: PositiveFloat | None = _flag(
-        None, "Huber's delta (from the residuals; papers: 1e-3).", "X"
-    )
+    delta: Positive | None = _flag(None, "Huber's delta (from the residuals; papers: 1e-3).", "X")
     space: Literal["log", "raw", "log1p"] | None = _flag(None, "Of the residuals (the law's).")
     reduction: Literal["sum", "mean"] = _flag("sum", "Of the reported objective (sum).")
-    over: PositiveFloat = _flag(1.0, "Weight of over-estimates (1).", "X")
+    over: Positive = _flag(1.0, "Weight of over-estimates (1).", "X")
     weights: str = _flag("", "A column; seeds: from the noise between repeats.", "COLUMN|seeds")
-    lean: NonNegativeFloat | None = _flag(
+    lean: NonNegative | None = _flag(
         None, "Weights grow as compute^X (0; combinations: chosen).", "X"
     )
     fix: Mapping[str, float] = _flag(
@@ -151,7 +152,7 @@ class FitOptions:
     seed: NonNegativeInt = _flag(0, "Of starts and resamples (0).", "N")
     budgets: Sequence[float] = _flag((), "Allocate these budgets.", "FLOP,...", positives)
     cost: Literal["6nd", "table"] = _flag("6nd", "FLOP per token (6nd); table: from its flops.")
-    inference_tokens: NonNegativeFloat = _flag(0.0, "Tokens to be served, paid too (0).", "N")
+    inference_tokens: NonNegative = _flag(0.0, "Tokens to be served, paid too (0).", "N")
     at: Mapping[str, float] = _flag(
         {}, "Other variables of an allocation; repeat.", "NAME=VALUE,...", numbers, repeat=True
     )
