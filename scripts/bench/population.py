@@ -12,13 +12,8 @@ training losses and over the evaluations.
 
 The machine must be idle; on one that is not, the ratio of processor time is the better figure.
 
-Measured 2026-11-22 on 2 cores of an AMD EPYC with other work on them (load 15), JAX 0.10.2: 16 members
-of 115,008 parameters, 100 steps each:
-
-                              seconds   training   processor   ratio   of processor time
-    one after another           473.0      110.1       105.9
-    population, 1 device        123.5       75.2        57.3    3.83                1.85
-    population, 2 devices       193.7      132.2        54.8    2.44                1.93
+docs/results.md has what was measured on one device. On two, beside other work (2026-11-22, 100 steps), a
+population took 193.7 s instead of 473.0, and 54.8 s of processor time instead of 105.9.
 
 On one device every member's losses equal its solo run's to the last bit. On two, XLA compiles another
 program for the same sums: members begin within 1e-6 of their solo runs and part from them as a run
