@@ -48,7 +48,7 @@ def decode(value: Any) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a single number: Python's, numpy's or JAX's; truth values are none."""
+    """Whether it is a single number: Python's, numpy's or JAX's; True and False are none."""
     if isinstance(value, bool):
         return False
     return isinstance(value, int | float) or getattr(value, "ndim", None) == 0

@@ -109,6 +109,17 @@ def test_a_batch_in_parts(case):
     check(results, *arrays, causal=True, softcap=softcap, tolerance=3e-6)
 
 
+def test_gradients_of_parts_are_not_padded_to_the_batch():
+    q, k, v, *_ = inputs(batch=6, width=8, length=300, heads=2, groups=2, segmented=False)
+
+    def loss(*qkv):
+        return module._blocked(*qkv, None, softcap=None, parts=3).sum()
+
+    traced = str(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, v))
+    assert "concatenate[" in traced
+    assert " pad[" not in traced
+
+
 def test_a_batch_is_cut_on_one_cpu_only():
     assert [module._parts(batch, "cpu") for batch in (1, 7, 12, 16, 22)] == [1, 7, 6, 8, 2]
     assert module._parts(16, "gpu") == module._parts(16, "tpu") == 1
