@@ -42,8 +42,12 @@ class BadSteps:
     def report(self, step: int, metrics: Mapping[str, Any], ids: np.ndarray) -> str:
         """Records a bad step (from 1), with the example ids of its batch; carries out the policy.
 
-        Under `skip` the run goes on: returns a sentence for the log. Raises DivergedError under `stop`
-        or after too many, RollbackError under `rollback`.
+        Returns:
+          A sentence for the log, when the run goes on (policy `skip`).
+
+        Raises:
+          DivergedError: the policy is `stop`, or there were too many.
+          RollbackError: the policy is `rollback`.
         """
         loss = float(metrics.get("loss", metrics["objective"]))
         norm = float(metrics["grad_norm"])

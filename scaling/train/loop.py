@@ -57,9 +57,15 @@ class Loop:
         should_stop: Callable[[int], bool],
         watch: Watch | None = None,
     ) -> None:
-        """`data`: one for each distinct order of the training data; `members`: by their slots.
+        """Takes its parts together.
 
-        `should_stop(step)` is asked once a step, and True in all processes at the same step.
+        Args:
+          program: compiled.
+          data: one for each distinct order of the training data.
+          members: in the order of their slots.
+          restore: see `Restore`.
+          should_stop: (step) -> bool, asked once a step; True in all processes at the same step.
+          watch: see `Watch`; None prunes nothing.
         """
         self.program, self.data, self.members = program, data, members
         self.restore, self.should_stop, self.watch = restore, should_stop, watch
